@@ -1,0 +1,411 @@
+"""The only place that touches a running model: hooks, attention taps, autograd modes. It undoes everything.
+
+``stream`` runs the model forward once. A chosen block is entered without gradients; at its first attention the head
+output O becomes a fresh leaf and gradients are on until the block ends. There ``visit`` sees the block's tokens and its
+attention calls, and the model goes on with detached tokens: nothing of a block survives the block.
+"""
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from legrad.errors import TruthCheckError, UnsupportedModelError
+
+_PROBED_QUERIES = 4
+
+
+@dataclass
+class AttentionCall:
+    """One attention inside a block: what is needed to form dS/dA = (dS/dO) V^T.
+
+    Attributes:
+        output: O, the head outputs, (batch, heads, queries, head_dim), part of the graph of what follows.
+        value: V, (batch, heads, keys, head_dim), detached; repeated along heads for grouped queries.
+        keep: bool mask broadcastable to (batch, heads, queries, keys), None if all keys are visible.
+        mismatch: largest relative difference between O and an explicit softmax(QK^T)V on a few queries; None unless
+            the tap was asked to verify.
+    """
+
+    output: Tensor
+    value: Tensor
+    keep: Tensor | None
+    mismatch: float | None = None
+
+
+class AttentionTap(TorchFunctionMode):
+    """Sees every scaled-dot-product attention of this thread while it is entered, and collects the calls.
+
+    ``nn.MultiheadAttention`` hides its inner attention from a mode, so its functional form is re-expressed here.
+    """
+
+    def __init__(self, verify: bool = False) -> None:
+        super().__init__()
+        self.calls: list[AttentionCall] = []
+        self._verify = verify
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            return self._multi_head(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        if query.ndim != 4:
+            raise UnsupportedModelError(
+                f"expected attention on (batch, heads, tokens, head_dim) tensors, got a query of shape "
+                f"{tuple(query.shape)}: this attention layout is not supported"
+            )
+        output = F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+        if not output.requires_grad:
+            output = output.detach().requires_grad_()
+        with torch.no_grad():
+            groups = query.shape[1] // value.shape[1]
+            # each group of query heads shares one value head
+            seen = value.detach() if groups == 1 else value.detach().repeat_interleave(groups, dim=1)
+            keep = _visible(attn_mask, is_causal, query.shape[2], key.shape[2], query.device)
+            call = AttentionCall(output, seen, keep)
+            if self._verify:
+                shared = key if groups == 1 else key.repeat_interleave(groups, dim=1)
+                call.mismatch = _mismatch(query, shared, call, attn_mask, scale)
+        self.calls.append(call)
+        torch.set_grad_enabled(True)
+        return output
+
+    def _multi_head(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        embed_dim_to_check: int,
+        num_heads: int,
+        in_proj_weight: Tensor | None,
+        in_proj_bias: Tensor | None,
+        bias_k: Tensor | None,
+        bias_v: Tensor | None,
+        add_zero_attn: bool,
+        dropout_p: float,
+        out_proj_weight: Tensor,
+        out_proj_bias: Tensor | None,
+        training: bool = True,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        use_separate_proj_weight: bool = False,
+        q_proj_weight: Tensor | None = None,
+        k_proj_weight: Tensor | None = None,
+        v_proj_weight: Tensor | None = None,
+        static_k: Tensor | None = None,
+        static_v: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """``F.multi_head_attention_forward`` through ``_attention``; inputs are (tokens, batch, dim)."""
+        refused = {
+            "bias_k": bias_k is not None,
+            "bias_v": bias_v is not None,
+            "add_zero_attn": add_zero_attn,
+            "static_k": static_k is not None,
+            "static_v": static_v is not None,
+            "unbatched input": query.ndim != 3,
+        }
+        if any(refused.values()):
+            names = ", ".join(name for name, used in refused.items() if used)
+            raise UnsupportedModelError(f"nn.MultiheadAttention with {names} is not supported")
+        # batch-first from here on: one large projection instead of many small ones
+        same = key is query and value is query
+        q, k, v = (t.transpose(0, 1) for t in (query, key, value))
+        if use_separate_proj_weight:
+            weights = (q_proj_weight, k_proj_weight, v_proj_weight)
+            biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
+            q, k, v = (F.linear(t, w, b) for t, w, b in zip((q, k, v), weights, biases, strict=True))  # type: ignore[arg-type]
+        elif same:
+            q, k, v = F.linear(q, in_proj_weight, in_proj_bias).chunk(3, dim=-1)  # type: ignore[arg-type]
+        else:
+            biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
+            parts = zip((q, k, v), in_proj_weight.chunk(3), biases, strict=True)  # type: ignore[union-attr]
+            q, k, v = (F.linear(t, w, b) for t, w, b in parts)
+        q, k, v = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        mask = _merge_masks(attn_mask, key_padding_mask, num_heads, q.dtype)
+        causal = is_causal and mask is None
+        output = self._attention(q, k, v, mask, dropout_p if training else 0.0, causal)
+        result = F.linear(output.transpose(1, 2).flatten(2), out_proj_weight, out_proj_bias).transpose(0, 1)
+        if not need_weights:
+            return result, None
+        attention = _softmax_attention(q, k, mask, None)
+        return result, attention.mean(1) if average_attn_weights else attention
+
+
+def _merge_masks(
+    attn_mask: Tensor | None, key_padding_mask: Tensor | None, heads: int, dtype: torch.dtype
+) -> Tensor | None:
+    """MHA's two masks (True or -inf hides) as one additive mask, broadcastable to (batch, heads, queries, keys)."""
+
+    def additive(mask: Tensor) -> Tensor:
+        if mask.dtype != torch.bool:
+            return mask.to(dtype)
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask, float("-inf"))
+
+    merged = None
+    if attn_mask is not None:
+        merged = additive(attn_mask)
+        if merged.ndim == 3:
+            merged = merged.unflatten(0, (-1, heads))
+    if key_padding_mask is not None:
+        padding = additive(key_padding_mask)[:, None, None]
+        merged = padding if merged is None else merged + padding
+    return merged
+
+
+def _visible(mask: Tensor | None, causal: bool, queries: int, keys: int, device: torch.device) -> Tensor | None:
+    """Where attention may flow, as a 4-D bool mask; None if everywhere."""
+    if causal:
+        return torch.ones(queries, keys, dtype=torch.bool, device=device).tril()[None, None]
+    if mask is None:
+        return None
+    # libraries write "hidden" as -inf or as the lowest number of the type
+    keep = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    return None if bool(keep.all()) else keep[(None,) * (4 - keep.ndim)]
+
+
+def _softmax_attention(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+    """Attention written out, (batch, heads, queries, keys)."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    logits = query @ key.transpose(-2, -1) * scale
+    if mask is not None:
+        logits = logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask
+    return logits.softmax(-1)
+
+
+def _mismatch(query: Tensor, key: Tensor, call: AttentionCall, mask: Tensor | None, scale: float | None) -> float:
+    """Relative distance of the captured O from softmax(QK^T)V on the first queries; tells if V belongs to O."""
+    if mask is None and call.keep is not None:  # causal
+        mask = call.keep
+    rows = slice(0, _PROBED_QUERIES)
+    if mask is not None and mask.shape[-2] > 1:
+        mask = mask[..., rows, :]
+    attention = _softmax_attention(query[:, :, rows].float(), key.float(), mask, scale)
+    expected = attention @ call.value.float()
+    found = call.output[:, :, rows].float()
+    return float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-30))
+
+
+_session = threading.local()
+_locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()  # type: ignore[type-arg]
+_locks_guard = threading.Lock()
+
+
+@contextlib.contextmanager
+def exclusive(module: nn.Module) -> Iterator[None]:
+    """Serialise the use of one model between threads; the same thread may enter again."""
+    with _locks_guard:
+        lock = _locks.setdefault(module, threading.RLock())
+    with lock:
+        yield
+
+
+@contextlib.contextmanager
+def borrowed(settings: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Set attributes (owner, name, value) and put the old values back."""
+    before: list[tuple[Any, str, Any]] = []
+    try:
+        for owner, name, value in settings:
+            before.append((owner, name, getattr(owner, name)))
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in reversed(before):
+            setattr(owner, name, value)
+
+
+@contextlib.contextmanager
+def plain(model: nn.Module, settings: Iterable[tuple[Any, str, Any]] = ()) -> Iterator[None]:
+    """The model in eval mode, without gradients, outside inference mode; all of it as before afterwards.
+
+    Under inference mode no graph can be built, so it is left for the duration. Training flags are set one by one
+    because ``train()`` and ``eval()`` may do more in a subclass.
+    """
+    training = [(module, "training", False) for module in model.modules() if module.training]
+    with torch.inference_mode(False), torch.no_grad(), borrowed([*training, *settings]):
+        yield
+
+
+def _detached(output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return output.detach()
+    if isinstance(output, tuple):
+        return tuple(map(_detached, output))
+    return output
+
+
+def stream(
+    run: Callable[[], Tensor],
+    blocks: Sequence[nn.Module],
+    layers: Iterable[int],
+    visit: Callable[[int, Any, list[AttentionCall]], None],
+    tap: bool = True,
+    verify: bool = False,
+) -> tuple[Tensor, Any]:
+    """Run the model once and visit the chosen blocks as they finish.
+
+    Call it inside ``plain``. Only the calling thread's forward is seen, and not those that ``visit`` starts.
+
+    Args:
+        run: the forward pass of the vision tower.
+        blocks: all transformer blocks.
+        layers: indices of the blocks to visit; each must run exactly once.
+        visit: called as ``visit(layer, block_output, attention_calls)`` with gradients on.
+        tap: look at the attention inside the blocks; False visits them with detached outputs only.
+        verify: recompute a few rows of every attention explicitly.
+
+    Returns:
+        The result of ``run`` and the (detached) output of the last block.
+
+    Raises:
+        TruthCheckError: a chosen block did not run, or ran more than once.
+    """
+    chosen = set(layers)
+    last = len(blocks) - 1
+    runs = dict.fromkeys(chosen | {last}, 0)
+    final: list[Any] = []
+    me = object()
+    outer = getattr(_session, "current", None)
+    open_taps: list[AttentionTap] = []
+    handles: list[Any] = []
+
+    def watch(layer: int) -> None:
+        def enter(module: nn.Module, args: Any) -> None:
+            if getattr(_session, "current", None) is not me:
+                return
+            open_taps.append(AttentionTap(verify))
+            open_taps[-1].__enter__()
+
+        def leave(module: nn.Module, args: Any, output: Any) -> Any:
+            if getattr(_session, "current", None) is not me:
+                return None
+            runs[layer] += 1
+            calls: list[AttentionCall] = []
+            if tap and layer in chosen:
+                finished = open_taps.pop()
+                finished.__exit__(None, None, None)
+                calls = finished.calls
+            try:
+                if layer in chosen:
+                    _session.current = None
+                    with torch.enable_grad():
+                        visit(layer, output, calls)
+            finally:
+                _session.current = me
+                torch.set_grad_enabled(False)
+            output = _detached(output)
+            if layer == last:
+                final[:] = [output]
+            return output
+
+        if tap and layer in chosen:
+            handles.append(blocks[layer].register_forward_pre_hook(enter))
+        # prepended, so that the user's own hooks see detached outputs and run without gradients
+        handles.append(blocks[layer].register_forward_hook(leave, prepend=True))
+
+    try:
+        for layer in sorted(runs):
+            watch(layer)
+        _session.current = me
+        output = run()
+    finally:
+        _session.current = outer
+        for handle in handles:
+            handle.remove()
+        while open_taps:  # an exception left a block early
+            open_taps.pop().__exit__(None, None, None)
+    for layer, count in runs.items():
+        if count != 1:
+            raise TruthCheckError(
+                f"block {layer} ({type(blocks[layer]).__name__}) ran {count} times in one forward pass, expected once: "
+                "its tokens cannot be explained"
+            )
+    return output, final[0]
+
+
+def tapped(function: Callable[[], Tensor], verify: bool = False) -> tuple[Tensor, list[AttentionCall]]:
+    """Run ``function`` with its attention tapped; gradients are on from the first attention to its end."""
+    with torch.no_grad(), AttentionTap(verify) as tap:
+        return function(), tap.calls
+
+
+@contextlib.contextmanager
+def record(blocks: Sequence[nn.Module]) -> Iterator[list[Any]]:
+    """The detached outputs of all blocks of the forward passes that this thread runs inside."""
+    outputs: list[Any] = [None] * len(blocks)
+    thread = threading.get_ident()
+    handles = []
+
+    def keep(index: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if threading.get_ident() == thread:
+                outputs[index] = _detached(output)
+
+        return hook
+
+    try:
+        handles = [block.register_forward_hook(keep(i), prepend=True) for i, block in enumerate(blocks)]
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Call(nn.Module):
+    """A function of a module's parameters as a module, so that ``functional_call`` can lend it other ones."""
+
+    def __init__(self, module: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.module = module
+        self.function = function
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.function(tokens)
+
+
+def in_float(
+    function: Callable[[Tensor], Tensor], module: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor
+) -> Tensor:
+    """``function(tokens)`` in float32 at least: a half-precision module lends its read-out float32 parameters.
+
+    Args:
+        function: made of ``module``'s parts outside ``blocks``.
+        module: the vision tower.
+        blocks: their parameters are left alone.
+        tokens: at least float32.
+    """
+    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
+    lent = {
+        f"module.{name}": tensor.detach().float()
+        for name, tensor in (*module.named_parameters(), *module.named_buffers())
+        if id(tensor) not in inside and tensor.dtype in (torch.float16, torch.bfloat16)
+    }
+    if not lent:
+        return function(tokens)
+    result: Tensor = torch.func.functional_call(_Call(module, function), lent, (tokens,))
+    return result

@@ -1,0 +1,185 @@
+"""The command line: ``legrad explain``, ``legrad models``. Parse, call the library, save, print."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+import legrad
+from legrad import images
+from legrad.errors import InputError, LeGradError
+from legrad.explainer import FITS, METHODS, READOUTS
+from legrad.saving import Folder
+
+app = typer.Typer(
+    help="Where did the model look, for this text or this class?", no_args_is_help=True, pretty_exceptions_enable=False
+)
+console = Console()
+errors = Console(stderr=True)
+_BATCH = 8
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"legrad {legrad.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+def parse_layers(text: str | None) -> int | list[int] | None:
+    """``"3"`` -> 3, ``"0,3,-1"`` or ``"-1,"`` -> a list, None -> None."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",") if part.strip()] if "," in text else int(text)
+    except ValueError as error:
+        raise InputError(f"--layers takes a number or a list such as 0,3,-1, got {text!r}") from error
+
+
+def parse_size(text: str | None) -> int | tuple[int, int] | None:
+    """``"448"`` -> 448, ``"384x512"`` -> (384, 512), height first."""
+    if text is None:
+        return None
+    try:
+        sides = [int(part) for part in text.lower().split("x")]
+    except ValueError as error:
+        raise InputError(f"--size takes pixels such as 448 or HEIGHTxWIDTH such as 384x512, got {text!r}") from error
+    if len(sides) > 2:
+        raise InputError(f"--size takes at most two sides, got {text!r}")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+@app.command()
+def explain(
+    image: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders, globs or URLs. Default: a sample scene.")
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("-t", "--text", help="What to look for, verbatim; repeat it.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--class", help="A classifier's class index or label; repeat it.")
+    ] = None,
+    predicted: Annotated[bool, typer.Option("--predicted", help="The class that the classifier predicts.")] = False,
+    model: Annotated[str, typer.Option(help="embedded, open_clip:ARCH/TAG, ...; see `legrad models`.")] = "embedded",
+    layers: Annotated[
+        str | None, typer.Option(help="How many of the last layers (3), or which (0,3,-1). Default: all.")
+    ] = None,
+    readout: Annotated[str, typer.Option(help=" | ".join(READOUTS))] = "auto",
+    method: Annotated[str, typer.Option(help=" | ".join(METHODS))] = "legrad",
+    size: Annotated[str | None, typer.Option(help="Input size, 448 or HEIGHTxWIDTH. Default: the model's.")] = None,
+    fit: Annotated[str, typer.Option(help=" | ".join(FITS))] = "model",
+    per_layer: Annotated[bool, typer.Option("--per-layer", help="Add a figure with every layer.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("legrad-out"),
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")] = None,
+    cmap: Annotated[str, typer.Option(help="matplotlib colour map; jet for the authors' look.")] = "inferno",
+) -> None:
+    """Explain pictures: overlays, figures, raw arrays and a manifest in a folder."""
+    targets = [*(text or []), *[int(c) if c.lstrip("-").isdigit() else c for c in label or []]]
+    if predicted:
+        targets.append(legrad.PREDICTED)
+    sources = list(images.expand(image)) if image else [str(legrad.embedded.SAMPLE)]
+    if not targets:
+        if image:
+            raise InputError("say what to look for: -t 'a photo of a dog' (repeat it), --class or --predicted")
+        targets = [f"a photo of a {name}" for name in legrad.embedded.sample_names()]
+    explainer = legrad.load(model, device=device)
+    arguments: dict[str, Any] = {
+        "layers": parse_layers(layers),
+        "readout": readout,
+        "method": method,
+        "size": parse_size(size),
+        "fit": fit,
+        "keep_layers": per_layer,
+    }
+    folder = Folder(out, per_layer, cmap)
+    failed = _explain_all(explainer, sources, targets, arguments, folder)
+    _print_results(folder)
+    for problem in failed:
+        errors.print(f"[red]error:[/red] {escape(problem)}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _explain_all(
+    explainer: legrad.Explainer, sources: Sequence[str], targets: list[Any], arguments: dict[str, Any], folder: Folder
+) -> list[str]:
+    """Explain in small batches, saving each; returns what went wrong with single pictures."""
+    failed = []
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task("explaining", total=len(sources))
+        for start in range(0, len(sources), _BATCH):
+            pictures = []
+            for source in sources[start : start + _BATCH]:
+                try:
+                    pictures.append(images.read(source))
+                except LeGradError as error:
+                    failed.append(str(error))
+            if pictures:
+                folder.add(explainer.explain(pictures, targets, **arguments))
+            progress.advance(task, min(_BATCH, len(sources) - start))
+    return failed
+
+
+def _print_results(folder: Folder) -> None:
+    if not folder.entries:
+        return
+    table = Table("image", "target", "score", "overlay")
+    for entry in folder.entries:
+        for record in entry["targets"]:
+            table.add_row(
+                escape(Path(entry["image"]).name), escape(record["target"]), f"{record['score']:.3f}", record["overlay"]
+            )
+    console.print(table)
+    for entry in folder.entries[:5]:
+        console.print(f"figure: {escape(str(folder.root / entry['figure']))}", soft_wrap=True, highlight=False)
+    if len(folder.entries) > 5:
+        console.print(f"... and {len(folder.entries) - 5} more figures")
+    console.print(f"all files: {escape(str(folder.manifest))}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def models(
+    filter: Annotated[str, typer.Argument(help="Show names that contain this, ignoring case.")] = "",
+) -> None:
+    """List what can be loaded, with a verdict; nothing is built or downloaded."""
+    from legrad.adapters import available
+
+    table = Table("model", "verdict")
+    rows = [(name, reason) for name, reason in available() if filter.lower() in name.lower()]
+    for name, reason in rows:
+        table.add_row(
+            escape(name), f"[red]not supported:[/red] {escape(reason)}" if reason else "[green]supported[/green]"
+        )
+    if not rows:
+        raise InputError(f"no model's name contains {filter!r}")
+    console.print(table)
+    console.print(
+        f"{sum(not reason for _, reason in rows)} of {len(rows)} supported; also open_clip:local-dir:PATH and open_clip:hf-hub:ORG/REPO"
+    )
+
+
+def main() -> None:
+    """Entry point: library errors become one line and exit status 2."""
+    try:
+        app()
+    except LeGradError as error:
+        errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""The names of the authors' package ``legrad_torch`` on top of ours: same calls, right answers for batches too.
+
+The published maps differ from ``Explanation.saliency`` in the order of resizing and min-max, see ``published_maps``.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from legrad import relevance, viz
+from legrad.errors import InputError
+from legrad.explainer import wrap
+from legrad.saving import slug
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+_NULL_PROMPT = "a photo of a"
+
+
+def published_maps(grid_relevance: Tensor, patch_size: tuple[int, int], stretch_first: bool) -> Tensor:
+    """Raw relevance -> maps in [0, 1] at the model's input size, in the order of the authors' code.
+
+    Args:
+        grid_relevance: (images, targets, rows, cols), merged over layers, null-corrected if wanted.
+        patch_size: (height, width) of a patch in pixels.
+        stretch_first: min-max on the grid, then bilinear upsampling (SigLIP); else the other way round (CLIP, CoCa).
+
+    Returns:
+        (images, targets, rows * patch height, cols * patch width).
+    """
+
+    def upsample(maps: Tensor) -> Tensor:
+        size = [cells * pixels for cells, pixels in zip(maps.shape[-2:], patch_size, strict=True)]
+        return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+    if stretch_first:
+        return upsample(relevance.min_max(grid_relevance))
+    return relevance.min_max(upsample(grid_relevance))
+
+
+class LeWrapper(nn.Module):
+    """An open_clip model that can also ``compute_legrad``; everything else goes to the model, which is not changed.
+
+    Args:
+        model: from ``open_clip.create_model_and_transforms``.
+        layer_index: first block used; negative numbers count from the end.
+    """
+
+    def __init__(self, model: nn.Module, layer_index: int = -2) -> None:
+        super().__init__()
+        self.model = model
+        self._explainer = wrap(model)
+        depth = len(self._explainer.anatomy.blocks)
+        if not -depth <= layer_index < depth:
+            raise InputError(f"layer_index={layer_index} is outside the model's {depth} blocks")
+        self._layers = list(range(layer_index % depth, depth))
+        self._image: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own forward."""
+        return self.model(*args, **kwargs)
+
+    def encode_image(self, image: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The model's own; ``compute_legrad`` without an image uses this one."""
+        self._image = image
+        return self.model.encode_image(image, *args, **kwargs)  # type: ignore[operator]
+
+    def compute_legrad(
+        self,
+        text_embedding: Tensor,
+        image: Tensor | None = None,
+        apply_correction: bool = True,
+        correction_threshold: float = 0.8,
+    ) -> Tensor:
+        """One published map per picture and text.
+
+        Args:
+            text_embedding: (texts, features).
+            image: (images, 3, height, width), normalised; None for the last one that went through ``encode_image``.
+            apply_correction: SigLIP-like models only: zero what lights up for "a photo of a".
+            correction_threshold: see ``Explainer.explain``.
+
+        Returns:
+            (images, texts, height, width) in [0, 1], on the device of the picture.
+        """
+        image = self._image if image is None else image
+        if image is None:
+            raise InputError("compute_legrad needs image=(images, 3, height, width), or encode_image before it")
+        anatomy = self._explainer.anatomy
+        stretch_first = anatomy.route == "pooler" and self._is_timm()
+        null = self._empty_embedding() if stretch_first and apply_correction else None
+        explanation = self._explainer.explain(
+            image,
+            text_embedding,
+            layers=self._layers,
+            readout="published",
+            null_target=null,
+            null_threshold=correction_threshold,
+        )
+        return published_maps(explanation.relevance, anatomy.patch_size, stretch_first).to(image.device)
+
+    def compute_legrad_clip(self, text_embedding: Tensor, image: Tensor | None = None) -> Tensor:
+        """``compute_legrad`` for class-token models."""
+        return self.compute_legrad(text_embedding, image)
+
+    def compute_legrad_coca(self, text_embedding: Tensor, image: Tensor | None = None) -> Tensor:
+        """``compute_legrad`` for CoCa."""
+        return self.compute_legrad(text_embedding, image)
+
+    def compute_legrad_siglip(
+        self,
+        text_embedding: Tensor,
+        image: Tensor | None = None,
+        apply_correction: bool = True,
+        correction_threshold: float = 0.8,
+    ) -> Tensor:
+        """``compute_legrad`` for SigLIP."""
+        return self.compute_legrad(text_embedding, image, apply_correction, correction_threshold)
+
+    def _is_timm(self) -> bool:
+        return hasattr(self._explainer.anatomy.tower, "trunk")
+
+    def _empty_embedding(self) -> Tensor:
+        """Embedding of the null prompt, (features,); set ``model.empty_embedding`` (features, 1) to give your own."""
+        given = getattr(self, "empty_embedding", None)
+        if given is None:
+            import open_clip
+
+            tokens = open_clip.get_tokenizer("ViT-B-16-SigLIP")([_NULL_PROMPT])
+            with torch.no_grad():
+                given = self.model.encode_text(tokens.to(self._explainer.device)).T  # type: ignore[operator]
+            self.empty_embedding = given
+        return given[:, 0]
+
+
+class LePreprocess(nn.Module):
+    """open_clip's preprocessing with another, square input size: the whole picture is squashed, nothing cropped.
+
+    Args:
+        preprocess: open_clip's transform; its last three steps are kept.
+        image_size: side of the square in pixels.
+    """
+
+    def __init__(self, preprocess: Any, image_size: int) -> None:
+        super().__init__()
+        from torchvision.transforms import Compose, InterpolationMode, Resize
+
+        resize = Resize((image_size, image_size), interpolation=InterpolationMode.BICUBIC)
+        self.transform = Compose([resize, *preprocess.transforms[-3:]])
+
+    def forward(self, image: "Image") -> Tensor:
+        """Picture -> (3, image_size, image_size)."""
+        result: Tensor = self.transform(image)
+        return result
+
+
+def visualize(
+    image: "Tensor | Image",
+    heatmaps: Tensor,
+    alpha: float = 0.6,
+    text_prompts: Sequence[str] | None = None,
+    save_path: str | Path | None = None,
+) -> "Figure":
+    """The picture and its heatmaps in the authors' jet colours; shown if the session has a display.
+
+    Args:
+        image: PIL picture, or a normalised tensor (1, 3, H, W) or (3, H, W) with OpenAI's mean and std.
+        heatmaps: (1, texts, H, W) or (texts, H, W) in [0, 1].
+        alpha: opacity of the colours.
+        text_prompts: titles.
+        save_path: folder that gets a ``heatmap_TEXT.png`` per map.
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+    from PIL.Image import Image as Picture
+
+    maps = heatmaps.detach().float().cpu()
+    maps = maps.flatten(0, -3)
+    height, width = maps.shape[-2:]
+    if isinstance(image, Picture):
+        pixels = np.asarray(image.convert("RGB").resize((width, height)))
+    elif isinstance(image, Tensor):
+        from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+        row = image.detach().float().cpu().reshape(-1, *image.shape[-3:])[0].permute(1, 2, 0)
+        row = row * torch.tensor(OPENAI_DATASET_STD) + torch.tensor(OPENAI_DATASET_MEAN)
+        pixels = (row.clamp(0, 1) * 255).round().byte().numpy()
+    else:
+        raise InputError(f"image is a PIL picture or a tensor, got {type(image).__name__}")
+    titles = [str(title) for title in (text_prompts if text_prompts is not None else range(len(maps)))]
+    panels = [viz.overlay(pixels, one.numpy(), alpha=alpha, cmap="jet") for one in maps]
+    if save_path is not None:
+        folder = Path(save_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        for title, panel in zip(titles, panels, strict=True):
+            panel.save(folder / f"heatmap_{slug(title)}.png")
+    result = viz.figure(pixels, panels, titles, cmap="jet")
+    shell = sys.modules.get("IPython")
+    if shell is not None and shell.get_ipython() is not None:
+        sys.modules["IPython"].display.display(result)
+    elif plt.get_backend().lower() not in ("agg", "pdf", "svg", "ps", "cairo", "template"):
+        window = plt.figure(figsize=result.get_size_inches())
+        window.figimage(np.asarray(_rendered(result)))
+        plt.show()
+    return result
+
+
+def _rendered(figure: "Figure") -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return canvas.buffer_rgba()
+
+
+def list_pretrained() -> list[tuple[str, str]]:
+    """Print and return the (model_name, pretrained) pairs of open_clip that can be explained."""
+    import open_clip
+
+    from legrad.adapters.open_clip import not_supported
+
+    pairs = [(name, tag) for name, tag in open_clip.list_pretrained() if not not_supported(name)]
+    print(f"{'model_name':25}: pretrained")
+    for name, tag in pairs:
+        print(f"{name:25}: {tag}")
+    return pairs

@@ -1,0 +1,19 @@
+"""A small trained image-text model and scenes with exact ground truth, all offline: ``legrad.load("embedded")``."""
+
+from pathlib import Path
+
+from legrad.embedded.concepts import CONCEPTS, NAMES, Concept
+from legrad.embedded.scenes import TRAINING_SEED, Scene, scene, scenes
+
+__all__ = ["CONCEPTS", "NAMES", "SAMPLE", "TRAINING_SEED", "Concept", "Scene", "sample_names", "scene", "scenes"]
+
+SAMPLE = Path(__file__).parent / "data" / "sample.png"
+"""A scene that ships with the package, for a first try."""
+
+
+def sample_names() -> list[str]:
+    """The names of the objects in ``SAMPLE``."""
+    from PIL import Image
+
+    with Image.open(SAMPLE) as picture:
+        return str(picture.info["names"]).split(", ")

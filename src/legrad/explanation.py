@@ -1,0 +1,197 @@
+"""The result: raw relevance, scores, and the ways to show them on the original pictures."""
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from legrad import geometry, relevance
+from legrad.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+NORMALIZATIONS = ("map", "shared", None)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where the model looked, for some pictures and targets. All tensors are detached and on the CPU.
+
+    Attributes:
+        relevance: (images, targets, rows, cols), raw, non-negative, comparable between targets; mean over layers.
+        layer_relevance: (images, targets, layers, rows, cols), or None unless it was asked for.
+        layers: ascending indices of the explained blocks.
+        scores: (images, targets), the model's own final answer: cosine similarity or logit.
+        valid: (images, targets) bool, False where a picture has fewer targets than others; zeros there.
+        labels: the targets' names, ``labels[image][target]``.
+        prompt_independent: (images, targets) bool, True where a map hardly depends on the target.
+        frames: where each model input lies in its original picture.
+        covered: (height, width) of the input pixels under the patch grid.
+        pictures: originals (H, W, 3) uint8.
+        names: paths of the pictures, or "image 0", ...
+        settings: what made this result: model, versions, arguments.
+    """
+
+    relevance: Tensor
+    layer_relevance: Tensor | None
+    layers: tuple[int, ...]
+    scores: Tensor
+    valid: Tensor
+    labels: list[list[str]]
+    prompt_independent: Tensor
+    frames: list[geometry.Frame]
+    covered: geometry.Size
+    pictures: list[Any]
+    names: list[str]
+    settings: dict[str, Any]
+    axes: tuple[str, ...] = ("rows", "cols")
+
+    def __repr__(self) -> str:
+        images, targets, *grid = self.relevance.shape
+        return (
+            f"Explanation({images} images x {targets} targets, grid {' x '.join(map(str, grid))}, "
+            f"layers {list(self.layers)}, {self.settings.get('model')})"
+        )
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """(rows, cols) of every picture's grid."""
+        rows, cols = self.relevance.shape[-2:]
+        return [(rows, cols)] * len(self.relevance)
+
+    @property
+    def seen(self) -> Tensor | list[Tensor]:
+        """Which pixels of the originals the model saw: (images, H, W) bool, or a list if the sizes differ."""
+        return _stacked([self._seen(image, None) for image in range(len(self.frames))])
+
+    def saliency(self, size: int | Sequence[int] | None = None, normalize: str | None = "map") -> Tensor | list[Tensor]:
+        """Relevance on the pixels of the originals.
+
+        Args:
+            size: None for the original sizes, else an int or (H, W) that the whole original is resized to.
+            normalize: "map" stretches every map to [0, 1] over the pixels that the model saw; "shared" uses one minimum
+                and maximum per picture, so that targets compare; None leaves raw relevance.
+
+        Returns:
+            (images, targets, H, W) float, or a list of (targets, H, W) if the originals differ in size. Pixels that the
+            model never saw are 0, see ``seen``.
+        """
+        if normalize not in NORMALIZATIONS:
+            raise InputError(f"normalize is one of {NORMALIZATIONS}, got {normalize!r}")
+        return _stacked(
+            [self._saliency(image, self.relevance[image], size, normalize) for image in range(len(self.frames))]
+        )
+
+    def _size(self, image: int, size: int | Sequence[int] | None) -> geometry.Size:
+        return self.frames[image].original if size is None else geometry.as_size(size)
+
+    def _seen(self, image: int, size: int | Sequence[int] | None) -> Tensor:
+        return geometry.seen(self.frames[image], self.covered, self._size(image, size))
+
+    def _saliency(self, image: int, maps: Tensor, size: int | Sequence[int] | None, normalize: str | None) -> Tensor:
+        """Maps (..., rows, cols) of one picture -> (..., H, W)."""
+        placed = geometry.place(maps, self.frames[image], self.covered, self._size(image, size))
+        seen = self._seen(image, size)
+        if normalize is not None and bool(seen.any()):
+            inside = placed[..., seen]
+            inside = relevance.min_max(inside, 1 if normalize == "map" else inside.ndim)
+            placed = torch.zeros_like(placed)
+            placed[..., seen] = inside
+        return placed * seen
+
+    def overlay(
+        self, image: int = 0, target: int = 0, alpha: float = 0.65, cmap: str = "inferno", normalize: str = "map"
+    ) -> "Image":
+        """One target's saliency over its picture.
+
+        Args:
+            image: index of the picture.
+            target: index of the target.
+            alpha: opacity of the colours, in [0, 1].
+            cmap: any matplotlib colour map; "jet" for the authors' look.
+            normalize: as in ``saliency``.
+
+        Returns:
+            RGB picture of the original's size; what the model never saw is grey and hatched.
+        """
+        from legrad import viz
+
+        self._check_index(image, target)
+        saliency = self._saliency(image, self.relevance[image], None, normalize)[target]
+        return viz.overlay(
+            self.pictures[image], saliency.numpy(), self._seen(image, None).numpy(), alpha=alpha, cmap=cmap
+        )
+
+    def figure(self, image: int = 0, cmap: str = "inferno", alpha: float = 0.65) -> "Figure":
+        """The original and the overlays of all targets side by side, with scores and a colour bar."""
+        from legrad import viz
+
+        self._check_index(image, 0)
+        shown = [t for t in range(self.relevance.shape[1]) if self.valid[image, t]]
+        titles = [f"{self.labels[image][t]}\n{self.scores[image, t]:.3f}" for t in shown]
+        panels = [self.overlay(image, t, alpha, cmap) for t in shown]
+        return viz.figure(self.pictures[image], panels, titles, cmap=cmap, name=Path(self.names[image]).name)
+
+    def layer_figure(self, image: int = 0, target: int = 0, cmap: str = "inferno", alpha: float = 0.65) -> "Figure":
+        """One target's overlay for every layer; needs ``keep_layers=True``."""
+        from legrad import viz
+
+        self._check_index(image, target)
+        if self.layer_relevance is None:
+            raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
+        maps = self._saliency(image, self.layer_relevance[image, target], None, "map").numpy()
+        seen = self._seen(image, None).numpy()
+        panels = [viz.overlay(self.pictures[image], layer, seen, alpha=alpha, cmap=cmap) for layer in maps]
+        titles = [f"layer {layer}" for layer in self.layers]
+        return viz.figure(
+            self.pictures[image], panels, titles, cmap=cmap, name=f"{self.labels[image][target]}, per layer"
+        )
+
+    def _check_index(self, image: int, target: int) -> None:
+        images, targets = self.relevance.shape[:2]
+        if not -images <= image < images or not -targets <= target < targets:
+            raise InputError(f"no image {image}, target {target}: there are {images} images and {targets} targets")
+
+    def _repr_png_(self) -> bytes:
+        return png(self.figure(0))
+
+    def save(
+        self, folder: str | os.PathLike[str], per_layer: bool = False, cmap: str = "inferno", alpha: float = 0.65
+    ) -> list[Path]:
+        """Write overlays, figures, raw arrays (npz) and a manifest (JSON) into a folder; every file atomically.
+
+        Args:
+            folder: made if missing; files of the same names are replaced.
+            per_layer: add a figure per target with all layers; needs ``keep_layers=True``.
+            cmap: matplotlib colour map.
+            alpha: opacity of the overlays, in [0, 1].
+
+        Returns:
+            The files, manifest last.
+        """
+        from legrad.saving import Folder
+
+        target = Folder(folder, per_layer, cmap, alpha)
+        target.add(self)
+        return [*target.files, target.manifest]
+
+
+def png(picture: Any) -> bytes:
+    """A PIL image or a matplotlib figure as PNG."""
+    buffer = io.BytesIO()
+    if hasattr(picture, "savefig"):
+        picture.savefig(buffer, format="png")
+    else:
+        picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _stacked(maps: list[Tensor]) -> Tensor | list[Tensor]:
+    return torch.stack(maps) if len({one.shape for one in maps}) == 1 else maps

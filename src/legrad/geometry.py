@@ -1,0 +1,167 @@
+"""Where the model's input lies in the original picture, and maps laid back onto its pixels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from legrad.errors import InputError
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How the model's input pixels map to the original picture, both in (height, width) order.
+
+    ``input = scale * original + offset``, on pixel edges (0 is the edge of the first pixel).
+
+    Attributes:
+        original: size of the upright original picture.
+        input: size of the model's input.
+        scale: per axis.
+        offset: per axis, in input pixels; negative where the picture was cropped, positive where it was padded.
+    """
+
+    original: Size
+    input: Size
+    scale: tuple[float, float] = (1.0, 1.0)
+    offset: tuple[float, float] = (0.0, 0.0)
+
+    def resized(self, size: Size) -> "Frame":
+        """After resizing the whole input to ``size``."""
+        factor = tuple(new / old for new, old in zip(size, self.input, strict=True))
+        return Frame(
+            self.original,
+            size,
+            (self.scale[0] * factor[0], self.scale[1] * factor[1]),
+            (self.offset[0] * factor[0], self.offset[1] * factor[1]),
+        )
+
+    def moved(self, top: int, left: int, size: Size) -> "Frame":
+        """After cropping to a window whose corner is (top, left); negative numbers are padding."""
+        return Frame(self.original, size, self.scale, (self.offset[0] - top, self.offset[1] - left))
+
+
+def _resize(frame: Frame, step: Any) -> Frame:
+    size = step.size
+    height, width = frame.input
+    if isinstance(size, int) or len(size) == 1:
+        # torchvision: the shorter side becomes `size`, the other is truncated
+        short = size if isinstance(size, int) else size[0]
+        if height <= width:
+            new = (short, int(short * width / height))
+        else:
+            new = (int(short * height / width), short)
+        longest = getattr(step, "max_size", None)
+        if longest is not None and max(new) > longest:
+            new = (int(longest * new[0] / max(new)), int(longest * new[1] / max(new)))
+        return frame.resized(new)
+    return frame.resized((int(size[0]), int(size[1])))
+
+
+def _resize_keep_ratio(frame: Frame, step: Any) -> Frame:
+    ratios = [side / target for side, target in zip(frame.input, step.size, strict=True)]
+    ratio = max(ratios) * step.longest + min(ratios) * (1 - step.longest)
+    return frame.resized((round(frame.input[0] / ratio), round(frame.input[1] / ratio)))
+
+
+def _center_crop(frame: Frame, step: Any) -> Frame:
+    """Both libraries pad a side that is too short, the smaller half in front, then cut around the centre."""
+    size = (step.size, step.size) if isinstance(step.size, int) else tuple(step.size)
+    corner = []
+    for side, target in zip(frame.input, size, strict=True):
+        corner.append(-((target - side) // 2) if target > side else round((side - target) / 2.0))
+    return frame.moved(corner[0], corner[1], (int(size[0]), int(size[1])))
+
+
+# steps that move pixels; everything in _COLOUR leaves them where they are
+_STEPS = {
+    "Resize": _resize,
+    "ResizeKeepRatio": _resize_keep_ratio,
+    "CenterCrop": _center_crop,
+    "CenterCropOrPad": _center_crop,
+}
+_COLOUR = {
+    *("ToTensor", "MaybeToTensor", "PILToTensor", "MaybePILToTensor", "ToImage", "ToDtype", "ConvertImageDtype"),
+    *("Normalize", "MaybeConvertMode", "Lambda", "function", "_convert_to_rgb", "Grayscale", "RGB"),
+}
+
+
+def follow(transform: Any, original: Size) -> Frame:
+    """The frame of a transform's result, from its steps.
+
+    Args:
+        transform: a ``Compose`` (anything with ``.transforms``) or a single step.
+        original: (height, width) of the picture that goes in.
+
+    Raises:
+        InputError: a step that may move pixels in a way that is not known.
+    """
+    frame = Frame(original, original)
+    for step in getattr(transform, "transforms", [transform]):
+        name = type(step).__name__
+        if name in _STEPS:
+            frame = _STEPS[name](frame, step)
+        elif hasattr(step, "transforms"):
+            raise InputError("a transform inside a transform is not followed; give one flat Compose")
+        elif name not in _COLOUR:
+            raise InputError(
+                f"cannot follow the transform step {name}: known are {', '.join([*_STEPS, *sorted(_COLOUR)])}. "
+                "Preprocess yourself and pass a float tensor (batch, 3, height, width)"
+            )
+    return frame
+
+
+def normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
+    """Mean and std, (3,) each, of a transform's Normalize step."""
+    for step in getattr(transform, "transforms", [transform]):
+        if type(step).__name__ == "Normalize":
+            return torch.as_tensor(step.mean).flatten().float(), torch.as_tensor(step.std).flatten().float()
+    return None
+
+
+def _coordinates(frame: Frame, size: Size, axis: int) -> Tensor:
+    """Input coordinates of the centres of ``size[axis]`` output pixels that span the original, float64."""
+    centres = (torch.arange(size[axis], dtype=torch.float64) + 0.5) * (frame.original[axis] / size[axis])
+    return centres * frame.scale[axis] + frame.offset[axis]
+
+
+def place(maps: Tensor, frame: Frame, covered: Size, size: Size) -> Tensor:
+    """Lay maps on the patch grid onto the original picture, bilinearly (align_corners=False).
+
+    Args:
+        maps: (..., rows, cols).
+        frame: where the model's input lies in the original.
+        covered: (height, width) of the input pixels that the grid covers, from the upper left.
+        size: (height, width) of the result, which spans the whole original.
+
+    Returns:
+        (..., height, width), same dtype; pixels that the model never saw hold the nearest seen value, see ``seen``.
+    """
+    flat = maps.reshape(1, -1, *maps.shape[-2:])
+    y = _coordinates(frame, size, 0) / covered[0] * 2 - 1
+    x = _coordinates(frame, size, 1) / covered[1] * 2 - 1
+    points = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)[None].to(maps.dtype)
+    placed = F.grid_sample(flat, points, mode="bilinear", padding_mode="border", align_corners=False)
+    return placed.reshape(*maps.shape[:-2], *size)
+
+
+def seen(frame: Frame, covered: Size, size: Size) -> Tensor:
+    """(height, width) bool: pixels of the original that lie inside the grid's part of the model's input."""
+    inside = []
+    for axis in range(2):
+        position = _coordinates(frame, size, axis)
+        inside.append((position >= 0) & (position <= covered[axis]))
+    return inside[0][:, None] & inside[1][None, :]
+
+
+def as_size(size: int | Sequence[int]) -> Size:
+    """An int or a pair -> (height, width), checked."""
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        raise InputError(f"size is a positive int or (height, width), got {size!r}")
+    return pair

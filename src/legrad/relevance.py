@@ -1,0 +1,101 @@
+"""The LeGrad formula (Bousselham et al., ICCV 2025, arXiv:2404.03214) as pure functions on tensors.
+
+    s^l   = score(read-out(Z^l))                          score of layer l, see ``anatomy`` and ``targets``
+    G^l   = d s^l / d A^l                                 sensitivity of the score to the layer's attention map
+    E^l_j = mean over heads h, queries i of max(G^l_hij, 0)     relevance of key j in layer l
+    E     = mean over the chosen layers of E^l, prefix keys dropped, laid out on the patch grid
+
+Inside a head O = A V, hence G = (d s / d O) V^T: values and the gradient at the head's output are enough, and the
+attention map itself is never needed. This file is the only place that holds the formula.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# One chunk of queries is at most this many numbers: small enough to stay in a processor's cache, large enough for
+# efficient matrix products.
+_CHUNK_NUMBERS = 1 << 22
+
+
+def attention_gradient(output_grad: Tensor, value: Tensor) -> Tensor:
+    """Sensitivity G = d score / d attention, from O = A V.
+
+    Args:
+        output_grad: d score / d O, (batch, heads, queries, head_dim).
+        value: V, (batch, heads, keys, head_dim).
+
+    Returns:
+        (batch, heads, queries, keys).
+    """
+    return output_grad @ value.transpose(-2, -1)
+
+
+def key_relevance(output_grad: Tensor, value: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Relevance E of every key: the mean over heads and queries of the positive part of G, in chunks of queries.
+
+    Args:
+        output_grad: d score / d O, (batch, heads, queries, head_dim).
+        value: V, (batch, heads, keys, head_dim).
+        keep: bool, broadcastable to (batch, heads, queries, keys); False where attention is masked. Masked entries
+            count as zero: their gradient is as large as any other's although no attention can flow there.
+
+    Returns:
+        (batch, keys), non-negative; at least float32, whatever the input.
+    """
+    dtype = torch.promote_types(output_grad.dtype, torch.float32)
+    batch, heads, queries, _ = output_grad.shape
+    keys = value.shape[2]
+    value = value.to(dtype)
+    if keep is not None:
+        keep = keep.expand(batch, heads, queries, keys)
+    total = torch.zeros(batch, keys, dtype=dtype, device=value.device)
+    chunk = max(1, _CHUNK_NUMBERS // (batch * heads * keys))
+    for start in range(0, queries, chunk):
+        rows = slice(start, start + chunk)
+        positive = attention_gradient(output_grad[:, :, rows].to(dtype), value).clamp_(min=0)
+        if keep is not None:
+            positive *= keep[:, :, rows]
+        total += positive.sum(dim=(1, 2))
+    return total / (heads * queries)
+
+
+def on_grid(relevance: Tensor, start: int, grid: Sequence[int]) -> Tensor:
+    """Drop the keys that are not patches and lay the others out.
+
+    Args:
+        relevance: (..., keys).
+        start: index of the first patch, the number of prefix keys.
+        grid: sizes of the patch grid, row-major: (rows, cols).
+
+    Returns:
+        (..., *grid).
+    """
+    count = int(torch.Size(grid).numel())
+    return relevance[..., start : start + count].unflatten(-1, tuple(grid))
+
+
+def merge_layers(layers: Sequence[Tensor]) -> Tensor:
+    """Mean over layers, equal shapes in and out."""
+    return torch.stack(tuple(layers)).mean(0)
+
+
+def min_max(maps: Tensor, dims: int = 2) -> Tensor:
+    """Stretch each map to [0, 1] over its last ``dims`` dimensions; a flat map becomes zeros, never NaN."""
+    flat = maps.flatten(-dims)
+    low, high = flat.amin(-1, keepdim=True), flat.amax(-1, keepdim=True)
+    spread = high - low
+    stretched = torch.where(spread > 0, (flat - low) / spread.masked_fill(spread == 0, 1), 0)
+    return stretched.unflatten(-1, maps.shape[-dims:])
+
+
+def subtract_null(relevance: Tensor, null: Tensor, threshold: float) -> Tensor:
+    """Zero the cells that light up for an empty prompt too (the authors' correction for SigLIP).
+
+    Args:
+        relevance: (..., rows, cols).
+        null: relevance of the null prompt over the same layers, broadcastable to ``relevance``.
+        threshold: cells whose min-maxed null relevance exceeds it become zero; a flat null map zeroes nothing.
+    """
+    return relevance.masked_fill(min_max(null) > threshold, 0)

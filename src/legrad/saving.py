@@ -1,0 +1,121 @@
+"""A folder of results: pictures, raw arrays and a manifest that says what made them. Every file appears whole."""
+
+import io
+import json
+import os
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from legrad.errors import InputError
+from legrad.explanation import Explanation, png
+
+
+class Folder:
+    """Collects explanations of many pictures, one after the other; the manifest is up to date after each.
+
+    Args:
+        folder: made if missing; files of the same names are replaced.
+        per_layer: add a figure per target with all layers; needs explanations with ``keep_layers=True``.
+        cmap: matplotlib colour map.
+        alpha: opacity of the overlays, in [0, 1].
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], per_layer: bool = False, cmap: str = "inferno", alpha: float = 0.65
+    ) -> None:
+        self.root = Path(folder)
+        self.per_layer, self.cmap, self.alpha = per_layer, cmap, alpha
+        self.files: list[Path] = []
+        self.entries: list[dict[str, Any]] = []
+        self._stems: set[str] = set()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write into {self.root}: {error}") from error
+
+    @property
+    def manifest(self) -> Path:
+        """Model, versions, settings, scores, shapes and files of everything added so far."""
+        return self.root / "manifest.json"
+
+    def add(self, explanation: Explanation) -> list[dict[str, Any]]:
+        """Write one explanation; returns its manifest entries, one per picture, with file names."""
+        new = [self._picture(explanation, image) for image in range(len(explanation.names))]
+        self.entries.extend(new)
+        content = {
+            "settings": explanation.settings,
+            "axes": ["targets", *explanation.axes],
+            "layer_axes": ["targets", "layers", *explanation.axes],
+            "images": self.entries,
+        }
+        write_atomically(self.manifest, json.dumps(content, indent=2, ensure_ascii=False).encode())
+        return new
+
+    def _write(self, name: str, data: bytes) -> str:
+        write_atomically(self.root / name, data)
+        self.files.append(self.root / name)
+        return name
+
+    def _picture(self, explanation: Explanation, image: int) -> dict[str, Any]:
+        stem = _unused(slug(Path(explanation.names[image]).stem), self._stems)
+        wanted = [t for t in range(explanation.relevance.shape[1]) if explanation.valid[image, t]]
+        arrays = {"relevance": explanation.relevance[image, wanted], "scores": explanation.scores[image, wanted]}
+        if explanation.layer_relevance is not None:
+            arrays["layer_relevance"] = explanation.layer_relevance[image, wanted]
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **{name: value.numpy() for name, value in arrays.items()})
+        entry: dict[str, Any] = {
+            "image": explanation.names[image],
+            "size": list(explanation.frames[image].original),
+            "figure": self._write(f"{stem}.png", png(explanation.figure(image, self.cmap, self.alpha))),
+            "arrays": self._write(f"{stem}.npz", buffer.getvalue()),
+            "shapes": {name: list(value.shape) for name, value in arrays.items()},
+            "targets": [],
+        }
+        used: set[str] = set()
+        for target in wanted:
+            label = explanation.labels[image][target]
+            name = f"{stem}--{_unused(slug(label), used)}"
+            overlay = explanation.overlay(image, target, self.alpha, self.cmap)
+            record = {
+                "target": label,
+                "score": float(explanation.scores[image, target]),
+                "prompt_independent": bool(explanation.prompt_independent[image, target]),
+                "overlay": self._write(f"{name}.png", png(overlay)),
+            }
+            if self.per_layer:
+                layers = explanation.layer_figure(image, target, self.cmap, self.alpha)
+                record["layers_figure"] = self._write(f"{name}--layers.png", png(layers))
+            entry["targets"].append(record)
+        return entry
+
+
+def slug(text: str, longest: int = 60) -> str:
+    """A name that is safe as a part of a file name: lower-case letters, digits and dashes, never empty."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:longest].strip("-") or "x"
+
+
+def _unused(name: str, used: set[str]) -> str:
+    """The name, numbered if taken; it is taken afterwards."""
+    candidate, number = name, 2
+    while candidate in used:
+        candidate, number = f"{name}-{number}", number + 1
+    used.add(candidate)
+    return candidate
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write next to the target and rename, so that a reader never sees half a file."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error}") from error
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,173 @@
+"""What can be asked about a picture, and how it becomes a score of the read-out's result."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from legrad.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Function = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """One target out of several texts: the mean of the normalised embeddings of all templates, normalised again.
+
+    Attributes:
+        name: inserted for ``{}`` in every template.
+        templates: texts with ``{}`` in them.
+    """
+
+    name: str
+    templates: Sequence[str]
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """The best-matching of several names, chosen for every picture by the model's own final answer.
+
+    Attributes:
+        names: the classes to choose from.
+        templates: texts with ``{}`` in them; the embeddings of a name's texts are averaged.
+    """
+
+    names: Sequence[str]
+    templates: Sequence[str] = ("a photo of a {}.",)
+
+
+@dataclass(frozen=True)
+class Similar:
+    """Similarity to another picture: its own feature is the target.
+
+    Attributes:
+        image: whatever ``explain`` takes as a single image.
+    """
+
+    image: "str | Image | Any"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Difference of two scores: what speaks for ``a`` rather than for ``b``."""
+
+    a: Any
+    b: Any
+
+
+class _Predicted:
+    def __repr__(self) -> str:
+        return "PREDICTED"
+
+
+PREDICTED: Final = _Predicted()
+"""The class with the largest logit in the model's plain output, for every picture."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A target, resolved: a direction in feature space, a function of the feature, or another score per picture.
+
+    Attributes:
+        label: one for all pictures, or one per picture.
+        direction: (1 or batch, features); the score is its inner product with the feature.
+        function: (batch, features) -> (batch,), rows apart.
+        own: one score per picture; None stands for "nothing asked", a score of zero.
+    """
+
+    label: str | tuple[str, ...]
+    direction: Tensor | None = None
+    function: Function | None = None
+    own: "tuple[Score | None, ...] | None" = None
+
+    def __call__(self, feature: Tensor) -> Tensor:
+        """(batch, features) -> (batch,)."""
+        if self.own is not None:
+            rows = feature.split(1)
+            scores = [row.sum(-1) * 0 if one is None else one(row) for one, row in zip(self.own, rows, strict=True)]
+            return torch.cat(scores)
+        if self.direction is not None:
+            if self.direction.shape[-1] != feature.shape[-1]:
+                raise InputError(
+                    f"target {self.label!r} has {self.direction.shape[-1]} features, the model has {feature.shape[-1]}"
+                )
+            return (feature * self.direction.to(feature)).sum(-1)
+        assert self.function is not None
+        score = self.function(feature)
+        if not isinstance(score, Tensor) or score.shape != feature.shape[:1]:
+            came = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            raise InputError(
+                f"target {self.label!r}: a callable gets the feature {tuple(feature.shape)} and returns one score per "
+                f"picture, shape {(len(feature),)}; it returned {came}"
+            )
+        return score
+
+    def rows(self, indices: slice) -> "Score":
+        """The same target for some of the pictures."""
+        label = self.label if isinstance(self.label, str) else self.label[indices]
+        direction = self.direction
+        if direction is not None and len(direction) > 1:
+            direction = direction[indices]
+        return Score(label, direction, self.function, None if self.own is None else self.own[indices])
+
+    def label_of(self, image: int) -> str:
+        """The label for one picture."""
+        return self.label if isinstance(self.label, str) else self.label[image]
+
+
+def per_picture(scores: Sequence[Score | None]) -> Score:
+    """One target out of a different one for each picture; None where a picture has none."""
+    return Score(tuple("" if one is None else one.label_of(0) for one in scores), own=tuple(scores))
+
+
+def contrast(a: Score, b: Score) -> Score:
+    """The difference of two resolved targets."""
+    if isinstance(a.label, str) and isinstance(b.label, str):
+        label: str | tuple[str, ...] = f"{a.label} rather than {b.label}"
+    else:
+        count = max(len(s.label) for s in (a, b) if not isinstance(s.label, str))
+        label = tuple(f"{a.label_of(i)} rather than {b.label_of(i)}" for i in range(count))
+    if a.direction is not None and b.direction is not None:
+        return Score(label, a.direction - b.direction)
+    if any(s.direction is not None and len(s.direction) > 1 for s in (a, b)):
+        raise InputError("Contrast cannot mix a callable with a target that differs between pictures")
+    return Score(label, function=lambda feature: a(feature) - b(feature))
+
+
+def as_list(targets: Any) -> list[Any]:
+    """One target or several -> a list of targets, or a list of lists if every picture has its own.
+
+    A float tensor (targets, features) is as many embeddings; (features,) is one.
+    """
+    if isinstance(targets, Tensor):
+        if targets.ndim not in (1, 2) or not targets.is_floating_point():
+            raise InputError(
+                "an embedding target is a float tensor (features,) or (targets, features), got "
+                f"{tuple(targets.shape)} {targets.dtype}"
+            )
+        return list(targets[None] if targets.ndim == 1 else targets)
+    if not isinstance(targets, list | tuple):
+        return [targets]
+    if not targets:
+        raise InputError("no targets: give at least one text, class index, embedding or callable")
+    nested = [isinstance(target, list | tuple) for target in targets]
+    if any(nested) and not all(nested):
+        raise InputError("targets mixes lists and single targets; give one list for all pictures or a list per picture")
+    if all(nested):
+        return [as_list(target) for target in targets]
+    flat: list[Any] = []
+    for target in targets:
+        flat.extend(as_list(target) if isinstance(target, Tensor) else [target])
+    return flat
+
+
+def one_hot(index: int, classes: int, label: str) -> Score:
+    """The logit of one class."""
+    direction = torch.zeros(1, classes)
+    direction[0, index] = 1
+    return Score(label, direction)
