@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from legrad.errors import InputError
 
 
 def _same(tokens: Tensor) -> Tensor:
@@ -73,6 +76,29 @@ class ViTAnatomy:
     key_prefix: int = 0
     to_tokens: Callable[[Any], Tensor] = _same
     switches: tuple[tuple[Any, str, Any], ...] = field(default=())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tower lives."""
+        return next(self.tower.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type that pictures are cast to: that of the tower's patch embedding (its convolution, else any matrix)."""
+        matrices = [p for p in self.tower.parameters() if p.ndim > 1]
+        return next((p.dtype for p in matrices if p.ndim == 4), matrices[0].dtype)
+
+    def at(self, size: tuple[int, int]) -> "ViTAnatomy":
+        """The anatomy for an input size: this one if it fits, else one with resampled positions.
+
+        Raises:
+            InputError: smaller than one patch, or a size that the architecture does not allow.
+        """
+        if size == self.image_size:
+            return self
+        if size[0] < self.patch_size[0] or size[1] < self.patch_size[1]:
+            raise InputError(f"an input of {size[0]} x {size[1]} pixels is smaller than one patch of {self.patch_size}")
+        return self.resized(size)
 
     def __repr__(self) -> str:
         height, width = self.image_size

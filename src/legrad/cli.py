@@ -1,5 +1,6 @@
 """The command line: ``legrad explain``, ``legrad models``. Parse, call the library, save, print."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +20,9 @@ from legrad.saving import Folder
 app = typer.Typer(
     help="Where did the model look, for this text or this class?", no_args_is_help=True, pretty_exceptions_enable=False
 )
-console = Console()
-errors = Console(stderr=True)
+# ":cat:" in a file name or a prompt is no emoji
+console = Console(emoji=False)
+errors = Console(stderr=True, emoji=False)
 _BATCH = 8
 
 
@@ -88,7 +90,7 @@ def explain(
     cmap: Annotated[str, typer.Option(help="matplotlib colour map; jet for the authors' look.")] = "inferno",
 ) -> None:
     """Explain pictures: overlays, figures, raw arrays and a manifest in a folder."""
-    targets = [*(text or []), *[int(c) if c.lstrip("-").isdigit() else c for c in label or []]]
+    targets = [*(text or []), *[int(c) if re.fullmatch(r"-?\d+", c) else c for c in label or []]]
     if predicted:
         targets.append(legrad.PREDICTED)
     sources = list(images.expand(image)) if image else [str(legrad.embedded.SAMPLE)]
@@ -109,7 +111,7 @@ def explain(
     failed = _explain_all(explainer, sources, targets, arguments, folder)
     _print_results(folder)
     for problem in failed:
-        errors.print(f"[red]error:[/red] {escape(problem)}")
+        _print_error(problem)
     if failed:
         raise typer.Exit(1)
 
@@ -132,6 +134,11 @@ def _explain_all(
                 folder.add(explainer.explain(pictures, targets, **arguments))
             progress.advance(task, min(_BATCH, len(sources) - start))
     return failed
+
+
+def _print_error(problem: str) -> None:
+    """One line, however the message was laid out."""
+    errors.print(f"[red]error:[/red] {escape(' '.join(problem.split()))}", soft_wrap=True, highlight=False)
 
 
 def _print_results(folder: Folder) -> None:
@@ -168,7 +175,10 @@ def models(
         raise InputError(f"no model's name contains {filter!r}")
     console.print(table)
     console.print(
-        f"{sum(not reason for _, reason in rows)} of {len(rows)} supported; also open_clip:local-dir:PATH and open_clip:hf-hub:ORG/REPO"
+        f"{sum(not reason for _, reason in rows)} of {len(rows)} supported; also open_clip:local-dir:PATH and "
+        "open_clip:hf-hub:ORG/REPO",
+        soft_wrap=True,
+        highlight=False,
     )
 
 
@@ -177,7 +187,7 @@ def main() -> None:
     try:
         app()
     except LeGradError as error:
-        errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        _print_error(str(error))
         raise SystemExit(2) from None
 
 

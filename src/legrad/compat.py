@@ -141,7 +141,7 @@ class LeWrapper(nn.Module):
 
             tokens = open_clip.get_tokenizer("ViT-B-16-SigLIP")([_NULL_PROMPT])
             with torch.no_grad():
-                given = self.model.encode_text(tokens.to(self._explainer.device)).T  # type: ignore[operator]
+                given = self.model.encode_text(tokens.to(self._explainer.anatomy.device)).T  # type: ignore[operator]
             self.empty_embedding = given
         return given[:, 0]
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 NORMALIZATIONS = ("map", "shared", None)
+_FLAT = 1e-6  # a spread this small, relative to the largest value, is rounding
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,17 @@ class Explanation:
             (images, targets, H, W) float, or a list of (targets, H, W) if the originals differ in size. Pixels that the
             model never saw are 0, see ``seen``.
         """
+        return _stacked([self._of_targets(image, size, normalize) for image in range(len(self.frames))])
+
+    def _of_targets(self, image: int, size: int | Sequence[int] | None, normalize: str | None) -> Tensor:
+        """(targets, H, W) of one picture; targets that it does not have take no part in the normalisation."""
         if normalize not in NORMALIZATIONS:
             raise InputError(f"normalize is one of {NORMALIZATIONS}, got {normalize!r}")
-        return _stacked(
-            [self._saliency(image, self.relevance[image], size, normalize) for image in range(len(self.frames))]
-        )
+        valid = self.valid[image]
+        maps = self._saliency(image, self.relevance[image, valid], size, normalize)
+        result = maps.new_zeros(len(valid), *maps.shape[-2:])
+        result[valid] = maps
+        return result
 
     def _size(self, image: int, size: int | Sequence[int] | None) -> geometry.Size:
         return self.frames[image].original if size is None else geometry.as_size(size)
@@ -99,15 +107,24 @@ class Explanation:
         """Maps (..., rows, cols) of one picture -> (..., H, W)."""
         placed = geometry.place(maps, self.frames[image], self.covered, self._size(image, size))
         seen = self._seen(image, size)
-        if normalize is not None and bool(seen.any()):
+        if normalize is not None and bool(seen.any()) and placed.numel():
             inside = placed[..., seen]
-            inside = relevance.min_max(inside, 1 if normalize == "map" else inside.ndim)
+            dims = 1 if normalize == "map" else inside.ndim
+            over = tuple(range(-dims, 0))
+            high, low = inside.amax(over, keepdim=True), inside.amin(over, keepdim=True)
+            # interpolating a flat map leaves rounding errors, which would be stretched to a picture
+            inside = inside.masked_fill(high - low <= _FLAT * high.abs(), 0)
             placed = torch.zeros_like(placed)
-            placed[..., seen] = inside
+            placed[..., seen] = relevance.min_max(inside, dims)
         return placed * seen
 
     def overlay(
-        self, image: int = 0, target: int = 0, alpha: float = 0.65, cmap: str = "inferno", normalize: str = "map"
+        self,
+        image: int = 0,
+        target: int = 0,
+        alpha: float = 0.65,
+        cmap: str = "inferno",
+        normalize: str | None = "map",
     ) -> "Image":
         """One target's saliency over its picture.
 
@@ -124,7 +141,7 @@ class Explanation:
         from legrad import viz
 
         self._check_index(image, target)
-        saliency = self._saliency(image, self.relevance[image], None, normalize)[target]
+        saliency = self._of_targets(image, None, normalize)[target]
         return viz.overlay(
             self.pictures[image], saliency.numpy(), self._seen(image, None).numpy(), alpha=alpha, cmap=cmap
         )
@@ -187,7 +204,10 @@ def png(picture: Any) -> bytes:
     """A PIL image or a matplotlib figure as PNG."""
     buffer = io.BytesIO()
     if hasattr(picture, "savefig"):
-        picture.savefig(buffer, format="png")
+        with warnings.catch_warnings():
+            # a title in Chinese or with an emoji: matplotlib draws boxes for what its font lacks
+            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+            picture.savefig(buffer, format="png")
     else:
         picture.save(buffer, format="PNG")
     return buffer.getvalue()

@@ -1,5 +1,6 @@
 """Where the model's input lies in the original picture, and maps laid back onto its pixels."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 from legrad.errors import InputError
 
 Size = tuple[int, int]
+_MOST_PIXELS = 100_000_000  # a strip of 1 x 10000 pixels must not become one of 224 x 2240000 and fill the memory
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,16 @@ class Frame:
     offset: tuple[float, float] = (0.0, 0.0)
 
     def resized(self, size: Size) -> "Frame":
-        """After resizing the whole input to ``size``."""
+        """After resizing the whole input to ``size``.
+
+        Raises:
+            InputError: nothing would be left, or far too much, of a picture that is a thin strip.
+        """
+        if min(size) < 1 or size[0] * size[1] > _MOST_PIXELS:
+            raise InputError(
+                f"a picture of {self.original[0]} x {self.original[1]} pixels is too thin: preprocessing would resize "
+                f"it to {size[0]} x {size[1]}; cut it first, or use fit='squash'"
+            )
         factor = tuple(new / old for new, old in zip(size, self.input, strict=True))
         return Frame(
             self.original,
@@ -49,13 +60,12 @@ class Frame:
 def _resize(frame: Frame, step: Any) -> Frame:
     size = step.size
     height, width = frame.input
+    if size is None:
+        raise InputError("cannot follow Resize(size=None); give a size")
     if isinstance(size, int) or len(size) == 1:
         # torchvision: the shorter side becomes `size`, the other is truncated
         short = size if isinstance(size, int) else size[0]
-        if height <= width:
-            new = (short, int(short * width / height))
-        else:
-            new = (int(short * height / width), short)
+        new = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
         longest = getattr(step, "max_size", None)
         if longest is not None and max(new) > longest:
             new = (int(longest * new[0] / max(new)), int(longest * new[1] / max(new)))
@@ -161,7 +171,15 @@ def seen(frame: Frame, covered: Size, size: Size) -> Tensor:
 
 def as_size(size: int | Sequence[int]) -> Size:
     """An int or a pair -> (height, width), checked."""
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+    try:
+        # bool counts as an int, numpy's integers do not
+        pair = [0 if isinstance(side, bool) else operator.index(side) for side in _pair(size)]
+    except TypeError:
+        pair = []
+    if len(pair) != 2 or min(pair) < 1:
         raise InputError(f"size is a positive int or (height, width), got {size!r}")
-    return pair
+    return pair[0], pair[1]
+
+
+def _pair(size: Any) -> Sequence[Any]:
+    return tuple(size) if isinstance(size, Sequence) else (size, size)

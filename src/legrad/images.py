@@ -1,10 +1,12 @@
 """Pictures in: files, folders, globs, URLs, PIL, arrays -> upright RGB PIL pictures."""
 
 import glob
+import http.client
 import io
 import ipaddress
 import os
 import socket
+import string
 import time
 import urllib.error
 import urllib.parse
@@ -12,12 +14,15 @@ import urllib.request
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from legrad.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
 URL_BYTES = 50_000_000
@@ -40,9 +45,16 @@ def read(source: Any) -> Image.Image:
         InputError: missing, unreadable, too large (Pillow's limit on decompression bombs), or of another kind.
     """
     if isinstance(source, Image.Image):
-        return _upright_rgb(source, source.info.get(SOURCE))
+        name = source.info.get(SOURCE)
+        try:
+            return _upright_rgb(source, name)
+        except InputError:
+            raise
+        except Exception as error:  # a lazily opened file may be broken, or closed by now
+            raise InputError(f"cannot read {name or 'the PIL image'}: {error or type(error).__name__}") from error
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim not in (2, 3) or (source.ndim == 3 and source.shape[2] != 3):
+        grey_or_rgb = source.ndim in (2, 3) and source.shape[2:] in ((), (3,))
+        if source.dtype != np.uint8 or not grey_or_rgb or source.size == 0:
             raise InputError(
                 f"an array image is (height, width, 3) uint8, got {source.shape} {source.dtype}; normalised input "
                 "goes in as a float tensor (batch, 3, height, width)"
@@ -51,12 +63,13 @@ def read(source: Any) -> Image.Image:
     if is_url(source):
         return _open(io.BytesIO(download(source)), source)
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        if path.is_dir():
+        # os.path answers False where pathlib raises: names that are too long, folders that may not be read
+        path = os.fspath(source)
+        if os.path.isdir(path):
             raise InputError(f"{path} is a folder; give its pictures one by one, or use `legrad explain {path}`")
-        if not path.is_file():
-            raise InputError(f"no such picture: {path}")
-        return _open(path, str(path))
+        if not os.path.isfile(path):
+            raise InputError(f"no such picture: {_shown(path)}")
+        return _open(path, path)
     raise InputError(f"an image is a path, a URL, a PIL image or a uint8 array, got {type(source).__name__}")
 
 
@@ -68,10 +81,15 @@ def _open(file: Any, name: str) -> Image.Image:
                 return _upright_rgb(picture, name)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{name} has too many pixels to be opened safely: {error}; make it smaller first") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{name} is not a picture that Pillow can read: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's readers let anything through when a file is broken
+        raise InputError(f"{name} is not a picture that Pillow can read: {error or type(error).__name__}") from error
+
+
+def _shown(path: str) -> str:
+    """A path for a message, not empty and not endless."""
+    return (path if len(path) <= 300 else path[:300] + "…") or "''"
 
 
 def _upright_rgb(picture: Image.Image, source: str | None) -> Image.Image:
@@ -83,17 +101,29 @@ def _upright_rgb(picture: Image.Image, source: str | None) -> Image.Image:
         raise InputError(f"{name} is empty ({picture.width} x {picture.height} pixels)")
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture, np.float64)
-        # integer modes hold 16-bit grey values; float pictures are stretched
-        top = 65535.0 if picture.mode.startswith("I") and values.max() > 255 else max(float(values.max()), 255.0)
-        picture = Image.fromarray((np.clip(values / top, 0, 1) * 255).astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        picture = Image.fromarray(_in_8_bits(np.asarray(picture, np.float64), picture.mode))
+    if picture.mode == "La":
+        picture = picture.convert("LA")  # Pillow knows no other way out of this mode
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
     picture = picture.convert("RGB")
     picture.info = {} if source is None else {SOURCE: source}
     return picture
+
+
+def _in_8_bits(values: "NDArray[np.float64]", mode: str) -> "NDArray[np.uint8]":
+    """Grey values of a Pillow mode with more than 8 bits -> uint8, the scale guessed from the largest value."""
+    values = np.nan_to_num(values, posinf=0, neginf=0)
+    largest = values.max()
+    if mode == "F" and largest <= 1:
+        top = 1.0
+    elif largest <= 255:
+        top = 255.0
+    else:
+        top = largest if mode == "F" else 65535.0
+    return np.asarray((np.clip(values / top, 0, 1) * 255).round(), np.uint8)
 
 
 class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
@@ -107,7 +137,10 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
 
 def check_url(url: str, public_only: bool = False) -> None:
     """Raise ``InputError`` unless the URL is http(s), and, if asked, does not point into a private network."""
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise InputError(f"not a URL: {url!r} ({error})") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"only http and https URLs are read, got {url!r}")
     if public_only:
@@ -123,22 +156,33 @@ def download(url: str, public_only: bool = False) -> bytes:
     """The bytes behind a URL, at most ``URL_BYTES`` within ``URL_SECONDS``; every redirect is checked again."""
     check_url(url, public_only)
     opener = urllib.request.build_opener(_CheckedRedirects(public_only))
-    request = urllib.request.Request(url, headers={"User-Agent": "legrad"})
+    request = urllib.request.Request(_quoted(url), headers={"User-Agent": "legrad"})
     deadline = time.monotonic() + URL_SECONDS
     data = bytearray()
     try:
         with opener.open(request, timeout=URL_SECONDS) as response:
-            while chunk := response.read(1 << 16):
+            # read1 returns what has arrived; read would wait for a slow server beyond the deadline
+            while chunk := response.read1(1 << 16):
                 data += chunk
                 if len(data) > URL_BYTES:
                     raise InputError(f"{url} is larger than {URL_BYTES // 1_000_000} MB")
                 if time.monotonic() > deadline:
                     raise InputError(f"{url} took longer than {URL_SECONDS:.0f} s")
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except urllib.error.HTTPError as error:
+        with error:  # it holds the connection
+            raise InputError(f"cannot read {url}: {error}") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise InputError(f"cannot read {url}: {error}") from error
     return bytes(data)
+
+
+def _quoted(url: str) -> str:
+    """Spaces and letters beyond ASCII as they go over the wire, ``%`` left alone."""
+    parts = urllib.parse.urlsplit(url)
+    path, query = (urllib.parse.quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
+    return urllib.parse.urlunsplit(parts._replace(path=path, query=query))
 
 
 def expand(sources: Iterable[str]) -> Iterator[str]:
@@ -148,17 +192,26 @@ def expand(sources: Iterable[str]) -> Iterator[str]:
         InputError: a pattern or folder without pictures, or a missing file.
     """
     for source in sources:
-        if is_url(source) or Path(source).is_file():
+        if is_url(source) or os.path.isfile(source):
             yield source
-        elif Path(source).is_dir():
-            found = sorted(str(path) for path in Path(source).iterdir() if path.suffix.lower() in SUFFIXES)
+        elif os.path.isdir(source):
+            found = _pictures_in(Path(source))
             if not found:
                 raise InputError(f"no pictures in the folder {source}")
             yield from found
         elif glob.has_magic(source):
-            found = sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file())
+            found = sorted(path for path in glob.glob(source, recursive=True) if os.path.isfile(path))
             if not found:
                 raise InputError(f"no file matches {source!r}")
             yield from found
         else:
-            raise InputError(f"no such picture: {source}")
+            raise InputError(f"no such picture: {_shown(source)}")
+
+
+def _pictures_in(folder: Path) -> list[str]:
+    """Sorted picture files; hidden ones, such as the "._" files of macOS, are none of the user's pictures."""
+    try:
+        paths = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()]
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error}") from error
+    return sorted(str(path) for path in paths if not path.name.startswith("."))

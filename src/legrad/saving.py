@@ -1,5 +1,6 @@
 """A folder of results: pictures, raw arrays and a manifest that says what made them. Every file appears whole."""
 
+import contextlib
 import io
 import json
 import os
@@ -44,6 +45,8 @@ class Folder:
 
     def add(self, explanation: Explanation) -> list[dict[str, Any]]:
         """Write one explanation; returns its manifest entries, one per picture, with file names."""
+        if self.per_layer and explanation.layer_relevance is None:
+            raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
         new = [self._picture(explanation, image) for image in range(len(explanation.names))]
         self.entries.extend(new)
         content = {
@@ -52,7 +55,9 @@ class Folder:
             "layer_axes": ["targets", "layers", *explanation.axes],
             "images": self.entries,
         }
-        write_atomically(self.manifest, json.dumps(content, indent=2, ensure_ascii=False).encode())
+        # file names may hold bytes that are no UTF-8: Python's escape for those is JSON's too
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        write_atomically(self.manifest, text.encode("utf-8", "backslashreplace"))
         return new
 
     def _write(self, name: str, data: bytes) -> str:
@@ -118,4 +123,5 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         raise InputError(f"cannot write {path}: {error}") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)

@@ -39,6 +39,7 @@ def save(model: "CLIP", path: Path, card: dict[str, Any]) -> None:
     weights = {name: value.detach().half().contiguous().clone() for name, value in model.state_dict().items()}
     draft = path.with_suffix(".tmp")
     save_file(weights, draft, metadata={"card": json.dumps(card)})
+    draft.chmod(0o644)
     draft.replace(path)
 
 

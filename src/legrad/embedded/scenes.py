@@ -6,6 +6,7 @@ A scene depends on ``(seed, index, size, objects)`` alone, so any slice of a str
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,3 +191,12 @@ def _finish(rng: np.random.Generator, canvas: NDArray[np.float32]) -> NDArray[np
     canvas = canvas * np.float32(rng.uniform(0.8, 1.15))
     grain = rng.standard_normal(canvas.shape[:2], np.float32) * np.float32(rng.uniform(0, 6))
     return np.clip(canvas + grain[..., None], 0, 255).astype(np.uint8)
+
+
+def save_scene(made: Scene, path: str | Path) -> None:
+    """Write a scene's picture as PNG, its names in the file's text fields."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("names", ", ".join(made.names))
+    Image.fromarray(made.image).save(path, pnginfo=info, optimize=True)

@@ -1,0 +1,197 @@
+"""Targets as users give them -> scores, with the help of the model: its text tower, its labels, its own answers."""
+
+import difflib
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from legrad.adapters import Adapter
+from legrad.anatomy import ViTAnatomy
+from legrad.errors import InputError
+from legrad.inputs import Input, prepare, stack
+from legrad.targets import (
+    PREDICTED,
+    Contrast,
+    Prompts,
+    Score,
+    Similar,
+    ZeroShot,
+    as_list,
+    contrast,
+    one_hot,
+    per_picture,
+)
+
+_BATCH = 8
+
+
+class Resolver:
+    """Resolves targets for some pictures. Use it inside ``capture.plain``.
+
+    Args:
+        adapter: the model's.
+        anatomy: for the pictures' size.
+        inputs: the pictures.
+    """
+
+    def __init__(self, adapter: Adapter, anatomy: ViTAnatomy, inputs: list[Input]) -> None:
+        self._adapter, self._anatomy, self._inputs = adapter, anatomy, inputs
+
+    def resolve(self, targets: Any) -> tuple[list[Score], Tensor]:
+        """Targets as scores shared by all pictures, and which of (images, targets) are asked for."""
+        inputs = self._inputs
+        listed = as_list(targets)
+        if not isinstance(listed[0], list):
+            return self._scores(listed, inputs), torch.ones(len(inputs), len(listed), dtype=torch.bool)
+        if len(listed) != len(inputs):
+            raise InputError(
+                f"got {len(listed)} lists of targets for {len(inputs)} pictures; give one list per picture"
+            )
+        rows = [self._scores(own, [one]) for own, one in zip(listed, inputs, strict=True)]
+        count = max(map(len, rows))
+        valid = torch.tensor([[column < len(row) for column in range(count)] for row in rows])
+        columns = []
+        for column in range(count):
+            cells = [row[column] if column < len(row) else None for row in rows]
+            columns.append(per_picture(cells))
+        return columns, valid
+
+    def one(self, target: Any) -> Score:
+        """A single target for all pictures."""
+        return self._score(target, self._inputs)
+
+    def _score(self, target: Any, inputs: list[Input]) -> Score:
+        return self._scores([target], inputs)[0]
+
+    def _scores(self, targets: list[Any], inputs: list[Input]) -> list[Score]:
+        """One score per target; texts are encoded together."""
+        texts = [target for target in targets if isinstance(target, str)]
+        encoded = iter(self._embed(texts)) if texts and self._anatomy.output == "embedding" else iter(())
+        return [
+            Score(target, next(encoded)[None])
+            if isinstance(target, str) and self._anatomy.output == "embedding"
+            else self._single(target, inputs)
+            for target in targets
+        ]
+
+    def _single(self, target: Any, inputs: list[Input]) -> Score:
+        if isinstance(target, Tensor):
+            return self._embedding(target)
+        if isinstance(target, str):
+            return self._label(target)
+        if isinstance(target, bool):
+            raise InputError("a bool is not a target")
+        if isinstance(target, int | np.integer):
+            return self._class(operator.index(target))
+        if isinstance(target, Prompts):
+            return Score(target.name, self._ensemble(target.name, target.templates)[None])
+        if isinstance(target, ZeroShot):
+            return self._zero_shot(target, inputs)
+        if isinstance(target, Similar):
+            return self._similar(target)
+        if isinstance(target, Contrast):
+            return contrast(self._score(target.a, inputs), self._score(target.b, inputs))
+        if target is PREDICTED:
+            return self._predicted(inputs)
+        if callable(target):
+            return Score(getattr(target, "__name__", type(target).__name__), function=target)
+        raise InputError(
+            f"cannot use {type(target).__name__} as a target; give a text, class index, embedding, callable, or one of "
+            "legrad.Prompts, ZeroShot, Similar, Contrast, PREDICTED"
+        )
+
+    def _embed(self, texts: Sequence[str]) -> Tensor:
+        """L2-normalised text embeddings (texts, features), float32."""
+        if self._anatomy.output != "embedding" or self._adapter.encode_text is None:
+            raise InputError(
+                "this model has no text tower; targets are class indices, embeddings, Similar or callables"
+            )
+        if self._adapter.tokenize is None:
+            raise InputError(
+                "text targets need a tokenizer: legrad.wrap(model, tokenizer=open_clip.get_tokenizer(NAME)), or pass "
+                "text embeddings as a float tensor (targets, features)"
+            )
+        empty = [text for text in texts if not text.strip()]
+        if empty:
+            raise InputError(f"a text target is empty: {empty[0]!r}; say what to look for, as in 'a photo of a dog'")
+        ids = self._adapter.tokenize(texts).to(self._anatomy.device)
+        embedding = self._adapter.encode_text(ids)
+        return F.normalize(embedding.to(torch.promote_types(embedding.dtype, torch.float32)), dim=-1)
+
+    def _ensemble(self, name: str, templates: Sequence[str]) -> Tensor:
+        if isinstance(templates, str) or not templates or not all("{}" in template for template in templates):
+            raise InputError(f"templates is a non-empty sequence of texts with '{{}}' in them, got {templates!r}")
+        texts = [template.replace("{}", name) for template in templates]
+        return F.normalize(self._embed(texts).mean(0), dim=-1)
+
+    def _embedding(self, vector: Tensor) -> Score:
+        if self._anatomy.output == "logits":
+            raise InputError("embedding targets are for models with an embedding; give a class index to a classifier")
+        if not bool(torch.isfinite(vector).all()) or not bool(vector.any()):
+            raise InputError("an embedding target is zero or holds NaN or infinite values")
+        vector = vector.detach().clone().to(self._anatomy.device, torch.promote_types(vector.dtype, torch.float32))
+        return Score("embedding", F.normalize(vector, dim=-1)[None])
+
+    def _label(self, text: str) -> Score:
+        labels = self._adapter.labels
+        if self._anatomy.output != "logits" or labels is None:
+            raise InputError(f"{text!r}: this model knows no texts; give a class index, an embedding or a callable")
+        for index, label in enumerate(labels):
+            if text.casefold() == label.casefold():
+                return self._class(index)
+        near = difflib.get_close_matches(text, labels, 5)
+        raise InputError(f"the classifier has no class {text!r}; nearest: {', '.join(near) or 'none'}")
+
+    def _class(self, index: int) -> Score:
+        if self._anatomy.output != "logits":
+            raise InputError(
+                f"class index {index} needs a classifier; this model compares pictures with texts, so give a text or "
+                "legrad.ZeroShot(names)"
+            )
+        labels = self._adapter.labels
+        classes = len(labels) if labels else self._features()
+        if not 0 <= index < classes:
+            raise InputError(f"class index {index} is outside 0..{classes - 1}")
+        return one_hot(index, classes, labels[index] if labels else f"class {index}")
+
+    def _features(self) -> int:
+        blank = torch.zeros(1, 3, *self._anatomy.image_size, device=self._anatomy.device, dtype=self._anatomy.dtype)
+        return int(self._anatomy.run(blank).shape[-1])
+
+    def _output(self, inputs: list[Input]) -> Tensor:
+        """The model's own plain answer: L2-normalised embeddings or raw logits, (images, features)."""
+        anatomy = self._anatomy.at(inputs[0].frame.input)
+        parts = [inputs[start : start + _BATCH] for start in range(0, len(inputs), _BATCH)]
+        output = torch.cat([anatomy.run(stack(part, anatomy)) for part in parts])
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
+        return F.normalize(output, dim=-1) if self._anatomy.output == "embedding" else output
+
+    def _zero_shot(self, target: ZeroShot, inputs: list[Input]) -> Score:
+        if isinstance(target.names, str) or not target.names:
+            raise InputError(f"ZeroShot takes a non-empty sequence of names, got {target.names!r}")
+        classes = torch.stack([self._ensemble(name, target.templates) for name in target.names])
+        best = (self._output(inputs) @ classes.T).argmax(-1)
+        return Score(tuple(target.names[i] for i in best.tolist()), classes[best])
+
+    def _similar(self, target: Similar) -> Score:
+        if self._anatomy.output == "logits":
+            raise InputError("Similar is for models with an embedding; this one is a classifier")
+        other = prepare(target.image, self._adapter)
+        if len(other) != 1:
+            raise InputError(f"Similar takes one image, got {len(other)}")
+        feature = self._output(other)
+        return Score(f"similar to {other[0].name}", F.normalize(feature, dim=-1))
+
+    def _predicted(self, inputs: list[Input]) -> Score:
+        if self._anatomy.output != "logits":
+            raise InputError("PREDICTED needs a classifier; for an image-text model give legrad.ZeroShot(names)")
+        logits = self._output(inputs)
+        best = logits.argmax(-1)
+        labels = self._adapter.labels
+        names = tuple(labels[i] if labels else f"class {i}" for i in best.tolist())
+        return Score(names, F.one_hot(best, logits.shape[-1]).to(logits.dtype))

@@ -1,0 +1,111 @@
+"""The truth check: does what is captured reproduce what the model computes?"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from legrad import capture
+from legrad.anatomy import ViTAnatomy
+from legrad.errors import TruthCheckError
+
+
+def as_float(tokens: Tensor) -> Tensor:
+    """At least float32."""
+    return tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+
+
+def native_feature(anatomy: ViTAnatomy, tokens: Tensor) -> Tensor:
+    """The native head on block tokens, before L2, at least float32: (batch, features)."""
+    native = anatomy.readouts["native"].function
+    return capture.in_float(native, anatomy.tower, anatomy.blocks, as_float(tokens))
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return 3e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-4
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest value."""
+    found, expected = as_float(found.detach()), as_float(expected.detach())
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+
+
+def same_output(found: Tensor, expected: Tensor, what: str, dtype: torch.dtype) -> None:
+    """Raise ``TruthCheckError`` if two results differ by more than the tolerance of the model's dtype."""
+    distance = _distance(found, expected) if found.shape == expected.shape else math.inf
+    # a comparison with NaN is False, and NaN must not pass
+    if not distance <= _tolerance(dtype):
+        raise TruthCheckError(
+            f"{what} differs from the model's own output by {distance:.2g} of its largest value (shapes "
+            f"{tuple(found.shape)} and {tuple(expected.shape)}): this model is not what its anatomy says"
+        )
+
+
+def check_calls(anatomy: ViTAnatomy, calls: list[capture.AttentionCall], where: str) -> None:
+    """Raise ``TruthCheckError`` unless exactly the declared attentions fired."""
+    if len(calls) != anatomy.attentions:
+        raise TruthCheckError(
+            f"{where} ran {len(calls)} scaled-dot-product attentions, expected {anatomy.attentions}: its attention "
+            "bypasses F.scaled_dot_product_attention (an own implementation, a scripted module), or is of another kind"
+        )
+
+
+def _name(anatomy: ViTAnatomy, layer: int) -> str:
+    return f"block {layer} ({type(anatomy.blocks[layer]).__name__})"
+
+
+def truth_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
+    """One plain forward against the instrumented one, block by block if they differ, and every tapped attention
+    against an explicit softmax on a few queries.
+
+    Call it inside ``capture.plain``.
+
+    Args:
+        anatomy: for the size of ``batch``.
+        batch: (1, 3, height, width) in the model's dtype.
+
+    Raises:
+        TruthCheckError: says what differs, and where first.
+    """
+    with capture.record(anatomy.blocks) as plain_blocks:
+        expected = anatomy.run(batch)
+    tapped: dict[int, list[capture.AttentionCall]] = {}
+    blocks: dict[int, Tensor] = {}
+
+    def visit(layer: int, output: Any, calls: list[capture.AttentionCall]) -> None:
+        blocks[layer] = anatomy.to_tokens(output).detach()
+        if anatomy.route == "pooler":
+            feature, calls = capture.tapped(lambda: native_feature(anatomy, blocks[layer]), verify=True)
+            plain = native_feature(anatomy, blocks[layer])
+            same_output(
+                feature, plain, f"the tapped attentional pooler on {_name(anatomy, layer)}", batch.dtype
+            )
+        for call in calls:
+            call.output = call.output.detach()  # keep no graph
+        tapped[layer] = calls
+
+    every = range(len(anatomy.blocks))
+    found, _ = capture.stream(
+        lambda: anatomy.run(batch), anatomy.blocks, every, visit, tap=anatomy.route == "self-attention", verify=True
+    )
+    limit = _tolerance(batch.dtype)
+    for layer in every:
+        name = _name(anatomy, layer)
+        distance = _distance(blocks[layer], anatomy.to_tokens(plain_blocks[layer]))
+        if not distance <= limit:
+            raise TruthCheckError(
+                f"instrumented and plain forward differ, first at {name}, by {distance:.2g} of the largest value"
+            )
+        where = name if anatomy.route == "self-attention" else f"the attentional pooler on {name}"
+        check_calls(anatomy, tapped[layer], where)
+        for number, call in enumerate(tapped[layer]):
+            if call.mismatch is None or not call.mismatch <= limit:
+                raise TruthCheckError(
+                    f"attention {number} of {where}: head outputs differ from softmax(QK^T)V by {call.mismatch:.2g} of "
+                    "the largest value: values, mask, scale or head order were not captured as the model uses them"
+                )
+    same_output(found, expected, "the instrumented forward's result", batch.dtype)
+    last = anatomy.to_tokens(plain_blocks[len(anatomy.blocks) - 1])
+    same_output(native_feature(anatomy, last), expected, "the native read-out of the last block's tokens", batch.dtype)
