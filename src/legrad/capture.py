@@ -212,7 +212,7 @@ def _mismatch(query: Tensor, key: Tensor, call: AttentionCall, mask: Tensor | No
 
 
 _session = threading.local()
-_locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()  # type: ignore[type-arg]
+_locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 _locks_guard = threading.Lock()
 
 

@@ -1,6 +1,9 @@
 """The command line: ``legrad explain``, ``legrad models``. Parse, call the library, save, print."""
 
+import io
 import re
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 import legrad
 from legrad import images
@@ -90,7 +93,7 @@ def explain(
     cmap: Annotated[str, typer.Option(help="matplotlib colour map; jet for the authors' look.")] = "inferno",
 ) -> None:
     """Explain pictures: overlays, figures, raw arrays and a manifest in a folder."""
-    targets = [*(text or []), *[int(c) if re.fullmatch(r"-?\d+", c) else c for c in label or []]]
+    targets: list[Any] = [*(text or []), *[int(c) if re.fullmatch(r"-?\d+", c) else c for c in label or []]]
     if predicted:
         targets.append(legrad.PREDICTED)
     sources = list(images.expand(image)) if image else [str(legrad.embedded.SAMPLE)]
@@ -136,15 +139,21 @@ def _explain_all(
     return failed
 
 
-def _print_error(problem: str) -> None:
+def _print_error(problem: str, kind: str = "[red]error:[/red]") -> None:
     """One line, however the message was laid out."""
-    errors.print(f"[red]error:[/red] {escape(' '.join(problem.split()))}", soft_wrap=True, highlight=False)
+    errors.print(f"{kind} {escape(' '.join(problem.split()))}", soft_wrap=True, highlight=False)
+
+
+def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Stands in for ``warnings.showwarning``, which would print a line of our source too."""
+    _print_error(str(message), "[yellow]warning:[/yellow]")
 
 
 def _print_results(folder: Folder) -> None:
     if not folder.entries:
         return
-    table = Table("image", "target", "score", "overlay")
+    # a name that is cut could not be copied
+    table = Table(*[Column(name, overflow="fold") for name in ("image", "target", "score", "overlay")])
     for entry in folder.entries:
         for record in entry["targets"]:
             table.add_row(
@@ -165,7 +174,7 @@ def models(
     """List what can be loaded, with a verdict; nothing is built or downloaded."""
     from legrad.adapters import available
 
-    table = Table("model", "verdict")
+    table = Table(Column("model", no_wrap=True, overflow="fold"), "verdict")
     rows = [(name, reason) for name, reason in available() if filter.lower() in name.lower()]
     for name, reason in rows:
         table.add_row(
@@ -183,9 +192,13 @@ def models(
 
 
 def main() -> None:
-    """Entry point: library errors become one line and exit status 2."""
+    """Entry point: library errors become one line and exit status 2, warnings one line each."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names may hold what the terminal cannot show
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning
+            app()
     except LeGradError as error:
         _print_error(str(error))
         raise SystemExit(2) from None

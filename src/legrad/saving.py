@@ -72,7 +72,8 @@ class Folder:
         if explanation.layer_relevance is not None:
             arrays["layer_relevance"] = explanation.layer_relevance[image, wanted]
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **{name: value.numpy() for name, value in arrays.items()})
+        numbers: dict[str, Any] = {name: value.numpy() for name, value in arrays.items()}
+        np.savez_compressed(buffer, **numbers)
         entry: dict[str, Any] = {
             "image": explanation.names[image],
             "size": list(explanation.frames[image].original),

@@ -69,43 +69,46 @@ def truth_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
     Raises:
         TruthCheckError: says what differs, and where first.
     """
-    with capture.record(anatomy.blocks) as plain_blocks:
-        expected = anatomy.run(batch)
-    tapped: dict[int, list[capture.AttentionCall]] = {}
-    blocks: dict[int, Tensor] = {}
+    limit = _tolerance(batch.dtype)
+    expected = anatomy.run(batch)
 
     def visit(layer: int, output: Any, calls: list[capture.AttentionCall]) -> None:
-        blocks[layer] = anatomy.to_tokens(output).detach()
+        where = _name(anatomy, layer)
         if anatomy.route == "pooler":
-            feature, calls = capture.tapped(lambda: native_feature(anatomy, blocks[layer]), verify=True)
-            plain = native_feature(anatomy, blocks[layer])
-            same_output(
-                feature, plain, f"the tapped attentional pooler on {_name(anatomy, layer)}", batch.dtype
-            )
-        for call in calls:
-            call.output = call.output.detach()  # keep no graph
-        tapped[layer] = calls
-
-    every = range(len(anatomy.blocks))
-    found, _ = capture.stream(
-        lambda: anatomy.run(batch), anatomy.blocks, every, visit, tap=anatomy.route == "self-attention", verify=True
-    )
-    limit = _tolerance(batch.dtype)
-    for layer in every:
-        name = _name(anatomy, layer)
-        distance = _distance(blocks[layer], anatomy.to_tokens(plain_blocks[layer]))
-        if not distance <= limit:
-            raise TruthCheckError(
-                f"instrumented and plain forward differ, first at {name}, by {distance:.2g} of the largest value"
-            )
-        where = name if anatomy.route == "self-attention" else f"the attentional pooler on {name}"
-        check_calls(anatomy, tapped[layer], where)
-        for number, call in enumerate(tapped[layer]):
+            where = f"the attentional pooler on {where}"
+            tokens = anatomy.to_tokens(output)
+            feature, calls = capture.tapped(lambda: native_feature(anatomy, tokens), verify=True)
+            same_output(feature, native_feature(anatomy, tokens), f"{where}, tapped,", batch.dtype)
+        check_calls(anatomy, calls, where)
+        for number, call in enumerate(calls):
             if call.mismatch is None or not call.mismatch <= limit:
                 raise TruthCheckError(
                     f"attention {number} of {where}: head outputs differ from softmax(QK^T)V by {call.mismatch:.2g} of "
                     "the largest value: values, mask, scale or head order were not captured as the model uses them"
                 )
-    same_output(found, expected, "the instrumented forward's result", batch.dtype)
-    last = anatomy.to_tokens(plain_blocks[len(anatomy.blocks) - 1])
-    same_output(native_feature(anatomy, last), expected, "the native read-out of the last block's tokens", batch.dtype)
+
+    every = range(len(anatomy.blocks))
+    in_blocks = anatomy.route == "self-attention"
+    found, last = capture.stream(lambda: anatomy.run(batch), anatomy.blocks, every, visit, in_blocks, verify=True)
+    if not _distance(found, expected) <= limit:
+        raise TruthCheckError(f"instrumented and plain forward differ, {_first_difference(anatomy, batch)}")
+    native = native_feature(anatomy, anatomy.to_tokens(last))
+    same_output(native, expected, "the native read-out of the last block's tokens", batch.dtype)
+
+
+def _first_difference(anatomy: ViTAnatomy, batch: Tensor) -> str:
+    """Where the instrumented forward leaves the plain one."""
+    every = range(len(anatomy.blocks))
+    with capture.record(anatomy.blocks) as plain:
+        anatomy.run(batch)
+    tapped: dict[int, Tensor] = {}
+
+    def visit(layer: int, output: Any, calls: list[capture.AttentionCall]) -> None:
+        tapped[layer] = anatomy.to_tokens(output).detach()
+
+    capture.stream(lambda: anatomy.run(batch), anatomy.blocks, every, visit, anatomy.route == "self-attention")
+    for layer in every:
+        distance = _distance(tapped[layer], anatomy.to_tokens(plain[layer]))
+        if not distance <= _tolerance(batch.dtype):
+            return f"first at {_name(anatomy, layer)}, by {distance:.2g} of the largest value"
+    return "but only after the last block: the tower's result is not a function of the blocks' tokens alone"

@@ -100,4 +100,6 @@ def figure(
 
 def _short(title: str, longest: int = 38) -> str:
     """Cut every line of a title to what fits above a panel."""
+    # matplotlib cannot draw the bytes of a file name that are no UTF-8
+    title = title.encode("utf-8", "replace").decode()
     return "\n".join(line if len(line) <= longest else line[: longest - 1] + "…" for line in title.split("\n"))

@@ -109,7 +109,7 @@ def _place(
     sprite = load_sprites()[concept]
     if rng.random() < 0.5:
         sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    pixels = max(8, round(side))
+    pixels = min(max(8, round(side)), size)
     sprite = sprite.resize((pixels, pixels), Image.Resampling.BILINEAR)
     sprite = sprite.rotate(rng.uniform(-30, 30), Image.Resampling.BILINEAR, expand=True)
     width, height = sprite.size
@@ -120,7 +120,8 @@ def _place(
     y0, y1 = max(0, top), min(size, top + height)
     x0, x1 = max(0, left), min(size, left + width)
     part = full[y0 - top : y1 - top, x0 - left : x1 - left]
-    return _jitter(rng, part[..., :3]), part[..., 3] / 255, (slice(y0, y1), slice(x0, x1)), area
+    alpha = part[..., 3] / np.float32(255)
+    return _jitter(rng, part[..., :3]), alpha, (slice(y0, y1), slice(x0, x1)), area
 
 
 def _jitter(rng: np.random.Generator, rgb: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -134,16 +135,16 @@ def _noise(rng: np.random.Generator, size: int, cells: int, channels: int = 3) -
     """Smooth random field (size, size, channels) in [0, 1] with about ``cells`` bumps along a side."""
     grid = rng.integers(0, 256, (cells + 1, cells + 1, channels), dtype=np.uint8)
     picture = Image.fromarray(grid if channels == 3 else grid[..., 0])
-    field = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255
+    field = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC), np.float32) / np.float32(255)
     return field if channels == 3 else field[..., None]
 
 
 def _fractal(rng: np.random.Generator, size: int, channels: int = 3) -> NDArray[np.float32]:
     """Sum of octaves of noise, like clouds, foliage or stone."""
     start = int(rng.integers(2, 5))
-    weights = 0.6 ** np.arange(4) if rng.random() < 0.5 else 0.85 ** np.arange(4)
+    weights = np.float32(0.6 if rng.random() < 0.5 else 0.85) ** np.arange(4, dtype=np.float32)
     octaves = [w * _noise(rng, size, start * 3**k, channels) for k, w in enumerate(weights) if start * 3**k < size]
-    return sum(octaves[1:], octaves[0]) / np.float32(weights[: len(octaves)].sum())
+    return sum(octaves[1:], octaves[0]) / weights[: len(octaves)].sum()
 
 
 def _colour(rng: np.random.Generator) -> NDArray[np.float32]:

@@ -174,9 +174,25 @@ def optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def train(
-    folder: Path, recipe: Recipe, device: torch.device, workers: int = 1, log: Any = print, save_every: float = 120
+    folder: Path,
+    recipe: Recipe,
+    device: torch.device,
+    workers: int = 1,
+    log: Any = print,
+    save_every: float = 120,
+    validation: int = 500,
 ) -> Any:
-    """Train, or go on from ``folder/checkpoint.pt``; returns the model and leaves the checkpoint."""
+    """Train, or go on from ``folder/checkpoint.pt``; returns the model and leaves the checkpoint.
+
+    Args:
+        folder: holds the checkpoint.
+        recipe: what to do.
+        device: where to do it.
+        workers: processes that draw scenes.
+        log: gets lines of progress.
+        save_every: seconds between checkpoints.
+        validation: held-out scenes that are looked at after each stage.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
     torch.manual_seed(recipe.seed)
@@ -263,7 +279,7 @@ def train(
             if now - last_save > save_every:
                 save()
                 last_save = now
-        log(f"stage {stage_index} done: held-out recall@k {recall(model, tokenizer, device, stage, 500):.3f}")
+        log(f"stage {stage_index} done: held-out recall@k {recall(model, tokenizer, device, stage, validation):.3f}")
         stage_index, stage_step = stage_index + 1, 0
         if stage_index < len(recipe.stages) and recipe.stages[stage_index].size != stage.size:
             model = resize_model(model, tokenizer.vocab_size, recipe.stages[stage_index].size).to(device).train()

@@ -1,0 +1,31 @@
+# Everything that a fresh machine needs is Python >= 3.11 with pip and venv, and make.
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check format clean
+
+demo: .venv/installed  ## explain the sample scene, offline
+	$(BIN)/legrad explain --out demo
+	@echo "open demo/sample.png"
+
+test: .venv/installed  ## the default test run
+	$(BIN)/python -m pytest
+
+check: .venv/installed  ## format, lint, types
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/python -m mypy
+
+format: .venv/installed
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests
+
+# constraints.txt pins what was tested; without it the newest versions come
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,165 @@
+"""How good is the embedded model, and does LeGrad find its objects? ``python -m legrad.embedded.evaluate``.
+
+Held-out scenes only (every seed but ``TRAINING_SEED``). Three questions, each with a 95 % interval (bootstrap over
+scenes):
+
+- recall@k: of a scene's k objects, how many are among the k best-scoring of all concepts ("a photo of a NAME");
+- pointing game: does the maximum of an object's map lie inside its mask;
+- prompt-swap: for every ordered pair of objects A, B of a scene, is the map of A higher (in the mean) over A's mask than
+  over B's.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+import legrad
+from legrad import capture, geometry
+from legrad.embedded.concepts import NAMES
+from legrad.embedded.scenes import TRAINING_SEED, Scene, scene
+
+PROMPT = "a photo of a {}"
+_BATCH = 20
+_RESAMPLES = 2000
+
+
+def interval(hits: Sequence[float], totals: Sequence[float]) -> tuple[float, float, float]:
+    """Ratio of sums with its 95 % bootstrap interval over scenes: (value, low, high)."""
+    counts = np.asarray([hits, totals], np.float64)
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, counts.shape[1], (_RESAMPLES, counts.shape[1]))
+    sums = counts[:, draws].sum(-1)
+    low, high = np.percentile(sums[0] / sums[1], [2.5, 97.5])
+    return float(counts[0].sum() / counts[1].sum()), float(low), float(high)
+
+
+def points(maps: Tensor, masks: Tensor) -> tuple[int, int]:
+    """Pointing game of one scene: maps and masks (K, H, W) -> (hits, K)."""
+    best = maps.flatten(1).argmax(1)
+    return int(masks.flatten(1)[torch.arange(len(best)), best].sum()), len(best)
+
+
+def swaps(maps: Tensor, masks: Tensor) -> tuple[int, int]:
+    """Prompt-swap of one scene: maps and masks (K, H, W) -> (ordered pairs won, ordered pairs)."""
+    weights = masks.flatten(1).to(maps.dtype)
+    means = maps.flatten(1) @ weights.T / weights.sum(1)  # (map, mask)
+    won = means.diagonal()[:, None] > means
+    return int(won.sum()), len(maps) * (len(maps) - 1)
+
+
+def recall_at_k(similarity: Tensor, names: Sequence[str]) -> tuple[int, int]:
+    """Similarity of one scene with all concepts (concepts,) -> (found among the k best, k)."""
+    best = similarity.topk(len(names)).indices.tolist()
+    return len({NAMES[i] for i in best} & set(names)), len(names)
+
+
+def _raw_attention(explainer: legrad.Explainer, images: Tensor) -> Tensor:
+    """The last block's attention from the class token to the patches, mean over heads: (images, rows, cols)."""
+    anatomy = explainer.anatomy
+    with capture.plain(explainer.model), capture.record(anatomy.blocks) as outputs:
+        anatomy.run(images)
+        block: Any = anatomy.blocks[-1]
+        tokens = block.ln_1(outputs[-2])
+        attention = block.attn(tokens, tokens, tokens, need_weights=True)[1]
+    return attention[:, 0, anatomy.num_prefix_tokens :].unflatten(1, anatomy.grid)
+
+
+def _maps(explainer: legrad.Explainer, made: Sequence[Scene]) -> Iterator[tuple[str, list[Tensor]]]:
+    """(method, maps (K, rows, cols) of every scene) for all that is compared."""
+    pictures = [one.image for one in made]
+    targets = [[PROMPT.format(name) for name in one.names] for one in made]
+    counts = [len(one.names) for one in made]
+    default = explainer.anatomy.default_readout
+    for readout in ("published", "native"):
+        found = explainer.explain(pictures, targets, readout=readout, keep_layers=True)
+        assert found.layer_relevance is not None
+        depth = found.layer_relevance.shape[2]
+        for last in range(1, depth + 1):
+            merged = found.layer_relevance[:, :, -last:].mean(2)
+            name = f"LeGrad, {readout}, last {last} of {depth} layers"
+            if last == depth and readout == default:
+                name += " (default)"
+            yield name, [maps[:count] for maps, count in zip(merged, counts, strict=True)]
+    images = torch.stack([one.tensor for one in _prepared(explainer, pictures)]).to(explainer.anatomy.device)
+    attention = _raw_attention(explainer, images).cpu()
+    yield "raw attention", [one.expand(count, -1, -1) for one, count in zip(attention, counts, strict=True)]
+    rows, cols = explainer.anatomy.grid
+    generator = torch.Generator().manual_seed(len(pictures[0]) + int(pictures[0].sum()))
+    yield "random", [torch.rand(count, rows, cols, generator=generator) for count in counts]
+    y, x = torch.linspace(-1, 1, rows)[:, None], torch.linspace(-1, 1, cols)[None, :]
+    yield "centre prior", [(-(y**2) - x**2).expand(count, -1, -1) for count in counts]
+
+
+def _prepared(explainer: legrad.Explainer, pictures: Sequence[Any]) -> Any:
+    from legrad.inputs import prepare
+
+    return prepare(list(pictures), explainer._adapter)
+
+
+def evaluate(explainer: legrad.Explainer, n: int, seed: int, progress: Callable[..., Any] = track) -> dict[str, Any]:
+    """All numbers, as {name: {"recall" | "pointing" | "swap": (value, low, high)}}."""
+    if seed == TRAINING_SEED:
+        raise legrad.InputError("this seed was trained on; take another")
+    prompts = explainer._adapter
+    assert prompts.tokenize is not None
+    assert prompts.encode_text is not None
+    with torch.no_grad():
+        ids = prompts.tokenize([PROMPT.format(name) for name in NAMES]).to(explainer.anatomy.device)
+        texts = F.normalize(prompts.encode_text(ids).float(), dim=-1)
+    results: dict[str, Any] = {}
+    found: list[tuple[int, int]] = []
+    for start in progress(range(0, n, _BATCH), description="recognition"):
+        made = [scene(seed, i) for i in range(start, min(start + _BATCH, n))]
+        images = torch.stack([one.tensor for one in _prepared(explainer, [m.image for m in made])])
+        with capture.plain(explainer.model):
+            features = F.normalize(explainer.anatomy.run(images.to(explainer.anatomy.device)), dim=-1)
+        found += [recall_at_k(row, m.names) for row, m in zip(features @ texts.T, made, strict=True)]
+    results["model"] = {"recall": interval(*zip(*found, strict=True))}
+    counts: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    for start in progress(range(0, n, _BATCH), description="localisation"):
+        made = [scene(seed + 1, i, objects=(2, 4)) for i in range(start, min(start + _BATCH, n))]
+        for name, maps in _maps(explainer, made):
+            entry = counts.setdefault(name, {"pointing": [], "swap": []})
+            for one, m in zip(maps, made, strict=True):
+                size = m.image.shape[:2]
+                placed = geometry.place(one.contiguous(), geometry.Frame(size, size), size, size)
+                masks = torch.from_numpy(m.masks)
+                entry["pointing"].append(points(placed, masks))
+                entry["swap"].append(swaps(placed, masks))
+    for name, entry in counts.items():
+        results[name] = {question: interval(*zip(*pairs, strict=True)) for question, pairs in entry.items()}
+    return results
+
+
+def main(
+    n: Annotated[int, typer.Option(help="Held-out scenes per question.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Their seed; localisation uses the next one.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cpu",
+    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
+) -> None:
+    """Print recall@k, pointing game and prompt-swap on held-out scenes, with 95 % intervals."""
+    results = evaluate(legrad.load("embedded", device=device), n, seed)
+    table = Table("what", "recall@k", "pointing game", "prompt-swap", title=f"{n} held-out scenes, 95 % intervals")
+    for name, numbers in results.items():
+        cells = [numbers.get(question) for question in ("recall", "pointing", "swap")]
+        table.add_row(name, *["" if c is None else f"{c[0]:.3f} [{c[1]:.3f}, {c[2]:.3f}]" for c in cells])
+    Console(width=110).print(table)
+    if output is not None:
+        from legrad.saving import write_atomically
+
+        content = {"scenes": n, "seed": seed, "results": results}
+        write_atomically(output, json.dumps(content, indent=2).encode())
+
+
+if __name__ == "__main__":
+    typer.run(main)

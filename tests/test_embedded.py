@@ -1,0 +1,227 @@
+"""Scenes, sprites, tokenizer, training and evaluation of the embedded model."""
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import legrad
+from legrad.embedded import evaluate, train
+from legrad.embedded import model as embedded
+from legrad.embedded.sprites import SHEET, SPRITE_SIZE, load_sprites
+from legrad.embedded.tokenizer import VOCABULARY, WordTokenizer
+
+DATA = SHEET.parent
+
+
+def test_sizes_of_what_is_shipped():
+    assert SHEET.stat().st_size <= 3_000_000
+    assert embedded.WEIGHTS.stat().st_size <= 12_000_000
+    assert {path.name for path in (DATA / "licenses").iterdir()} == {"Apache-2.0.txt", "OFL-1.1.txt", "NOTICE.txt"}
+
+
+def test_two_hundred_distinct_concepts_with_sprites():
+    names = legrad.embedded.NAMES
+    assert len(names) == len(set(names)) == 200
+    assert all(name == name.lower() and name.replace(" ", "").isalpha() for name in names)
+    sprites = load_sprites()
+    assert len(sprites) == 200
+    pixels = [np.asarray(sprite) for sprite in sprites]
+    assert all(p.shape == (SPRITE_SIZE, SPRITE_SIZE, 4) for p in pixels)
+    assert all((p[..., 3] > 127).mean() > 0.1 for p in pixels)
+    assert len({p.tobytes() for p in pixels}) == 200
+
+
+def test_scenes_are_as_promised():
+    counts = set()
+    for made in legrad.embedded.scenes(60, seed=5):
+        assert made.image.shape == (192, 192, 3)
+        assert made.image.dtype == np.uint8
+        assert made.masks.dtype == np.bool_
+        assert made.masks.shape == (len(made.names), 192, 192)
+        assert len(set(made.names)) == len(made.names)
+        assert set(made.names) <= set(legrad.embedded.NAMES)
+        assert int(made.masks.sum(0).max()) == 1, "masks overlap"
+        assert all(mask.sum() > 100 for mask in made.masks)
+        counts.add(len(made.names))
+    assert counts == {1, 2, 3, 4}
+
+
+def test_objects_are_everywhere_on_the_canvas():
+    covered = sum(made.masks.any(0).astype(int) for made in legrad.embedded.scenes(120, seed=6))
+    corners = [covered[:24, :24], covered[:24, -24:], covered[-24:, :24], covered[-24:, -24:]]
+    assert all(corner.max() > 0 for corner in corners)
+    assert (covered > 0).mean() > 0.98
+
+
+def test_masks_are_where_the_objects_are():
+    """Same stream position, other sprite: pixels change inside the masks only."""
+    made = legrad.embedded.scene(5, 3, objects=(1, 1))
+    inside = made.image[made.masks[0]].astype(int)
+    outside = made.image[~made.masks[0]].astype(int)
+    assert abs(inside.mean(0) - outside.mean(0)).max() > 5
+
+
+def test_scenes_are_deterministic_in_the_seed_and_independent_of_the_slice():
+    first = list(legrad.embedded.scenes(4, seed=9))
+    again = list(legrad.embedded.scenes(2, seed=9, start=2))
+    for a, b in zip(first[2:], again, strict=True):
+        assert np.array_equal(a.image, b.image)
+        assert np.array_equal(a.masks, b.masks)
+        assert a.names == b.names
+    other = next(legrad.embedded.scenes(1, seed=10))
+    assert not np.array_equal(first[0].image, other.image)
+    digest = hashlib.sha256(str([made.names for made in first]).encode()).hexdigest()
+    assert digest[:12] == NAMES_DIGEST, "the stream of scenes changed: published numbers no longer hold"
+
+
+NAMES_DIGEST = "7e58ef86bbbe"
+
+
+def test_each_object_keeps_half_of_its_area():
+    """Against the same object alone on the canvas: the random numbers up to its placement are the same."""
+    for index in range(30):
+        crowd = legrad.embedded.scene(12, index, objects=(4, 4))
+        assert len(crowd.names) == 4
+        areas = crowd.masks.sum((1, 2))
+        assert areas.min() > 0.5 * 0.05 * (192 * 0.24) ** 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": -1}, "negative"),
+        ({"n": 1, "size": 8}, "size >= 32"),
+        ({"n": 1, "objects": (0, 2)}, "objects"),
+        ({"n": 1, "objects": (3, 2)}, "objects"),
+        ({"n": 1, "objects": (1, 9)}, "objects"),
+    ],
+)
+def test_wrong_scene_arguments(arguments, message):
+    with pytest.raises(legrad.InputError, match=message):
+        legrad.embedded.scenes(**arguments)
+
+
+@pytest.mark.parametrize("size", [64, 128, 384])
+def test_scenes_of_other_sizes(size):
+    made = next(legrad.embedded.scenes(1, size=size, objects=(2, 2)))
+    assert made.image.shape == (size, size, 3)
+    assert made.masks.shape == (2, size, size)
+
+
+def test_tokenizer_accepts_any_text():
+    tokenizer = WordTokenizer.shipped()
+    texts = ["a photo of a dog", "", "Ünïcödé 中文 🎈", "x" * 500, "dogs", "A PHOTO, of a dog!"]
+    ids = tokenizer(texts)
+    assert ids.shape == (6, 32)
+    assert ids.dtype == torch.int64
+    assert int(ids.max()) == tokenizer.eot_token_id == tokenizer.vocab_size - 1
+    assert (ids == tokenizer.eot_token_id).sum(1).tolist() == [1] * 6
+    assert (ids[:, 0] == tokenizer.sot_token_id).all()
+    assert tokenizer.encode("dogs") == [*tokenizer.encode("dog"), *tokenizer.encode("s")]
+    assert tokenizer.encode("hot air balloon") != tokenizer.encode("balloon")
+    assert torch.equal(tokenizer("dog"), tokenizer(["dog"]))
+    assert tokenizer("dog", context_length=5).shape == (1, 5)
+    assert all(len(tokenizer.encode(word)) == 1 for word in VOCABULARY.read_text(encoding="utf-8").split())
+
+
+def test_shipped_model_is_a_genuine_small_clip_with_a_card():
+    import open_clip
+
+    model, tokenizer = embedded.load()
+    assert type(model) is open_clip.CLIP
+    assert model.visual.grid_size >= (12, 12)
+    parameters = sum(p.numel() for p in model.parameters())
+    assert 3e6 <= parameters <= 6e6
+    assert model.token_embedding.num_embeddings == tokenizer.vocab_size
+    card = embedded.card()
+    assert {"data", "recipe", "steps", "pictures", "seconds", "machine", "held_out_recall_at_k"} <= set(card)
+    assert card["recipe"]["seed"] == legrad.embedded.TRAINING_SEED
+
+
+def test_shipped_model_recognises_and_localises():
+    """A floor far below the published numbers, on few scenes: it notices a broken file, not a slightly worse one."""
+    results = evaluate.evaluate(legrad.load("embedded"), 40, seed=3, progress=lambda steps, **_: steps)
+    assert results["model"]["recall"][0] > 0.75
+    default = next(value for name, value in results.items() if name.endswith("(default)"))
+    assert default["pointing"][0] > 0.7
+    assert default["swap"][0] > 0.85
+    assert results["random"]["pointing"][0] < 0.3
+    assert results["raw attention"]["pointing"][0] < default["pointing"][0]
+
+
+def test_sample_scene():
+    names = legrad.embedded.sample_names()
+    assert set(names) <= set(legrad.embedded.NAMES)
+    with Image.open(legrad.embedded.SAMPLE) as picture:
+        assert min(picture.size) >= 192
+
+
+def test_training_can_be_interrupted_and_resumed_to_the_same_place(tmp_path):
+    recipe = train.Recipe(stages=(train.Stage(96, (1, 1), 16), train.Stage(112, (1, 2), 16)), batch=4, replays=1)
+    lines = []
+    device = torch.device("cpu")
+    whole = train.train(tmp_path / "whole", recipe, device, workers=0, log=lines.append, validation=4)
+
+    class Interrupted(Exception):
+        pass
+
+    def stop_at_second_stage(line):
+        if line.startswith("stage 0 done"):
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train.train(tmp_path / "parts", recipe, device, workers=0, log=stop_at_second_stage, save_every=0, validation=4)
+    resumed = train.train(tmp_path / "parts", recipe, device, workers=0, log=lines.append, validation=4)
+    assert any(line.startswith("resumed at stage 0, step 4") for line in lines)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    assert resumed.visual.image_size == (112, 112)
+
+
+def test_training_never_sees_where_objects_are():
+    recipe = train.Recipe()
+    pictures, labels = train.Batches(train.Stage(64, (1, 3), 8), 4, recipe.seed, 0, 1)[0]
+    assert pictures.shape == (4, 64, 64, 3)
+    assert labels.shape == (4, 200)  # names, nothing else
+    assert set(labels.unique().tolist()) == {0.0, 1.0}
+
+
+def test_trimmed_text_features_equal_the_models_own():
+    model, tokenizer = embedded.load()
+    tokens = tokenizer(train.prompts(__import__("random").Random(0))[:20])
+    with torch.no_grad():
+        assert torch.allclose(train.text_features(model, tokens), model.encode_text(tokens), atol=1e-5)
+
+
+def test_evaluation_by_hand():
+    masks = torch.zeros(2, 4, 4, dtype=torch.bool)
+    masks[0, 0, :2] = True
+    masks[1, 3, 2:] = True
+    maps = torch.zeros(2, 4, 4)
+    maps[0, 0, 0] = 1.0  # in its mask
+    maps[1, 0, 1] = 1.0  # in the other's mask
+    assert evaluate.points(maps, masks) == (1, 2)
+    assert evaluate.swaps(maps, masks) == (1, 2)
+    similarity = torch.zeros(200)
+    similarity[[0, 5]] = 1
+    assert evaluate.recall_at_k(similarity, (legrad.embedded.NAMES[0], legrad.embedded.NAMES[7])) == (1, 2)
+    assert evaluate.interval([1, 1, 1], [1, 1, 1]) == (1, 1, 1)
+    value, low, high = evaluate.interval([1, 0] * 200, [1] * 400)
+    assert value == 0.5
+    assert 0.44 < low < 0.46
+    assert 0.54 < high < 0.56
+    with pytest.raises(legrad.InputError, match="trained on"):
+        evaluate.evaluate(legrad.load("embedded"), 1, legrad.embedded.TRAINING_SEED)
+
+
+@pytest.mark.parametrize("module", ["train", "evaluate"])
+def test_scripts_have_help(module):
+    done = subprocess.run(
+        [sys.executable, "-m", f"legrad.embedded.{module}", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--device" in done.stdout

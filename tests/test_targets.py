@@ -1,0 +1,152 @@
+"""Wrong targets, tensors and options: one clear error each, and the right one."""
+
+import models
+import pytest
+import torch
+
+import legrad
+from legrad.targets import as_list
+
+
+@pytest.fixture(scope="module")
+def explainer():
+    return legrad.wrap(models.clip(), tokenizer=models.tokenizer)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ("", "empty"),
+        (["cat", "  "], "empty"),
+        ([], "no targets"),
+        ([[], []], "no targets"),
+        (3, "class index 3 needs a classifier"),
+        ([True], "bool"),
+        (legrad.PREDICTED, "ZeroShot"),
+        ([["a"]], "1 lists of targets for 2 pictures"),
+        ([["a"], ["b"], ["c"]], "3 lists of targets for 2 pictures"),
+        ([["a"], "b"], "mixes lists and single targets"),
+        (torch.zeros(32), "zero"),
+        (torch.full((32,), torch.nan), "NaN"),
+        (torch.randn(2, 3, 4), "float tensor"),
+        (torch.ones(32, dtype=torch.long), "float tensor"),
+        (torch.randn(31), "31 features, the model has 32"),
+        (1.5, "cannot use float"),
+        ({"a": 1}, "cannot use dict"),
+        (legrad.Prompts("cat", []), "templates"),
+        (legrad.Prompts("cat", ["no braces"]), "templates"),
+        (legrad.Prompts("cat", "a {}"), "templates"),
+        (legrad.ZeroShot([]), "ZeroShot"),
+        (legrad.ZeroShot("cat"), "ZeroShot"),
+        (legrad.Similar(torch.randn(2, 3, 32, 32)), "one image"),
+        (lambda feature: feature, r"one score per picture.*\(2,\).*returned \(2, 32\)"),
+        (lambda feature: 1.0, "returned float"),
+        (lambda feature: feature.detach()[:, 0], "does not depend on the feature"),
+    ],
+)
+def test_wrong_targets(explainer, x, targets, message):
+    with pytest.raises(legrad.InputError, match=message):
+        explainer.explain(x, targets)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"readout": "mine"}, "readout is one of 'auto', 'published', 'native'"),
+        ({"method": "magic"}, "method is one of 'legrad'"),
+        ({"fit": "stretch"}, "fit is one of 'model', 'squash', 'pad'"),
+        ({"size": 64}, "for pictures"),
+        ({"fit": "pad"}, "for pictures"),
+        ({"memory": 0}, "memory"),
+        ({"memory": "all"}, "memory"),
+        ({"null_threshold": 2}, "null_threshold"),
+    ],
+)
+def test_wrong_options(explainer, x, options, message):
+    with pytest.raises(legrad.InputError, match=message):
+        explainer.explain(x, "cat", **options)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.full((1, 3, 32, 32), torch.nan), "NaN"),
+        (torch.full((1, 3, 32, 32), torch.inf), "NaN or infinite"),
+        (torch.randn(3, 32, 32), "normalised float"),
+        (torch.randn(1, 1, 32, 32), "normalised float"),
+        (torch.randn(0, 3, 32, 32), "at least one"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "normalised float"),
+        (torch.randn(1, 3, 7, 32), "smaller than one patch"),
+        ([torch.randn(3, 32, 32)], "not inside a list"),
+        ([], "no images"),
+        ("photo.png", "carries no preprocessing"),
+    ],
+)
+def test_wrong_tensors(explainer, images, message):
+    with pytest.raises(legrad.InputError, match=message):
+        explainer.explain(images, "cat")
+
+
+def test_text_without_a_tokenizer_says_what_to_give():
+    with pytest.raises(legrad.InputError, match="tokenizer=open_clip.get_tokenizer"):
+        legrad.wrap(models.clip()).explain(torch.randn(1, 3, 32, 32), "cat")
+
+
+def test_text_without_a_text_tower():
+    with pytest.raises(legrad.InputError, match="no text tower"):
+        legrad.wrap(models.clip().visual).explain(torch.randn(1, 3, 32, 32), "cat")
+
+
+def test_a_vision_tower_alone_is_explained_like_in_its_model():
+    model, x, t = models.clip(), torch.randn(1, 3, 32, 32), torch.randn(2, 32)
+    alone = legrad.wrap(model.visual).explain(x, t)
+    assert torch.equal(alone.relevance, legrad.wrap(model).explain(x, t).relevance)
+
+
+def test_a_list_of_pictures_gives_tensors_in_order(explainer, x):
+    both = explainer.explain(x, ["cat", "dog"])
+    assert both.labels == [["cat", "dog"]] * 2
+    assert both.relevance.shape == (2, 2, 4, 4)
+    assert both.names == ["image 0", "image 1"]
+    assert "2 images x 2 targets" in repr(both)
+
+
+@pytest.mark.parametrize("model", [torch.nn.Linear(2, 2), torch.nn.Sequential()])
+def test_unknown_modules_are_refused_with_what_to_do(model):
+    with pytest.raises(legrad.UnsupportedModelError, match="ViTAnatomy"):
+        legrad.wrap(model)
+
+
+def test_things_that_are_no_modules():
+    with pytest.raises(legrad.InputError, match=r"legrad\.load"):
+        legrad.wrap("embedded")
+
+
+def test_a_cnn_tower_is_refused_in_one_clear_line():
+    import open_clip
+
+    model = open_clip.create_model("RN50")
+    with pytest.raises(legrad.UnsupportedModelError, match="ModifiedResNet is a convolutional network") as caught:
+        legrad.wrap(model)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "swin_tiny_patch4_window7_224", "fastvit_t8"])
+def test_hierarchical_trunks_are_refused_in_one_clear_line(name):
+    model = models.timm_clip(name, proj="linear", pool="avg")
+    with pytest.raises(legrad.UnsupportedModelError, match="not a plain vision transformer") as caught:
+        legrad.wrap(model)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "target", [[1, 2], ["a", 1], [torch.randn(2, 4), "a"]], ids=["ints", "mixed", "tensors are several"]
+)
+def test_as_list(target):
+    flat = as_list(target)
+    assert len(flat) == (3 if isinstance(target[0], torch.Tensor) else 2)
