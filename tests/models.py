@@ -90,6 +90,7 @@ TOWERS: dict[str, Callable[[], nn.Module]] = {
     "eva02-clip": lambda: timm_clip("eva02_base_patch16_clip_224", pool="token", kwargs=SMALL),
     "pe-core": lambda: timm_clip("vit_pe_core_base_patch16_224", kwargs={**SMALL, "attn_pool_num_heads": 4}),
     "mobileclip-b": lambda: timm_clip("vit_base_mci_224", kwargs={"img_size": 64, "depth": 2}, size=64),
+    "vitamin": lambda: timm_clip("vitamin_small_224", proj="linear", kwargs={"img_size": 64, "depth": 2}, size=64),
     "vit-registers": lambda: timm_clip("vit_base_patch16_reg4_gap_256", kwargs=SMALL),
     "vit-token-registers": lambda: timm_clip(
         "vit_small_patch14_reg4_dinov2", pool="token", proj="linear", kwargs=SMALL

@@ -81,7 +81,7 @@ def shell(*arguments, cwd):
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=600,
         env={**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "80"},
     )
 
@@ -201,6 +201,7 @@ def test_odd_names(run):
     assert ":cat:" in out
     assert ":dog:" in out
     assert "[red]" in out
+    assert "[b]" in out
     assert manifest()["images"][0]["targets"][0]["overlay"] == "red-cat--b-dog-x.png"
     assert_error(run("explain", "[red] :dog:.png", "-t", "a dog"), "[red] :dog:.png")
 

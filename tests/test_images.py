@@ -139,6 +139,8 @@ def test_16_bit_grey(tmp_path):
     grey = np.asarray(images.read(tmp_path / "a.png"))
     assert np.abs(grey[0, :, 0].astype(int) - (0, 1, 128, 255)).max() <= 1
     assert (grey[..., :1] == grey).all()
+    # the scale is that of 16 bits, not of the picture's own brightest value
+    assert images.read(Image.fromarray(values // 4)).getpixel((3, 0)) == (64, 64, 64)
 
 
 def test_8_bit_values_in_a_wide_mode_are_kept():
@@ -284,6 +286,16 @@ def test_arrays():
     assert np.array_equal(np.asarray(images.read(rgb[::-1, ::-1])), rgb[::-1, ::-1])
     assert images.read(rgb[..., 0]).getpixel((0, 0)) == (255, 255, 255)
     assert images.read(rgb).info == {}
+
+
+def test_pil_pictures_are_not_changed():
+    own = checks()
+    own.info = {"dpi": (72, 72)}
+    read = images.read(own)
+    assert np.array_equal(np.asarray(read), np.asarray(own))
+    assert read.info == {}
+    assert read is not own
+    assert own.info == {"dpi": (72, 72)}
 
 
 @pytest.mark.parametrize(
@@ -475,7 +487,7 @@ def test_public_only_checks_redirects():
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ["b.png", "a.JPG", "c[1].png", "notes.txt", "._a.png", "sub/d.webp"]:
+    for name in ["b.png", "a.JPG", "c[1].png", "notes.txt", "._a.png", "sub/d.webp", "sub/sub/e.webp"]:
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -492,7 +504,7 @@ def test_expand(folder):
     assert names(images.expand([str(folder)])) == ["a.JPG", "b.png", "c[1].png"]
     assert list(images.expand([f"{folder}/b.png", "https://a.b/c?d=*"])) == [f"{folder}/b.png", "https://a.b/c?d=*"]
     assert names(images.expand([f"{folder}/*.png"])) == ["b.png", "c[1].png"]
-    assert names(images.expand([f"{folder}/**/*.webp"])) == ["d.webp"]
+    assert names(images.expand([f"{folder}/**/*.webp"])) == ["d.webp", "e.webp"]
     assert names(images.expand([f"{folder}/c[1].png"])) == ["c[1].png"]
     assert names(images.expand([f"{folder}/notes.txt"])) == ["notes.txt"]
     assert list(images.expand([])) == []
@@ -532,6 +544,7 @@ ODD = [
     "a\0b\n",
     "-" * 300,
     "x" * 300,
+    "x" * 59 + " y",
 ]
 
 

@@ -97,10 +97,11 @@ def test_dropout_and_drop_path_are_off_in_train_mode():
     model = models.timm_clip(
         "vit_base_patch16_siglip_224", proj="none", kwargs={**models.THIN, "drop_path_rate": 0.5, "proj_drop_rate": 0.5}
     )
-    x, t = images(), embeddings()
-    want = legrad.wrap(model).explain(x, t).relevance
-    found = legrad.wrap(model.train()).explain(x, t).relevance
-    assert torch.equal(found, want)
+    for x in (images(), images(2, (48, 24))):
+        t = embeddings()
+        want = legrad.wrap(model.eval()).explain(x, t).relevance
+        found = legrad.wrap(model.train()).explain(x, t).relevance
+        assert torch.equal(found, want)
     assert all(module.training for module in model.modules())
 
 
@@ -115,6 +116,17 @@ def test_checkpointing_and_unfused_attention_are_switched_for_the_call():
         with models.left_as_found(model):
             found = legrad.wrap(model).explain(x, t).relevance
         assert twin.distance(found, want) < 1e-5
+
+
+def test_a_surrounding_autocast_changes_nothing():
+    for name in KINDS:
+        model, x, t = models.TOWERS[name](), images(), embeddings()
+        want = legrad.wrap(model).explain(x, t)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = legrad.wrap(model).explain(x, t)
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.equal(found.relevance, want.relevance)
+        assert torch.equal(found.scores, want.scores)
 
 
 class Boom(Exception):

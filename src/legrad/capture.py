@@ -241,13 +241,20 @@ def borrowed(settings: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def plain(model: nn.Module, settings: Iterable[tuple[Any, str, Any]] = ()) -> Iterator[None]:
-    """The model in eval mode, without gradients, outside inference mode; all of it as before afterwards.
+    """The model in eval mode, without gradients, outside inference mode and autocast; all as before afterwards.
 
-    Under inference mode no graph can be built, so it is left for the duration. Training flags are set one by one
-    because ``train()`` and ``eval()`` may do more in a subclass.
+    Under inference mode no graph can be built, so it is left for the duration. Autocast is left so that a map depends
+    on the model's own dtype only. Training flags are set one by one because ``train()`` and ``eval()`` may do more in
+    a subclass.
     """
     training = [(module, "training", False) for module in model.modules() if module.training]
-    with torch.inference_mode(False), torch.no_grad(), borrowed([*training, *settings]):
+    device = next(model.parameters()).device.type
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autocast(device, enabled=False),
+        borrowed([*training, *settings]),
+    ):
         yield
 
 

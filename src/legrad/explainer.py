@@ -160,7 +160,8 @@ class Explainer:
         with torch.inference_mode(False), torch.no_grad(), capture.exclusive(self.anatomy.blocks[0]):
             inputs = prepare(images, self._adapter, size, fit)
             anatomy = self.anatomy.at(inputs[0].frame.input)
-            with capture.plain(self.model, anatomy.switches):
+            # for another input size the tower is a copy, with training flags of its own
+            with capture.plain(self.model), capture.plain(anatomy.tower, anatomy.switches):
                 resolver = Resolver(self._adapter, anatomy, inputs)
                 scores, valid = resolver.resolve(targets)
                 null = None if null_target is None else resolver.one(null_target)

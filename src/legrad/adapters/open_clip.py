@@ -237,9 +237,6 @@ def _check_name(architecture: str, tag: str) -> None:
         raise InputError(f"open_clip has no weights {tag!r} for {architecture}; it has {tags}, or give a file")
 
 
-_NO_VIT = re.compile(r"convnext|resnet|fastvit|swin|efficientnet|regnet|maxvit|coat|pvt|davit|nextvit")
-
-
 def not_supported(architecture: str) -> str:
     """Why an architecture cannot be explained, "" if it can; from its configuration, without building it."""
     import open_clip
@@ -248,7 +245,7 @@ def not_supported(architecture: str) -> str:
     trunk = vision.get("timm_model_name", "")
     if isinstance(vision.get("layers"), list):
         return "a ResNet, not a ViT"
-    if _NO_VIT.search(trunk):
+    if trunk and not trunks.is_plain_name(trunk):
         return f"not a ViT ({trunk})"
     if vision.get("scaled_cosine_attn"):
         return "built with scaled_cosine_attn, which open_clip cannot run"

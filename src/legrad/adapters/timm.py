@@ -8,6 +8,17 @@ from torch import Tensor, nn
 from legrad.errors import InputError, UnsupportedModelError
 
 PLAIN_CLASSES = ("VisionTransformer", "VisionTransformerDistilled", "VisionTransformerRelPos", "Eva", "Beit")
+# timm's files whose models are such classes
+PLAIN_MODULES = frozenset(
+    {"vision_transformer", "vision_transformer_hybrid", "vision_transformer_relpos", "deit", "eva", "beit", "vitamin"}
+)
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a model's name stands for a plain ViT; from the file that defines it, nothing is built."""
+    from timm.models import is_model, model_entrypoint
+
+    return is_model(name) and model_entrypoint(name).__module__.rpartition(".")[2] in PLAIN_MODULES
 
 
 def check_plain(trunk: nn.Module) -> None:
@@ -73,7 +84,14 @@ def sharing_copy(model: nn.Module) -> Any:
 
 
 def set_size(trunk: Any, size: tuple[int, int]) -> None:
-    """timm's own means to change the input size, in place: use it on a ``sharing_copy``."""
+    """timm's own means to change the input size, in place: use it on a ``sharing_copy``.
+
+    Raises:
+        InputError: a trunk of fixed size, or sides that a convolutional stem would round.
+    """
+    stride = patch_size(trunk, trunk.patch_embed.img_size)
+    if type(trunk.patch_embed).__name__ != "PatchEmbed" and any(a % b for a, b in zip(size, stride, strict=True)):
+        raise InputError(f"this tower has a convolutional stem: sides must be multiples of {stride}, got {size}")
     if not hasattr(trunk, "set_input_size"):
         raise InputError(
             f"{type(trunk).__name__} takes pictures of {trunk.patch_embed.img_size} pixels only; leave size=None"

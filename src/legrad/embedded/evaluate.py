@@ -5,8 +5,8 @@ scenes):
 
 - recall@k: of a scene's k objects, how many are among the k best-scoring of all concepts ("a photo of a NAME");
 - pointing game: does the maximum of an object's map lie inside its mask;
-- prompt-swap: for every ordered pair of objects A, B of a scene, is the map of A higher (in the mean) over A's mask than
-  over B's.
+- prompt-swap: for every ordered pair of objects A, B of a scene, is the map of A higher, in the mean, over A's mask
+  than over B's.
 """
 
 import json

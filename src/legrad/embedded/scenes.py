@@ -82,7 +82,7 @@ def scene(
     for concept in chosen:
         for attempt in itertools.count():
             # crowded scenes: shrink until the object fits
-            side = (reference or size) * rng.uniform(0.24, 0.55 if count == 1 else 0.42) * 0.97**attempt
+            side = (reference or size) * rng.uniform(0.30, 0.60 if count == 1 else 0.48) * 0.97**attempt
             rgb, alpha, window, area = _place(rng, int(concept), size, side)
             covered = np.zeros((size, size), np.bool_)
             covered[window] = alpha > 0.5

@@ -34,17 +34,30 @@ TEMPLATES = (PROMPT, "{}", "a {}", "the {}", "a picture of a {}", "an image of t
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training: canvas size in pixels, range of objects per scene, number of pictures."""
+    """A stretch of training.
+
+    Attributes:
+        size: canvas in pixels.
+        objects: smallest and largest number of objects per scene.
+        pictures: how many.
+        reference: picture size in pixels that the objects' sizes are relative to.
+        rate: factor on the learning rates at the stage's beginning and end; half a cosine in between.
+    """
 
     size: int
     objects: tuple[int, int]
     pictures: int
+    reference: int
+    rate: tuple[float, float]
 
 
+# Small canvases filled with objects teach most per second; the last stage settles on full scenes.
 STAGES = (
-    Stage(96, (1, 1), 100_000),
-    Stage(144, (1, 3), 110_000),
-    Stage(192, (1, 4), 60_000),
+    Stage(96, (1, 1), 100_000, 160, (1.0, 0.7)),
+    Stage(144, (1, 3), 110_000, 160, (0.7, 0.12)),
+    Stage(192, (1, 4), 15_000, 160, (0.12, 0.08)),
+    Stage(128, (1, 3), 70_000, 160, (0.5, 0.25)),
+    Stage(192, (1, 4), 40_000, 192, (0.25, 0.0)),
 )
 
 
@@ -57,7 +70,7 @@ class Recipe:
     learning_rate: float = 1.5e-3
     muon_rate: float = 3e-3
     weight_decay: float = 0.05
-    warmup: int = 200  # steps, at the start of every stage
+    warmup: int = 100  # steps, at the start of every stage
     replays: int = 2  # each rendered batch is used that often, mirrored at random
     seed: int = TRAINING_SEED
 
@@ -76,7 +89,8 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         labels = torch.zeros(self.batch, len(NAMES))
         pictures = []
         for row in range(self.batch):
-            made = scene(self.seed, start + row, self.stage.size, self.stage.objects, reference=embedded.IMAGE_SIZE)
+            stage = self.stage
+            made = scene(self.seed, start + row, stage.size, stage.objects, reference=stage.reference)
             labels[row, [NAMES.index(name) for name in made.names]] = 1
             pictures.append(torch.from_numpy(made.image))
         return torch.stack(pictures), labels
@@ -140,7 +154,7 @@ def recall(model: Any, tokenizer: WordTokenizer, device: torch.device, stage: St
     hits = total = 0
     for first in range(0, n, 50):
         made = [
-            scene(seed, first + i, stage.size, stage.objects, reference=embedded.IMAGE_SIZE)
+            scene(seed, first + i, stage.size, stage.objects, reference=stage.reference)
             for i in range(min(50, n - first))
         ]
         images = embedded.normalise(torch.from_numpy(np.stack([s.image for s in made]))).to(device)
@@ -254,10 +268,9 @@ def train(
             images = embedded.normalise(pictures.to(device))
             mirrored = torch.tensor([rng.random() < 0.5 for _ in range(len(images))], device=device)
             images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-            fraction = step / total
-            factor = min(1.0, (stage_step + 1) / recipe.warmup) * (
-                0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fraction))
-            )
+            first, last = stage.rate
+            factor = last + (first - last) * 0.5 * (1 + math.cos(math.pi * stage_step / steps))
+            factor *= min(1.0, (stage_step + 1) / recipe.warmup)
             for optim, base in zip(optims, rates, strict=True):
                 for group, rate in zip(optim.param_groups, base, strict=True):
                     group["lr"] = rate * factor
