@@ -93,7 +93,7 @@ def test_wrong_tensors(explainer, images, message):
 
 
 def test_text_without_a_tokenizer_says_what_to_give():
-    with pytest.raises(legrad.InputError, match="tokenizer=open_clip.get_tokenizer"):
+    with pytest.raises(legrad.InputError, match=r"tokenizer=open_clip\.get_tokenizer"):
         legrad.wrap(models.clip()).explain(torch.randn(1, 3, 32, 32), "cat")
 
 

@@ -1,8 +1,6 @@
 """The result: raw relevance, scores, and the ways to show them on the original pictures."""
 
-import io
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from legrad import geometry, relevance
+from legrad import geometry, relevance, viz
 from legrad.errors import InputError
 
 if TYPE_CHECKING:
@@ -138,8 +136,6 @@ class Explanation:
         Returns:
             RGB picture of the original's size; what the model never saw is grey and hatched.
         """
-        from legrad import viz
-
         self._check_index(image, target)
         saliency = self._of_targets(image, None, normalize)[target]
         return viz.overlay(
@@ -148,8 +144,6 @@ class Explanation:
 
     def figure(self, image: int = 0, cmap: str = "inferno", alpha: float = 0.65) -> "Figure":
         """The original and the overlays of all targets side by side, with scores and a colour bar."""
-        from legrad import viz
-
         self._check_index(image, 0)
         shown = [t for t in range(self.relevance.shape[1]) if self.valid[image, t]]
         titles = [f"{self.labels[image][t]}\n{self.scores[image, t]:.3f}" for t in shown]
@@ -158,8 +152,6 @@ class Explanation:
 
     def layer_figure(self, image: int = 0, target: int = 0, cmap: str = "inferno", alpha: float = 0.65) -> "Figure":
         """One target's overlay for every layer; needs ``keep_layers=True``."""
-        from legrad import viz
-
         self._check_index(image, target)
         if self.layer_relevance is None:
             raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
@@ -177,7 +169,7 @@ class Explanation:
             raise InputError(f"no image {image}, target {target}: there are {images} images and {targets} targets")
 
     def _repr_png_(self) -> bytes:
-        return png(self.figure(0))
+        return viz.png(self.figure(0))
 
     def save(
         self, folder: str | os.PathLike[str], per_layer: bool = False, cmap: str = "inferno", alpha: float = 0.65
@@ -198,19 +190,6 @@ class Explanation:
         target = Folder(folder, per_layer, cmap, alpha)
         target.add(self)
         return [*target.files, target.manifest]
-
-
-def png(picture: Any) -> bytes:
-    """A PIL image or a matplotlib figure as PNG."""
-    buffer = io.BytesIO()
-    if hasattr(picture, "savefig"):
-        with warnings.catch_warnings():
-            # a title in Chinese or with an emoji: matplotlib draws boxes for what its font lacks
-            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-            picture.savefig(buffer, format="png")
-    else:
-        picture.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _stacked(maps: list[Tensor]) -> Tensor | list[Tensor]:

@@ -7,12 +7,15 @@ import os
 import re
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from legrad.errors import InputError
-from legrad.explanation import Explanation, png
+from legrad.viz import png
+
+if TYPE_CHECKING:
+    from legrad.explanation import Explanation
 
 
 class Folder:
@@ -43,7 +46,7 @@ class Folder:
         """Model, versions, settings, scores, shapes and files of everything added so far."""
         return self.root / "manifest.json"
 
-    def add(self, explanation: Explanation) -> list[dict[str, Any]]:
+    def add(self, explanation: "Explanation") -> list[dict[str, Any]]:
         """Write one explanation; returns its manifest entries, one per picture, with file names."""
         if self.per_layer and explanation.layer_relevance is None:
             raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
@@ -65,7 +68,7 @@ class Folder:
         self.files.append(self.root / name)
         return name
 
-    def _picture(self, explanation: Explanation, image: int) -> dict[str, Any]:
+    def _picture(self, explanation: "Explanation", image: int) -> dict[str, Any]:
         stem = _unused(slug(Path(explanation.names[image]).stem), self._stems)
         wanted = [t for t in range(explanation.relevance.shape[1]) if explanation.valid[image, t]]
         arrays = {"relevance": explanation.relevance[image, wanted], "scores": explanation.scores[image, wanted]}

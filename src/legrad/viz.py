@@ -1,6 +1,8 @@
 """Arrays in, pictures out: overlays and figures. No global state, no window."""
 
+import io
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,3 +105,16 @@ def _short(title: str, longest: int = 38) -> str:
     # matplotlib cannot draw the bytes of a file name that are no UTF-8
     title = title.encode("utf-8", "replace").decode()
     return "\n".join(line if len(line) <= longest else line[: longest - 1] + "…" for line in title.split("\n"))
+
+
+def png(picture: Any) -> bytes:
+    """A PIL image or a matplotlib figure as PNG."""
+    buffer = io.BytesIO()
+    if hasattr(picture, "savefig"):
+        with warnings.catch_warnings():
+            # a title in Chinese or with an emoji: matplotlib draws boxes for what its font lacks
+            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+            picture.savefig(buffer, format="png")
+    else:
+        picture.save(buffer, format="PNG")
+    return buffer.getvalue()
