@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -345,7 +346,7 @@ def test_empty_text(run):
 @pytest.mark.parametrize("given", ["3", "-1"])
 def test_a_class_of_an_image_text_model(run, given):
     photo("a.png")
-    assert_error(run("explain", "a.png", "--class", given), f"class index {given} needs a classifier", "give a text")
+    assert_error(run("explain", "a.png", "--class", given), "--class needs a classifier", "use -t")
 
 
 def test_predicted_of_an_image_text_model(run):
@@ -361,6 +362,8 @@ def test_classes_that_look_like_numbers(run, explainer, monkeypatch):
         raise legrad.InputError("enough")
 
     monkeypatch.setattr(explainer, "explain", explain)
+    classifier = replace(explainer._adapter, anatomy=replace(explainer.anatomy, output="logits"))
+    monkeypatch.setattr(explainer, "_adapter", classifier)
     photo("a.png")
     numbers = ["7", "-1", "--5", "\u00b2", "tabby cat"]
     arguments = [argument for number in numbers for argument in ("--class", number)]
@@ -440,3 +443,26 @@ def test_parse_layers(text, expected):
 @pytest.mark.parametrize(("text", "expected"), [(None, None), ("448", 448), ("384x512", (384, 512)), ("1X2", (1, 2))])
 def test_parse_size(text, expected):
     assert cli.parse_size(text) == expected
+
+
+def test_a_picture_that_cannot_be_explained_does_not_stop_the_others(run, monkeypatch, explainer):
+    original = explainer.explain
+
+    def explain(pictures, targets, **options):
+        if any(picture.width == 33 for picture in pictures):
+            raise legrad.InputError("33 is not a number")
+        return original(pictures, targets, **options)
+
+    monkeypatch.setattr(explainer, "explain", explain)
+    for name, width in (("a", 40), ("b", 33), ("c", 50)):
+        Image.new("RGB", (width, 30)).save(f"{name}.png")
+    code, _, err = run("explain", "a.png", "b.png", "c.png", "-t", "a dog")
+    assert code == 1
+    assert err == "error: b.png: 33 is not a number\n"
+    assert [entry["image"] for entry in manifest()["images"]] == ["a.png", "c.png"]
+
+
+def test_a_wrong_target_is_told_once(run):
+    photo("a.png")
+    photo("b.png")
+    assert_error(run("explain", "a.png", "b.png", "-t", " "), "text target is empty")

@@ -334,3 +334,10 @@ def test_grids_and_words():
     found = handmade.explanation(images=2)
     assert found.grids == [(3, 4), (3, 4)]
     assert repr(found) == "Explanation(2 images x 2 targets, grid 3 x 4, layers [0, 2], none)"
+
+
+def test_functions_that_might_move_pixels_are_refused():
+    """A function is known by its name only; one that mirrors would put every map on the wrong side."""
+    for step in (lambda picture: picture.rotate(180), transforms.Lambda(lambda picture: picture)):
+        with pytest.raises(legrad.InputError, match="cannot follow the transform step"):
+            geometry.follow(transforms.Compose([transforms.Resize(32), step]), (40, 40))

@@ -142,3 +142,9 @@ def test_pictures_at_other_sizes_and_fits(folder, size, fit):
     assert found.saliency().shape == (1, 1, 60, 90)
     # a 3:2 picture loses pixels only where it is cropped
     assert bool(found.seen.all()) == (fit != "model" or size == (32, 48))
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_devices_that_are_not_there(device):
+    with pytest.raises(legrad.InputError, match=f"cannot use device '{device}'"):
+        legrad.load("embedded", device=device)

@@ -102,6 +102,8 @@ def explain(
             raise InputError("say what to look for: -t 'a photo of a dog' (repeat it), --class or --predicted")
         targets = [f"a photo of a {name}" for name in legrad.embedded.sample_names()]
     explainer = legrad.load(model, device=device)
+    if label and explainer.anatomy.output != "logits":
+        raise InputError(f"--class needs a classifier; {model} compares pictures with texts: use -t")
     arguments: dict[str, Any] = {
         "layers": parse_layers(layers),
         "readout": readout,
@@ -122,8 +124,25 @@ def explain(
 def _explain_all(
     explainer: legrad.Explainer, sources: Sequence[str], targets: list[Any], arguments: dict[str, Any], folder: Folder
 ) -> list[str]:
-    """Explain in small batches, saving each; returns what went wrong with single pictures."""
-    failed = []
+    """Explain in small batches, saving each; returns what went wrong with single pictures.
+
+    Raises:
+        InputError: no picture could be explained, all for the same reason: the fault lies with targets or options.
+    """
+    failed: list[str] = []
+    reasons: set[str] = set()
+
+    def attempt(pictures: list[Any]) -> None:
+        try:
+            folder.add(explainer.explain(pictures, targets, **arguments))
+        except InputError as error:
+            if len(pictures) > 1:  # find out which one it was
+                for picture in pictures:
+                    attempt([picture])
+            else:
+                reasons.add(str(error))
+                failed.append(f"{pictures[0].info.get(images.SOURCE)}: {error}")
+
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task("explaining", total=len(sources))
         for start in range(0, len(sources), _BATCH):
@@ -134,8 +153,10 @@ def _explain_all(
                 except LeGradError as error:
                     failed.append(str(error))
             if pictures:
-                folder.add(explainer.explain(pictures, targets, **arguments))
+                attempt(pictures)
             progress.advance(task, min(_BATCH, len(sources) - start))
+    if not folder.entries and len(reasons) == 1:
+        raise InputError(reasons.pop())
     return failed
 
 

@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -97,7 +98,9 @@ _STEPS = {
 }
 _COLOUR = {
     *("ToTensor", "MaybeToTensor", "PILToTensor", "MaybePILToTensor", "ToImage", "ToDtype", "ConvertImageDtype"),
-    *("Normalize", "MaybeConvertMode", "Lambda", "function", "_convert_to_rgb", "Grayscale", "RGB"),
+    *("Normalize", "MaybeConvertMode", "Grayscale", "RGB"),
+    # functions, by their own name: of open_clip and of the OpenAI package
+    *("_convert_to_rgb", "_convert_image_to_rgb"),
 }
 
 
@@ -113,7 +116,7 @@ def follow(transform: Any, original: Size) -> Frame:
     """
     frame = Frame(original, original)
     for step in getattr(transform, "transforms", [transform]):
-        name = type(step).__name__
+        name = step.__name__ if isinstance(step, FunctionType) else type(step).__name__
         if name in _STEPS:
             frame = _STEPS[name](frame, step)
         elif hasattr(step, "transforms"):

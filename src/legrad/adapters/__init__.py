@@ -59,6 +59,10 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
             f"unknown model {name!r}; expected 'embedded', 'open_clip:ARCH/TAG', 'open_clip:local-dir:PATH' or "
             "'open_clip:hf-hub:ORG/REPO'; `legrad models` lists what can be loaded"
         )
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"cannot use device {str(device)!r}: {str(error).splitlines()[0]}; try 'cpu'") from error
     adapter: Adapter = importlib.import_module(_MODULES[prefix]).load(rest, device, dtype)
     return adapter
 

@@ -25,12 +25,15 @@ from torch import Tensor
 
 import legrad
 from legrad import capture, geometry
+from legrad.embedded import model
 from legrad.embedded.concepts import NAMES
 from legrad.embedded.scenes import TRAINING_SEED, Scene, scene
+from legrad.saving import write_atomically
 
 PROMPT = "a photo of a {}"
 _BATCH = 20
 _RESAMPLES = 2000
+PAGE = "embedded-model.json"
 
 
 def interval(hits: Sequence[float], totals: Sequence[float]) -> tuple[float, float, float]:
@@ -145,20 +148,70 @@ def main(
     n: Annotated[int, typer.Option(help="Held-out scenes per question.")] = 2000,
     seed: Annotated[int, typer.Option(help="Their seed; localisation uses the next one.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cpu",
-    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="JSON file for the numbers; a page (.md) comes beside it.")
+    ] = None,
 ) -> None:
     """Print recall@k, pointing game and prompt-swap on held-out scenes, with 95 % intervals."""
     results = evaluate(legrad.load("embedded", device=device), n, seed)
-    table = Table("what", "recall@k", "pointing game", "prompt-swap", title=f"{n} held-out scenes, 95 % intervals")
-    for name, numbers in results.items():
-        cells = [numbers.get(question) for question in ("recall", "pointing", "swap")]
-        table.add_row(name, *["" if c is None else f"{c[0]:.3f} [{c[1]:.3f}, {c[2]:.3f}]" for c in cells])
+    table = Table("what", *QUESTIONS.values(), title=f"{n} held-out scenes, 95 % intervals")
+    for name, cells in rows(results):
+        table.add_row(name, *cells)
     Console(width=110).print(table)
     if output is not None:
-        from legrad.saving import write_atomically
-
-        content = {"scenes": n, "seed": seed, "results": results}
+        content = {"scenes": n, "seed": seed, "card": model.card(), "results": results}
         write_atomically(output, json.dumps(content, indent=2).encode())
+        write_atomically(output.with_suffix(".md"), markdown(content).encode())
+
+
+QUESTIONS = {"recall": "recall@k", "pointing": "pointing game", "swap": "prompt-swap"}
+
+
+def rows(results: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """(name, one cell per question) of every row of the table."""
+    for name, numbers in results.items():
+        found = [numbers.get(question) for question in QUESTIONS]
+        yield name, ["" if c is None else f"{c[0]:.3f} [{c[1]:.3f}, {c[2]:.3f}]" for c in found]
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """The page about the embedded model: its card and its scores."""
+    card = content["card"]
+    stages = "\n".join(
+        f"| {s['size']} | {s['objects'][0]} to {s['objects'][1]} | {s['pictures']:,} | "
+        f"{s['rate'][0]} to {s['rate'][1]} |"
+        for s in card["recipe"]["stages"]
+    )
+    scores = "\n".join(f"| {name} | {' | '.join(cells)} |" for name, cells in rows(content["results"]))
+    return f"""# The embedded model
+
+Made by `python -m legrad.embedded.evaluate --output docs/{PAGE}`; do not edit.
+
+An open_clip `CLIP`: class-token ViT of {model.VISION["layers"]} blocks, width {model.VISION["width"]}, patches of
+{model.VISION["patch_size"]} pixels on {model.IMAGE_SIZE} x {model.IMAGE_SIZE}; a text transformer of
+{model.TEXT["layers"]} layers with a word-and-byte tokenizer. It knows {len(NAMES)} concepts as emoji draw them, and
+nothing of photographs.
+
+- Data: {card["data"]}.
+- Training: {card["pictures"]:,} pictures in {card["steps"]:,} steps, {card["seconds"] / 60:.0f} minutes
+  ({card["machine"]}, torch {card["torch"]}); sigmoid loss of every picture against the texts of all concepts.
+- Note: {card.get("note", "none")}.
+
+| canvas | objects | pictures | learning rate, relative |
+| --- | --- | --- | --- |
+{stages}
+
+## Scores
+
+{content["scenes"]:,} held-out scenes per question (seed {content["seed"]} for recognition, the next one for
+localisation on scenes of 2 to 4 objects), 95 % intervals. recall@k: the k objects among the k best of all concepts.
+Pointing game: the map's maximum lies in the object's mask. Prompt-swap: the map of A is higher over A's mask than over
+B's, for every ordered pair.
+
+| what | {" | ".join(QUESTIONS.values())} |
+| --- | --- | --- | --- |
+{scores}
+"""
 
 
 if __name__ == "__main__":
