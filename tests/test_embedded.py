@@ -162,7 +162,8 @@ def test_sample_scene():
 
 
 def test_training_can_be_interrupted_and_resumed_to_the_same_place(tmp_path):
-    recipe = train.Recipe(stages=(train.Stage(96, (1, 1), 16), train.Stage(112, (1, 2), 16)), batch=4, replays=1)
+    stages = (train.Stage(96, (1, 1), 16, 160, (1.0, 0.5)), train.Stage(112, (1, 2), 16, 160, (0.5, 0.0)))
+    recipe = train.Recipe(stages=stages, batch=4, replays=1)
     lines = []
     device = torch.device("cpu")
     whole = train.train(tmp_path / "whole", recipe, device, workers=0, log=lines.append, validation=4)
@@ -183,9 +184,19 @@ def test_training_can_be_interrupted_and_resumed_to_the_same_place(tmp_path):
     assert resumed.visual.image_size == (112, 112)
 
 
+def test_training_can_start_from_other_weights(tmp_path):
+    recipe = train.Recipe(stages=(train.Stage(192, (1, 1), 4, 192, (0.0, 0.0)),), batch=4, replays=1)
+    shipped, _ = embedded.load()
+    model = train.train(
+        tmp_path, recipe, torch.device("cpu"), workers=0, log=lambda _: None, validation=4, initial=embedded.WEIGHTS
+    )
+    for a, b in zip(shipped.parameters(), model.parameters(), strict=True):
+        assert torch.equal(a, b)  # a learning rate of zero
+
+
 def test_training_never_sees_where_objects_are():
     recipe = train.Recipe()
-    pictures, labels = train.Batches(train.Stage(64, (1, 3), 8), 4, recipe.seed, 0, 1)[0]
+    pictures, labels = train.Batches(train.Stage(64, (1, 3), 8, 64, (1.0, 0.0)), 4, recipe.seed, 0, 1)[0]
     assert pictures.shape == (4, 64, 64, 3)
     assert labels.shape == (4, 200)  # names, nothing else
     assert set(labels.unique().tolist()) == {0.0, 1.0}

@@ -195,6 +195,7 @@ def train(
     log: Any = print,
     save_every: float = 120,
     validation: int = 500,
+    initial: Path | None = None,
 ) -> Any:
     """Train, or go on from ``folder/checkpoint.pt``; returns the model and leaves the checkpoint.
 
@@ -206,12 +207,16 @@ def train(
         log: gets lines of progress.
         save_every: seconds between checkpoints.
         validation: held-out scenes that are looked at after each stage.
+        initial: weights to start from; default random ones.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
     torch.manual_seed(recipe.seed)
     tokenizer = WordTokenizer(vocabulary())
-    model = embedded.build(tokenizer.vocab_size, recipe.stages[0].size).to(device).train()
+    model = embedded.build(tokenizer.vocab_size, recipe.stages[0].size)
+    if initial is not None:
+        model = resize_model(embedded.load(initial)[0], tokenizer.vocab_size, recipe.stages[0].size)
+    model = model.to(device).train()
     optims = optimizers(model, recipe)
     stage_index = step = stage_step = 0
     seconds = 0.0
@@ -309,10 +314,13 @@ def main(
     scale: Annotated[float, typer.Option(help="Multiplies the number of pictures of every stage.")] = 1.0,
     workers: Annotated[int, typer.Option(help="Processes that draw scenes.")] = 1,
     output: Annotated[Path, typer.Option(help="Where the weights go.")] = embedded.WEIGHTS,
+    initial: Annotated[Path | None, typer.Option(help="Weights to start from, for instance the shipped ones.")] = None,
 ) -> None:
     """Train the embedded model and write its weights, vocabulary and model card."""
     recipe = Recipe(stages=tuple(replace(stage, pictures=int(stage.pictures * scale)) for stage in STAGES))
-    model = train(folder, recipe, torch.device(device), workers, log=lambda line: print(line, flush=True))
+    model = train(
+        folder, recipe, torch.device(device), workers, log=lambda line: print(line, flush=True), initial=initial
+    )
     state = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
     words = vocabulary()
     if output == embedded.WEIGHTS:
