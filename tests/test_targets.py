@@ -150,3 +150,17 @@ def test_hierarchical_trunks_are_refused_in_one_clear_line(name):
 def test_as_list(target):
     flat = as_list(target)
     assert len(flat) == (3 if isinstance(target[0], torch.Tensor) else 2)
+
+
+def test_a_transform_of_ones_own_that_ends_in_different_sizes():
+    from PIL import Image
+    from torchvision import transforms
+
+    transform = transforms.Compose([transforms.Resize(32), transforms.ToTensor()])
+    explainer = legrad.wrap(models.clip(), transform=transform)
+    pictures = [Image.effect_noise((64, 32), 90).convert("RGB"), Image.effect_noise((32, 32), 90).convert("RGB")]
+    assert explainer.explain(pictures[0], torch.randn(32)).relevance.shape[-2:] == (4, 8)
+    with pytest.raises(legrad.InputError, match="different sizes"):
+        explainer.explain(pictures, torch.randn(32))
+    with pytest.raises(legrad.InputError, match="own transform"):
+        legrad.wrap(models.clip().visual, transform=transform).explain(pictures[0], torch.randn(32), fit="pad")

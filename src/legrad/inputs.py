@@ -54,7 +54,14 @@ def prepare(source: Any, adapter: Adapter, size: int | Sequence[int] | None = No
             "tensor (batch, 3, height, width)"
         )
     transform = adapter.transform(None if size is None else geometry.as_size(size), fit)
-    return [_of_picture(item, transform, index) for index, item in enumerate(sources)]
+    inputs = [_of_picture(item, transform, index) for index, item in enumerate(sources)]
+    sizes = {one.frame.input for one in inputs}
+    if len(sizes) > 1:
+        raise InputError(
+            f"the transform gives inputs of different sizes {sorted(sizes)}; explain such pictures one by one, or let "
+            "the transform end in one size"
+        )
+    return inputs
 
 
 def stack(inputs: Sequence[Input], anatomy: ViTAnatomy) -> Tensor:
