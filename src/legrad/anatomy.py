@@ -1,7 +1,7 @@
 """What has to be known about a model to explain it: data plus small functions, filled in by the adapters."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -75,7 +75,7 @@ class ViTAnatomy:
     taps: tuple[int, ...] = (0,)
     key_prefix: int = 0
     to_tokens: Callable[[Any], Tensor] = _same
-    switches: tuple[tuple[Any, str, Any], ...] = field(default=())
+    switches: tuple[tuple[Any, str, Any], ...] = ()
 
     @property
     def device(self) -> torch.device:

@@ -249,7 +249,7 @@ class Explainer:
                 stacklevel=3,
             )
         if null is not None and null_threshold is not None:
-            merged = relevance.subtract_null(merged, null, null_threshold)
+            merged = relevance.mask_null(merged, null, null_threshold)
         keep = valid[..., None, None]
         covered = (
             anatomy.grid[0] * anatomy.patch_size[0],

@@ -90,7 +90,7 @@ def min_max(maps: Tensor, dims: int = 2) -> Tensor:
     return stretched.unflatten(-1, maps.shape[-dims:])
 
 
-def subtract_null(relevance: Tensor, null: Tensor, threshold: float) -> Tensor:
+def mask_null(relevance: Tensor, null: Tensor, threshold: float) -> Tensor:
     """Zero the cells that light up for an empty prompt too (the authors' correction for SigLIP).
 
     Args:

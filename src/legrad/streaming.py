@@ -105,12 +105,14 @@ def pooler_layer(
     feature, calls = capture.tapped(lambda: capture.in_float(readout, anatomy.tower, anatomy.blocks, leaf))
     check_calls(anatomy, calls, f"the attentional pooler on block {layer}")
     scores = score(feature)
-    call = calls[anatomy.taps[-1]]
-    keep = None if call.keep is None else call.keep[:, :, :1]
     results = []
     for target in range(scores.shape[1]):
-        gradient = _gradient(scores[:, target], call.output, layer, target)
-        results.append(relevance.key_relevance(gradient[:, :, :1], call.value, keep))
+        maps = []
+        for call in (calls[tap] for tap in anatomy.taps):
+            gradient = _gradient(scores[:, target], call.output, layer, target)
+            keep = None if call.keep is None else call.keep[:, :, :1]
+            maps.append(relevance.key_relevance(gradient[:, :, :1], call.value, keep))
+        results.append(relevance.merge_layers(maps))
     return torch.stack(results, 1)
 
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from legrad.embedded.concepts import CONCEPTS, NAMES, Concept
-from legrad.embedded.scenes import TRAINING_SEED, Scene, scene, scenes
+from legrad.embedded.drawing import TRAINING_SEEDS, Scene, scene, scenes
 
-__all__ = ["CONCEPTS", "NAMES", "SAMPLE", "TRAINING_SEED", "Concept", "Scene", "sample_names", "scene", "scenes"]
+__all__ = ["CONCEPTS", "NAMES", "SAMPLE", "TRAINING_SEEDS", "Concept", "Scene", "sample_names", "scene", "scenes"]
 
 SAMPLE = Path(__file__).parent / "data" / "sample.png"
 """A scene that ships with the package, for a first try."""

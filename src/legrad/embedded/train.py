@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from legrad.embedded import model as embedded
 from legrad.embedded.concepts import CONCEPTS, NAMES
-from legrad.embedded.scenes import TRAINING_SEED, scene
+from legrad.embedded.drawing import TRAINING_SEED, scene
 from legrad.embedded.tokenizer import VOCABULARY, WordTokenizer
 
 PROMPT = "a photo of a {}"

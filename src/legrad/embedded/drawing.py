@@ -16,7 +16,9 @@ from legrad.embedded.concepts import NAMES
 from legrad.embedded.sprites import load_sprites
 from legrad.errors import InputError
 
-TRAINING_SEED = 1_000_000_007  # the shipped model saw only this stream; every other seed is held out
+TRAINING_SEED = 1_000_000_007
+# stage k of training draws from stream TRAINING_SEED + k; every seed outside of this range is held out
+TRAINING_SEEDS = range(TRAINING_SEED, TRAINING_SEED + 100)
 _MIN_VISIBLE = 0.5
 
 
@@ -42,7 +44,7 @@ def scenes(
 
     Args:
         n: how many.
-        seed: the stream; ``TRAINING_SEED`` is the one that the embedded model was trained on.
+        seed: the stream; the embedded model was trained on some of ``TRAINING_SEEDS``.
         size: height and width in pixels; at least 32.
         objects: smallest and largest number of objects, both included, between 1 and 8.
         start: index of the first scene in the stream.
