@@ -6,7 +6,13 @@ import numpy as np
 import torch
 
 import legrad
-from legrad.geometry import Frame, Size
+from legrad.geometry import Cells, Frame, Size
+
+
+def cells(grid: Size, covered: Size) -> Cells:
+    """Patches side by side that cover some pixels."""
+    side: Any = tuple(pixels / count for pixels, count in zip(covered, grid, strict=True))
+    return Cells(grid, side, side)
 
 
 def explanation(
@@ -33,7 +39,7 @@ def explanation(
         "labels": [[f"target {t}" for t in range(targets)] for _ in range(images)],
         "prompt_independent": torch.zeros(images, targets, dtype=torch.bool),
         "frames": frames,
-        "covered": covered,
+        "cells": [cells(grid, covered)] * images,
         "pictures": [rng.integers(0, 255, (*frame.original, 3), np.uint8) for frame in frames],
         "names": [f"folder/picture {i}.jpg" for i in range(images)],
         "settings": {"model": "none", "method": "legrad", "layers": list(layers), "versions": {"legrad": "0"}},

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from handmade import cells
 from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import v2
@@ -73,7 +74,7 @@ def assert_follows(transform, height, width):
 @pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
 def test_open_clip(picture, size, mode):
     frame = assert_follows(open_clip_transform(size, mode), *picture)
-    whole = geometry.seen(frame, frame.input, picture).all()
+    whole = geometry.seen(frame, cells((1, 1), frame.input), picture).all()
     if mode != "shortest":
         assert whole
     elif picture[0] * size[1] != picture[1] * size[0] and max(picture) > 20:
@@ -150,28 +151,28 @@ def test_normalisation():
 @pytest.mark.parametrize("size", [(24, 32), (25, 31), (3, 4), (5, 1), (100, 7)])
 def test_place_is_plain_interpolation_if_all_was_seen(size):
     maps = torch.rand(2, 5, 3, 4, dtype=torch.float64)
-    placed = geometry.place(maps, Frame(size, size), size, size)
+    placed = geometry.place(maps, Frame(size, size), cells((3, 4), size), size)
     assert placed.shape == (2, 5, *size)
     expected = F.interpolate(maps, size, mode="bilinear", align_corners=False)
     assert torch.allclose(placed, expected, atol=1e-12)
     # squashed pictures are no different
     squashed = geometry.follow(transforms.Resize((48, 64)), size)
-    assert torch.allclose(geometry.place(maps, squashed, (48, 64), size), expected, atol=1e-12)
+    assert torch.allclose(geometry.place(maps, squashed, cells((3, 4), (48, 64)), size), expected, atol=1e-12)
 
 
 def test_place_keeps_the_dtype():
     maps = torch.rand(1, 3, 4)
-    assert geometry.place(maps, Frame((8, 8), (8, 8)), (8, 8), (8, 8)).dtype == torch.float32
+    assert geometry.place(maps, Frame((8, 8), (8, 8)), cells((3, 4), (8, 8)), (8, 8)).dtype == torch.float32
 
 
 def test_place_in_a_crop():
     # 40 x 100 -> 20 x 50 -> the middle 20 x 20: original columns 30 to 70
     frame = geometry.follow(transforms.Compose([transforms.Resize(20), transforms.CenterCrop(20)]), (40, 100))
     maps = torch.rand(1, 1, 5, 5, dtype=torch.float64)
-    placed = geometry.place(maps, frame, (20, 20), (40, 100))
+    placed = geometry.place(maps, frame, cells((5, 5), (20, 20)), (40, 100))
     window = F.interpolate(maps, (40, 40), mode="bilinear", align_corners=False)
     assert torch.allclose(placed[..., 30:70], window, atol=1e-12)
-    seen = geometry.seen(frame, (20, 20), (40, 100))
+    seen = geometry.seen(frame, cells((5, 5), (20, 20)), (40, 100))
     assert seen[:, 30:70].all()
     assert seen.sum() == 40 * 40
 
@@ -181,15 +182,15 @@ def test_place_in_a_padded_frame():
     frame = geometry.follow(open_clip_transform(20, "longest"), (40, 100))
     assert (frame.offset, frame.scale) == ((6, 0), (0.2, 0.2))
     rows = (torch.arange(20, dtype=torch.float64) + 0.5)[:, None].expand(20, 20)  # a pixel of input per cell
-    placed = geometry.place(rows[None], frame, (20, 20), (40, 100))[0]
+    placed = geometry.place(rows[None], frame, cells((20, 20), (20, 20)), (40, 100))[0]
     expected = 6 + (torch.arange(40, dtype=torch.float64) + 0.5) * 0.2
     assert torch.allclose(placed[:, 50], expected, atol=1e-12)
-    assert geometry.seen(frame, (20, 20), (40, 100)).all()
+    assert geometry.seen(frame, cells((5, 5), (20, 20)), (40, 100)).all()
 
 
 def test_pixels_beyond_the_last_whole_patch_are_unseen():
     # 20 pixels of input hold two patches of 8
-    seen = geometry.seen(Frame((20, 20), (20, 20)), (16, 16), (20, 20))
+    seen = geometry.seen(Frame((20, 20), (20, 20)), cells((2, 2), (16, 16)), (20, 20))
     assert seen[:16, :16].all()
     assert seen.sum() == 16 * 16
 
@@ -197,7 +198,7 @@ def test_pixels_beyond_the_last_whole_patch_are_unseen():
 def test_place_at_another_size():
     frame = Frame((40, 60), (40, 60))
     maps = torch.rand(1, 4, 6, dtype=torch.float64)
-    small = geometry.place(maps, frame, (40, 60), (20, 30))[0]
+    small = geometry.place(maps, frame, cells((4, 6), (40, 60)), (20, 30))[0]
     assert torch.allclose(small, F.interpolate(maps[None], (20, 30), mode="bilinear")[0, 0], atol=1e-12)
 
 
@@ -222,7 +223,7 @@ def cropped(original=(24, 60)):
 
 def test_saliency_is_stretched_over_what_was_seen():
     found = handmade.explanation(grid=(3, 3), frames=[cropped()])
-    assert torch.equal(found.seen[0], geometry.seen(cropped(), (24, 24), (24, 60)))
+    assert torch.equal(found.seen[0], geometry.seen(cropped(), cells((3, 3), (24, 24)), (24, 60)))
     assert found.seen.sum() == 24 * 24
     maps = found.saliency()
     assert maps.shape == (1, 2, 24, 60)

@@ -160,7 +160,18 @@ def test_a_transform_of_ones_own_that_ends_in_different_sizes():
     explainer = legrad.wrap(models.clip(), transform=transform)
     pictures = [Image.effect_noise((64, 32), 90).convert("RGB"), Image.effect_noise((32, 32), 90).convert("RGB")]
     assert explainer.explain(pictures[0], torch.randn(32)).relevance.shape[-2:] == (4, 8)
-    with pytest.raises(legrad.InputError, match="different sizes"):
-        explainer.explain(pictures, torch.randn(32))
+    embedding = torch.randn(32)
+    both = explainer.explain([pictures[0], pictures[1], pictures[0]], embedding, keep_layers=True)
+    assert both.grids == [(4, 8), (4, 4), (4, 8)]
+    assert both.relevance.shape == (3, 1, 4, 8)
+    assert not both.relevance[1, ..., 4:].any()
+    for index in range(2):
+        alone = explainer.explain(pictures[index], embedding, keep_layers=True)
+        cols = alone.grids[0][1]
+        assert torch.allclose(both.relevance[index, ..., :cols], alone.relevance[0], rtol=1e-5)
+        assert torch.allclose(both.layer_relevance[index, ..., :cols], alone.layer_relevance[0], rtol=1e-5)
+        assert torch.allclose(both.saliency()[index], alone.saliency()[0], atol=1e-5)
+        assert torch.allclose(both.scores[index], alone.scores[0], atol=1e-6)
+    assert both.overlay(1).size == (32, 32)
     with pytest.raises(legrad.InputError, match="own transform"):
         legrad.wrap(models.clip().visual, transform=transform).explain(pictures[0], torch.randn(32), fit="pad")

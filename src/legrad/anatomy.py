@@ -1,5 +1,6 @@
 """What has to be known about a model to explain it: data plus small functions, filled in by the adapters."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from legrad.errors import InputError
+from legrad import relevance
+from legrad.errors import InputError, TruthCheckError
+from legrad.geometry import Cells
 
 
 def _same(tokens: Tensor) -> Tensor:
@@ -33,6 +36,20 @@ class Readout:
         return F.normalize(feature, dim=-1) if self.normalize else feature
 
 
+def published(native: Callable[[Tensor], Tensor], num_prefix_tokens: int) -> Callable[[Tensor], Tensor]:
+    """The authors' read-out of a class-token or averaged model: its own head on the mean over all tokens.
+
+    A head that only sees copies of the mean gives the same whichever token it takes or averages: the final norms, then
+    the projection or classifier, of the mean. Heads with two inputs (class and distillation token, class token and mean
+    of patches) get the mean at both.
+    """
+
+    def function(tokens: Tensor) -> Tensor:
+        return native(tokens.mean(1, keepdim=True).expand(-1, num_prefix_tokens + 1, -1))
+
+    return function
+
+
 @dataclass(frozen=True)
 class ViTAnatomy:
     """Where things are in one vision transformer, for one input size.
@@ -40,22 +57,29 @@ class ViTAnatomy:
     Attributes:
         library: name for humans, e.g. "open_clip".
         tower: the vision tower; all modules named below live in it.
-        run: (batch, 3, height, width) -> (batch, features), the tower's own plain output, before any L2.
+        run: (batch, *shape) -> (batch, features), the tower's own plain output, before any L2.
         blocks: the transformer blocks in order.
-        image_size: (height, width) that the tower takes as it is.
-        patch_size: (height, width) of a patch in pixels; patches are laid side by side.
-        grid: (rows, cols) of patches at ``image_size``.
+        image_size: (height, width) that the tower takes as it is; (frequency, time) of a spectrogram.
+        patch_size: (height, width) of a patch in pixels.
+        grid: patches at ``image_size``, (rows, cols) or as ``axes`` says.
         num_prefix_tokens: class and register tokens in front of the patches.
         readouts: "native" (the model's own head) and "published" (as the authors' code pools).
         default_readout: what ``readout="auto"`` means.
         output: "embedding" (compared with texts by cosine similarity), "logits" or "feature" (no head at all).
         route: "self-attention" inside the blocks, or "pooler": the attentional pooler on each block's tokens.
+        attention: "fused" (``F.scaled_dot_product_attention``, ``nn.MultiheadAttention``), or "softmax" for models that
+            write attention out.
         attentions: how many attentions fire in a block (or in the pooler).
         taps: which of them enter the map, as indices; their relevances are averaged.
         key_prefix: keys in front of the patches in the explained attention.
+        lay: (relevance of an attention's keys (batch', keys), its index) -> (batch, *grid), for attention whose batch
+            or keys are not simply pictures and tokens (windows, heads folded into the batch, frames apart).
         to_tokens: block output -> (batch, tokens, dim).
         switches: (owner, attribute, value) set during a call and put back: checkpointing off, fused attention on.
         resized: (height, width) -> the same weights for another input size; raises ``InputError`` if impossible.
+        stride: (height, width) in pixels from one patch to the next; default ``patch_size``, side by side.
+        axes: names of the grid's axes: ("rows", "cols"), ("frames", "rows", "cols") or ("frequency", "time").
+        shape: of one input; default (3, height, width).
     """
 
     library: str
@@ -64,18 +88,29 @@ class ViTAnatomy:
     blocks: Sequence[nn.Module]
     image_size: tuple[int, int]
     patch_size: tuple[int, int]
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     num_prefix_tokens: int
     readouts: Mapping[str, Readout]
     default_readout: Literal["native", "published"]
     output: Literal["embedding", "logits", "feature"]
     resized: Callable[[tuple[int, int]], "ViTAnatomy"]
     route: Literal["self-attention", "pooler"] = "self-attention"
+    attention: Literal["fused", "softmax"] = "fused"
     attentions: int = 1
     taps: tuple[int, ...] = (0,)
     key_prefix: int = 0
+    lay: Callable[[Tensor, int], Tensor] | None = None
     to_tokens: Callable[[Any], Tensor] = _same
     switches: tuple[tuple[Any, str, Any], ...] = ()
+    stride: tuple[int, int] | None = None
+    axes: tuple[str, ...] = ("rows", "cols")
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.shape:
+            object.__setattr__(self, "shape", (3, *self.image_size))
+        if len(self.axes) != len(self.grid):
+            raise InputError(f"a grid of {self.grid} needs as many axes, got {self.axes}")
 
     @property
     def device(self) -> torch.device:
@@ -87,6 +122,27 @@ class ViTAnatomy:
         """Type that pictures are cast to: that of the tower's patch embedding (its convolution, else any matrix)."""
         matrices = [p for p in self.tower.parameters() if p.ndim > 1]
         return next((p.dtype for p in matrices if p.ndim == 4), matrices[0].dtype)
+
+    @property
+    def cells(self) -> Cells:
+        """Where the patches of one picture or frame lie in the input."""
+        return Cells((self.grid[-2], self.grid[-1]), self.patch_size, self.stride or self.patch_size)
+
+    def on_grid(self, keys: Tensor, tap: int, batch: int) -> Tensor:
+        """Relevance of the keys of attention ``tap``, (batch', keys) -> (batch, *grid).
+
+        Raises:
+            TruthCheckError: the keys do not fit the grid.
+        """
+        if self.lay is not None:
+            return self.lay(keys, tap)
+        count = self.key_prefix + math.prod(self.grid)
+        if len(keys) != batch or keys.shape[1] < count:
+            raise TruthCheckError(
+                f"attention {tap} has {keys.shape[1]} keys for each of {len(keys)} rows, expected at least {count} "
+                f"({self.key_prefix} prefix keys and a grid of {self.grid}) for each of {batch} pictures"
+            )
+        return relevance.on_grid(keys, self.key_prefix, self.grid)
 
     def at(self, size: tuple[int, int]) -> "ViTAnatomy":
         """The anatomy for an input size: this one if it fits, else one with resampled positions.
@@ -104,6 +160,6 @@ class ViTAnatomy:
         height, width = self.image_size
         return (
             f"ViTAnatomy({self.library} {type(self.tower).__name__}: {len(self.blocks)} x "
-            f"{type(self.blocks[0]).__name__}, {height} x {width} px, grid {self.grid[0]} x {self.grid[1]}, "
+            f"{type(self.blocks[0]).__name__}, {height} x {width} px, grid {' x '.join(map(str, self.grid))}, "
             f"{self.num_prefix_tokens} prefix tokens, route {self.route}, auto = {self.default_readout})"
         )

@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,9 @@ from torch.overrides import TorchFunctionMode
 
 from legrad.errors import TruthCheckError, UnsupportedModelError
 
+Kind = Literal["fused", "softmax"]
 _PROBED_QUERIES = 4
+_SOFTMAX = (torch.softmax, F.softmax, Tensor.softmax)
 
 
 @dataclass
@@ -27,37 +29,54 @@ class AttentionCall:
     """One attention inside a block: what is needed to form dS/dA = (dS/dO) V^T.
 
     Attributes:
-        output: O, the head outputs, (batch, heads, queries, head_dim), part of the graph of what follows.
-        value: V, (batch, heads, keys, head_dim), detached; repeated along heads for grouped queries.
+        output: O, the head outputs, (batch, heads, queries, head_dim), part of the graph of what follows; without heads
+            where the model folds them into the batch. For eager attention the map A itself.
+        value: V, (batch, heads, keys, head_dim), detached; repeated along heads for grouped queries. None for eager
+            attention.
         keep: bool mask broadcastable to (batch, heads, queries, keys), None if all keys are visible.
         mismatch: largest relative difference between O and an explicit softmax(QK^T)V on a few queries; None unless
             the tap was asked to verify.
     """
 
     output: Tensor
-    value: Tensor
+    value: Tensor | None
     keep: Tensor | None
     mismatch: float | None = None
 
 
 class AttentionTap(TorchFunctionMode):
-    """Sees every scaled-dot-product attention of this thread while it is entered, and collects the calls.
+    """Sees every attention of this thread while it is entered, and collects the calls.
 
     ``nn.MultiheadAttention`` hides its inner attention from a mode, so its functional form is re-expressed here.
+
+    Args:
+        kind: "fused" sees scaled-dot-product attention, "softmax" every softmax, for models that write attention out.
+        verify: recompute a few rows of every attention explicitly.
     """
 
-    def __init__(self, verify: bool = False) -> None:
+    def __init__(self, kind: Kind = "fused", verify: bool = False) -> None:
         super().__init__()
         self.calls: list[AttentionCall] = []
+        self._kind = kind
         self._verify = verify
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self._kind == "softmax":
+            return self._softmax(func(*args, **kwargs)) if func in _SOFTMAX else func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return self._attention(*args, **kwargs)
         if func is F.multi_head_attention_forward:
             return self._multi_head(*args, **kwargs)
         return func(*args, **kwargs)
+
+    def _softmax(self, attention: Tensor) -> Tensor:
+        if not attention.requires_grad:
+            attention = attention.detach().requires_grad_()
+        mismatch = float((attention.detach().float().sum(-1) - 1).abs().max()) if self._verify else None
+        self.calls.append(AttentionCall(attention, None, None, mismatch))
+        torch.set_grad_enabled(True)
+        return attention
 
     def _attention(
         self,
@@ -70,7 +89,7 @@ class AttentionTap(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        if query.ndim != 4:
+        if query.ndim not in (3, 4):
             raise UnsupportedModelError(
                 f"expected attention on (batch, heads, tokens, head_dim) tensors, got a query of shape "
                 f"{tuple(query.shape)}: this attention layout is not supported"
@@ -81,10 +100,10 @@ class AttentionTap(TorchFunctionMode):
         if not output.requires_grad:
             output = output.detach().requires_grad_()
         with torch.no_grad():
-            groups = query.shape[1] // value.shape[1]
+            groups = query.shape[1] // value.shape[1] if query.ndim == 4 else 1
             # each group of query heads shares one value head
             seen = value.detach() if groups == 1 else value.detach().repeat_interleave(groups, dim=1)
-            keep = _visible(attn_mask, is_causal, query.shape[2], key.shape[2], query.device)
+            keep = _visible(attn_mask, is_causal, query, key)
             call = AttentionCall(output, seen, keep)
             if self._verify:
                 shared = key if groups == 1 else key.repeat_interleave(groups, dim=1)
@@ -178,15 +197,16 @@ def _merge_masks(
     return merged
 
 
-def _visible(mask: Tensor | None, causal: bool, queries: int, keys: int, device: torch.device) -> Tensor | None:
-    """Where attention may flow, as a 4-D bool mask; None if everywhere."""
+def _visible(mask: Tensor | None, causal: bool, query: Tensor, key: Tensor) -> Tensor | None:
+    """Where attention may flow, a bool mask with as many dimensions as the query; None if everywhere."""
     if causal:
-        return torch.ones(queries, keys, dtype=torch.bool, device=device).tril()[None, None]
+        shape = (*[1] * (query.ndim - 2), query.shape[-2], key.shape[-2])
+        return torch.ones(shape, dtype=torch.bool, device=query.device).tril()
     if mask is None:
         return None
     # libraries write "hidden" as -inf or as the lowest number of the type
     keep = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-    return None if bool(keep.all()) else keep[(None,) * (4 - keep.ndim)]
+    return None if bool(keep.all()) else keep[(None,) * (query.ndim - keep.ndim)]
 
 
 def _softmax_attention(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
@@ -205,9 +225,10 @@ def _mismatch(query: Tensor, key: Tensor, call: AttentionCall, mask: Tensor | No
     rows = slice(0, _PROBED_QUERIES)
     if mask is not None and mask.shape[-2] > 1:
         mask = mask[..., rows, :]
-    attention = _softmax_attention(query[:, :, rows].float(), key.float(), mask, scale)
+    assert call.value is not None
+    attention = _softmax_attention(query[..., rows, :].float(), key.float(), mask, scale)
     expected = attention @ call.value.float()
-    found = call.output[:, :, rows].float()
+    found = call.output[..., rows, :].float()
     return float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 
@@ -271,7 +292,7 @@ def stream(
     blocks: Sequence[nn.Module],
     layers: Iterable[int],
     visit: Callable[[int, Any, list[AttentionCall]], None],
-    tap: bool = True,
+    tap: Kind | None = "fused",
     verify: bool = False,
 ) -> tuple[Tensor, Any]:
     """Run the model once and visit the chosen blocks as they finish.
@@ -283,7 +304,7 @@ def stream(
         blocks: all transformer blocks.
         layers: indices of the blocks to visit; each must run exactly once.
         visit: called as ``visit(layer, block_output, attention_calls)`` with gradients on.
-        tap: look at the attention inside the blocks; False visits them with detached outputs only.
+        tap: the kind of attention to look at inside the blocks; None visits them with detached outputs only.
         verify: recompute a few rows of every attention explicitly.
 
     Returns:
@@ -305,7 +326,8 @@ def stream(
         def enter(module: nn.Module, args: Any) -> None:
             if getattr(_session, "current", None) is not me:
                 return
-            open_taps.append(AttentionTap(verify))
+            assert tap is not None
+            open_taps.append(AttentionTap(tap, verify))
             open_taps[-1].__enter__()
 
         def leave(module: nn.Module, args: Any, output: Any) -> Any:
@@ -355,9 +377,11 @@ def stream(
     return output, final[0]
 
 
-def tapped(function: Callable[[], Tensor], verify: bool = False) -> tuple[Tensor, list[AttentionCall]]:
+def tapped(
+    function: Callable[[], Tensor], kind: Kind = "fused", verify: bool = False
+) -> tuple[Tensor, list[AttentionCall]]:
     """Run ``function`` with its attention tapped; gradients are on from the first attention to its end."""
-    with torch.no_grad(), AttentionTap(verify) as tap:
+    with torch.no_grad(), AttentionTap(kind, verify) as tap:
         return function(), tap.calls
 
 

@@ -2,32 +2,28 @@
 
 import importlib.metadata
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from legrad import adapters, capture, geometry, relevance
+from legrad import adapters, capture, geometry
 from legrad.anatomy import ViTAnatomy
-from legrad.errors import FlatMapWarning, InputError
+from legrad.assembling import Part, assemble
+from legrad.errors import InputError
 from legrad.explanation import Explanation
-from legrad.inputs import Input, prepare, stack
+from legrad.inputs import by_size, prepare, stack
 from legrad.layers import resolve_layers
 from legrad.resolving import Resolver
 from legrad.streaming import explain_batch
-from legrad.targets import Score
 from legrad.truth import truth_check
 
 READOUTS = ("auto", "published", "native")
 FITS = ("model", "squash", "pad")
 METHODS = ("legrad",)
 _AUTO_MEMORY = 2 << 30  # bytes, where free memory is not known
-_INSENSITIVE = 0.99
-_FLAT = 1e-6
 
 
 def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Explainer":
@@ -159,32 +155,31 @@ class Explainer:
         # the whole call: results made under inference mode could not be used in training code
         with torch.inference_mode(False), torch.no_grad(), capture.exclusive(self.anatomy.blocks[0]):
             inputs = prepare(images, self._adapter, size, fit)
-            anatomy = self.anatomy.at(inputs[0].frame.input)
-            # for another input size the tower is a copy, with training flags of its own
-            with capture.plain(self.model), capture.plain(anatomy.tower, anatomy.switches):
-                resolver = Resolver(self._adapter, anatomy, inputs)
+            # inside, so that copies of the tower for other input sizes are made from it in its plain state
+            with capture.plain(self.model), capture.plain(self.anatomy.tower, self.anatomy.switches):
+                resolver = Resolver(self._adapter, self.anatomy, inputs)
                 scores, valid = resolver.resolve(targets)
                 null = None if null_target is None else resolver.one(null_target)
                 asked = scores if null is None else [*scores, null]
-                self._check_once(stack(inputs[:1], anatomy), anatomy)
-                count = _images_per_pass(anatomy, len(asked), memory)
                 parts = []
-                for start in range(0, len(inputs), count):
-                    rows = slice(start, start + count)
-                    batch = stack(inputs[rows], anatomy)
-                    parts.append(explain_batch(anatomy, batch, [s.rows(rows) for s in asked], blocks, chosen))
-            per_layer = torch.cat([part[0] for part in parts])
-            values = torch.cat([part[1] for part in parts])
-            return self._explanation(
+                for input_size, members in by_size(inputs).items():
+                    anatomy = self.anatomy.at(input_size)
+                    self._check_once(stack([inputs[members[0]]], anatomy), anatomy)
+                    count = _images_per_pass(anatomy, len(asked), memory)
+                    for start in range(0, len(members), count):
+                        rows = members[start : start + count]
+                        batch = stack([inputs[i] for i in rows], anatomy)
+                        found = explain_batch(anatomy, batch, [s.rows(rows) for s in asked], blocks, chosen)
+                        parts.append(Part(rows, anatomy.cells, *found))
+            return assemble(
+                parts,
                 inputs,
-                anatomy,
                 scores,
                 valid,
-                per_layer,
-                values,
-                blocks,
                 null_threshold=null_threshold if null else None,
                 keep_layers=keep_layers,
+                layers=blocks,
+                axes=self.anatomy.axes,
                 settings={
                     "model": self._adapter.name or type(self.model).__name__,
                     "method": method,
@@ -194,9 +189,9 @@ class Explainer:
                     "input_size": list(inputs[0].frame.input),
                     "null_target": None if null is None else null.label_of(0),
                     "null_threshold": null_threshold,
-                    "device": str(anatomy.device),
-                    "dtype": str(anatomy.dtype).removeprefix("torch."),
-                    "versions": _versions(anatomy.library),
+                    "device": str(self.anatomy.device),
+                    "dtype": str(self.anatomy.dtype).removeprefix("torch."),
+                    "versions": _versions(self.anatomy.library),
                 },
             )
 
@@ -206,69 +201,6 @@ class Explainer:
         if key not in self._checked:
             truth_check(anatomy, picture)
             self._checked.add(key)
-
-    # -- the result -----------------------------------------------------------------------------------------------
-
-    def _explanation(
-        self,
-        inputs: list[Input],
-        anatomy: ViTAnatomy,
-        scores: list[Score],
-        valid: Tensor,
-        per_layer: Tensor,
-        values: Tensor,
-        layers: list[int],
-        null_threshold: float | None,
-        keep_layers: bool,
-        settings: dict[str, Any],
-    ) -> Explanation:
-        merged = relevance.merge_layers(per_layer.unbind(2))
-        flat = _flat(merged)
-        merged = merged.masked_fill(flat[..., None, None], 0)
-        null = None
-        if null_threshold is not None:
-            null, merged, per_layer = merged[:, -1:], merged[:, :-1], per_layer[:, :-1]
-            values, flat = values[:, :-1], flat[:, :-1]
-        labels = [
-            [score.label_of(i) if valid[i, t] else "" for t, score in enumerate(scores)] for i in range(len(inputs))
-        ]
-        if bool((flat & valid).any()):
-            where = [(inputs[i].name, labels[i][t]) for i, t in (flat & valid).nonzero().tolist()]
-            warnings.warn(
-                f"{len(where)} maps are flat and returned as zeros, the first for {where[0][0]}, target "
-                f"{where[0][1]!r}: no patch matters for this score in the chosen layers",
-                FlatMapWarning,
-                stacklevel=3,
-            )
-        insensitive = _insensitive(merged, null, valid & ~flat)
-        if bool(insensitive.any()):
-            warnings.warn(
-                f"{int(insensitive.sum())} of {int(valid.sum())} maps hardly depend on the target (correlation above "
-                f"{_INSENSITIVE} with the mean of the others or the null map); see Explanation.prompt_independent",
-                UserWarning,
-                stacklevel=3,
-            )
-        if null is not None and null_threshold is not None:
-            merged = relevance.mask_null(merged, null, null_threshold)
-        keep = valid[..., None, None]
-        covered = (
-            anatomy.grid[0] * anatomy.patch_size[0],
-            anatomy.grid[1] * anatomy.patch_size[1],
-        )
-        return Explanation(
-            relevance=merged * keep,
-            layer_relevance=per_layer * keep[..., None] if keep_layers else None,
-            layers=tuple(layers),
-            scores=values.masked_fill(~valid, 0),
-            valid=valid,
-            labels=labels,
-            prompt_independent=insensitive,
-            frames=[one.frame for one in inputs],
-            covered=covered,
-            pictures=[one.picture for one in inputs],
-            names=[one.name for one in inputs],
-            settings=settings,
-        )
 
 
 def _images_per_pass(anatomy: ViTAnatomy, targets: int, memory: str | int) -> int:
@@ -285,29 +217,6 @@ def _images_per_pass(anatomy: ViTAnatomy, targets: int, memory: str | int) -> in
 def _choose(name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise InputError(f"{name} is one of {', '.join(map(repr, allowed))}, got {value!r}")
-
-
-def _flat(maps: Tensor) -> Tensor:
-    """(images, targets) bool: maps whose spread is nothing but rounding."""
-    high, low = maps.amax((-2, -1)), maps.amin((-2, -1))
-    return ~(high - low > _FLAT * high.abs())
-
-
-def _insensitive(maps: Tensor, null: Tensor | None, valid: Tensor) -> Tensor:
-    """(images, targets) bool: maps that correlate with the mean of the others, or with the null map."""
-    count = valid.sum(1)[:, None, None, None]
-    shown = maps * valid[..., None, None]
-    others = (shown.sum(1, keepdim=True) - shown) / (count - 1).clamp(min=1)
-    alike = (_correlation(maps, others) > _INSENSITIVE) & (count[..., 0, 0] > 1)
-    if null is not None:
-        alike |= _correlation(maps, null.expand_as(maps)) > _INSENSITIVE
-    return alike & valid
-
-
-def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson correlation over the grid; 0 where a map is flat."""
-    a, b = (x.flatten(-2) - x.flatten(-2).mean(-1, keepdim=True) for x in (a, b))
-    return F.cosine_similarity(a, b, dim=-1, eps=1e-30)
 
 
 def _versions(library: str) -> dict[str, str]:

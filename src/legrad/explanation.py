@@ -25,18 +25,21 @@ class Explanation:
     """Where the model looked, for some pictures and targets. All tensors are detached and on the CPU.
 
     Attributes:
-        relevance: (images, targets, rows, cols), raw, non-negative, comparable between targets; mean over layers.
-        layer_relevance: (images, targets, layers, rows, cols), or None unless it was asked for.
+        relevance: (images, targets, *grid), raw, non-negative, comparable between targets; mean over layers. The grid
+            is (rows, cols) or what ``axes`` says; where pictures have grids of their own, zeros follow the smaller ones.
+        layer_relevance: (images, targets, layers, *grid), or None unless it was asked for.
         layers: ascending indices of the explained blocks.
         scores: (images, targets), the model's own final answer: cosine similarity or logit.
         valid: (images, targets) bool, False where a picture has fewer targets than others; zeros there.
         labels: the targets' names, ``labels[image][target]``.
         prompt_independent: (images, targets) bool, True where a map hardly depends on the target.
         frames: where each model input lies in its original picture.
-        covered: (height, width) of the input pixels under the patch grid.
-        pictures: originals (H, W, 3) uint8.
+        cells: where the patches lie in each model input.
+        pictures: originals (H, W, 3) uint8; videos (frames, H, W, 3).
         names: paths of the pictures, or "image 0", ...
         settings: what made this result: model, versions, arguments.
+        axes: names of the grid's axes: ("rows", "cols"), ("frames", "rows", "cols") or ("frequency", "time").
+        grids: the grid of every picture.
     """
 
     relevance: Tensor
@@ -47,7 +50,7 @@ class Explanation:
     labels: list[list[str]]
     prompt_independent: Tensor
     frames: list[geometry.Frame]
-    covered: geometry.Size
+    cells: list[geometry.Cells]
     pictures: list[Any]
     names: list[str]
     settings: dict[str, Any]
@@ -61,10 +64,10 @@ class Explanation:
         )
 
     @property
-    def grids(self) -> list[tuple[int, int]]:
-        """(rows, cols) of every picture's grid."""
-        rows, cols = self.relevance.shape[-2:]
-        return [(rows, cols)] * len(self.relevance)
+    def grids(self) -> list[tuple[int, ...]]:
+        """The grid of every picture, named by ``axes``."""
+        frames = tuple(self.relevance.shape[2:-2])
+        return [(*frames, *one.grid) for one in self.cells]
 
     @property
     def seen(self) -> Tensor | list[Tensor]:
@@ -80,8 +83,8 @@ class Explanation:
                 and maximum per picture, so that targets compare; None leaves raw relevance.
 
         Returns:
-            (images, targets, H, W) float, or a list of (targets, H, W) if the originals differ in size. Pixels that the
-            model never saw are 0, see ``seen``.
+            (images, targets, H, W) float, or a list of (targets, H, W) if the originals differ in size; videos have
+            their frames in front of H. Pixels that the model never saw are 0, see ``seen``.
         """
         return _stacked([self._of_targets(image, size, normalize) for image in range(len(self.frames))])
 
@@ -91,7 +94,7 @@ class Explanation:
             raise InputError(f"normalize is one of {NORMALIZATIONS}, got {normalize!r}")
         valid = self.valid[image]
         maps = self._saliency(image, self.relevance[image, valid], size, normalize)
-        result = maps.new_zeros(len(valid), *maps.shape[-2:])
+        result = maps.new_zeros(len(valid), *maps.shape[1:])
         result[valid] = maps
         return result
 
@@ -99,15 +102,20 @@ class Explanation:
         return self.frames[image].original if size is None else geometry.as_size(size)
 
     def _seen(self, image: int, size: int | Sequence[int] | None) -> Tensor:
-        return geometry.seen(self.frames[image], self.covered, self._size(image, size))
+        return geometry.seen(self.frames[image], self.cells[image], self._size(image, size))
 
     def _saliency(self, image: int, maps: Tensor, size: int | Sequence[int] | None, normalize: str | None) -> Tensor:
-        """Maps (..., rows, cols) of one picture -> (..., H, W)."""
-        placed = geometry.place(maps, self.frames[image], self.covered, self._size(image, size))
+        """Maps (..., *grid) of one picture -> (..., H, W), or (..., frames, H, W)."""
+        rows, cols = self.cells[image].grid
+        maps = maps[..., :rows, :cols]
+        video = len(self.axes) == 3
+        if video:
+            maps = geometry.along_time(maps, len(self.pictures[image]))
+        placed = geometry.place(maps, self.frames[image], self.cells[image], self._size(image, size))
         seen = self._seen(image, size)
         if normalize is not None and bool(seen.any()) and placed.numel():
             inside = placed[..., seen]
-            dims = 1 if normalize == "map" else inside.ndim
+            dims = 1 + video if normalize == "map" else inside.ndim
             over = tuple(range(-dims, 0))
             high, low = inside.amax(over, keepdim=True), inside.amin(over, keepdim=True)
             # interpolating a flat map leaves rounding errors, which would be stretched to a picture

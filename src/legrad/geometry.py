@@ -4,7 +4,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -104,16 +104,35 @@ _COLOUR = {
 }
 
 
+@runtime_checkable
+class Preprocessing(Protocol):
+    """A transform that says itself where pixels go, for libraries whose transforms are no list of steps.
+
+    Attributes:
+        normalisation: mean and std, (3,) each, or None.
+    """
+
+    normalisation: tuple[Tensor, Tensor] | None
+
+    def frame(self, original: Size) -> Frame:
+        """The frame of the result for a picture of (height, width)."""
+
+    def __call__(self, picture: Any) -> Tensor:
+        """PIL picture -> (3, height, width)."""
+
+
 def follow(transform: Any, original: Size) -> Frame:
     """The frame of a transform's result, from its steps.
 
     Args:
-        transform: a ``Compose`` (anything with ``.transforms``) or a single step.
+        transform: a ``Preprocessing``, a ``Compose`` (anything with ``.transforms``) or a single step.
         original: (height, width) of the picture that goes in.
 
     Raises:
         InputError: a step that may move pixels in a way that is not known.
     """
+    if isinstance(transform, Preprocessing):
+        return transform.frame(original)
     frame = Frame(original, original)
     for step in getattr(transform, "transforms", [transform]):
         name = step.__name__ if isinstance(step, FunctionType) else type(step).__name__
@@ -131,10 +150,33 @@ def follow(transform: Any, original: Size) -> Frame:
 
 def normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
     """Mean and std, (3,) each, of a transform's Normalize step."""
+    if isinstance(transform, Preprocessing):
+        return transform.normalisation
     for step in getattr(transform, "transforms", [transform]):
         if type(step).__name__ == "Normalize":
             return torch.as_tensor(step.mean).flatten().float(), torch.as_tensor(step.std).flatten().float()
     return None
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Where the patches lie in the model's input: cell i covers ``[i * stride, i * stride + patch)`` of its axis.
+
+    Attributes:
+        grid: (rows, cols).
+        patch: (height, width) in pixels.
+        stride: (height, width) in pixels, equal to ``patch`` where patches lie side by side.
+    """
+
+    grid: Size
+    patch: Size
+    stride: Size
+
+    @property
+    def covered(self) -> Size:
+        """(height, width) of the input under the patches."""
+        rows, cols = ((n - 1) * s + p for n, p, s in zip(self.grid, self.patch, self.stride, strict=True))
+        return rows, cols
 
 
 def _coordinates(frame: Frame, size: Size, axis: int) -> Tensor:
@@ -143,32 +185,47 @@ def _coordinates(frame: Frame, size: Size, axis: int) -> Tensor:
     return centres * frame.scale[axis] + frame.offset[axis]
 
 
-def place(maps: Tensor, frame: Frame, covered: Size, size: Size) -> Tensor:
+def place(maps: Tensor, frame: Frame, cells: Cells, size: Size) -> Tensor:
     """Lay maps on the patch grid onto the original picture, bilinearly (align_corners=False).
 
     Args:
         maps: (..., rows, cols).
         frame: where the model's input lies in the original.
-        covered: (height, width) of the input pixels that the grid covers, from the upper left.
+        cells: where the patches lie in the model's input; each value stands at its patch's centre.
         size: (height, width) of the result, which spans the whole original.
 
     Returns:
         (..., height, width), same dtype; pixels that the model never saw hold the nearest seen value, see ``seen``.
     """
     flat = maps.reshape(1, -1, *maps.shape[-2:])
-    y = _coordinates(frame, size, 0) / covered[0] * 2 - 1
-    x = _coordinates(frame, size, 1) / covered[1] * 2 - 1
+    y, x = (
+        # grid_sample spans the centres of the first and last cell, and half a stride on either side, by -1 to 1
+        (_coordinates(frame, size, axis) - (cells.patch[axis] - cells.stride[axis]) / 2)
+        / (cells.grid[axis] * cells.stride[axis])
+        * 2
+        - 1
+        for axis in range(2)
+    )
     points = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)[None].to(maps.dtype)
     placed = F.grid_sample(flat, points, mode="bilinear", padding_mode="border", align_corners=False)
     return placed.reshape(*maps.shape[:-2], *size)
 
 
-def seen(frame: Frame, covered: Size, size: Size) -> Tensor:
+def along_time(maps: Tensor, frames: int) -> Tensor:
+    """(..., tubelets, rows, cols) -> (..., frames, rows, cols), linear between the tubelets' centres."""
+    if maps.shape[-3] == frames or not maps.numel():
+        return maps if maps.shape[-3] == frames else maps.new_zeros(*maps.shape[:-3], frames, *maps.shape[-2:])
+    lines = maps.movedim(-3, -1)
+    flat = F.interpolate(lines.reshape(1, -1, maps.shape[-3]), size=frames, mode="linear", align_corners=False)
+    return flat.reshape(*lines.shape[:-1], frames).movedim(-1, -3)
+
+
+def seen(frame: Frame, cells: Cells, size: Size) -> Tensor:
     """(height, width) bool: pixels of the original that lie inside the grid's part of the model's input."""
     inside = []
     for axis in range(2):
         position = _coordinates(frame, size, axis)
-        inside.append((position >= 0) & (position <= covered[axis]))
+        inside.append((position >= 0) & (position <= cells.covered[axis]))
     return inside[0][:, None] & inside[1][None, :]
 
 

@@ -54,18 +54,19 @@ def prepare(source: Any, adapter: Adapter, size: int | Sequence[int] | None = No
             "tensor (batch, 3, height, width)"
         )
     transform = adapter.transform(None if size is None else geometry.as_size(size), fit)
-    inputs = [_of_picture(item, transform, index) for index, item in enumerate(sources)]
-    sizes = {one.frame.input for one in inputs}
-    if len(sizes) > 1:
-        raise InputError(
-            f"the transform gives inputs of different sizes {sorted(sizes)}; explain such pictures one by one, or let "
-            "the transform end in one size"
-        )
-    return inputs
+    return [_of_picture(item, transform, index) for index, item in enumerate(sources)]
+
+
+def by_size(inputs: Sequence[Input]) -> dict[geometry.Size, list[int]]:
+    """Indices of the inputs of every size, in the order of the inputs."""
+    groups: dict[geometry.Size, list[int]] = {}
+    for index, one in enumerate(inputs):
+        groups.setdefault(one.frame.input, []).append(index)
+    return groups
 
 
 def stack(inputs: Sequence[Input], anatomy: ViTAnatomy) -> Tensor:
-    """(batch, 3, height, width) on the model's device and in its type."""
+    """(batch, *anatomy.shape) on the model's device and in its type; the inputs are of one shape."""
     return torch.stack([one.tensor for one in inputs]).to(anatomy.device, anatomy.dtype)
 
 

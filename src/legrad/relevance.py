@@ -19,25 +19,25 @@ from torch import Tensor
 _CHUNK_NUMBERS = 1 << 22
 
 
-def attention_gradient(output_grad: Tensor, value: Tensor) -> Tensor:
+def attention_gradient(output_grad: Tensor, value: Tensor | None) -> Tensor:
     """Sensitivity G = d score / d attention, from O = A V.
 
     Args:
-        output_grad: d score / d O, (batch, heads, queries, head_dim).
-        value: V, (batch, heads, keys, head_dim).
+        output_grad: d score / d O, (batch, heads, queries, head_dim); G itself if ``value`` is None.
+        value: V, (batch, heads, keys, head_dim); None where the model builds the attention map and it was the leaf.
 
     Returns:
         (batch, heads, queries, keys).
     """
-    return output_grad @ value.transpose(-2, -1)
+    return output_grad if value is None else output_grad @ value.transpose(-2, -1)
 
 
-def key_relevance(output_grad: Tensor, value: Tensor, keep: Tensor | None = None) -> Tensor:
+def key_relevance(output_grad: Tensor, value: Tensor | None, keep: Tensor | None = None) -> Tensor:
     """Relevance E of every key: the mean over heads and queries of the positive part of G, in chunks of queries.
 
     Args:
-        output_grad: d score / d O, (batch, heads, queries, head_dim).
-        value: V, (batch, heads, keys, head_dim).
+        output_grad: d score / d O, (batch, heads, queries, head_dim), or G, see ``attention_gradient``.
+        value: V, (batch, heads, keys, head_dim), or None.
         keep: bool, broadcastable to (batch, heads, queries, keys); False where attention is masked. Masked entries
             count as zero: their gradient is as large as any other's although no attention can flow there.
 
@@ -45,16 +45,18 @@ def key_relevance(output_grad: Tensor, value: Tensor, keep: Tensor | None = None
         (batch, keys), non-negative; at least float32, whatever the input.
     """
     dtype = torch.promote_types(output_grad.dtype, torch.float32)
-    batch, heads, queries, _ = output_grad.shape
-    keys = value.shape[2]
-    value = value.to(dtype)
+    batch, heads, queries, keys = output_grad.shape
+    if value is not None:
+        keys, value = value.shape[2], value.to(dtype)
     if keep is not None:
         keep = keep.expand(batch, heads, queries, keys)
-    total = torch.zeros(batch, keys, dtype=dtype, device=value.device)
+    total = torch.zeros(batch, keys, dtype=dtype, device=output_grad.device)
     chunk = max(1, _CHUNK_NUMBERS // (batch * heads * keys))
     for start in range(0, queries, chunk):
         rows = slice(start, start + chunk)
-        positive = attention_gradient(output_grad[:, :, rows].to(dtype), value).clamp_(min=0)
+        gradient = attention_gradient(output_grad[:, :, rows].to(dtype), value)
+        # in place only on our own product: autograd may hand out one gradient twice
+        positive = gradient.clamp(min=0) if value is None else gradient.clamp_(min=0)
         if keep is not None:
             positive *= keep[:, :, rows]
         total += positive.sum(dim=(1, 2))
@@ -67,7 +69,7 @@ def on_grid(relevance: Tensor, start: int, grid: Sequence[int]) -> Tensor:
     Args:
         relevance: (..., keys).
         start: index of the first patch, the number of prefix keys.
-        grid: sizes of the patch grid, row-major: (rows, cols).
+        grid: sizes of the patch grid, row-major: (rows, cols), (frames, rows, cols), ...
 
     Returns:
         (..., *grid).
@@ -90,12 +92,13 @@ def min_max(maps: Tensor, dims: int = 2) -> Tensor:
     return stretched.unflatten(-1, maps.shape[-dims:])
 
 
-def mask_null(relevance: Tensor, null: Tensor, threshold: float) -> Tensor:
+def mask_null(relevance: Tensor, null: Tensor, threshold: float, dims: int = 2) -> Tensor:
     """Zero the cells that light up for an empty prompt too (the authors' correction for SigLIP).
 
     Args:
         relevance: (..., rows, cols).
         null: relevance of the null prompt over the same layers, broadcastable to ``relevance``.
         threshold: cells whose min-maxed null relevance exceeds it become zero; a flat null map zeroes nothing.
+        dims: how many dimensions the grid has.
     """
-    return relevance.masked_fill(min_max(null) > threshold, 0)
+    return relevance.masked_fill(min_max(null, dims) > threshold, 0)

@@ -13,7 +13,7 @@ from torch import Tensor
 from legrad.adapters import Adapter
 from legrad.anatomy import ViTAnatomy
 from legrad.errors import InputError
-from legrad.inputs import Input, prepare, stack
+from legrad.inputs import Input, by_size, prepare, stack
 from legrad.targets import (
     PREDICTED,
     Contrast,
@@ -35,7 +35,7 @@ class Resolver:
 
     Args:
         adapter: the model's.
-        anatomy: for the pictures' size.
+        anatomy: for any size.
         inputs: the pictures.
     """
 
@@ -160,14 +160,18 @@ class Resolver:
         return one_hot(index, classes, labels[index] if labels else f"class {index}")
 
     def _features(self) -> int:
-        blank = torch.zeros(1, 3, *self._anatomy.image_size, device=self._anatomy.device, dtype=self._anatomy.dtype)
+        blank = torch.zeros(1, *self._anatomy.shape, device=self._anatomy.device, dtype=self._anatomy.dtype)
         return int(self._anatomy.run(blank).shape[-1])
 
     def _output(self, inputs: list[Input]) -> Tensor:
         """The model's own plain answer: L2-normalised embeddings or raw logits, (images, features)."""
-        anatomy = self._anatomy.at(inputs[0].frame.input)
-        parts = [inputs[start : start + _BATCH] for start in range(0, len(inputs), _BATCH)]
-        output = torch.cat([anatomy.run(stack(part, anatomy)) for part in parts])
+        rows: dict[int, Tensor] = {}
+        for size, members in by_size(inputs).items():
+            anatomy = self._anatomy.at(size)
+            for start in range(0, len(members), _BATCH):
+                part = members[start : start + _BATCH]
+                rows.update(zip(part, anatomy.run(stack([inputs[i] for i in part], anatomy)), strict=True))
+        output = torch.stack([rows[i] for i in range(len(inputs))])
         output = output.to(torch.promote_types(output.dtype, torch.float32))
         return F.normalize(output, dim=-1) if self._anatomy.output == "embedding" else output
 

@@ -23,13 +23,13 @@ def explain_batch(
 
     Args:
         anatomy: for the size of ``batch``.
-        batch: (images, 3, height, width) in the model's dtype.
+        batch: (images, *anatomy.shape) in the model's dtype.
         scores: the targets.
         layers: ascending block indices.
         readout: a key of ``anatomy.readouts``.
 
     Returns:
-        (images, targets, layers, rows, cols) and (images, targets), detached, on the CPU, float32 or float64.
+        (images, targets, layers, *grid) and (images, targets), detached, on the CPU, float32 or float64.
 
     Raises:
         TruthCheckError: an attention did not fire as declared, or the native read-out is not the model's output.
@@ -42,12 +42,10 @@ def explain_batch(
     def visit(layer: int, output: Any, calls: list[capture.AttentionCall]) -> None:
         tokens = anatomy.to_tokens(output)
         explain = pooler_layer if anatomy.route == "pooler" else block_layer
-        keys = explain(anatomy, anatomy.readouts[readout], tokens, calls, score, layer)
-        found[layer] = relevance.on_grid(keys, anatomy.key_prefix, anatomy.grid).cpu()
+        found[layer] = explain(anatomy, anatomy.readouts[readout], tokens, calls, score, layer).cpu()
 
-    final, last = capture.stream(
-        lambda: anatomy.run(batch), anatomy.blocks, layers, visit, tap=anatomy.route == "self-attention"
-    )
+    in_blocks = anatomy.attention if anatomy.route == "self-attention" else None
+    final, last = capture.stream(lambda: anatomy.run(batch), anatomy.blocks, layers, visit, tap=in_blocks)
     final = as_float(final)
     native = native_feature(anatomy, anatomy.to_tokens(last))
     same_output(native, final, "the native read-out of the last block's tokens", batch.dtype)
@@ -64,7 +62,7 @@ def block_layer(
     score: Callable[[Tensor], Tensor],
     layer: int,
 ) -> Tensor:
-    """Self-attention route: gradients of the layer's scores at its head outputs, (batch, targets, keys)."""
+    """Self-attention route: gradients of the layer's scores at its head outputs, (batch, targets, *grid)."""
     check_calls(anatomy, calls, f"block {layer} ({type(anatomy.blocks[layer]).__name__})")
     leaf = as_float(tokens.detach()).requires_grad_()
     scores = score(capture.in_float(readout, anatomy.tower, anatomy.blocks, leaf))
@@ -74,6 +72,7 @@ def block_layer(
         above = _gradient(scores[:, target], leaf, layer, target)
         # half precision: bring the gradient near 1 by a power of two, which ReLU lets us undo exactly afterwards
         shift = _power_of_two(above) if tokens.dtype != leaf.dtype else torch.ones(1, 1, 1, device=leaf.device)
+        undo = shift.reshape(-1, *[1] * len(anatomy.grid))
         gradients = torch.autograd.grad(
             tokens,
             [call.output for call in heads],
@@ -82,13 +81,13 @@ def block_layer(
             allow_unused=True,
         )
         maps = []
-        for call, gradient in zip(heads, gradients, strict=True):
+        for tap, call, gradient in zip(anatomy.taps, heads, gradients, strict=True):
             if gradient is None:
                 raise TruthCheckError(
                     f"an attention of block {layer} does not reach the block's output: wrong attention or wrong block"
                 )
-            maps.append(relevance.key_relevance(gradient, call.value, call.keep))
-        results.append(relevance.merge_layers(maps) / shift.flatten(1))
+            maps.append(anatomy.on_grid(_keys(call, gradient, slice(None)), tap, len(tokens)))
+        results.append(relevance.merge_layers(maps) / undo)
     return torch.stack(results, 1)
 
 
@@ -102,18 +101,29 @@ def pooler_layer(
 ) -> Tensor:
     """Pooler route: the same at the pooler's attention over the block's tokens, query 0 only."""
     leaf = as_float(tokens.detach())
-    feature, calls = capture.tapped(lambda: capture.in_float(readout, anatomy.tower, anatomy.blocks, leaf))
+    feature, calls = capture.tapped(
+        lambda: capture.in_float(readout, anatomy.tower, anatomy.blocks, leaf), anatomy.attention
+    )
     check_calls(anatomy, calls, f"the attentional pooler on block {layer}")
     scores = score(feature)
     results = []
     for target in range(scores.shape[1]):
         maps = []
-        for call in (calls[tap] for tap in anatomy.taps):
-            gradient = _gradient(scores[:, target], call.output, layer, target)
-            keep = None if call.keep is None else call.keep[:, :, :1]
-            maps.append(relevance.key_relevance(gradient[:, :, :1], call.value, keep))
+        for tap in anatomy.taps:
+            gradient = _gradient(scores[:, target], calls[tap].output, layer, target)
+            maps.append(anatomy.on_grid(_keys(calls[tap], gradient, slice(0, 1)), tap, len(tokens)))
         results.append(relevance.merge_layers(maps))
     return torch.stack(results, 1)
+
+
+def _keys(call: capture.AttentionCall, gradient: Tensor, queries: slice) -> Tensor:
+    """Relevance of the keys of one attention, (batch, keys); heads may be folded into the batch."""
+    value, keep = call.value, call.keep
+    if gradient.ndim == 3:
+        gradient = gradient[:, None]
+        value, keep = (None if t is None else t[:, None] for t in (value, keep))
+    keep = None if keep is None else keep[:, :, queries]
+    return relevance.key_relevance(gradient[:, :, queries], value, keep)
 
 
 def _gradient(score: Tensor, at: Tensor, layer: int, target: int) -> Tensor:

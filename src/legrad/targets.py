@@ -107,13 +107,14 @@ class Score:
             )
         return score
 
-    def rows(self, indices: slice) -> "Score":
+    def rows(self, indices: Sequence[int]) -> "Score":
         """The same target for some of the pictures."""
-        label = self.label if isinstance(self.label, str) else self.label[indices]
+        label = self.label if isinstance(self.label, str) else tuple(self.label[i] for i in indices)
         direction = self.direction
         if direction is not None and len(direction) > 1:
-            direction = direction[indices]
-        return Score(label, direction, self.function, None if self.own is None else self.own[indices])
+            direction = direction[list(indices)]
+        own = None if self.own is None else tuple(self.own[i] for i in indices)
+        return Score(label, direction, self.function, own)
 
     def label_of(self, image: int) -> str:
         """The label for one picture."""

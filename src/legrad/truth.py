@@ -10,6 +10,8 @@ from legrad import capture
 from legrad.anatomy import ViTAnatomy
 from legrad.errors import TruthCheckError
 
+KINDS = {"fused": "scaled-dot-product attentions", "softmax": "softmax attentions"}
+
 
 def as_float(tokens: Tensor) -> Tensor:
     """At least float32."""
@@ -47,7 +49,7 @@ def check_calls(anatomy: ViTAnatomy, calls: list[capture.AttentionCall], where: 
     """Raise ``TruthCheckError`` unless exactly the declared attentions fired."""
     if len(calls) != anatomy.attentions:
         raise TruthCheckError(
-            f"{where} ran {len(calls)} scaled-dot-product attentions, expected {anatomy.attentions}: its attention "
+            f"{where} ran {len(calls)} {KINDS[anatomy.attention]}, expected {anatomy.attentions}: its attention "
             "bypasses F.scaled_dot_product_attention (an own implementation, a scripted module), or is of another kind"
         )
 
@@ -64,7 +66,7 @@ def truth_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
 
     Args:
         anatomy: for the size of ``batch``.
-        batch: (1, 3, height, width) in the model's dtype.
+        batch: (1, *anatomy.shape) in the model's dtype.
 
     Raises:
         TruthCheckError: says what differs, and where first.
@@ -77,7 +79,7 @@ def truth_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
         if anatomy.route == "pooler":
             where = f"the attentional pooler on {where}"
             tokens = anatomy.to_tokens(output)
-            feature, calls = capture.tapped(lambda: native_feature(anatomy, tokens), verify=True)
+            feature, calls = capture.tapped(lambda: native_feature(anatomy, tokens), anatomy.attention, verify=True)
             same_output(feature, native_feature(anatomy, tokens), f"{where}, tapped,", batch.dtype)
         check_calls(anatomy, calls, where)
         for number, call in enumerate(calls):
@@ -88,7 +90,7 @@ def truth_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
                 )
 
     every = range(len(anatomy.blocks))
-    in_blocks = anatomy.route == "self-attention"
+    in_blocks = anatomy.attention if anatomy.route == "self-attention" else None
     found, last = capture.stream(lambda: anatomy.run(batch), anatomy.blocks, every, visit, in_blocks, verify=True)
     if not _distance(found, expected) <= limit:
         raise TruthCheckError(f"instrumented and plain forward differ, {_first_difference(anatomy, batch)}")
@@ -106,7 +108,8 @@ def _first_difference(anatomy: ViTAnatomy, batch: Tensor) -> str:
     def visit(layer: int, output: Any, calls: list[capture.AttentionCall]) -> None:
         tapped[layer] = anatomy.to_tokens(output).detach()
 
-    capture.stream(lambda: anatomy.run(batch), anatomy.blocks, every, visit, anatomy.route == "self-attention")
+    in_blocks = anatomy.attention if anatomy.route == "self-attention" else None
+    capture.stream(lambda: anatomy.run(batch), anatomy.blocks, every, visit, in_blocks)
     for layer in every:
         distance = _distance(tapped[layer], anatomy.to_tokens(plain[layer]))
         if not distance <= _tolerance(batch.dtype):

@@ -25,17 +25,18 @@ class Adapter:
     Attributes:
         model: the whole model.
         anatomy: its vision tower.
-        tokenize: texts -> token ids, None if unknown.
-        encode_text: token ids -> (texts, features), None without a text tower.
-        transform: (size or None, fit) -> a picture transform made of torchvision-style steps; None if unknown.
+        tokenize: texts -> token ids, a tensor or anything with ``.to(device)``; None if unknown.
+        encode_text: what ``tokenize`` gives -> (texts, features), None without a text tower.
+        transform: (size or None, fit) -> a picture transform made of torchvision-style steps, or a
+            ``geometry.Preprocessing``; None if unknown.
         labels: class names in the order of the logits, None if unknown.
         name: how the model was asked for.
     """
 
     model: nn.Module
     anatomy: ViTAnatomy
-    tokenize: Callable[[Sequence[str]], Tensor] | None = None
-    encode_text: Callable[[Tensor], Tensor] | None = None
+    tokenize: Callable[[Sequence[str]], Any] | None = None
+    encode_text: Callable[[Any], Tensor] | None = None
     transform: Callable[[Size | None, str], Any] | None = None
     labels: tuple[str, ...] | None = None
     name: str = ""

@@ -129,13 +129,14 @@ def evaluate(explainer: legrad.Explainer, n: int, seed: int, progress: Callable[
         found += [recall_at_k(row, m.names) for row, m in zip(features @ texts.T, made, strict=True)]
     results["model"] = {"recall": interval(*zip(*found, strict=True))}
     counts: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    cells = explainer.anatomy.cells
     for start in progress(range(0, n, _BATCH), description="localisation"):
         made = [scene(seed + 1, i, objects=(2, 4)) for i in range(start, min(start + _BATCH, n))]
         for name, maps in _maps(explainer, made):
             entry = counts.setdefault(name, {"pointing": [], "swap": []})
             for one, m in zip(maps, made, strict=True):
                 size = m.image.shape[:2]
-                placed = geometry.place(one.contiguous(), geometry.Frame(size, size), size, size)
+                placed = geometry.place(one.contiguous(), geometry.Frame(size, size), cells, size)
                 masks = torch.from_numpy(m.masks)
                 entry["pointing"].append(points(placed, masks))
                 entry["swap"].append(swaps(placed, masks))
