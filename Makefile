@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check format clean
+.PHONY: demo test check matrix format clean
 
 demo: .venv/installed  ## explain the sample scene, offline
 	$(BIN)/legrad explain --out demo
@@ -16,6 +16,9 @@ check: .venv/installed  ## format, lint, types
 	$(BIN)/ruff format --check src tests
 	$(BIN)/ruff check src tests
 	$(BIN)/python -m mypy
+
+matrix: .venv/installed  ## every model name of every library against the slow twin: docs/support-matrix.md
+	$(BIN)/python tests/sweep.py
 
 format: .venv/installed
 	$(BIN)/ruff format src tests

@@ -63,23 +63,26 @@ class ViTAnatomy:
         patch_size: (height, width) of a patch in pixels.
         grid: patches at ``image_size``, (rows, cols) or as ``axes`` says.
         num_prefix_tokens: class and register tokens in front of the patches.
-        readouts: "native" (the model's own head) and "published" (as the authors' code pools).
-        default_readout: what ``readout="auto"`` means.
+        readouts: "native" (the model's own head) and "published" (as the authors' code pools); where the latter is not
+            given it is made from the native one, except for poolers, see ``published``.
+        default_readout: what ``readout="auto"`` means; by default "published" where there is one.
         output: "embedding" (compared with texts by cosine similarity), "logits" or "feature" (no head at all).
         route: "self-attention" inside the blocks, or "pooler": the attentional pooler on each block's tokens.
         attention: "fused" (``F.scaled_dot_product_attention``, ``nn.MultiheadAttention``), or "softmax" for models that
             write attention out.
         attentions: how many attentions fire in a block (or in the pooler).
         taps: which of them enter the map, as indices; their relevances are averaged.
-        key_prefix: keys in front of the patches in the explained attention.
+        key_prefix: keys in front of the patches in the explained attention; default all prefix tokens.
         lay: (relevance of an attention's keys (batch', keys), its index) -> (batch, *grid), for attention whose batch
             or keys are not simply pictures and tokens (windows, heads folded into the batch, frames apart).
         to_tokens: block output -> (batch, tokens, dim).
         switches: (owner, attribute, value) set during a call and put back: checkpointing off, fused attention on.
-        resized: (height, width) -> the same weights for another input size; raises ``InputError`` if impossible.
+        resized: (height, width) -> the same weights for another input size, raises ``InputError`` if impossible; None
+            for a model of fixed size.
         stride: (height, width) in pixels from one patch to the next; default ``patch_size``, side by side.
         axes: names of the grid's axes: ("rows", "cols"), ("frames", "rows", "cols") or ("frequency", "time").
         shape: of one input; default (3, height, width).
+        notes: limits and policies that a user should know, one sentence each.
     """
 
     library: str
@@ -91,24 +94,35 @@ class ViTAnatomy:
     grid: tuple[int, ...]
     num_prefix_tokens: int
     readouts: Mapping[str, Readout]
-    default_readout: Literal["native", "published"]
     output: Literal["embedding", "logits", "feature"]
-    resized: Callable[[tuple[int, int]], "ViTAnatomy"]
+    default_readout: Literal["native", "published"] | None = None
+    resized: Callable[[tuple[int, int]], "ViTAnatomy"] | None = None
     route: Literal["self-attention", "pooler"] = "self-attention"
     attention: Literal["fused", "softmax"] = "fused"
     attentions: int = 1
     taps: tuple[int, ...] = (0,)
-    key_prefix: int = 0
+    key_prefix: int = -1
     lay: Callable[[Tensor, int], Tensor] | None = None
     to_tokens: Callable[[Any], Tensor] = _same
     switches: tuple[tuple[Any, str, Any], ...] = ()
     stride: tuple[int, int] | None = None
     axes: tuple[str, ...] = ("rows", "cols")
     shape: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.shape:
-            object.__setattr__(self, "shape", (3, *self.image_size))
+        readouts = dict(self.readouts)
+        if "published" not in readouts and self.route == "self-attention":
+            native = readouts["native"]
+            readouts["published"] = Readout(published(native.function, self.num_prefix_tokens), native.normalize)
+        derived = {
+            "readouts": readouts,
+            "default_readout": self.default_readout or ("published" if "published" in readouts else "native"),
+            "key_prefix": self.num_prefix_tokens if self.key_prefix < 0 else self.key_prefix,
+            "shape": self.shape or (3, *self.image_size),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
         if len(self.axes) != len(self.grid):
             raise InputError(f"a grid of {self.grid} needs as many axes, got {self.axes}")
 
@@ -154,6 +168,8 @@ class ViTAnatomy:
             return self
         if size[0] < self.patch_size[0] or size[1] < self.patch_size[1]:
             raise InputError(f"an input of {size[0]} x {size[1]} pixels is smaller than one patch of {self.patch_size}")
+        if self.resized is None:
+            raise InputError(f"{type(self.tower).__name__} takes pictures of {self.image_size} pixels only, got {size}")
         return self.resized(size)
 
     def __repr__(self) -> str:

@@ -226,9 +226,12 @@ def _mismatch(query: Tensor, key: Tensor, call: AttentionCall, mask: Tensor | No
     if mask is not None and mask.shape[-2] > 1:
         mask = mask[..., rows, :]
     assert call.value is not None
-    attention = _softmax_attention(query[..., rows, :].float(), key.float(), mask, scale)
-    expected = attention @ call.value.float()
-    found = call.output[..., rows, :].float()
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(dtype)
+    attention = _softmax_attention(query[..., rows, :].to(dtype), key.to(dtype), mask, scale)
+    expected = attention @ call.value.to(dtype)
+    found = call.output[..., rows, :].to(dtype)
     return float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 
@@ -266,15 +269,18 @@ def plain(model: nn.Module, settings: Iterable[tuple[Any, str, Any]] = ()) -> It
 
     Under inference mode no graph can be built, so it is left for the duration. Autocast is left so that a map depends
     on the model's own dtype only. Training flags are set one by one because ``train()`` and ``eval()`` may do more in
-    a subclass.
+    a subclass. Compiled forwards (``model.compile()``) are left aside: hooks and modes need the Python of the model.
     """
     training = [(module, "training", False) for module in model.modules() if module.training]
+    compiled = [
+        (module, "_compiled_call_impl", None) for module in model.modules() if module._compiled_call_impl is not None
+    ]
     device = next(model.parameters()).device.type
     with (
         torch.inference_mode(False),
         torch.no_grad(),
         torch.autocast(device, enabled=False),
-        borrowed([*training, *settings]),
+        borrowed([*training, *compiled, *settings]),
     ):
         yield
 
@@ -405,6 +411,23 @@ def record(blocks: Sequence[nn.Module]) -> Iterator[list[Any]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def entering(run: Callable[[], Tensor], block: nn.Module) -> Any:
+    """What enters a block in one forward pass: its first argument, detached."""
+    found: list[Any] = []
+    thread = threading.get_ident()
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() == thread:
+            found.append(_detached(args[0] if args else next(iter(kwargs.values()))))
+
+    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        run()
+    finally:
+        handle.remove()
+    return found[0]
 
 
 class _Call(nn.Module):

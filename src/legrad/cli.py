@@ -15,7 +15,7 @@ from rich.progress import Progress
 from rich.table import Column, Table
 
 import legrad
-from legrad import images
+from legrad import images, sounds, videos
 from legrad.errors import InputError, LeGradError
 from legrad.explainer import FITS, METHODS, READOUTS
 from legrad.saving import Folder
@@ -27,6 +27,8 @@ app = typer.Typer(
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)
 _BATCH = 8
+# by the first axis of the grid: what counts in a folder
+_SUFFIXES = {"rows": images.SUFFIXES, "frames": videos.SUFFIXES, "frequency": sounds.SUFFIXES}
 
 
 def _version(wanted: bool) -> None:
@@ -92,16 +94,19 @@ def explain(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")] = None,
     cmap: Annotated[str, typer.Option(help="matplotlib colour map; jet for the authors' look.")] = "inferno",
 ) -> None:
-    """Explain pictures: overlays, figures, raw arrays and a manifest in a folder."""
+    """Explain pictures (videos, sounds): overlays, figures, raw arrays and a manifest in a folder."""
     targets: list[Any] = [*(text or []), *[int(c) if re.fullmatch(r"-?\d+", c) else c for c in label or []]]
     if predicted:
         targets.append(legrad.PREDICTED)
-    sources = list(images.expand(image)) if image else [str(legrad.embedded.SAMPLE)]
+    if image:  # a wrong name is told before a model is loaded
+        list(images.expand(image, frozenset().union(*_SUFFIXES.values())))
     if not targets:
         if image:
             raise InputError("say what to look for: -t 'a photo of a dog' (repeat it), --class or --predicted")
         targets = [f"a photo of a {name}" for name in legrad.embedded.sample_names()]
     explainer = legrad.load(model, device=device)
+    suffixes = _SUFFIXES[explainer.anatomy.axes[0]]
+    sources = list(images.expand(image, suffixes)) if image else [str(legrad.embedded.SAMPLE)]
     if label and explainer.anatomy.output != "logits":
         raise InputError(f"--class needs a classifier; {model} compares pictures with texts: use -t")
     arguments: dict[str, Any] = {
@@ -124,13 +129,15 @@ def explain(
 def _explain_all(
     explainer: legrad.Explainer, sources: Sequence[str], targets: list[Any], arguments: dict[str, Any], folder: Folder
 ) -> list[str]:
-    """Explain in small batches, saving each; returns what went wrong with single pictures.
+    """Explain in small batches (videos and sounds one by one), saving each; returns what went wrong with single ones.
 
     Raises:
         InputError: no picture could be explained, all for the same reason: the fault lies with targets or options.
     """
     failed: list[str] = []
     reasons: set[str] = set()
+    still = explainer.anatomy.axes[0] == "rows"
+    step = _BATCH if still else 1
 
     def attempt(pictures: list[Any]) -> None:
         try:
@@ -141,20 +148,21 @@ def _explain_all(
                     attempt([picture])
             else:
                 reasons.add(str(error))
-                failed.append(f"{pictures[0].info.get(images.SOURCE)}: {error}")
+                name = pictures[0].info.get(images.SOURCE) if still else pictures[0]
+                failed.append(f"{name}: {error}")
 
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task("explaining", total=len(sources))
-        for start in range(0, len(sources), _BATCH):
-            pictures = []
-            for source in sources[start : start + _BATCH]:
+        for start in range(0, len(sources), step):
+            pictures: list[Any] = []
+            for source in sources[start : start + step]:
                 try:
-                    pictures.append(images.read(source))
+                    pictures.append(images.read(source) if still else source)
                 except LeGradError as error:
                     failed.append(str(error))
             if pictures:
                 attempt(pictures)
-            progress.advance(task, min(_BATCH, len(sources) - start))
+            progress.advance(task, min(step, len(sources) - start))
     if not folder.entries and len(reasons) == 1:
         raise InputError(reasons.pop())
     return failed
@@ -190,26 +198,52 @@ def _print_results(folder: Folder) -> None:
 
 @app.command()
 def models(
-    filter: Annotated[str, typer.Argument(help="Show names that contain this, ignoring case.")] = "",
+    filter: Annotated[str, typer.Argument(help="Part of the name, any case.")] = "",
+    library: Annotated[str | None, typer.Option(help="Only this one: open_clip, timm, hf, torchvision.")] = None,
+    supported: Annotated[bool, typer.Option("--supported", help="Leave out what cannot be explained.")] = False,
 ) -> None:
-    """List what can be loaded, with a verdict; nothing is built or downloaded."""
+    """List what can be loaded by name, and why the rest cannot; nothing is built or downloaded."""
     from legrad.adapters import available
 
     table = Table(Column("model", no_wrap=True, overflow="fold"), "verdict")
-    rows = [(name, reason) for name, reason in available() if filter.lower() in name.lower()]
+    rows = [
+        (name, reason)
+        for name, reason in available()
+        if filter.lower() in name.lower() and library in (None, name.partition(":")[0]) and not (supported and reason)
+    ]
     for name, reason in rows:
         table.add_row(
             escape(name), f"[red]not supported:[/red] {escape(reason)}" if reason else "[green]supported[/green]"
         )
     if not rows:
-        raise InputError(f"no model's name contains {filter!r}")
+        raise InputError(f"no model's name contains {filter!r}{f' in library {library!r}' if library else ''}")
     console.print(table)
     console.print(
-        f"{sum(not reason for _, reason in rows)} of {len(rows)} supported; also open_clip:local-dir:PATH and "
-        "open_clip:hf-hub:ORG/REPO",
+        f"{sum(not reason for _, reason in rows)} of {len(rows)} supported; also folders and the hub: "
+        "open_clip:local-dir:PATH, open_clip:hf-hub:ORG/REPO, timm:local-dir:PATH, timm:hf-hub:ORG/REPO, hf:FOLDER, "
+        "hf:ORG/REPO",
         soft_wrap=True,
         highlight=False,
     )
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(help="As for --model of `legrad explain`.")] = "embedded",
+    size: Annotated[str | None, typer.Option(help="Input size, 448 or HEIGHTxWIDTH. Default: the model's.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")] = None,
+) -> None:
+    """Examine a model: what it is, how it is explained, and whether the truth check holds on a random picture."""
+    from legrad.doctor import examine
+
+    report = examine(legrad.load(model, device=device), parse_size(size))
+    table = Table(Column(model, style="bold"), Column("", overflow="fold"), show_header=True)
+    marks = {True: "[green]✓[/green] ", False: "[red]✗[/red] ", None: ""}
+    for finding in report.findings:
+        table.add_row(finding.what, marks[finding.good] + escape(finding.value))
+    console.print(table)
+    if not report.healthy:
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -49,14 +49,17 @@ def wrap(
 
     Args:
         model: an open_clip model or vision tower; any module if ``anatomy`` is given.
-        transform: picture -> tensor, a torchvision-style ``Compose``; default: the one the model carries.
-        tokenizer: texts -> token ids, as ``open_clip.get_tokenizer`` returns; needed for text targets.
+        transform: picture -> tensor, a torchvision-style ``Compose``, or a processor of transformers (image processor,
+            or ``AutoProcessor``, which brings its tokenizer along); default: the one the model carries.
+        tokenizer: texts -> token ids, as ``open_clip.get_tokenizer`` returns, or a tokenizer of transformers; needed
+            for text targets.
         anatomy: your own description, see ``ViTAnatomy``.
 
     Raises:
         UnsupportedModelError: a model that is not known and comes without an anatomy.
     """
     adapter = adapters.adapt(model) if anatomy is None else adapters.Adapter(model, anatomy)
+    adapter, transform, tokenizer = adapters.tools(adapter, transform, tokenizer)
     if tokenizer is not None:
         adapter = replace(adapter, tokenize=lambda texts: tokenizer(list(texts)))
     if transform is not None:
@@ -89,6 +92,11 @@ class Explainer:
         return self._adapter.model
 
     @property
+    def adapter(self) -> adapters.Adapter:
+        """What the model's library tells about it: tokenizer, transform, labels."""
+        return self._adapter
+
+    @property
     def anatomy(self) -> ViTAnatomy:
         """What is known about the model's vision tower."""
         return self._adapter.anatomy
@@ -118,7 +126,10 @@ class Explainer:
 
         Args:
             images: path, http(s) URL, PIL image, (H, W, 3) uint8 array, a list of those, or a normalised float tensor
-                (B, 3, H, W), whose H and W are the input size.
+                (B, 3, H, W), whose H and W are the input size. For video models: a path or URL of an animation or
+                video, (frames, H, W, 3) uint8, a list of frames, a list of those, or (B, frames, 3, H, W). For audio
+                models: a path or URL, a waveform (samples,) at the model's rate, (waveform, rate), a list of those, or
+                spectrograms (B, time, frequency).
             targets: one or several of: text (used verbatim, no template), class index, embedding (features,),
                 ``Prompts``, ``ZeroShot``, ``Similar``, ``Contrast``, ``PREDICTED``, or a callable that gets the float32
                 read-out (B, features) and returns (B,). A list of lists gives every picture its own.
@@ -151,7 +162,9 @@ class Explainer:
         if not 0 <= null_threshold <= 1:
             raise InputError(f"null_threshold lies in [0, 1], got {null_threshold}")
         blocks = resolve_layers(layers, len(self.anatomy.blocks))
-        chosen = self.anatomy.default_readout if readout == "auto" else readout
+        chosen = str(self.anatomy.default_readout) if readout == "auto" else readout
+        if chosen not in self.anatomy.readouts:
+            raise InputError(f"this model has no {chosen} read-out, only {', '.join(self.anatomy.readouts)}")
         # the whole call: results made under inference mode could not be used in training code
         with torch.inference_mode(False), torch.no_grad(), capture.exclusive(self.anatomy.blocks[0]):
             inputs = prepare(images, self._adapter, size, fit)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 NORMALIZATIONS = ("map", "shared", None)
+_STRIP = 8  # frames of a film strip
 _FLAT = 1e-6  # a spread this small, relative to the largest value, is rounding
 
 
@@ -26,7 +27,8 @@ class Explanation:
 
     Attributes:
         relevance: (images, targets, *grid), raw, non-negative, comparable between targets; mean over layers. The grid
-            is (rows, cols) or what ``axes`` says; where pictures have grids of their own, zeros follow the smaller ones.
+            is (rows, cols) or what ``axes`` says; where pictures have grids of their own, zeros follow the smaller
+            ones.
         layer_relevance: (images, targets, layers, *grid), or None unless it was asked for.
         layers: ascending indices of the explained blocks.
         scores: (images, targets), the model's own final answer: cosine similarity or logit.
@@ -35,7 +37,8 @@ class Explanation:
         prompt_independent: (images, targets) bool, True where a map hardly depends on the target.
         frames: where each model input lies in its original picture.
         cells: where the patches lie in each model input.
-        pictures: originals (H, W, 3) uint8; videos (frames, H, W, 3).
+        pictures: originals (H, W, 3) uint8; videos (frames, H, W, 3), the frames that the model saw; sounds their
+            spectrograms (frequency, time, 3), row 0 the lowest frequency.
         names: paths of the pictures, or "image 0", ...
         settings: what made this result: model, versions, arguments.
         axes: names of the grid's axes: ("rows", "cols"), ("frames", "rows", "cols") or ("frequency", "time").
@@ -108,14 +111,13 @@ class Explanation:
         """Maps (..., *grid) of one picture -> (..., H, W), or (..., frames, H, W)."""
         rows, cols = self.cells[image].grid
         maps = maps[..., :rows, :cols]
-        video = len(self.axes) == 3
-        if video:
+        if self._video:
             maps = geometry.along_time(maps, len(self.pictures[image]))
         placed = geometry.place(maps, self.frames[image], self.cells[image], self._size(image, size))
         seen = self._seen(image, size)
         if normalize is not None and bool(seen.any()) and placed.numel():
             inside = placed[..., seen]
-            dims = 1 + video if normalize == "map" else inside.ndim
+            dims = 1 + self._video if normalize == "map" else inside.ndim
             over = tuple(range(-dims, 0))
             high, low = inside.amax(over, keepdim=True), inside.amin(over, keepdim=True)
             # interpolating a flat map leaves rounding errors, which would be stretched to a picture
@@ -131,8 +133,9 @@ class Explanation:
         alpha: float = 0.65,
         cmap: str = "inferno",
         normalize: str | None = "map",
+        frame: int | None = None,
     ) -> "Image":
-        """One target's saliency over its picture.
+        """One target's saliency over its picture, over one frame of its video, or over its spectrogram.
 
         Args:
             image: index of the picture.
@@ -140,36 +143,82 @@ class Explanation:
             alpha: opacity of the colours, in [0, 1].
             cmap: any matplotlib colour map; "jet" for the authors' look.
             normalize: as in ``saliency``.
+            frame: index of a video's frame; default the one where the map is strongest.
 
         Returns:
-            RGB picture of the original's size; what the model never saw is grey and hatched.
+            RGB picture of the original's size; what the model never saw is grey and hatched. Low frequencies of a
+            spectrogram are at the bottom.
         """
         self._check_index(image, target)
         saliency = self._of_targets(image, None, normalize)[target]
-        return viz.overlay(
-            self.pictures[image], saliency.numpy(), self._seen(image, None).numpy(), alpha=alpha, cmap=cmap
-        )
+        if frame is not None and not (self._video and -len(saliency) <= frame < len(saliency)):
+            raise InputError(f"no frame {frame}: image {image} has {len(saliency) if self._video else 'no'} frames")
+        return self._drawn(image, saliency, alpha, cmap, frame)
+
+    def animation(
+        self,
+        image: int = 0,
+        target: int = 0,
+        alpha: float = 0.65,
+        cmap: str = "inferno",
+        normalize: str | None = "map",
+    ) -> "list[Image]":
+        """The overlays of all frames of a video; arguments as for ``overlay``.
+
+        Normalised over the whole video: a frame without colour matters less than others.
+        """
+        self._check_index(image, target)
+        if not self._video:
+            raise InputError(f"only videos have an animation; this explanation's axes are {self.axes}")
+        saliency = self._of_targets(image, None, normalize)[target]
+        return [self._drawn(image, saliency, alpha, cmap, frame) for frame in range(len(saliency))]
 
     def figure(self, image: int = 0, cmap: str = "inferno", alpha: float = 0.65) -> "Figure":
-        """The original and the overlays of all targets side by side, with scores and a colour bar."""
+        """The original and the overlays of all targets side by side, with scores and a colour bar.
+
+        Of a video a film strip for every target.
+        """
         self._check_index(image, 0)
         shown = [t for t in range(self.relevance.shape[1]) if self.valid[image, t]]
         titles = [f"{self.labels[image][t]}\n{self.scores[image, t]:.3f}" for t in shown]
-        panels = [self.overlay(image, t, alpha, cmap) for t in shown]
-        return viz.figure(self.pictures[image], panels, titles, cmap=cmap, name=Path(self.names[image]).name)
+        maps = self._of_targets(image, None, "map")[shown]
+        return self._figure(image, maps, titles, Path(self.names[image]).name, cmap, alpha)
 
     def layer_figure(self, image: int = 0, target: int = 0, cmap: str = "inferno", alpha: float = 0.65) -> "Figure":
         """One target's overlay for every layer; needs ``keep_layers=True``."""
         self._check_index(image, target)
         if self.layer_relevance is None:
             raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
-        maps = self._saliency(image, self.layer_relevance[image, target], None, "map").numpy()
-        seen = self._seen(image, None).numpy()
-        panels = [viz.overlay(self.pictures[image], layer, seen, alpha=alpha, cmap=cmap) for layer in maps]
+        maps = self._saliency(image, self.layer_relevance[image, target], None, "map")
         titles = [f"layer {layer}" for layer in self.layers]
-        return viz.figure(
-            self.pictures[image], panels, titles, cmap=cmap, name=f"{self.labels[image][target]}, per layer"
-        )
+        return self._figure(image, maps, titles, f"{self.labels[image][target]}, per layer", cmap, alpha)
+
+    @property
+    def _video(self) -> bool:
+        return self.axes[0] == "frames"
+
+    def _drawn(self, image: int, saliency: Tensor, alpha: float, cmap: str, frame: int | None = None) -> "Image":
+        """One map of a picture, (H, W) or (frames, H, W), as an overlay."""
+        picture = self.pictures[image]
+        if self._video:
+            frame = int(saliency.flatten(1).amax(1).argmax()) if frame is None else frame
+            picture, saliency = picture[frame], saliency[frame]
+        shown = viz.overlay(picture, saliency.numpy(), self._seen(image, None).numpy(), alpha=alpha, cmap=cmap)
+        return viz.upside_down(shown) if self.axes[0] == "frequency" else shown
+
+    def _figure(self, image: int, maps: Tensor, titles: list[str], name: str, cmap: str, alpha: float) -> "Figure":
+        """The original next to maps (n, H, W), or film strips of (n, frames, H, W)."""
+        picture = self.pictures[image]
+        if self._video:
+            count = min(_STRIP, len(picture))
+            frames = [int((i + 0.5) * len(picture) / count) for i in range(count)]
+            rows = [[self._drawn(image, one, alpha, cmap, frame) for frame in frames] for one in maps]
+            return viz.film([list(picture[frames]), *rows], [name, *titles], [f"frame {f}" for f in frames], cmap)
+        panels = [self._drawn(image, one, alpha, cmap) for one in maps]
+        if self.axes[0] == "frequency":
+            labels = ("time (spectrogram frames)", "frequency (bins)")
+            return viz.figure(picture[::-1], panels, titles, cmap=cmap, name=name, columns=2, labels=labels)
+        return viz.figure(picture, panels, titles, cmap=cmap, name=name)
 
     def _check_index(self, image: int, target: int) -> None:
         images, targets = self.relevance.shape[:2]
@@ -183,6 +232,8 @@ class Explanation:
         self, folder: str | os.PathLike[str], per_layer: bool = False, cmap: str = "inferno", alpha: float = 0.65
     ) -> list[Path]:
         """Write overlays, figures, raw arrays (npz) and a manifest (JSON) into a folder; every file atomically.
+
+        Videos get an animated GIF for every target too.
 
         Args:
             folder: made if missing; files of the same names are replaced.

@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -89,12 +89,19 @@ def _center_crop(frame: Frame, step: Any) -> Frame:
     return frame.moved(corner[0], corner[1], (int(size[0]), int(size[1])))
 
 
+def _preset(frame: Frame, step: Any) -> Frame:
+    """torchvision's ``weights.transforms()`` of classifiers: shorter side resized, centre cropped, in one step."""
+    resized = _resize(frame, SimpleNamespace(size=step.resize_size))
+    return _center_crop(resized, SimpleNamespace(size=tuple(step.crop_size) * (2 // len(step.crop_size))))
+
+
 # steps that move pixels; everything in _COLOUR leaves them where they are
 _STEPS = {
     "Resize": _resize,
     "ResizeKeepRatio": _resize_keep_ratio,
     "CenterCrop": _center_crop,
     "CenterCropOrPad": _center_crop,
+    "ImageClassification": _preset,
 }
 _COLOUR = {
     *("ToTensor", "MaybeToTensor", "PILToTensor", "MaybePILToTensor", "ToImage", "ToDtype", "ConvertImageDtype"),
@@ -153,7 +160,7 @@ def normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
     if isinstance(transform, Preprocessing):
         return transform.normalisation
     for step in getattr(transform, "transforms", [transform]):
-        if type(step).__name__ == "Normalize":
+        if type(step).__name__ in ("Normalize", "ImageClassification"):
             return torch.as_tensor(step.mean).flatten().float(), torch.as_tensor(step.std).flatten().float()
     return None
 

@@ -185,8 +185,12 @@ def _quoted(url: str) -> str:
     return urllib.parse.urlunsplit(parts._replace(path=path, query=query))
 
 
-def expand(sources: Iterable[str]) -> Iterator[str]:
+def expand(sources: Iterable[str], suffixes: frozenset[str] = SUFFIXES) -> Iterator[str]:
     """Files, folders (their pictures, sorted), glob patterns and URLs -> single files and URLs.
+
+    Args:
+        sources: what the user names.
+        suffixes: which files of a folder count, lower case.
 
     Raises:
         InputError: a pattern or folder without pictures, or a missing file.
@@ -195,9 +199,11 @@ def expand(sources: Iterable[str]) -> Iterator[str]:
         if is_url(source) or os.path.isfile(source):
             yield source
         elif os.path.isdir(source):
-            found = _pictures_in(Path(source))
+            found = _files_in(Path(source), suffixes)
             if not found:
-                raise InputError(f"no pictures in the folder {source}")
+                raise InputError(
+                    f"no {'pictures' if suffixes is SUFFIXES else 'matching files'} in the folder {source}"
+                )
             yield from found
         elif glob.has_magic(source):
             found = sorted(path for path in glob.glob(source, recursive=True) if os.path.isfile(path))
@@ -208,10 +214,10 @@ def expand(sources: Iterable[str]) -> Iterator[str]:
             raise InputError(f"no such picture: {_shown(source)}")
 
 
-def _pictures_in(folder: Path) -> list[str]:
-    """Sorted picture files; hidden ones, such as the "._" files of macOS, are none of the user's pictures."""
+def _files_in(folder: Path, suffixes: frozenset[str]) -> list[str]:
+    """Sorted files; hidden ones, such as the "._" files of macOS, are none of the user's pictures."""
     try:
-        paths = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()]
+        paths = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()]
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error}") from error
     return sorted(str(path) for path in paths if not path.name.startswith("."))

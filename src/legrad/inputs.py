@@ -1,27 +1,35 @@
 """Whatever ``explain`` takes as images -> tensors with their frames in the original pictures."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from legrad import geometry, images, relevance
+from legrad import geometry, images, relevance, sounds, videos
 from legrad.adapters import Adapter
 from legrad.anatomy import ViTAnatomy
 from legrad.errors import InputError
 
+_TENSORS = {
+    "rows": "(batch, 3, height, width)",
+    "frames": "(batch, frames, 3, height, width)",
+    "frequency": "(batch, time, frequency)",
+}
+# names under which processors of transformers return their tensors
+_BATCHED = ("pixel_values", "pixel_values_videos", "input_values", "input_features")
+
 
 @dataclass(frozen=True)
 class Input:
-    """One picture, ready for the model.
+    """One picture, video or sound, ready for the model.
 
     Attributes:
-        tensor: (3, height, width), normalised.
+        tensor: (3, height, width), normalised; videos have frames in front, sounds are (time, frequency).
         frame: where it lies in the original.
-        picture: the original, (H, W, 3) uint8.
+        picture: the original, (H, W, 3) uint8; videos (frames, H, W, 3), sounds a drawn spectrogram.
         name: path, URL, or "image 0", ...
     """
 
@@ -37,24 +45,37 @@ def prepare(source: Any, adapter: Adapter, size: int | Sequence[int] | None = No
     Raises:
         InputError: a picture that cannot be read, or a tensor of another shape or type.
     """
-    if isinstance(source, Tensor):
+    kind, shape = adapter.anatomy.axes[0], adapter.anatomy.shape
+    wanted = _TENSORS[kind]
+    if kind == "frequency" and isinstance(source, Tensor) and source.ndim == 1:
+        source = source.numpy(force=True)  # a waveform
+    if isinstance(source, Tensor | Mapping):
         if size is not None or fit != "model":
             raise InputError("size and fit are for pictures; resize tensor input yourself")
-        return _of_tensor(source, adapter)
-    if isinstance(source, np.ndarray) and source.ndim == 4:
-        source = list(source)
-    sources = list(source) if isinstance(source, list | tuple) else [source]
+        return _of_tensor(source, adapter) if isinstance(source, Tensor) else _of_batch(source, adapter)
+    split = {"rows": _pictures, "frames": videos.split, "frequency": sounds.split}[kind]
+    sources = split(source)
     if not sources:
         raise InputError("no images")
-    if any(isinstance(item, Tensor) for item in sources):
-        raise InputError("give tensor input as one float tensor (batch, 3, height, width), not inside a list")
+    if kind != "frequency" and any(isinstance(item, Tensor) for item in sources):
+        raise InputError(f"give tensor input as one float tensor {wanted}, not inside a list")
     if adapter.transform is None:
         raise InputError(
             "this model carries no preprocessing: give legrad.wrap(model, transform=...), or pass a normalised float "
-            "tensor (batch, 3, height, width)"
+            f"tensor {wanted}"
         )
     transform = adapter.transform(None if size is None else geometry.as_size(size), fit)
+    if kind == "frames":
+        return [_of_video(item, transform, shape[0], index) for index, item in enumerate(sources)]
+    if kind == "frequency":
+        return [_of_sound(item, transform, index) for index, item in enumerate(sources)]
     return [_of_picture(item, transform, index) for index, item in enumerate(sources)]
+
+
+def _pictures(source: Any) -> list[Any]:
+    if isinstance(source, np.ndarray) and source.ndim == 4:
+        return list(source)
+    return list(source) if isinstance(source, list | tuple) else [source]
 
 
 def by_size(inputs: Sequence[Input]) -> dict[geometry.Size, list[int]]:
@@ -73,39 +94,89 @@ def stack(inputs: Sequence[Input], anatomy: ViTAnatomy) -> Tensor:
 def _of_picture(source: Any, transform: Any, index: int) -> Input:
     picture = images.read(source)
     frame = geometry.follow(transform, (picture.height, picture.width))
-    tensor = transform(picture)
+    # pictures that were read from a file know where they came from
+    name = str(picture.info.get(images.SOURCE, f"image {index}"))
+    return Input(_transformed(picture, transform, frame), frame, np.asarray(picture), name)
+
+
+def _of_video(source: Any, transform: Any, count: int, index: int) -> Input:
+    """Frames go through the transform one by one."""
+    pictures, name = videos.read(source, count)
+    frame = geometry.follow(transform, (pictures[0].height, pictures[0].width))
+    tensor = torch.stack([_transformed(picture, transform, frame) for picture in pictures])
+    return Input(tensor, frame, np.stack([np.asarray(one) for one in pictures]), name or f"video {index}")
+
+
+def _of_sound(source: Any, extractor: Any, index: int) -> Input:
+    """Padding at the end is no part of the original."""
+    waveform, name = sounds.read(source, extractor.sampling_rate)
+    tensor, heard = sounds.features(extractor, waveform)
+    time, frequency = tensor.shape
+    frame = geometry.Frame((frequency, heard), (frequency, time))
+    return Input(tensor, frame, sounds.drawn(tensor[:heard]), name or f"sound {index}")
+
+
+def _transformed(picture: Any, transform: Any, frame: geometry.Frame) -> Tensor:
+    tensor: Tensor = transform(picture)
     if tuple(tensor.shape[1:]) != frame.input:
         raise InputError(
             f"the transform gave {tuple(tensor.shape[1:])} pixels where {frame.input} were expected from its steps; "
             "preprocess yourself and pass a float tensor (batch, 3, height, width)"
         )
-    # pictures that were read from a file know where they came from
-    name = str(picture.info.get(images.SOURCE, f"image {index}"))
-    return Input(tensor, frame, np.asarray(picture), name)
+    return tensor
 
 
 def _of_tensor(tensor: Tensor, adapter: Adapter) -> list[Input]:
-    if tensor.ndim != 4 or tensor.shape[1] != 3 or not tensor.is_floating_point() or len(tensor) == 0:
+    kind, shape = adapter.anatomy.axes[0], adapter.anatomy.shape
+    # the last two are the input size, which the anatomy judges
+    fits = tensor.ndim == len(shape) + 1 and tensor.shape[1:-2] == shape[:-2]
+    if not fits or not tensor.is_floating_point() or len(tensor) == 0:
+        sides = "" if kind == "rows" else f" (here {' x '.join(map(str, shape))} each)"
         raise InputError(
-            "tensor input is normalised float (batch, 3, height, width) with at least one picture, got "
+            f"tensor input is normalised float {_TENSORS[kind]} with at least one picture{sides}, got "
             f"{tuple(tensor.shape)} {tensor.dtype}"
         )
     if not bool(torch.isfinite(tensor).all()):
         raise InputError("the input tensor holds NaN or infinite values; check your preprocessing")
     # a tensor made under inference mode cannot take part in autograd
     tensor = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
-    scale = None if adapter.transform is None else geometry.normalisation(adapter.transform(None, "model"))
-    size = (tensor.shape[2], tensor.shape[3])
+    if kind == "frequency":
+        size = (tensor.shape[2], tensor.shape[1])
+        pictures = [sounds.drawn(row) for row in tensor]
+    else:
+        size = (tensor.shape[-2], tensor.shape[-1])
+        scale = None if adapter.transform is None else geometry.normalisation(adapter.transform(None, "model"))
+        pictures = [_denormalised(row, scale) for row in tensor]
     frame = geometry.Frame(size, size)
-    return [Input(row, frame, _denormalised(row, scale), f"image {index}") for index, row in enumerate(tensor)]
+    what = {"rows": "image", "frames": "video", "frequency": "sound"}[kind]
+    return [
+        Input(row, frame, picture, f"{what} {index}")
+        for index, (row, picture) in enumerate(zip(tensor, pictures, strict=True))
+    ]
+
+
+def _of_batch(batch: Mapping[str, Any], adapter: Adapter) -> list[Input]:
+    """What a processor of transformers returns."""
+    if adapter.unpack is None:
+        values = next((batch[name] for name in _BATCHED if name in batch), None)
+        if not isinstance(values, Tensor):
+            raise InputError(
+                f"a batch holds a tensor under one of {', '.join(_BATCHED)}, got "
+                f'{", ".join(map(str, batch)) or "nothing"}; call the processor with return_tensors="pt"'
+            )
+        return _of_tensor(values, adapter)
+    singles = [_of_tensor(one[None], adapter)[0] for one in adapter.unpack(batch)]
+    if not singles:
+        raise InputError("no images")
+    return [replace(one, name=f"image {index}") for index, one in enumerate(singles)]
 
 
 def _denormalised(tensor: Tensor, scale: tuple[Tensor, Tensor] | None) -> Any:
-    """The picture behind normalised input, (H, W, 3) uint8; stretched to grey if mean and std are not known."""
+    """The picture behind normalised input, (..., H, W, 3) uint8; stretched to grey if mean and std are not known."""
     pixels = tensor.detach().float().cpu()
     if scale is None:
-        grey = pixels.mean(0)
-        pixels = relevance.min_max(grey).expand(3, -1, -1)
+        grey = pixels.mean(-3)
+        pixels = relevance.min_max(grey, grey.ndim).unsqueeze(-3).expand_as(pixels)
     else:
         pixels = pixels * scale[1][:, None, None] + scale[0][:, None, None]
-    return (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    return (pixels.clamp(0, 1) * 255).round().byte().movedim(-3, -1).contiguous().numpy()

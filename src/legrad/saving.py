@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from legrad.errors import InputError
-from legrad.viz import png
+from legrad.viz import gif, png
 
 if TYPE_CHECKING:
     from legrad.explanation import Explanation
@@ -96,6 +96,9 @@ class Folder:
                 "prompt_independent": bool(explanation.prompt_independent[image, target]),
                 "overlay": self._write(f"{name}.png", png(overlay)),
             }
+            if explanation.axes[0] == "frames":
+                frames = explanation.animation(image, target, self.alpha, self.cmap)
+                record["animation"] = self._write(f"{name}.gif", gif(frames))
             if self.per_layer:
                 layers = explanation.layer_figure(image, target, self.cmap, self.alpha)
                 record["layers_figure"] = self._write(f"{name}--layers.png", png(layers))

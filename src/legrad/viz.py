@@ -67,6 +67,7 @@ def figure(
     cmap: str = "inferno",
     name: str = "",
     columns: int = 5,
+    labels: tuple[str, str] | None = None,
 ) -> "Figure":
     """The original and the panels side by side, with titles and one colour bar.
 
@@ -77,9 +78,8 @@ def figure(
         cmap: colour map of the bar.
         name: title of the original.
         columns: pictures per row.
+        labels: of the axes (x, y), which count from the lower left corner; default no axes.
     """
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     count = 1 + len(panels)
@@ -93,11 +93,62 @@ def figure(
         axis.set_axis_off()
     shown = zip(axes.flat, [picture, *panels], [name, *titles], strict=False)
     for axis, content, title in shown:
-        axis.imshow(np.asarray(content))
+        if labels is None:
+            axis.imshow(np.asarray(content))
+        else:
+            height, width = picture.shape[:2]
+            axis.imshow(np.asarray(content), extent=(0, width, 0, height), aspect="auto")
+            axis.set_axis_on()
+            axis.set_xlabel(labels[0], fontsize=8)
+            axis.set_ylabel(labels[1], fontsize=8)
+            axis.tick_params(labelsize=8)
         axis.set_title(_short(title), fontsize=10, parse_math=False)
-    bar = result.colorbar(ScalarMappable(Normalize(0, 1), cmap), ax=axes, shrink=0.8, pad=0.02)
-    bar.set_label("saliency (per map)")
+    _colour_bar(result, axes, cmap)
     return result
+
+
+def film(
+    rows: "Sequence[Sequence[Any]]", titles: "Sequence[str]", labels: "Sequence[str]", cmap: str = "inferno"
+) -> "Figure":
+    """Film strips, one below the other.
+
+    Args:
+        rows: pictures of one size, as many in every strip.
+        titles: one per strip.
+        labels: one per column.
+        cmap: colour map of the bar.
+    """
+    from matplotlib.figure import Figure
+
+    height, width = np.asarray(rows[0][0]).shape[:2]
+    aspect = min(max(height / width, 0.2), 5)
+    side = min(3.2, 12 / len(labels))
+    size = (side * len(labels) + 0.9, (side * aspect + 0.45) * len(rows))
+    result = Figure(figsize=size, dpi=110, layout="constrained")
+    axes = result.subplots(len(rows), len(labels), squeeze=False)
+    for strip, row, title in zip(axes, rows, titles, strict=True):
+        # layout leaves the width of titles out, so this one runs over its neighbours
+        strip[0].set_title(_short(title.replace("\n", "  "), 100), fontsize=10, loc="left", parse_math=False)
+        for axis, picture in zip(strip, row, strict=True):
+            axis.imshow(np.asarray(picture))
+            axis.set(xticks=[], yticks=[], frame_on=False)
+    for axis, label in zip(axes[-1], labels, strict=True):
+        axis.set_xlabel(label, fontsize=8)
+    _colour_bar(result, axes, cmap)
+    return result
+
+
+def _colour_bar(figure: "Figure", axes: Any, cmap: str) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), cmap), ax=axes, shrink=0.8, pad=0.02)
+    bar.set_label("saliency (per map)")
+
+
+def upside_down(picture: Image.Image) -> Image.Image:
+    """Flipped: row 0 of a spectrogram is its lowest frequency, row 0 of a picture its top."""
+    return picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
 
 
 def _short(title: str, longest: int = 38) -> str:
@@ -105,6 +156,14 @@ def _short(title: str, longest: int = 38) -> str:
     # matplotlib cannot draw the bytes of a file name that are no UTF-8
     title = title.encode("utf-8", "replace").decode()
     return "\n".join(line if len(line) <= longest else line[: longest - 1] + "…" for line in title.split("\n"))
+
+
+def gif(frames: "Sequence[Image.Image]", seconds: float = 0.2) -> bytes:
+    """An endless animation, ``seconds`` per frame."""
+    buffer = io.BytesIO()
+    options = {"save_all": True, "append_images": list(frames[1:]), "duration": round(1000 * seconds), "loop": 0}
+    frames[0].save(buffer, format="GIF", **options)
+    return buffer.getvalue()
 
 
 def png(picture: Any) -> bytes:

@@ -5,13 +5,14 @@ A library is recognised by type, and only if it is imported already: a model of 
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from legrad.adapters.unwrapping import unwrap
 from legrad.anatomy import ViTAnatomy
 from legrad.errors import InputError, UnsupportedModelError
 
@@ -30,6 +31,7 @@ class Adapter:
         transform: (size or None, fit) -> a picture transform made of torchvision-style steps, or a
             ``geometry.Preprocessing``; None if unknown.
         labels: class names in the order of the logits, None if unknown.
+        unpack: a batch of the library's own processor -> one tensor per input, for layouts of its own; else None.
         name: how the model was asked for.
     """
 
@@ -39,6 +41,7 @@ class Adapter:
     encode_text: Callable[[Any], Tensor] | None = None
     transform: Callable[[Size | None, str], Any] | None = None
     labels: tuple[str, ...] | None = None
+    unpack: Callable[[Mapping[str, Any]], list[Tensor]] | None = None
     name: str = ""
 
 
@@ -47,9 +50,20 @@ class Adapter:
 _MODULES = {
     "embedded": "legrad.adapters.embedded",
     "open_clip": "legrad.adapters.open_clip",
+    "timm": "legrad.adapters.timm",
+    "torchvision": "legrad.adapters.torchvision",
+    "hf": "legrad.adapters.hf",
 }
 # library -> what to call when one of its models comes in
-_ADAPTERS = {"open_clip": "legrad.adapters.open_clip"}
+_ADAPTERS = {
+    "open_clip": "legrad.adapters.open_clip",
+    "timm": "legrad.adapters.timm",
+    "torchvision": "legrad.adapters.torchvision",
+    "transformers": "legrad.adapters.hf",
+    "clip": "legrad.adapters.openai_clip",
+}
+# their code is often copied into other packages: recognised by its structure, imported or not
+_COPIED = {"clip"}
 
 
 def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Adapter:
@@ -57,8 +71,9 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     prefix, _, rest = name.partition(":")
     if prefix not in _MODULES or (prefix == "embedded") != (not rest):
         raise InputError(
-            f"unknown model {name!r}; expected 'embedded', 'open_clip:ARCH/TAG', 'open_clip:local-dir:PATH' or "
-            "'open_clip:hf-hub:ORG/REPO'; `legrad models` lists what can be loaded"
+            f"unknown model {name!r}; expected 'embedded' or LIBRARY:NAME with LIBRARY one of "
+            f"{', '.join(key for key in _MODULES if key != 'embedded')}, as in open_clip:ViT-B-16/openai or "
+            "timm:local-dir:PATH; `legrad models` lists what can be loaded"
         )
     try:
         torch.empty(0, device=device)
@@ -72,8 +87,9 @@ def adapt(model: nn.Module) -> Adapter:
     """Recognise an in-memory model by its type."""
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}; to load by name use legrad.load")
+    model = unwrap(model)
     for library, module in _ADAPTERS.items():
-        if library in sys.modules:
+        if library in sys.modules or library in _COPIED:
             adapter: Adapter | None = importlib.import_module(module).adapt(model)
             if adapter is not None:
                 return adapter
@@ -81,6 +97,17 @@ def adapt(model: nn.Module) -> Adapter:
         f"{type(model).__name__} (module {type(model).__module__}) is not a model that we know; tried: "
         f"{', '.join(_ADAPTERS)}. Describe it yourself with legrad.wrap(model, anatomy=legrad.ViTAnatomy(...))"
     )
+
+
+def tools(adapter: Adapter, transform: Any, tokenizer: Any) -> tuple[Adapter, Any, Any]:
+    """Put the processors and tokenizers of a library into the adapter; what is of no library is returned as it came."""
+    kinds = [kind for tool in (transform, tokenizer) for kind in type(tool).__mro__]
+    if any(kind.__module__.startswith("transformers.") for kind in kinds):
+        found: tuple[Adapter, Any, Any] = importlib.import_module(_ADAPTERS["transformers"]).tools(
+            adapter, transform, tokenizer
+        )
+        return found
+    return adapter, transform, tokenizer
 
 
 def available() -> list[tuple[str, str]]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from legrad.adapters import Adapter, Size
-from legrad.adapters import timm as trunks
+from legrad.adapters import timm_trunk as trunks
+from legrad.adapters.sizes import sharing_copy
 from legrad.anatomy import Readout, ViTAnatomy
 from legrad.errors import InputError, UnsupportedModelError
 
@@ -122,7 +123,7 @@ def _native_copy(visual: Any, size: Size) -> Any:
     from timm.layers import resample_abs_pos_embed
 
     grid = [pixels // patch for pixels, patch in zip(size, visual.patch_size, strict=True)]
-    resized = trunks.sharing_copy(visual)
+    resized = sharing_copy(visual)
     embedding = resample_abs_pos_embed(
         visual.positional_embedding[None], grid, list(visual.grid_size), num_prefix_tokens=1
     )[0]
@@ -141,7 +142,7 @@ def _timm(visual: Any) -> ViTAnatomy:
     class_token = trunk.global_pool == "token"
 
     def resized(size: Size) -> ViTAnatomy:
-        changed = trunks.sharing_copy(visual)
+        changed = sharing_copy(visual)
         trunks.set_size(changed.trunk, size)
         changed.image_size = size
         return _timm(changed)

@@ -1,99 +1,138 @@
-"""timm vision transformers, alone or as the trunk of another library's tower."""
+"""timm: every vision transformer with global attention over one grid of patches."""
 
-import copy
+import difflib
+import json
+import re
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
+from legrad.adapters import Adapter, Size, pictures
+from legrad.adapters import timm_anatomy as anatomies
 from legrad.errors import InputError, UnsupportedModelError
 
-PLAIN_CLASSES = ("VisionTransformer", "VisionTransformerDistilled", "VisionTransformerRelPos", "Eva", "Beit")
-# timm's files whose models are such classes
-PLAIN_MODULES = frozenset(
-    {"vision_transformer", "vision_transformer_hybrid", "vision_transformer_relpos", "deit", "eva", "beit", "vitamin"}
-)
 
-
-def is_plain_name(name: str) -> bool:
-    """Whether a model's name stands for a plain ViT; from the file that defines it, nothing is built."""
-    from timm.models import is_model, model_entrypoint
-
-    return is_model(name) and model_entrypoint(name).__module__.rpartition(".")[2] in PLAIN_MODULES
-
-
-def check_plain(trunk: nn.Module) -> None:
-    """Raise ``UnsupportedModelError`` unless the trunk is a plain ViT: global attention over one patch grid."""
-    kinds = {kind.__name__ for kind in type(trunk).__mro__ if kind.__module__.startswith("timm.")}
-    if not kinds & set(PLAIN_CLASSES):
-        raise UnsupportedModelError(
-            f"{type(trunk).__name__} is a convolutional, windowed or hierarchical network, not a plain vision "
-            "transformer: LeGrad needs global attention over one grid of patches in every block"
-        )
-
-
-def has_pooler(trunk: Any) -> bool:
-    """Whether the image feature comes out of an attentional pooler."""
-    return trunk.attn_pool is not None if hasattr(trunk, "attn_pool") else False
-
-
-def pooler_prefix(trunk: Any) -> int:
-    """How many prefix tokens the pooler attends to: Eva's sees them all, the plain ViT's only on request."""
-    sees_prefix = type(trunk).__name__ == "Eva" or getattr(trunk, "pool_include_prefix", False)
-    return int(trunk.num_prefix_tokens) if sees_prefix else 0
-
-
-def native_head(trunk: Any, tokens: Tensor) -> Tensor:
-    """The trunk's own complete head on block tokens."""
-    result: Tensor = trunk.forward_head(trunk.norm(tokens))
-    return result
-
-
-def published_head(trunk: Any, tokens: Tensor) -> Tensor:
-    """The authors' read-out: pooler straight on the tokens, else the mean over all tokens, then norms and head."""
-    if has_pooler(trunk):
-        result: Tensor = trunk.forward_head(tokens)
-    else:
-        result = trunk.head(trunk.head_drop(trunk.fc_norm(trunk.norm(tokens.mean(1)))))
-    return result
-
-
-def grid(trunk: Any) -> tuple[int, int]:
-    """(rows, cols) at the trunk's own input size."""
-    rows, cols = trunk.patch_embed.grid_size
-    return int(rows), int(cols)
-
-
-def patch_size(trunk: Any, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Pixels per patch; for a convolutional stem the whole stem's stride."""
-    rows, cols = grid(trunk)
-    if type(trunk.patch_embed).__name__ == "PatchEmbed":
-        height, width = trunk.patch_embed.patch_size
-        return int(height), int(width)
-    return image_size[0] // rows, image_size[1] // cols
-
-
-def switches(trunk: nn.Module) -> tuple[tuple[Any, str, Any], ...]:
-    """Attributes to set during a call: no checkpointing, fused attention wherever a module has the choice."""
-    found = [(module, "fused_attn", True) for module in trunk.modules() if getattr(module, "fused_attn", True) is False]
-    return (*found, *([(trunk, "grad_checkpointing", False)] if hasattr(trunk, "grad_checkpointing") else []))
-
-
-def sharing_copy(model: nn.Module) -> Any:
-    """A copy of the module tree that shares every parameter with the original; buffers are copied."""
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
-
-
-def set_size(trunk: Any, size: tuple[int, int]) -> None:
-    """timm's own means to change the input size, in place: use it on a ``sharing_copy``.
+def adapt(model: nn.Module) -> Adapter | None:
+    """An adapter for a timm model; None for a model of another library.
 
     Raises:
-        InputError: a trunk of fixed size, or sides that a convolutional stem would round.
+        UnsupportedModelError: a timm model that is no vision transformer.
     """
-    stride = patch_size(trunk, trunk.patch_embed.img_size)
-    if type(trunk.patch_embed).__name__ != "PatchEmbed" and any(a % b for a, b in zip(size, stride, strict=True)):
-        raise InputError(f"this tower has a convolutional stem: sides must be multiples of {stride}, got {size}")
-    if not hasattr(trunk, "set_input_size"):
+    if not any(kind.__module__.startswith("timm.models") for kind in type(model).__mro__):
+        return None
+    anatomy = anatomies.describe(model)
+    return Adapter(
+        model=model,
+        anatomy=anatomy,
+        transform=_transforms(model, anatomy.image_size) if getattr(model, "pretrained_cfg", None) else None,
+        labels=labels(model),
+        name=f"timm {type(model).__name__}",
+    )
+
+
+def _transforms(model: Any, own: Size) -> Any:
+    def transform(size: Size | None, fit: str) -> Any:
+        from timm.data import resolve_model_data_config
+
+        # its input_size is that of the weights; the model may have been built for another
+        return pictures.transform(resolve_model_data_config(model), size or own, fit)
+
+    return transform
+
+
+def labels(model: Any) -> tuple[str, ...] | None:
+    """Class names, from the model's own configuration, else ImageNet's by their number; None if it is no classifier."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    config = getattr(model, "pretrained_cfg", None) or {}
+    count = getattr(model, "num_classes", 0)
+    if not count or config.get("num_classes") != count or anatomies.is_projection(model):
+        return None
+    if names := config.get("label_names"):
+        described = config.get("label_descriptions") or {}
+        listed = {int(k): v for k, v in (names.items() if isinstance(names, dict) else enumerate(names))}
+        return tuple(str(described.get(listed.get(i), listed.get(i, f"class {i}"))) for i in range(count))
+    subset = infer_imagenet_subset(config)
+    return tuple(ImageNetInfo(subset).label_descriptions()) if subset else None
+
+
+def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Adapter:
+    """``NAME``, ``NAME.TAG``, ``local-dir:PATH`` or ``hf-hub:ORG/REPO``, with pretrained weights."""
+    from dataclasses import replace
+
+    import timm
+
+    source = re.fullmatch(r"(local-dir|hf-hub):(.+)", name)
+    if source is None:
+        _check_name(name)
+    elif source[1] == "local-dir":
+        _check_folder(source[2])
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"{type(trunk).__name__} takes pictures of {trunk.patch_embed.img_size} pixels only; leave size=None"
+            f"timm could not load {name!r}: {error}. Without a network only models in the cache and "
+            "'timm:local-dir:PATH' work"
+        ) from error
+    adapter = adapt(model.to(device=device or "cpu", dtype=dtype).eval())
+    assert adapter is not None
+    return replace(adapter, name=f"timm:{name}")
+
+
+def _check_folder(path: str) -> None:
+    try:
+        config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+        architecture = config["architecture"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"no timm model in {path!r}: expected a folder with config.json (that names an 'architecture') and weights"
+        ) from error
+    _check_supported(architecture)
+
+
+def _check_name(name: str) -> None:
+    """Refuse unknown or unsupported names before anything is downloaded or built."""
+    import timm
+    from timm.models import is_model, is_model_pretrained
+
+    architecture, _, tag = name.partition(".")
+    if not is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), 3)
+        raise InputError(f"timm has no model {architecture!r}; nearest: {', '.join(near) or 'none'}")
+    _check_supported(architecture)
+    tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise InputError(f"timm has no weights {tag!r} for {architecture}; it has {tags}")
+    if not is_model_pretrained(name):
+        raise InputError(
+            f"timm has no weights for {architecture}; build it, load yours, and use legrad.wrap(model), or save them "
+            "with timm.models.save_for_hf and use 'timm:local-dir:PATH'"
         )
-    trunk.set_input_size(img_size=size)
+
+
+def _check_supported(architecture: str) -> None:
+    if reason := not_supported(architecture):
+        raise UnsupportedModelError(f"timm's {architecture} is {reason}: LeGrad needs a plain vision transformer")
+
+
+def not_supported(architecture: str) -> str:
+    """Why an architecture cannot be explained, "" if it can; from the registry, without building it."""
+    from timm.models import is_model, model_entrypoint
+
+    if not is_model(architecture):
+        return "not known to timm"
+    module = model_entrypoint(architecture).__module__.rpartition(".")[2]
+    if module not in anatomies.MODULES:
+        return f"no plain vision transformer ({module})"
+    if architecture.endswith("_enc"):
+        return "an encoder for a language model, which returns many tokens"
+    return ""
+
+
+def available() -> list[tuple[str, str]]:
+    """All pretrained (``timm:NAME.TAG``, why not or "")."""
+    import timm
+
+    return [(f"timm:{name}", not_supported(name.partition(".")[0])) for name in timm.list_pretrained()]

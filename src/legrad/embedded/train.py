@@ -60,7 +60,7 @@ STAGES = (
     Stage(192, (1, 4), 40_000, 192, (0.25, 0.0)),
     # the second half, from the weights of the first: crowds of smaller objects, then full scenes again
     Stage(128, (1, 4), 115_200, 150, (0.6, 0.25)),
-    Stage(192, (1, 4), 70_400, 184, (0.25, 0.0)),
+    Stage(192, (1, 4), 54_400, 184, (0.25, 0.0)),
 )
 
 

@@ -1,0 +1,40 @@
+"""The same weights for another input size: copies that share every parameter, and resampled position embeddings."""
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Size = tuple[int, int]
+
+
+def sharing_copy(model: nn.Module) -> Any:
+    """A copy of the module tree that shares every parameter with the original; buffers are copied."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
+def pair(size: Any) -> Size:
+    """An int or a pair -> (height, width)."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
+
+
+def resampled(embedding: Tensor, old: Size, new: Size, prefix: int, align_corners: bool = False) -> Tensor:
+    """Position embeddings for another grid: bicubic, antialiased unless the corners are aligned.
+
+    Args:
+        embedding: (prefix + rows * cols, dim), patches row-major.
+        old: (rows, cols) of the embedding.
+        new: (rows, cols) wanted.
+        prefix: leading entries that belong to no patch; they are kept.
+        align_corners: see ``F.interpolate``.
+
+    Returns:
+        (prefix + rows * cols, dim) for the new grid, same dtype.
+    """
+    head, patches = embedding[:prefix], embedding[prefix:]
+    lines = patches.to(torch.promote_types(patches.dtype, torch.float32)).T.reshape(1, -1, *old)
+    lines = F.interpolate(lines, new, mode="bicubic", align_corners=align_corners, antialias=not align_corners)
+    return torch.cat([head, lines[0].flatten(1).T.to(embedding.dtype)])

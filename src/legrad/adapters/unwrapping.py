@@ -1,0 +1,37 @@
+"""Models inside other modules: what parallel training, ``torch.compile`` and PEFT put around them."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from legrad.errors import UnsupportedModelError
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model itself; its weights and adapters (LoRA and the like) stay where they are.
+
+    Raises:
+        UnsupportedModelError: a scripted or traced model, which shows no attention to Python.
+    """
+    inner: Any = model
+    while (inside := _inside(inner)) is not None:
+        inner = inside
+    if isinstance(inner, torch.jit.ScriptModule):
+        raise UnsupportedModelError(
+            f"{type(inner).__name__}: a scripted or traced model runs its attention outside Python, where it cannot be "
+            "seen; build the original model and load the same weights (model.load_state_dict(scripted.state_dict()))"
+        )
+    return inner
+
+
+def _inside(model: Any) -> Any:
+    """The wrapped model, or None if the model is no wrapper that we know."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return model.module
+    if type(model).__name__ == "OptimizedModule" and type(model).__module__.startswith("torch._dynamo"):
+        return model._orig_mod
+    # by name, because PEFT's own models are subclasses of this one
+    if any(kind.__name__ == "PeftModel" and kind.__module__.startswith("peft.") for kind in type(model).__mro__):
+        return model.get_base_model()
+    return None

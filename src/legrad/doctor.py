@@ -1,0 +1,204 @@
+"""What is known about a model, checked on a random picture: behind ``legrad doctor``."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from legrad import capture, geometry
+from legrad.anatomy import ViTAnatomy
+from legrad.errors import InputError, TruthCheckError
+from legrad.explainer import Explainer
+from legrad.truth import truth_check
+
+_MEGA = 1 << 20
+_LOCAL = 1e-3  # a token that moves less than this, relative to the most, is not meant by a patch
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        what: a few words.
+        value: what was found.
+        good: False for a check that failed, None for a mere fact.
+    """
+
+    what: str
+    value: str
+    good: bool | None = None
+
+
+@dataclass
+class Report:
+    """All findings about one model.
+
+    Attributes:
+        findings: in the order in which they are shown.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no check failed."""
+        return all(finding.good is not False for finding in self.findings)
+
+    def add(self, what: str, value: str, good: bool | None = None) -> None:
+        """Append one finding."""
+        self.findings.append(Finding(what, value, good))
+
+
+def examine(explainer: Explainer, size: int | Sequence[int] | None = None, seed: int = 0) -> Report:
+    """Facts and checks of a model.
+
+    The truth check runs on random input; so does the position check: pixels of one patch are changed, and the token
+    that changes with them has to be the one that the anatomy lays there.
+
+    Args:
+        explainer: the model.
+        size: input size in pixels, int or (H, W); default the model's own.
+        seed: of the random picture.
+
+    Returns:
+        The report; a failed check is a finding, not an exception.
+    """
+    report = Report()
+    own = explainer.anatomy
+    with capture.exclusive(own.blocks[0]), capture.plain(explainer.model), capture.plain(own.tower, own.switches):
+        anatomy = own if size is None else own.at(geometry.as_size(size))
+        _facts(explainer, anatomy, report)
+        batch = random_input(anatomy, seed)
+        checks: dict[str, Callable[[ViTAnatomy, Tensor], None]] = {"truth check": truth_check}
+        if anatomy.axes == ("rows", "cols") and anatomy.lay is None:
+            checks["position check"] = position_check
+        for name, check in checks.items():
+            try:
+                check(anatomy, batch)
+                report.add(name, "passed", True)
+            except TruthCheckError as error:
+                report.add(name, str(error), False)
+        if report.healthy:
+            _costs(explainer, anatomy, batch, report)
+    for note in anatomy.notes:
+        report.add("note", note)
+    return report
+
+
+def random_input(anatomy: ViTAnatomy, seed: int = 0, batch: int = 1) -> Tensor:
+    """(batch, *shape) of noise on the model's device and in its type."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, *anatomy.shape, generator=generator).to(anatomy.device, anatomy.dtype)
+
+
+def allowed_sizes(anatomy: ViTAnatomy) -> str:
+    """In words: which input sizes the architecture takes."""
+    height, width = anatomy.image_size
+    rows, cols = anatomy.stride or anatomy.patch_size
+    own = f"{height} x {width}"
+    for grown, words in (((2, 4), "any"), ((2, 2), "any square")):
+        try:
+            anatomy.at((height + grown[0] * rows, width + grown[1] * cols))
+        except InputError:
+            continue
+        return f"{words} ({own} by default, patches of {anatomy.patch_size[0]} x {anatomy.patch_size[1]})"
+    return f"{own} only"
+
+
+def position_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
+    """Change the pixels of single patches and look which token enters the first block changed.
+
+    For pictures whose tokens enter the first block in the order of the grid. Convolutional stems look beyond their
+    cell: where more than one token changes, the strongest may be a neighbour.
+
+    Raises:
+        TruthCheckError: another token than the anatomy's changed most.
+    """
+    rows, cols = anatomy.cells.grid
+
+    def entering(images: Tensor) -> Tensor:
+        return anatomy.to_tokens(capture.entering(lambda: anatomy.run(images), anatomy.blocks[0]))
+
+    base = entering(batch)
+    for row, col in {(0, 0), (0, cols - 1), (rows - 1, 0), (rows // 2, (cols + 1) // 2 - 1)}:
+        # the middle of the patch only: convolutional stems look a little beyond their cell
+        window = tuple(
+            slice(index * step + patch // 4, index * step + patch - patch // 4)
+            for index, step, patch in zip((row, col), anatomy.cells.stride, anatomy.patch_size, strict=True)
+        )
+        changed = batch.clone()
+        changed[..., window[0], window[1]] = -changed[..., window[0], window[1]] + 1
+        moved = (entering(changed) - base).float().norm(dim=-1)[0]
+        found = int(moved.argmax())
+        expected = anatomy.num_prefix_tokens + row * cols + col
+        alone = int((moved > _LOCAL * moved.max()).sum()) == 1
+        at = divmod(found - anatomy.num_prefix_tokens, cols)
+        near = found >= anatomy.num_prefix_tokens and max(abs(at[0] - row), abs(at[1] - col)) <= 1
+        if found != expected and (alone or not near):
+            raise TruthCheckError(
+                f"pixels of the patch at row {row}, column {col} change token {found}, not token {expected}: prefix "
+                f"tokens ({anatomy.num_prefix_tokens}) or grid {anatomy.grid} are wrong"
+            )
+
+
+def _facts(explainer: Explainer, anatomy: ViTAnatomy, report: Report) -> None:
+    blocks = anatomy.blocks
+    report.add("library", anatomy.library)
+    report.add("model", f"{type(explainer.model).__name__}, vision tower {type(anatomy.tower).__name__}")
+    parameters = sum(p.numel() for p in anatomy.tower.parameters())
+    dtype = str(anatomy.dtype).removeprefix("torch.")
+    report.add("parameters", f"{parameters / 1e6:.1f} M in the tower, {dtype} on {anatomy.device}")
+    report.add("blocks", f"{len(blocks)} x {type(blocks[0]).__name__}")
+    where = (
+        "attentional pooler on every block's tokens" if anatomy.route == "pooler" else "self-attention of the blocks"
+    )
+    kind = {"fused": "fused (scaled_dot_product_attention)", "softmax": "eager (softmax)"}[anatomy.attention]
+    policy = "" if anatomy.attentions == 1 else f"; {anatomy.attentions} attentions, used: {list(anatomy.taps)}"
+    report.add("explained attention", f"{where}, {kind}{policy}")
+    report.add(
+        "prefix tokens", f"{anatomy.num_prefix_tokens}, {anatomy.key_prefix} of them keys in front of the patches"
+    )
+    grid = " x ".join(map(str, anatomy.grid))
+    report.add("grid", f"{grid} ({', '.join(anatomy.axes)}) at {' x '.join(map(str, anatomy.shape))}")
+    report.add("read-out", f"{anatomy.default_readout} by default, of {', '.join(sorted(anatomy.readouts))}")
+    report.add("targets", _targets(explainer))
+    report.add("input sizes", allowed_sizes(explainer.anatomy))
+
+
+def _targets(explainer: Explainer) -> str:
+    adapter, output = explainer.adapter, explainer.anatomy.output
+    if output == "logits":
+        named = f"{len(adapter.labels)} labels" if adapter.labels else "no label names"
+        return f"class indices, PREDICTED, callables; {named}"
+    if output == "embedding":
+        texts = "texts, " if adapter.encode_text and adapter.tokenize else ""
+        missing = " (texts need a tokenizer)" if adapter.encode_text and not adapter.tokenize else ""
+        return f"{texts}embeddings, Similar, callables{missing}"
+    return "embeddings, Similar, callables (the model has no head)"
+
+
+def _costs(explainer: Explainer, anatomy: ViTAnatomy, batch: Tensor, report: Report) -> None:
+    """One measured explanation next to one bare forward pass."""
+
+    def seconds(function: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        function()
+        if anatomy.device.type == "cuda":
+            torch.cuda.synchronize(anatomy.device)
+        return time.perf_counter() - start
+
+    def explain() -> object:
+        return explainer.explain(batch, lambda feature: feature[:, 0])
+
+    explain()
+    bare = min(seconds(lambda: anatomy.run(batch)) for _ in range(3))
+    ours = min(seconds(explain) for _ in range(3))
+    report.add("time for one picture, one target", f"{ours:.3f} s, {ours / bare:.1f} x a bare forward pass")
+    tokens = anatomy.num_prefix_tokens + int(torch.Size(anatomy.grid).numel())
+    width = max(p.shape[-1] for p in anatomy.blocks[0].parameters() if p.ndim > 1)
+    weights = sum(p.numel() * p.element_size() for p in anatomy.tower.parameters())
+    tail = 12 * tokens * width * batch.element_size()
+    report.add("memory, estimated", f"{weights / _MEGA:.0f} MiB of weights, {tail / _MEGA:.0f} MiB more per picture")

@@ -1,0 +1,170 @@
+"""Sounds in: files, waveforms -> mono waveforms at the model's rate; spectrograms -> pictures of them."""
+
+import importlib
+import importlib.util
+import io
+import math
+import os
+import warnings
+import wave
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from legrad import images, relevance
+from legrad.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus"})
+_KINDS = (
+    "a sound is a path, a URL, a waveform (samples,) at the model's rate or a tuple (waveform, sampling rate) with one "
+    "or several channels"
+)
+_HOP = 0.01  # seconds from one spectrogram frame to the next, in every Kaldi-style extractor
+
+
+def split(source: Any) -> list[Any]:
+    """What ``explain`` takes as one sound or several -> a list of single ones."""
+    return source if isinstance(source, list) else [source]
+
+
+def read(source: Any, rate: int) -> tuple["NDArray[np.float32]", str | None]:
+    """One sound as a mono waveform (samples,) in [-1, 1] at ``rate`` Hz, and where it came from.
+
+    Raises:
+        InputError: missing, unreadable, empty, of another kind, or of another rate that nothing here can change.
+    """
+    name = None
+    if images.is_url(source):
+        name, own = source, _of_file(io.BytesIO(images.download(source)), source)
+    elif isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
+        if not os.path.isfile(name):
+            raise InputError(f"no such sound: {name or repr(name)}; a folder's sounds are given one by one")
+        own = _of_file(name, name)
+    elif isinstance(source, tuple) and len(source) == 2 and isinstance(source[1], int | np.integer):
+        own = source[0], int(source[1])
+    else:
+        own = source, rate
+    waveform = _mono(own[0])
+    if own[1] != rate:
+        waveform = _resampled(waveform, own[1], rate, name or "the waveform")
+    return waveform, name
+
+
+def features(extractor: Any, waveform: "NDArray[np.float32]") -> tuple[Tensor, int]:
+    """The model's input out of a waveform.
+
+    Args:
+        extractor: a feature extractor of transformers.
+        waveform: (samples,) at its sampling rate.
+
+    Returns:
+        (time, frequency), and how many of the time steps are sound: the rest is padding.
+    """
+    rate = extractor.sampling_rate
+    try:
+        found = extractor(waveform, sampling_rate=rate, return_tensors="pt")["input_values"][0]
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise InputError(f"no spectrogram out of {len(waveform)} samples at {rate} Hz: {error}") from error
+    padding = np.zeros(1, np.float32)
+    if getattr(extractor, "do_normalize", False):
+        padding = extractor.normalize(padding)
+    sound = (found != float(padding[0])).any(1).nonzero()
+    heard = int(sound[-1]) + 1 if len(sound) else 0
+    if heard == 0:
+        raise InputError(f"{len(waveform)} samples at {rate} Hz are too few for one step of the spectrogram")
+    if len(waveform) / rate > (len(found) + 3) * _HOP:
+        warnings.warn(
+            f"the sound lasts {len(waveform) / rate:.1f} s, the model hears the first {len(found) * _HOP:.1f} s; cut "
+            "it into pieces to explain the rest",
+            UserWarning,
+            stacklevel=2,
+        )
+    return found, heard
+
+
+def drawn(spectrogram: Tensor) -> "NDArray[np.uint8]":
+    """Spectrogram (time, frequency) -> a grey picture (frequency, time, 3), the lowest frequency in row 0."""
+    grey = relevance.min_max(spectrogram.detach().float().cpu().T)
+    return (grey * 255).round().byte()[..., None].expand(-1, -1, 3).contiguous().numpy()
+
+
+def _of_file(file: Any, name: str) -> tuple[Any, int]:
+    """Samples (samples, channels) and their rate: PCM by the standard library, everything else by soundfile."""
+    try:
+        with wave.open(file) as sound:
+            raw = sound.readframes(sound.getnframes())
+            return _of_pcm(raw, sound.getsampwidth(), sound.getnchannels()), sound.getframerate()
+    except (wave.Error, EOFError) as error:
+        reason = error
+    if hasattr(file, "seek"):
+        file.seek(0)
+    if importlib.util.find_spec("soundfile") is None:
+        raise InputError(
+            f"{name} is no plain PCM .wav file ({reason}); for other sounds install soundfile: pip install "
+            "'legrad[audio]'"
+        )
+    soundfile = importlib.import_module("soundfile")
+    try:
+        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise InputError(f"cannot read {name} as a sound: {error}") from error
+    return samples, int(rate)
+
+
+def _of_pcm(raw: bytes, width: int, channels: int) -> Any:
+    """Little-endian PCM -> (samples, channels) float32 in [-1, 1]."""
+    if width == 1:
+        values = np.frombuffer(raw, np.uint8).astype(np.float64) - 128
+    else:
+        # the sample's bytes are the upper ones of a wider integer
+        wide = np.zeros((len(raw) // width, 4), np.uint8)
+        wide[:, 4 - width :] = np.frombuffer(raw[: len(wide) * width], np.uint8).reshape(-1, width)
+        values = wide.view("<i4")[:, 0].astype(np.float64) / (1 << (32 - 8 * width))
+    scaled = np.asarray(values / (1 << (8 * width - 1)), np.float32)
+    return scaled[: len(scaled) // channels * channels].reshape(-1, channels)
+
+
+def _mono(waveform: Any) -> "NDArray[np.float32]":
+    """Samples of any layout and type -> (samples,) float32; channels are averaged."""
+    if isinstance(waveform, Tensor):
+        waveform = waveform.detach().cpu().numpy()
+    if not isinstance(waveform, np.ndarray) or waveform.ndim not in (1, 2) or waveform.dtype.kind not in "iuf":
+        came = f"{waveform.shape} {waveform.dtype}" if isinstance(waveform, np.ndarray) else type(waveform).__name__
+        raise InputError(f"{_KINDS}, got {came}")
+    if waveform.size == 0:
+        raise InputError("a sound without samples")
+    if waveform.dtype.kind in "iu":
+        limits = np.iinfo(waveform.dtype)
+        middle = (limits.max + 1) // 2 if limits.min == 0 else 0
+        waveform = (waveform.astype(np.float64) - middle) / (limits.max + 1 - middle)
+    if waveform.ndim == 2:  # (channels, samples) or (samples, channels): there are more samples
+        waveform = waveform.mean(int(np.argmin(waveform.shape)))
+    if not np.isfinite(waveform).all():
+        raise InputError("the waveform holds NaN or infinite values")
+    return np.ascontiguousarray(waveform, np.float32)
+
+
+def _resampled(waveform: "NDArray[np.float32]", own: int, rate: int, name: str) -> "NDArray[np.float32]":
+    """With whatever of soxr, torchaudio and scipy is installed."""
+    if own < 1:
+        raise InputError(f"{name}: a sampling rate is a positive number of Hz, got {own}")
+    if importlib.util.find_spec("soxr"):
+        result = importlib.import_module("soxr").resample(waveform, own, rate)
+    elif importlib.util.find_spec("torchaudio"):
+        resample = importlib.import_module("torchaudio.functional").resample
+        result = resample(torch.from_numpy(waveform), own, rate).numpy()
+    elif importlib.util.find_spec("scipy"):
+        common = math.gcd(own, rate)
+        result = importlib.import_module("scipy.signal").resample_poly(waveform, rate // common, own // common)
+    else:
+        raise InputError(
+            f"{name} is sampled at {own} Hz, the model takes {rate} Hz; install soxr to have it resampled: pip install "
+            "'legrad[audio]'"
+        )
+    return np.ascontiguousarray(result, np.float32)

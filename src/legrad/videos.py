@@ -1,0 +1,136 @@
+"""Videos in: animations, video files, arrays, lists of frames -> as many upright RGB frames as the model takes."""
+
+import importlib
+import importlib.util
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from legrad import images
+from legrad.errors import InputError
+
+SUFFIXES = frozenset({".gif", ".webp", ".apng", ".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg"})
+_KINDS = (
+    "a video is a path, a URL, a uint8 array (frames, height, width, 3), an animated PIL image or a list of frames "
+    "(PIL images or (height, width, 3) arrays)"
+)
+
+
+def split(source: Any) -> list[Any]:
+    """What ``explain`` takes as one video or several -> a list of single ones."""
+    if isinstance(source, np.ndarray):
+        return list(source) if source.ndim == 5 else [source]
+    if not isinstance(source, list | tuple):
+        return [source]
+    return [source] if source and all(map(_is_frame, source)) else list(source)
+
+
+def _is_frame(item: Any) -> bool:
+    if isinstance(item, Image.Image):
+        return not getattr(item, "is_animated", False)
+    return isinstance(item, np.ndarray) and item.ndim <= 3
+
+
+def read(source: Any, count: int) -> tuple[list[Image.Image], str | None]:
+    """``count`` frames of one video, evenly spaced in time, and where it came from.
+
+    Raises:
+        InputError: missing, unreadable, a still picture, frames of different sizes, or of another kind.
+    """
+    if images.is_url(source):
+        frames, name = _of_file(io.BytesIO(images.download(source)), source, count), str(source)
+    elif isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
+        if not os.path.isfile(name):
+            raise InputError(f"no such video: {name or repr(name)}; a folder's videos are given one by one")
+        frames = _of_file(name, name, count)
+    else:
+        frames, name = _of_object(source, count), None
+    sizes = {frame.size for frame in frames}
+    if len(sizes) > 1:
+        raise InputError(f"the frames of a video are of one size, got {sorted(sizes)} (width, height)")
+    return frames, name
+
+
+def sampled(durations: Sequence[float], count: int) -> list[int]:
+    """Which frames stand at the middles of ``count`` equal parts of the time; frames repeat if there are too few."""
+    lengths = np.asarray(durations, float)
+    if not lengths.all():  # players show frames without a duration for a moment, all of them alike
+        lengths = np.ones(len(lengths))
+    ends = lengths.cumsum()
+    middles = (np.arange(count) + 0.5) / count * ends[-1]
+    return np.searchsorted(ends, middles, side="right").tolist()
+
+
+def _of_object(source: Any, count: int) -> list[Image.Image]:
+    if isinstance(source, Image.Image):
+        return _animated(source, "the PIL image", count)
+    if isinstance(source, np.ndarray):
+        if source.ndim != 4 or source.shape[-1] != 3 or source.dtype != np.uint8 or not source.size:
+            raise InputError(f"{_KINDS}, got an array {source.shape} {source.dtype}")
+    elif not isinstance(source, list | tuple) or not source or not all(map(_is_frame, source)):
+        raise InputError(f"{_KINDS}, got {type(source).__name__}")
+    return [images.read(source[index]) for index in sampled([1] * len(source), count)]
+
+
+def _of_file(file: Any, name: str, count: int) -> list[Image.Image]:
+    try:
+        picture = Image.open(file)
+    except UnidentifiedImageError:
+        return _decoded(file, name, count)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: {error}; make the video smaller first") from error
+    with picture:
+        return _animated(picture, name, count)
+
+
+def _animated(picture: Image.Image, name: str, count: int) -> list[Image.Image]:
+    """Frames of anything that Pillow can seek in; the image is left at the frame where it was."""
+    total, before = getattr(picture, "n_frames", 1), picture.tell()
+    if total < 2:
+        raise InputError(f"{name} is a still picture and the model takes videos; give a list of frames, [picture]")
+    try:
+        durations = []
+        for index in range(total):
+            picture.seek(index)
+            durations.append(float(picture.info.get("duration", 0)))
+        frames: dict[int, Image.Image] = {}
+        chosen = sampled(durations, count)
+        for index in chosen:
+            if index not in frames:
+                picture.seek(index)
+                frames[index] = images.read(picture)
+        picture.seek(before)
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's readers let anything through when a file is broken
+        raise InputError(f"cannot read the frames of {name}: {error or type(error).__name__}") from error
+    return [frames[index] for index in chosen]
+
+
+def _decoded(file: Any, name: str, count: int) -> list[Image.Image]:
+    """Frames of a video file. Two passes, so that a long video never lies in memory as a whole."""
+    if importlib.util.find_spec("av") is None:
+        raise InputError(
+            f"{name} is no animation that Pillow can read (GIF, WebP, APNG); for video files install PyAV: pip install "
+            "'legrad[video]', or give a list of frames"
+        )
+    av = importlib.import_module("av")
+    try:
+        with av.open(file) as video:
+            total = sum(1 for _ in video.decode(video=0))
+        if total == 0:
+            raise InputError(f"{name} holds no frames")
+        chosen = sampled([1] * total, count)
+        wanted = set(chosen)
+        if hasattr(file, "seek"):
+            file.seek(0)
+        with av.open(file) as video:
+            frames = {i: frame.to_image() for i, frame in enumerate(video.decode(video=0)) if i in wanted}
+    except (av.FFmpegError, IndexError, OSError) as error:
+        raise InputError(f"cannot read {name} as a video: {error}") from error
+    return [images.read(frames[index]) for index in chosen]

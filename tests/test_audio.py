@@ -1,0 +1,299 @@
+"""Audio models: maps against the slow twin, overlapping patches, sounds of every kind in, spectrograms out."""
+
+import wave
+
+import generic_twin
+import numpy as np
+import pytest
+import torch
+import zoo_media
+from handmade import explanation
+from models import left_as_found
+from twin import distance
+
+import legrad
+from legrad import capture, sounds
+from legrad.geometry import Cells, Frame
+
+transformers = pytest.importorskip("transformers")
+
+RATE = 16000
+NAMES = [name for name in zoo_media.names() if name.startswith("ast")]
+
+
+def second(feature):
+    return feature[:, 1]
+
+
+def batch_of(anatomy, count=2, dtype=torch.float64):
+    return torch.randn(count, *anatomy.shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+
+def chirp(steps=30, rate=RATE):
+    """A waveform that gives ``steps`` steps of the spectrogram, from low to high."""
+    time = np.arange(400 + (steps - 1) * 160) / RATE
+    time = np.arange(round(len(time) / RATE * rate)) / rate
+    return (0.5 * np.sin(2 * np.pi * (200 + 12000 * time) * time)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    return transformers.ASTFeatureExtractor(num_mel_bins=20, max_length=40)
+
+
+@pytest.fixture(scope="module")
+def explainer(extractor):
+    return legrad.wrap(zoo_media.build("ast"), transform=extractor)
+
+
+# -- maps and places ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("readout", ["native", "published"])
+@pytest.mark.parametrize("name", NAMES)
+def test_maps_equal_the_twin(name, readout):
+    model = zoo_media.build(name).double()
+    explainer = legrad.wrap(model)
+    batch = batch_of(explainer.anatomy)
+    with left_as_found(model):
+        found = explainer.explain(batch, second, readout=readout, keep_layers=True)
+    expected = generic_twin.layer_maps(model, lambda m: legrad.wrap(m).anatomy, batch, second, readout)
+    assert found.axes == ("frequency", "time")
+    assert found.relevance.shape[2:] == explainer.anatomy.grid
+    assert distance(found.layer_relevance[:, 0], expected) < 1e-10
+    alone = explainer.explain(batch[1:], second, readout=readout)
+    assert distance(alone.relevance[0], found.relevance[1]) < 1e-10
+
+
+@pytest.mark.parametrize("name", ["ast", "ast-side-by-side"])
+def test_what_a_patch_covers_is_its_token(name):
+    """One changed point of the spectrogram changes the tokens of all patches that cover it, and no other."""
+    anatomy = legrad.wrap(zoo_media.build(name)).anatomy
+    batch = batch_of(anatomy, 1, torch.float32)
+    cells, cols = anatomy.cells, anatomy.grid[1]
+
+    def entering(x):
+        with torch.no_grad():
+            return capture.entering(lambda: anatomy.run(x), anatomy.blocks[0])[0]
+
+    assert anatomy.key_prefix == anatomy.num_prefix_tokens
+    before = entering(batch)
+    for frequency, time in [(0, 0), (6, 13), (12, 7), (15, 31), (19, 39)]:
+        changed = batch.clone()
+        changed[0, time, frequency] += 1
+        moved = (entering(changed) - before).abs().amax(-1).nonzero().flatten().tolist()
+        covering = [
+            2 + row * cols + col
+            for row in range(anatomy.grid[0])
+            for col in range(cols)
+            if 0 <= frequency - row * cells.stride[0] < cells.patch[0]
+            and 0 <= time - col * cells.stride[1] < cells.patch[1]
+        ]
+        assert moved == covering
+
+
+@pytest.mark.parametrize("wrong", [{"key_prefix": 1}, {"key_prefix": 0}, {"grid": (6, 3)}])
+def test_a_broken_anatomy_is_noticed(wrong):
+    from dataclasses import replace
+
+    model = zoo_media.build("ast").double()
+    anatomy = legrad.wrap(model).anatomy
+    batch = batch_of(anatomy)
+    right = legrad.wrap(model).explain(batch, second).relevance
+    found = legrad.wrap(model, anatomy=replace(anatomy, **wrong)).explain(batch, second).relevance
+    assert found.shape != right.shape or distance(found, right) > 1e-3
+
+
+def spectrogram_map(row, col, heard=300, **changes):
+    """AST's own layout: 128 x 1024, patches of 16 every 10; one hot cell."""
+    relevance = torch.zeros(1, 1, 12, 101)
+    relevance[0, 0, row, col] = 1
+    return explanation(
+        targets=1,
+        relevance=relevance,
+        layer_relevance=relevance[:, :, None].repeat(1, 1, 2, 1, 1),
+        frames=[Frame((128, heard), (128, 1024))],
+        cells=[Cells((12, 101), (16, 16), (10, 10))],
+        pictures=[sounds.drawn(torch.rand(heard, 128, generator=torch.Generator().manual_seed(0)))],
+        axes=("frequency", "time"),
+        **changes,
+    )
+
+
+def test_a_hot_cell_lands_where_its_patch_is():
+    """Not 16 but 10 columns apart: the patch in row 2, column 20 covers frequencies 20 to 36 and times 200 to 216."""
+    saliency = spectrogram_map(2, 20).saliency()[0, 0]
+    assert saliency.shape == (128, 300)
+    hot = (saliency > 0.5).nonzero()
+    assert hot.double().mean(0).tolist() == pytest.approx([27.5, 207.5])
+    assert hot.amin(0).tolist()[0] >= 20
+    assert hot.amax(0).tolist()[1] < 216
+
+
+def test_low_frequencies_are_drawn_at_the_bottom():
+    found = spectrogram_map(0, 5)
+    overlay = np.asarray(found.overlay(alpha=1)).astype(int).sum(-1)
+    assert overlay.shape == (128, 300)
+    assert np.unravel_index(overlay.argmax(), overlay.shape)[0] > 110
+    # 128 - 126 rows under the patches are unseen, at the top
+    assert found.seen[0].any(1).tolist() == [True] * 126 + [False] * 2
+    figure = found.figure()
+    shown = [axis for axis in figure.axes if axis.images]
+    assert [axis.get_ylabel() for axis in shown] == ["frequency (bins)"] * 2
+    assert shown[0].images[0].get_extent() == [0, 300, 0, 128]
+    assert np.array_equal(shown[0].images[0].get_array(), found.pictures[0][::-1])
+    assert np.array_equal(shown[1].images[0].get_array(), np.asarray(found.overlay()))
+    assert len([axis for axis in found.layer_figure().axes if axis.images]) == 3
+    assert found._repr_png_().startswith(b"\x89PNG")
+
+
+# -- sounds in ----------------------------------------------------------------------------------------------------
+
+
+def write_wav(path, waveform, rate=RATE, width=2, channels=1):
+    values = np.round(np.clip(waveform, -1, 1) * ((1 << (8 * width - 1)) - 1)).astype("<i4")
+    if width == 1:
+        raw = (values + 128).astype(np.uint8).tobytes()
+    else:
+        raw = values[:, None].view(np.uint8).reshape(-1, 4)[:, :width].tobytes()
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(width)
+        file.setframerate(rate)
+        file.writeframes(raw)
+    return path
+
+
+def test_only_what_was_heard_is_shown(explainer, extractor):
+    waveform = chirp(30)
+    found = explainer.explain(waveform, 1)
+    assert found.frames[0] == Frame((20, 30), (20, 40))
+    assert found.pictures[0].shape == (20, 30, 3)
+    assert found.saliency().shape == (1, 1, 20, 30)
+    assert found.names == ["sound 0"]
+    own = extractor(waveform, sampling_rate=RATE, return_tensors="pt")
+    for tensor in (own, own["input_values"]):
+        same = explainer.explain(tensor, 1)
+        assert distance(same.relevance, found.relevance) < 1e-6
+        assert same.frames[0] == Frame((20, 40), (20, 40))
+    # a rising tone: later columns are brightest further up
+    brightest = found.pictures[0][..., 0].argmax(0)
+    assert brightest[2] < brightest[27]
+
+
+def test_the_same_sound_in_many_forms(explainer, tmp_path):
+    waveform = chirp()
+    stereo = np.stack([waveform * 1.5, waveform * 0.5])
+    integers = np.round(waveform * 32767).astype(np.int16)
+    sources = [
+        waveform,
+        waveform.astype(np.float64),
+        torch.from_numpy(waveform),
+        (waveform, RATE),
+        (stereo, RATE),
+        (torch.from_numpy(stereo.T), np.int64(RATE)),
+        integers,
+        write_wav(tmp_path / "mono.wav", waveform),
+        str(write_wav(tmp_path / "deep.wav", waveform, width=3)),
+        write_wav(tmp_path / "deeper.wav", waveform, width=4),
+        write_wav(tmp_path / "stereo.wav", stereo.T.reshape(-1), channels=2),
+    ]
+    expected = explainer.explain(waveform, 1)
+    for source in sources:
+        found = explainer.explain(source, 1)
+        assert distance(found.relevance, expected.relevance) < 0.05
+        assert found.frames == expected.frames
+    together = explainer.explain([waveform, (stereo, RATE)], 1)
+    assert together.names == ["sound 0", "sound 1"]
+    assert explainer.explain(tmp_path / "mono.wav", 1).names == [str(tmp_path / "mono.wav")]
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_pcm_of_every_width(tmp_path, width):
+    waveform = np.array([0, 0.5, -0.5, 0.99, -0.99], np.float32)
+    found, name = sounds.read(write_wav(tmp_path / "a.wav", waveform, width=width), RATE)
+    assert found == pytest.approx(waveform, abs=2 / (1 << (8 * width - 1)))
+    assert name.endswith("a.wav")
+
+
+def test_a_sound_that_is_too_long_warns(explainer):
+    with pytest.warns(UserWarning, match=r"lasts 1\.\d s, the model hears the first 0\.4 s"):
+        found = explainer.explain(chirp(100), 1)
+    assert found.pictures[0].shape == (20, 40, 3)
+    assert explainer.explain(chirp(40), 1).pictures[0].shape == (20, 40, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("absent.wav", "no such sound: absent.wav"),
+        (np.zeros(0, np.float32), "without samples"),
+        (np.zeros((2, 2, 2), np.float32), "a sound is a path"),
+        (np.full(4000, np.nan, np.float32), "NaN"),
+        (np.zeros(100, np.float32), "100 samples at 16000 Hz"),
+        (["a", 3], "no such sound: a"),
+        ([3], "got int"),
+        ((np.zeros(4000, np.float32), -1), "positive number of Hz"),
+        ([], "no images"),
+        (torch.zeros(1, 30, 20), "only, got 20 x 30"),
+        (torch.zeros(40, 20), r"\(batch, time, frequency\)"),
+    ],
+)
+def test_what_is_no_sound(explainer, source, message):
+    with pytest.raises(legrad.InputError, match=message):
+        explainer.explain(source, 1)
+
+
+def test_sounds_have_no_size(explainer):
+    with pytest.raises(legrad.InputError, match="neither size nor fit"):
+        explainer.explain(chirp(), 1, fit="pad")
+
+
+def test_other_rates(explainer, monkeypatch):
+    other = (chirp(rate=8000), 8000)
+    if any(map(sounds.importlib.util.find_spec, ("soxr", "torchaudio", "scipy"))):
+        assert explainer.explain(other, 1).pictures[0].shape[1] in (29, 30)
+    monkeypatch.setattr(sounds.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(legrad.InputError, match="sampled at 8000 Hz, the model takes 16000 Hz; install soxr"):
+        explainer.explain(other, 1)
+
+
+def test_other_files_need_soundfile(explainer, tmp_path, monkeypatch):
+    (tmp_path / "a.flac").write_bytes(b"fLaC" + bytes(100))
+    monkeypatch.setattr(sounds.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(legrad.InputError, match=r"no plain PCM \.wav file .* install soundfile"):
+        explainer.explain(tmp_path / "a.flac", 1)
+
+
+def test_other_files(explainer, tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "a.flac", chirp(), RATE)
+    soundfile.write(tmp_path / "a.wav", chirp(), RATE, subtype="FLOAT")
+    expected = explainer.explain(chirp(), 1)
+    for name in ("a.flac", "a.wav"):
+        assert distance(explainer.explain(tmp_path / name, 1).relevance, expected.relevance) < 0.05
+    (tmp_path / "broken.flac").write_bytes(b"fLaC" + bytes(100))
+    with pytest.raises(legrad.InputError, match="as a sound"):
+        explainer.explain(tmp_path / "broken.flac", 1)
+
+
+def test_command_line(extractor, tmp_path, monkeypatch):
+    from legrad import cli
+
+    model = zoo_media.build("ast")
+    model.config.id2label = dict(enumerate(["hum", "hiss", "horn", "bell", "bark"]))
+    model.save_pretrained(tmp_path / "model")
+    extractor.save_pretrained(tmp_path / "model")
+    sound = write_wav(tmp_path / "sound.wav", chirp())
+    out = tmp_path / "out"
+    arguments = ["legrad", "explain", str(sound), "--class", "horn", "--model", f"hf:{tmp_path / 'model'}"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--out", str(out)])
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    assert done.value.code == 0
+    assert {path.name for path in out.iterdir()} == {
+        "sound.png",
+        "sound.npz",
+        "sound--horn.png",
+        "manifest.json",
+    }

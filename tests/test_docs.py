@@ -1,0 +1,60 @@
+"""The code in the documentation runs, and gives what the slow twin gives."""
+
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import generic_twin
+import pytest
+import torch
+import twin
+
+ROOT = Path(__file__).parent.parent
+
+
+def snippets(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
+
+
+@pytest.fixture(scope="module")
+def own_models():
+    """The variables after each snippet of the page."""
+    torch.manual_seed(0)
+    variables, after = {}, []
+    for code in snippets("docs/explain-your-own-model.md"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # random models: targets may look alike
+            exec(code, variables)
+        after.append({name: variables[name] for name in ("anatomy", "explanation")})
+    return after
+
+
+@pytest.mark.parametrize("readout", ["native", "published"])
+def test_a_transformer_encoder_as_documented(own_models, readout):
+    import legrad
+
+    anatomy = own_models[0]["anatomy"]
+    model = anatomy.tower
+    batch = torch.randn(2, 3, 64, 64)
+
+    def anatomy_of(copied):
+        return replace(anatomy, tower=copied, run=copied, blocks=tuple(copied.encoder.layers))
+
+    def score(logits):
+        return logits[:, 3]
+
+    found = legrad.wrap(model, anatomy=anatomy).explain(batch, 3, readout=readout, keep_layers=True)
+    expected = generic_twin.layer_maps(model, anatomy_of, batch, score, readout)
+    assert twin.distance(found.layer_relevance[:, 0], expected) < 1e-5
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_documented_models_are_healthy(own_models, number):
+    import legrad
+    from legrad.doctor import examine
+
+    anatomy = own_models[number]["anatomy"]
+    report = examine(legrad.wrap(anatomy.tower, anatomy=anatomy))
+    assert report.healthy, report
+    assert own_models[number]["explanation"].relevance.shape[1] == 2

@@ -1,0 +1,69 @@
+"""A sample of the support matrix is proven again: the first name of every kind, and reasons for the refused ones.
+
+``pytest -m sweep`` (or ``python tests/sweep.py``, which also writes the matrix) goes through all names.
+"""
+
+import json
+
+import pytest
+import sweep
+
+import legrad
+
+MATRIX = json.loads((sweep.DOCS / "support-matrix.json").read_text())
+ROWS = [sweep.Row(**row) for row in MATRIX["rows"]]
+
+
+def kind(row):
+    return row.library, row.model, row.block, row.prefix_tokens, row.route, row.attention, row.readout, row.sizes
+
+
+SAMPLE = list({kind(row): row for row in reversed(ROWS) if row.verdict == "exact"}.values())
+REFUSED = list({(row.library, row.reason): row for row in ROWS if row.verdict == "refused"}.values())
+
+
+def identity(row):
+    return f"{row.library}:{row.name}"
+
+
+def test_the_matrix_shows_the_goal():
+    exact = {library: sum(row.library == library and row.verdict == "exact" for row in ROWS) for library in sweep.ZOOS}
+    assert exact["timm"] >= 290
+    assert exact["open_clip"] >= 100
+    assert not [row.name for row in ROWS if row.verdict == "fails"]
+    assert len(SAMPLE) >= 60
+
+
+def test_the_matrix_has_every_name():
+    """Of the libraries as installed; a newer library asks for a new sweep."""
+    current = sweep.versions()
+    libraries = {"open_clip": "open_clip_torch", "timm": "timm", "torchvision": "torchvision"}
+    for library, distribution in libraries.items():
+        if MATRIX["versions"][distribution] == current[distribution]:
+            names = [row.name for row in ROWS if row.library == library]
+            assert names == [name for _, name in sweep.everything([library])]
+
+
+@pytest.mark.parametrize("row", SAMPLE, ids=identity)
+def test_one_name_of_every_kind(row):
+    found = sweep.judge(row.library, row.name)
+    assert (found.verdict, kind(found)) == ("exact", kind(row)), found.reason
+
+
+@pytest.mark.parametrize("row", REFUSED, ids=identity)
+def test_refused_names_get_one_clear_sentence(row):
+    prefix = {"open_clip": "open_clip", "timm": "timm", "torchvision": "torchvision"}.get(row.library)
+    assert row.reason
+    if prefix:
+        with pytest.raises(legrad.UnsupportedModelError) as caught:
+            legrad.load(f"{prefix}:{row.name}/some_tag" if prefix == "open_clip" else f"{prefix}:{row.name}")
+        assert row.reason in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("library", sweep.ZOOS)
+def test_every_name(library):
+    for _, name in sweep.everything([library]):
+        found = sweep.judge(library, name)
+        assert found.verdict != "fails", f"{name}: {found.reason}"

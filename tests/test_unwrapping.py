@@ -1,0 +1,81 @@
+"""Models inside the wrappers of parallel training, compilation and PEFT."""
+
+import models
+import pytest
+import torch
+import zoo_timm
+from torch import nn
+
+import legrad
+
+NAME = "vit_tiny_patch16_224"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return zoo_timm.build(NAME)
+
+
+def same(wrapped, model):
+    explainer = legrad.wrap(wrapped)
+    assert explainer.model is model
+    x = torch.randn(1, 3, 64, 64)
+    with models.left_as_found(wrapped):
+        found = explainer.explain(x, 3)
+    assert torch.equal(found.relevance, legrad.wrap(model).explain(x, 3).relevance)
+
+
+def test_data_parallel(model):
+    same(nn.DataParallel(model), model)
+
+
+def test_distributed(model):
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        same(nn.parallel.DistributedDataParallel(model), model)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_compiled_and_nested(model):
+    same(nn.DataParallel(torch.compile(model, backend="eager")), model)
+
+
+def test_compiled_in_place():
+    """``model.compile()`` changes how a module is called, not its type."""
+    model, plain = zoo_timm.build(NAME), zoo_timm.build(NAME)
+
+    def compiled(*args):
+        raise AssertionError("the compiled forward was used")
+
+    model.blocks[0].compile(backend="eager")
+    model.blocks[0]._compiled_call_impl = compiled
+    x = torch.randn(1, 3, 64, 64)
+    found = legrad.wrap(model).explain(x, 3)
+    assert torch.equal(found.relevance, legrad.wrap(plain).explain(x, 3).relevance)
+    assert model.blocks[0]._compiled_call_impl is compiled
+
+
+def test_peft(model):
+    class PeftModel(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.base_model = nn.ModuleDict({"model": inner})
+
+        def get_base_model(self):
+            return self.base_model["model"]
+
+    PeftModel.__module__ = "peft.peft_model"
+    same(PeftModel(model), model)
+
+
+def test_scripted_models_are_refused():
+    with pytest.raises(legrad.UnsupportedModelError, match=r"scripted or traced.*load_state_dict"):
+        legrad.wrap(torch.jit.script(nn.Linear(2, 2)))
+
+
+def test_unknown_models_name_what_was_tried():
+    with pytest.raises(legrad.UnsupportedModelError, match=r"Linear .*tried: open_clip, timm, torchvision,.* clip"):
+        legrad.wrap(nn.Linear(2, 2))
+    with pytest.raises(legrad.InputError, match=r"LIBRARY one of .*timm, torchvision"):
+        legrad.load("keras:vit")

@@ -1,0 +1,49 @@
+"""Shrunk vision towers of every open_clip configuration."""
+
+from typing import Any
+from unittest import mock
+
+import models
+import torch
+from torch import nn
+
+SIDE = 4  # patches
+
+
+def names() -> list[str]:
+    import open_clip
+
+    return open_clip.list_models()
+
+
+def not_applicable(name: str) -> str:
+    from legrad.adapters.open_clip import not_supported
+
+    return not_supported(name)
+
+
+def build(name: str) -> nn.Module:
+    """The tower of a configuration: its own code and options, narrow and shallow."""
+    import open_clip
+    from open_clip.model import _build_vision_tower
+
+    config = open_clip.get_model_config(name)
+    vision: dict[str, Any] = dict(config["vision_cfg"])
+    torch.manual_seed(0)
+    if "timm_model_name" in vision:
+        import timm
+        import zoo_timm
+
+        vision["timm_model_pretrained"] = False
+        with mock.patch.object(
+            timm, "create_model", lambda trunk, pretrained, **options: zoo_timm.shrunk(trunk, **options)
+        ):
+            tower = _build_vision_tower(16, vision)
+        tower.image_size = tuple(tower.trunk.patch_embed.img_size)
+        # head and LayerScale as random as the rest
+        return models.randomised(tower)
+    vision.update(layers=3, width=64, head_width=16, patch_size=8, image_size=8 * SIDE)
+    vision.pop("mlp_ratio", None)
+    if vision.get("attentional_pool"):
+        vision.update(attn_pooler_heads=4)
+    return models.randomised(_build_vision_tower(16, vision, config.get("quick_gelu", False)))
