@@ -163,7 +163,8 @@ def single(explainer: legrad.Explainer, batch: Tensor) -> None:
     both = explainer.explain(batch, score)
     for row in range(len(batch)):
         alone = explainer.explain(batch[row : row + 1], score)
-        if distance(alone.relevance[0], both.relevance[row]) > EXACT:
+        # norms that compute in float32 whatever the model's dtype (AIMv2's) round differently in another batch
+        if distance(alone.relevance[0], both.relevance[row]) > 100 * EXACT:
             raise AssertionError("a map depends on the company of its picture")
 
 
@@ -182,7 +183,8 @@ def other_sizes(anatomy: Any) -> Iterator[tuple[int, int]]:
 def at_size(explainer: legrad.Explainer, size: tuple[int, int]) -> float:
     anatomy = explainer.anatomy.at(size)
     batch = random_input(anatomy)
-    positions(anatomy, batch)
+    with capture.plain(anatomy.tower, anatomy.switches):
+        positions(anatomy, batch)
     return against_twin(explainer, batch, anatomy.default_readout, size)
 
 

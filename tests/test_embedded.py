@@ -208,6 +208,38 @@ def test_training_can_be_interrupted_and_resumed_to_the_same_place(tmp_path):
     assert resumed.visual.image_size == (112, 112)
 
 
+@pytest.mark.parametrize("steps", [3, 4])
+def test_training_resumed_after_any_number_of_steps_ends(tmp_path, steps):
+    recipe = train.Recipe(stages=(train.Stage(64, (1, 1), 24, 96, (1.0, 0.0)),), batch=4, replays=2)
+    batches = iter(range(recipe.stages[0].pictures // recipe.batch))
+
+    class Interrupted(Exception):
+        pass
+
+    def replace_loss(*arguments):
+        if next(batches) == steps:
+            raise Interrupted
+        return loss_of(*arguments)
+
+    loss_of = train.loss_of
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "loss_of", replace_loss)
+        with pytest.raises(Interrupted):
+            train.train(tmp_path, recipe, torch.device("cpu"), 0, lambda _: None, save_every=0, validation=4)
+    lines = []
+    train.train(tmp_path, recipe, torch.device("cpu"), 0, lines.append, validation=4)
+    assert lines[0] == f"resumed at stage 0, step {steps}"
+    assert lines[-1].startswith("stage 0 done")
+
+
+def test_training_can_start_at_a_later_stage(tmp_path):
+    stages = (train.Stage(96, (1, 1), 16, 160, (1.0, 0.5)), train.Stage(64, (1, 2), 8, 160, (0.5, 0.0)))
+    recipe, lines = train.Recipe(stages=stages, batch=4, replays=1), []
+    model = train.train(tmp_path, recipe, torch.device("cpu"), 0, lines.append, validation=4, first_stage=1)
+    assert model.visual.image_size == (64, 64)
+    assert [line.split(":")[0] for line in lines] == ["stage 1 done"]
+
+
 def test_training_can_start_from_other_weights(tmp_path):
     recipe = train.Recipe(stages=(train.Stage(192, (1, 1), 4, 192, (0.0, 0.0)),), batch=4, replays=1)
     shipped, _ = embedded.load()

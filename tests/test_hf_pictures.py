@@ -362,6 +362,40 @@ def test_a_classifiers_folder(tmp_path):
     assert found.labels[0][0] in set("abcde")
 
 
+def test_a_timm_checkpoints_folder(tmp_path):
+    config = {
+        "input_size": [3, 32, 32],
+        "crop_pct": 1.0,
+        "mean": [0, 0, 0],
+        "std": [1, 1, 1],
+        "interpolation": "bicubic",
+    }
+    model = zoo.build("TimmWrapperForImageClassification", pretrained_cfg=config)
+    model.save_pretrained(tmp_path)
+    explainer = legrad.load(f"hf:{tmp_path}")
+    picture = pictures_of()[1]
+    with torch.no_grad():
+        want = model(**transformers.AutoImageProcessor.from_pretrained(tmp_path)(picture)).logits
+    assert torch.allclose(explainer.explain(picture, [0, 1]).scores, want[:, :2], atol=1e-5)
+
+
+def test_siglip2s_folder(tmp_path):
+    model = zoo.build("Siglip2Model")
+    model.save_pretrained(tmp_path)
+    transformers.Siglip2ImageProcessor(**SIGLIP2).save_pretrained(tmp_path)
+    zoo.tokenizer().save_pretrained(tmp_path)
+    pictures = pictures_of()
+    found = legrad.load(f"hf:{tmp_path}").explain(pictures, ["a red bus"])
+    batch = transformers.Siglip2ImageProcessor(**SIGLIP2)(images=pictures, return_tensors="pt")
+    # transformers puts its own class around the words of any SigLIP 2 tokenizer
+    own = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids = own(["a red bus"], padding="max_length", max_length=16, return_tensors="pt")
+    with torch.no_grad():
+        output = model(**batch, **ids)
+    want = F.normalize(output.image_embeds, dim=-1) @ F.normalize(output.text_embeds, dim=-1).T
+    assert torch.allclose(found.scores, want, atol=1e-5)
+
+
 def test_a_tower_that_was_trained_without_its_pooler(tmp_path):
     """As facebook's DINO checkpoints: transformers fills the pooler with random numbers."""
     model = transformers.ViTModel(transformers.ViTConfig(**zoo.VISION), add_pooling_layer=False).eval()

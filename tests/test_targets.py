@@ -175,3 +175,23 @@ def test_a_transform_of_ones_own_that_ends_in_different_sizes():
     assert both.overlay(1).size == (32, 32)
     with pytest.raises(legrad.InputError, match="own transform"):
         legrad.wrap(models.clip().visual, transform=transform).explain(pictures[0], torch.randn(32), fit="pad")
+
+
+def test_a_synonym_in_a_label_is_enough():
+    import dataclasses
+
+    import zoo_timm
+
+    explainer = legrad.wrap(zoo_timm.build("vit_tiny_patch16_224"))
+    labels = ("goldfish, Carassius auratus", "crane", "crane, bird", "tench, Tinca tinca", *map(str, range(996)))
+    explainer._adapter = dataclasses.replace(explainer.adapter, labels=labels)
+    picture = torch.randn(1, 3, *explainer.anatomy.image_size)
+    for text, index in [("Goldfish", 0), ("carassius auratus", 0), ("crane", 1), ("bird", 2), (" tench ", 3)]:
+        found, same = explainer.explain(picture, text), explainer.explain(picture, index)
+        assert torch.equal(found.relevance, same.relevance)
+        assert found.labels == [[labels[index]]]
+    explainer._adapter = dataclasses.replace(explainer.adapter, labels=("a, x", "b, x"))
+    with pytest.raises(legrad.InputError, match=r"several classes.*\[0, 1\]"):
+        explainer.explain(picture, "x")
+    with pytest.raises(legrad.InputError, match=r"no class 'goldfsh'"):
+        explainer.explain(picture, "goldfsh")

@@ -269,6 +269,23 @@ def test_sizes_that_cannot_be():
             legrad.wrap(zoo_timm.build(name)).explain(torch.randn(1, 3, 65, 64), lambda f: f[:, 0])
 
 
+@pytest.mark.parametrize("kwargs", [{"global_pool": "prr"}, {"global_pool": "avgmax"}, {"in_chans": 4}])
+def test_options_that_no_name_has(kwargs):
+    import timm
+
+    try:
+        model = timm.create_model("vit_tiny_patch16_224", **zoo_timm.NARROW, img_size=64, **kwargs)
+    except AssertionError:
+        pytest.skip("this timm does not know the option")
+    models.randomised(model)
+    assert legrad.wrap(model).anatomy.route == ("pooler" if "prr" in kwargs.values() else "self-attention")
+    batch = random_input(legrad.wrap(model).anatomy)
+    against_twin(model, batch)
+    if "in_chans" in kwargs:
+        with pytest.raises(legrad.InputError, match="no preprocessing"):
+            legrad.wrap(model).explain("picture.jpg", 3)
+
+
 def test_left_as_found_with_checkpointing_and_eager_attention():
     model = zoo_timm.build("vit_so150m_patch16_reg4_map_256").train()
     model.set_grad_checkpointing(True)

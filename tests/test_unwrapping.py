@@ -3,6 +3,7 @@
 import models
 import pytest
 import torch
+import twin
 import zoo_timm
 from torch import nn
 
@@ -56,17 +57,19 @@ def test_compiled_in_place():
     assert model.blocks[0]._compiled_call_impl is compiled
 
 
-def test_peft(model):
-    class PeftModel(nn.Module):
-        def __init__(self, inner):
-            super().__init__()
-            self.base_model = nn.ModuleDict({"model": inner})
+def test_peft():
+    """LoRA layers stay in place and count: the maps are those of the model with the adapter merged into its weights."""
+    from peft import LoraConfig, get_peft_model
 
-        def get_base_model(self):
-            return self.base_model["model"]
-
-    PeftModel.__module__ = "peft.peft_model"
-    same(PeftModel(model), model)
+    config = LoraConfig(r=2, target_modules=["qkv", "proj", "fc1"], init_lora_weights=False)
+    bare = legrad.wrap(zoo_timm.build(NAME))
+    wrapped = get_peft_model(zoo_timm.build(NAME), config).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with models.left_as_found(wrapped):
+        found = legrad.wrap(wrapped).explain(x, 3)
+    merged = legrad.wrap(wrapped.merge_and_unload()).explain(x, 3)
+    assert twin.distance(found.relevance, merged.relevance) < 1e-5
+    assert twin.distance(found.relevance, bare.explain(x, 3).relevance) > 1e-3
 
 
 def test_scripted_models_are_refused():

@@ -182,7 +182,7 @@ def build(name: str, **changes: Any) -> nn.Module:
 
     torch.manual_seed(0)
     if name.startswith("TimmWrapper"):
-        return randomised(_timm_wrapper(name))
+        return randomised(_timm_wrapper(name, changes))
     kind, arguments = CONFIGS[name]
     config = getattr(transformers, kind)(**{**arguments, **changes})
     model = randomised(getattr(transformers, name.split()[0])(config))
@@ -194,11 +194,13 @@ def build(name: str, **changes: Any) -> nn.Module:
     return model
 
 
-def _timm_wrapper(name: str) -> nn.Module:
+def _timm_wrapper(name: str, changes: dict[str, Any]) -> nn.Module:
     import transformers
 
     size = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
-    config = transformers.TimmWrapperConfig(architecture="vit_base_patch16_224", model_args=size, **CONFIGS[name][1])
+    config = transformers.TimmWrapperConfig(
+        architecture="vit_base_patch16_224", model_args=size, **CONFIGS[name][1], **changes
+    )
     return getattr(transformers, name)(config)
 
 

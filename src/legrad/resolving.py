@@ -141,10 +141,18 @@ class Resolver:
         labels = self._adapter.labels
         if self._anatomy.output != "logits" or labels is None:
             raise InputError(f"{text!r}: this model knows no texts; give a class index, an embedding or a callable")
+        wanted = text.strip().casefold()
         for index, label in enumerate(labels):
-            if text.casefold() == label.casefold():
+            if wanted == label.casefold():
                 return self._class(index)
-        near = difflib.get_close_matches(text, labels, 5)
+        # ImageNet's labels are lists of synonyms: "tench, Tinca tinca"
+        synonyms = [[part.strip() for part in label.split(",")] for label in labels]
+        found = [i for i, parts in enumerate(synonyms) if wanted in [part.casefold() for part in parts]]
+        if len(found) == 1:
+            return self._class(found[0])
+        if found:
+            raise InputError(f"{text!r} names several classes; give one of the indices {found}")
+        near = difflib.get_close_matches(text, [part for parts in synonyms for part in parts], 5)
         raise InputError(f"the classifier has no class {text!r}; nearest: {', '.join(near) or 'none'}")
 
     def _class(self, index: int) -> Score:

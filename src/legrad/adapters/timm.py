@@ -23,10 +23,11 @@ def adapt(model: nn.Module) -> Adapter | None:
     if not any(kind.__module__.startswith("timm.models") for kind in type(model).__mro__):
         return None
     anatomy = anatomies.describe(model)
+    pictures_fit = getattr(model, "pretrained_cfg", None) and anatomy.shape[0] == 3
     return Adapter(
         model=model,
         anatomy=anatomy,
-        transform=_transforms(model, anatomy.image_size) if getattr(model, "pretrained_cfg", None) else None,
+        transform=_transforms(model, anatomy.image_size) if pictures_fit else None,
         labels=labels(model),
         name=f"timm {type(model).__name__}",
     )

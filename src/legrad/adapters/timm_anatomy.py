@@ -111,9 +111,15 @@ def _tower(model: Any, image_size: Size, grid: Size, patch: Size, resized: Calla
         taps=taps,
         key_prefix=trunks.pooler_prefix(model) if pooled else prefix,
         switches=trunks.switches(model),
-        shape=(getattr(model, "in_chans", 3), *image_size),
+        shape=(_channels(model), *image_size),
         notes=_notes(attentions, taps),
     )
+
+
+def _channels(model: Any) -> int:
+    """Input channels; older timm does not keep them."""
+    first = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+    return int(getattr(model, "in_chans", first))
 
 
 def _notes(attentions: int, taps: tuple[int, ...]) -> tuple[str, ...]:

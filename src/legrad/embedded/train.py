@@ -257,7 +257,8 @@ def train(
         stage = recipe.stages[stage_index]
         steps = stage.pictures // recipe.batch
         rendered = -(-steps // recipe.replays)
-        done = -(-stage_step // recipe.replays)
+        # after an odd number of steps the last batch is drawn again: a resumed run starts with an empty ring
+        done = stage_step // recipe.replays
         stage_seed = recipe.seed + stage_index
         data = Batches(stage, recipe.batch, stage_seed, done, rendered - done)
         loader = iter(DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))

@@ -52,6 +52,8 @@ def adapt(model: nn.Module) -> Adapter | None:
     Raises:
         UnsupportedModelError: a model of transformers that is not known, or cannot be explained.
     """
+    if not _own_names(type(model)):
+        return None  # without the slow import of transformers' models
     from transformers import PreTrainedModel
 
     if not isinstance(model, PreTrainedModel):
@@ -66,7 +68,7 @@ def adapt(model: nn.Module) -> Adapter | None:
         anatomy=anatomy,
         encode_text=text.encoder(model) if anatomy.output == "embedding" else None,
         labels=_labels(model.config) if anatomy.output == "logits" else None,
-        unpack=naflex.unpacking(model) if type(model).__name__.startswith("Siglip2") else None,
+        unpack=naflex.unpacking(model) if set(_own_names(type(model))) & set(naflex.FAMILIES) else None,
         name=f"transformers {type(model).__name__}",
     )
 

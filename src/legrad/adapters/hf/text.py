@@ -8,8 +8,8 @@ from torch import Tensor
 
 from legrad.adapters.hf.common import pooled
 
-# towers that were trained on texts of one length, padding included
-_FIXED_LENGTH = ("Siglip", "Tipsv2")
+# kinds of models that were trained on texts of one length, padding included
+_FIXED_LENGTH = ("siglip", "siglip2", "tipsv2")
 _NO_LIMIT = 100_000  # tokenizers without a limit say 1e30
 # detectors and segmenters around an image-text model
 _INNER = ("clip", "owlvit", "owlv2", "flava")
@@ -25,7 +25,7 @@ def _retrieval(model: Any, **ids: Tensor) -> Tensor:
 def encoder(model: Any) -> Callable[[Any], Tensor] | None:
     """What a tokenizer gives -> (texts, features), before any L2; None for a model without text tower."""
     inner = next((getattr(model, name) for name in _INNER if hasattr(model, name)), model)
-    retrieval = type(model).__name__ == "BlipForImageTextRetrieval"
+    retrieval = hasattr(model, "text_proj")
     function = (lambda **ids: _retrieval(model, **ids)) if retrieval else getattr(inner, "get_text_features", None)
     if function is None:
         return None
@@ -48,10 +48,10 @@ def tokenizer(model: Any, own: Any) -> Callable[[Sequence[str]], Any]:
         model: of transformers, or any that takes the tokenizer's result.
         own: a tokenizer of transformers.
     """
-    config = getattr(getattr(model, "config", None), "text_config", None)
-    limits = (own.model_max_length, getattr(config, "max_position_embeddings", _NO_LIMIT))
-    length = min(limits)
-    fixed = type(model).__name__.startswith(_FIXED_LENGTH)
+    config = getattr(model, "config", None)
+    positions = getattr(getattr(config, "text_config", None), "max_position_embeddings", _NO_LIMIT)
+    length = min(own.model_max_length, positions)
+    fixed = getattr(config, "model_type", "") in _FIXED_LENGTH
     cut = {"truncation": True, "max_length": length} if length < _NO_LIMIT else {}
 
     def tokenize(texts: Sequence[str]) -> Any:
