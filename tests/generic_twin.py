@@ -120,7 +120,7 @@ def layer_maps(
         score: (batch, features) float64 -> (batch,).
         readout: "native" or "published".
         identity: names of modules inside the tower that the published read-out of a pooler leaves out: final norms.
-        normalize: L2-normalise embeddings.
+        normalize: L2-normalise embeddings and features.
     """
     anatomy = anatomy_of(copy.deepcopy(model).double().eval())
     batch = batch.double()
@@ -143,7 +143,7 @@ def layer_maps(
                 for name in identity:
                     stack.enter_context(mock.patch.object(modules[name], "forward", lambda x: x))
             feature = anatomy.run(batch)
-            if anatomy.output == "embedding" and normalize:
+            if anatomy.output != "logits" and normalize:
                 feature = feature / feature.norm(dim=-1, keepdim=True)
             fired = maps[run.inside.stop :] if pooled else maps[run.inside]
             assert len(fired) == anatomy.attentions, f"{len(fired)} attentions, expected {anatomy.attentions}"

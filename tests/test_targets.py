@@ -195,3 +195,23 @@ def test_a_synonym_in_a_label_is_enough():
         explainer.explain(picture, "x")
     with pytest.raises(legrad.InputError, match=r"no class 'goldfsh'"):
         explainer.explain(picture, "goldfsh")
+
+
+def test_features_are_compared_by_cosine_similarity():
+    import timm
+
+    model = models.randomised(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=0))
+    images, other = torch.randn(2, 3, 32, 32), torch.randn(1, 3, 32, 32)
+    explainer = legrad.wrap(model)
+    with torch.no_grad():
+        cosine = torch.nn.functional.cosine_similarity(model(images), model(other))
+    seen = []
+
+    def norm(feature):
+        seen.append(feature.detach().norm(dim=-1))
+        return feature[:, 0]
+
+    found = explainer.explain(images, [legrad.Similar(other), model(other)[0].detach(), norm])
+    assert torch.allclose(found.scores[:, 0], cosine, atol=1e-5)
+    assert torch.allclose(found.scores[:, 1], cosine, atol=1e-5)
+    assert all(torch.allclose(length, torch.ones(2), atol=1e-5) for length in seen)

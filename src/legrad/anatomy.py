@@ -24,11 +24,11 @@ class Readout:
 
     Attributes:
         function: (batch, tokens, dim) -> (batch, features), made of the model's own modules.
-        normalize: L2-normalise the result (image-text models).
+        normalize: L2-normalise the result; None stands for the usual: yes for embeddings and features, no for logits.
     """
 
     function: Callable[[Tensor], Tensor]
-    normalize: bool
+    normalize: bool | None = None
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """(batch, tokens, dim) -> (batch, features)."""
@@ -66,7 +66,8 @@ class ViTAnatomy:
         readouts: "native" (the model's own head) and "published" (as the authors' code pools); where the latter is not
             given it is made from the native one, except for poolers, see ``published``.
         default_readout: what ``readout="auto"`` means; by default "published" where there is one.
-        output: "embedding" (compared with texts by cosine similarity), "logits" or "feature" (no head at all).
+        output: "embedding" (compared with texts by cosine similarity), "logits" or "feature" (no head at all; compared
+            with other features by cosine similarity).
         route: "self-attention" inside the blocks, or "pooler": the attentional pooler on each block's tokens.
         attention: "fused" (``F.scaled_dot_product_attention``, ``nn.MultiheadAttention``), or "softmax" for models that
             write attention out.
@@ -115,6 +116,11 @@ class ViTAnatomy:
         if "published" not in readouts and self.route == "self-attention":
             native = readouts["native"]
             readouts["published"] = Readout(published(native.function, self.num_prefix_tokens), native.normalize)
+        usual = self.output != "logits"
+        readouts = {
+            name: Readout(one.function, usual if one.normalize is None else one.normalize)
+            for name, one in readouts.items()
+        }
         derived = {
             "readouts": readouts,
             "default_readout": self.default_readout or ("published" if "published" in readouts else "native"),

@@ -181,7 +181,7 @@ class Resolver:
                 rows.update(zip(part, anatomy.run(stack([inputs[i] for i in part], anatomy)), strict=True))
         output = torch.stack([rows[i] for i in range(len(inputs))])
         output = output.to(torch.promote_types(output.dtype, torch.float32))
-        return F.normalize(output, dim=-1) if self._anatomy.output == "embedding" else output
+        return F.normalize(output, dim=-1) if self._anatomy.output != "logits" else output
 
     def _zero_shot(self, target: ZeroShot, inputs: list[Input]) -> Score:
         if isinstance(target.names, str) or not target.names:

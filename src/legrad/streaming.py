@@ -49,7 +49,7 @@ def explain_batch(
     final = as_float(final)
     native = native_feature(anatomy, anatomy.to_tokens(last))
     same_output(native, final, "the native read-out of the last block's tokens", batch.dtype)
-    if anatomy.output == "embedding":
+    if anatomy.output != "logits":
         final = F.normalize(final, dim=-1)
     return torch.stack([found[layer] for layer in layers], 2), score(final).cpu()
 

@@ -97,7 +97,7 @@ def _native(visual: Any) -> ViTAnatomy:
 
     pooled = visual.attn_pool is not None
     # the authors' CoCa code leaves the feature as it is: no ln_post, no normalisation
-    published = Readout(first_query, normalize=False) if pooled else Readout(mean_first, normalize=True)
+    published = Readout(first_query, normalize=False) if pooled else Readout(mean_first)
     return ViTAnatomy(
         library="open_clip",
         tower=visual,
@@ -107,7 +107,7 @@ def _native(visual: Any) -> ViTAnatomy:
         patch_size=_pair(visual.patch_size),
         grid=_pair(visual.grid_size),
         num_prefix_tokens=1,
-        readouts={"native": Readout(native, normalize=True), "published": published},
+        readouts={"native": Readout(native), "published": published},
         default_readout="published" if visual.pool_type == "tok" and not pooled else "native",
         output="embedding",
         resized=resized,
@@ -157,8 +157,8 @@ def _timm(visual: Any) -> ViTAnatomy:
         grid=trunks.grid(trunk),
         num_prefix_tokens=prefix,
         readouts={
-            "native": Readout(lambda tokens: visual.head(trunks.native_head(trunk, tokens)), normalize=True),
-            "published": Readout(lambda tokens: visual.head(trunks.published_head(trunk, tokens)), normalize=True),
+            "native": Readout(lambda tokens: visual.head(trunks.native_head(trunk, tokens))),
+            "published": Readout(lambda tokens: visual.head(trunks.published_head(trunk, tokens))),
         },
         default_readout="published" if class_token and not pooled else "native",
         output="embedding",

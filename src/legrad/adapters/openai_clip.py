@@ -91,7 +91,7 @@ def _anatomy(visual: Any, image_size: Size | None = None) -> ViTAnatomy:
         patch_size=patch,
         grid=grid,
         num_prefix_tokens=1,
-        readouts={"native": Readout(native, normalize=True), "published": Readout(published(native, 1), True)},
+        readouts={"native": Readout(native), "published": Readout(published(native, 1))},
         default_readout="published",
         output="embedding",
         resized=resized,

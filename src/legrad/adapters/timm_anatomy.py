@@ -61,9 +61,8 @@ def _output(model: Any) -> Literal["embedding", "logits", "feature"]:
     return "embedding" if is_projection(model) else "logits"
 
 
-def _readouts(model: nn.Module, native: Function, published: Function) -> Mapping[str, Readout]:
-    normalize = is_projection(model)
-    return {"native": Readout(native, normalize), "published": Readout(published, normalize)}
+def _readouts(native: Function, published: Function) -> Mapping[str, Readout]:
+    return {"native": Readout(native), "published": Readout(published)}
 
 
 def _configured_size(model: Any, patch: Size, default: Size) -> Size:
@@ -99,7 +98,6 @@ def _tower(model: Any, image_size: Size, grid: Size, patch: Size, resized: Calla
         grid=grid,
         num_prefix_tokens=prefix,
         readouts=_readouts(
-            model,
             lambda tokens: trunks.native_head(model, tokens),
             lambda tokens: trunks.published_head(model, tokens),
         ),
@@ -200,7 +198,7 @@ def _sam(model: Any) -> ViTAnatomy:
             patch_size=patch,
             grid=grid,
             num_prefix_tokens=0,
-            readouts=_readouts(model, native, _on_whole_grid(native)),
+            readouts=_readouts(native, _on_whole_grid(native)),
             default_readout="native",
             output=_output(model),
             resized=resized,
@@ -244,7 +242,7 @@ def _classifier_of_encoder(model: Any) -> ViTAnatomy:
             patch_size=patch,
             grid=grid,
             num_prefix_tokens=0,
-            readouts=_readouts(model, native, _on_whole_grid(native)),
+            readouts=_readouts(native, _on_whole_grid(native)),
             default_readout="native",
             output=_output(model),
             resized=at,
@@ -328,7 +326,7 @@ def _class_attention(
         patch_size=patch,
         grid=grid,
         num_prefix_tokens=0,
-        readouts=_readouts(model, native, native),
+        readouts=_readouts(native, native),
         default_readout="native",
         output=_output(model),
         resized=resized,

@@ -51,7 +51,7 @@ def _anatomy(model: Any) -> ViTAnatomy:
         patch_size=(patch, patch),
         grid=(side // patch, side // patch),
         num_prefix_tokens=1,
-        readouts={"native": Readout(native, normalize=False), "published": Readout(published(native, 1), False)},
+        readouts={"native": Readout(native), "published": Readout(published(native, 1))},
         default_readout="published",
         output="logits" if isinstance(model.heads, nn.Sequential) and len(model.heads) else "feature",
         resized=resized,

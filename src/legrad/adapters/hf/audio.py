@@ -39,8 +39,8 @@ def ast(model: Any) -> ViTAnatomy:
         num_prefix_tokens=2,
         key_prefix=2,
         readouts={
-            "native": Readout(native, normalize=False),
-            "published": Readout(published(native, 2), normalize=False),
+            "native": Readout(native),
+            "published": Readout(published(native, 2)),
         },
         default_readout="published",
         output="feature" if trunk is model else "logits",

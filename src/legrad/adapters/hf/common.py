@@ -124,7 +124,6 @@ def describe(family: Family, model: Any) -> ViTAnatomy:
     def run(images: Tensor, **options: Any) -> Tensor:
         return family.answer(model, images, options | family.options(vision, images))
 
-    normalize = family.output == "embedding"
     shown = published(native, prefix) if family.pooler is None else pooler
     anatomy = ViTAnatomy(
         library=LIBRARY,
@@ -135,7 +134,7 @@ def describe(family: Family, model: Any) -> ViTAnatomy:
         patch_size=patch,
         grid=(native_size[0] // patch[0], native_size[1] // patch[1]),
         num_prefix_tokens=prefix,
-        readouts={"native": Readout(native, normalize), "published": Readout(shown, normalize)},
+        readouts={"native": Readout(native), "published": Readout(shown)},
         default_readout="native" if family.averaged(config) or family.pooler else "published",
         output=family.output,
         resized=lambda size: resized(anatomy, size, family.sizes, run),

@@ -59,8 +59,8 @@ def _video(
         num_prefix_tokens=prefix,
         key_prefix=prefix,
         readouts={
-            "native": Readout(native, normalize=False),
-            "published": Readout(averaged or published(native, prefix), normalize=False),
+            "native": Readout(native),
+            "published": Readout(averaged or published(native, prefix)),
         },
         default_readout="published" if prefix else "native",
         output="logits" if hasattr(model, "classifier") else "feature",
