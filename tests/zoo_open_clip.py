@@ -35,13 +35,15 @@ def build(name: str) -> nn.Module:
         import zoo_timm
 
         vision["timm_model_pretrained"] = False
-        with mock.patch.object(
-            timm, "create_model", lambda trunk, pretrained, **options: zoo_timm.shrunk(trunk, **options)
-        ):
+        create = timm.create_model
+
+        def shrunk(trunk: str, pretrained: bool, **options: Any) -> nn.Module:
+            return create(trunk, **zoo_timm.arguments(trunk), **options)
+
+        with mock.patch.object(timm, "create_model", shrunk):
             tower = _build_vision_tower(16, vision)
         tower.image_size = tuple(tower.trunk.patch_embed.img_size)
-        # head and LayerScale as random as the rest
-        return models.randomised(tower)
+        return zoo_timm.lively(tower)
     vision.update(layers=3, width=64, head_width=16, patch_size=8, image_size=8 * SIDE)
     vision.pop("mlp_ratio", None)
     if vision.get("attentional_pool"):

@@ -33,8 +33,17 @@ def build(name: str) -> nn.Module:
     import timm
 
     torch.manual_seed(0)
-    kwargs = ARGUMENTS.get(module_of(name), _flat)(name)
-    model = models.randomised(timm.create_model(name, **kwargs))
+    return lively(timm.create_model(name, **arguments(name)))
+
+
+def arguments(name: str) -> dict[str, Any]:
+    """What makes a model small."""
+    return ARGUMENTS.get(module_of(name), _flat)(name)
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """The same model, with random weights that no map is flat for."""
+    models.randomised(model)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("pos_embed"):
