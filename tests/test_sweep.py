@@ -3,12 +3,18 @@
 ``pytest -m sweep`` (or ``python tests/sweep.py``, which also writes the matrix) goes through all names.
 """
 
+import importlib
 import json
+import warnings
+from dataclasses import replace
 
 import pytest
 import sweep
+import twin
 
 import legrad
+from legrad import capture
+from legrad.doctor import random_input
 
 MATRIX = json.loads((sweep.DOCS / "support-matrix.json").read_text())
 ROWS = [sweep.Row(**row) for row in MATRIX["rows"]]
@@ -20,6 +26,10 @@ def kind(row):
 
 SAMPLE = list({kind(row): row for row in reversed(ROWS) if row.verdict == "exact"}.values())
 REFUSED = list({(row.library, row.reason): row for row in ROWS if row.verdict == "refused"}.values())
+
+
+# averaged over all tokens before the norm anyway, or only one read-out
+SAME_READOUTS = ("ViTamin", "vitamin", "vit_", "cait", "xcit", "sam", "samvit")
 
 
 def identity(row):
@@ -48,6 +58,41 @@ def test_the_matrix_has_every_name():
 def test_one_name_of_every_kind(row):
     found = sweep.judge(row.library, row.name)
     assert (found.verdict, kind(found)) == ("exact", kind(row)), found.reason
+
+
+@pytest.mark.parametrize("row", SAMPLE, ids=identity)
+def test_a_broken_anatomy_is_noticed(row):
+    """Patches that start one key later, and a head that pools or normalises elsewhere than the model's."""
+    model = importlib.import_module(sweep.ZOOS[row.library]).build(row.name)
+    anatomy = legrad.wrap(model).anatomy
+    batch = random_input(anatomy)
+
+    def explain(described):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return legrad.wrap(model, anatomy=described).explain(batch, lambda feature: feature[:, 0])
+
+    good = explain(anatomy)
+    swapped = {"native": anatomy.readouts["published"], "published": anatomy.readouts["native"]}
+    if twin.distance(feature(anatomy, batch, "published"), feature(anatomy, batch, "native")) > 1e-3:
+        with pytest.raises(legrad.TruthCheckError, match="native read-out"):
+            explain(replace(anatomy, readouts=swapped))
+    else:
+        assert row.name.startswith(SAME_READOUTS), "both read-outs agree: nothing was tested"
+    if anatomy.lay is None:
+        try:
+            shifted = explain(replace(anatomy, key_prefix=anatomy.key_prefix + 1))
+        except legrad.TruthCheckError:
+            return
+        assert twin.distance(shifted.relevance, good.relevance) > 1e-3
+
+
+def feature(anatomy, batch, readout):
+    """(1, features, 1) of the last block's tokens."""
+    with capture.plain(anatomy.tower, anatomy.switches), capture.record(anatomy.blocks) as outputs:
+        anatomy.run(batch)
+        tokens = anatomy.to_tokens(outputs[-1])
+        return anatomy.readouts[readout].function(tokens)[..., None]
 
 
 @pytest.mark.parametrize("row", REFUSED, ids=identity)

@@ -86,6 +86,7 @@ _REFUSED: dict[str, Callable[[], nn.Module]] = {
 
 
 def names() -> list[str]:
+    """Variants of the explained families; the refused classes of the library's maps are in zoo_transformers."""
     return [*_BUILDERS, *_REFUSED]
 
 

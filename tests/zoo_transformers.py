@@ -132,48 +132,30 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "TimmWrapperForImageClassification": ("TimmWrapperConfig", LABELS),
 }
 
-_WINDOWS = "attends inside windows or merges its patches between stages"
-_CNN = "a convolutional network"
-_OTHER = "no vision transformer over one grid of patches"
-_DETECTOR = "a detector or depth estimator around a backbone"
-_VLM = "the vision part of a language model: nothing is scored without that model"
-_VIDEO = "a video model, see zoo_media"
-_NO = {
-    **dict.fromkeys(("DonutSwin", "Swin", "Swinv2", "Swin2SR", "Hiera", "Levit", "Cvt", "Dinat", "FocalNet"), _WINDOWS),
-    **dict.fromkeys(
-        ("MobileViT", "MobileViTV2", "Pvt", "PvtV2", "Segformer", "SwiftFormer", "GLPN", "VitDet"), _WINDOWS
-    ),
-    **dict.fromkeys(("Bit", "ConvNext", "ConvNextV2", "EfficientNet", "HGNetV2", "MobileNetV1", "MobileNetV2"), _CNN),
-    **dict.fromkeys(("PoolFormer", "PPLCNet", "RegNet", "ResNet", "TextNet", "DINOv3ConvNext", "Align"), _CNN),
-    **dict.fromkeys(("ImageGPT", "Perceiver", "ShieldGemma2"), _OTHER),
-    **dict.fromkeys(("ConditionalDetr", "DabDetr", "DeformableDetr", "Detr", "TableTransformer"), _DETECTOR),
-    **dict.fromkeys(("DepthPro", "DPT", "TimmBackbone"), _DETECTOR),
-    **dict.fromkeys(("Cohere2Vision", "Llama4Vision", "MllamaVision"), _VLM),
-    **dict.fromkeys(("Timesformer", "VideoMAE", "Vivit", "VideoPrism"), _VIDEO),
-    "Blip2ForImageTextRetrieval": "its Q-Former reads the picture with 32 queries; Blip2VisionModel works alone",
-}
-
 
 def names() -> list[str]:
     """Every class of the image maps, and those of ``CONFIGS``; a variant has a word behind the class name."""
     from transformers.models.auto import modeling_auto as auto
 
+    from legrad.adapters.hf import audio, video
+
     maps = (
         auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
         auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES,
         auto.MODEL_FOR_IMAGE_MAPPING_NAMES,
+        auto.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
+        auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
     )
     found = [kinds if isinstance(kinds, tuple) else (kinds,) for kind in maps for kinds in kind.values()]
-    return list(dict.fromkeys([*CONFIGS, *(name for kinds in found for name in kinds)]))
+    listed = dict.fromkeys([*CONFIGS, *(name for kinds in found for name in kinds)])
+    return [name for name in listed if name not in {**audio.FAMILIES, **video.FAMILIES}]  # see zoo_media
 
 
 def not_applicable(name: str) -> str:
     """Why a class is not explained, or ""."""
-    if name in CONFIGS:
-        return ""
-    # the longest start, so that Swin does not answer for SwinSomethingElse by accident of order
-    starts = sorted((start for start in _NO if name.startswith(start)), key=len)
-    return _NO[starts[-1]] if starts else ""
+    from legrad.adapters.hf import not_supported
+
+    return not_supported(name.split()[0])
 
 
 def build(name: str, **changes: Any) -> nn.Module:

@@ -41,6 +41,16 @@ _REASONS = {
         "is a detector or depth estimator around another backbone; wrap that backbone",
     ),
     **dict.fromkeys(("Perceiver", "ImageGPT"), "is no vision transformer over a grid of patches"),
+    **dict.fromkeys(
+        ("Wav2Vec2", "WavLM", "Hubert", "SEW", "UniSpeech", "Data2VecAudio", "Whisper"),
+        "hears with convolutions along time: there is no grid of patches",
+    ),
+    **dict.fromkeys(
+        ("Cohere2Vision", "Llama4Vision", "MllamaVision", "ShieldGemma2"),
+        "is part of a language model, and nothing is scored without that",
+    ),
+    "VideoPrism": "caps its attention before the softmax and has two encoders in a row, which is not supported",
+    "TimmBackbone": "returns feature maps; build the timm model itself",
     "GroupViT": "groups its patches into segments between the stages",
     "Blip2": "reads its pictures through a Q-Former; wrap its vision_model (Blip2VisionModel) alone",
 }
@@ -60,8 +70,7 @@ def adapt(model: nn.Module) -> Adapter | None:
         return None
     family = find(type(model))
     if family is None:
-        name = _own_names(type(model))[0]
-        raise UnsupportedModelError(f"transformers' {name} {reason(name)}")
+        raise UnsupportedModelError(f"transformers' {type(model).__name__} {reason(_own_names(type(model))[0])}")
     anatomy = family(model)
     return Adapter(
         model=model,
@@ -91,6 +100,13 @@ def find(kind: type) -> Callable[[Any], ViTAnatomy] | None:
                 family: Callable[[Any], ViTAnatomy] = module.FAMILIES[name]
                 return family
     return None
+
+
+def not_supported(name: str) -> str:
+    """Why a class of transformers cannot be explained, a sentence; "" if it can. Nothing is built."""
+    import transformers
+
+    return "" if find(getattr(transformers, name)) else f"transformers' {name} {reason(name)}"
 
 
 def reason(name: str) -> str:
@@ -152,5 +168,6 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
 
 
 def available() -> list[tuple[str, str]]:
-    """Nothing: any repository of the hub may be named."""
-    return []
+    """The classes whose repositories and folders can be named; there is no list of repositories."""
+    names = [name for module in _modules() for name in module.FAMILIES]
+    return [(f"hf:REPOSITORY of a {name}", "") for name in sorted(dict.fromkeys(names))]
