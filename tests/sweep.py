@@ -100,6 +100,7 @@ def examine(library: str, name: str, model: torch.nn.Module) -> Row:
             single(explainer, batch)
             for size in other_sizes(anatomy):
                 worst = max(worst, at_size(explainer, size))
+        sizes = allowed_sizes(anatomy)
     if not worst <= EXACT:
         raise AssertionError(f"differs from the twin by {worst:.2g} of the largest value")
     return Row(
@@ -114,7 +115,7 @@ def examine(library: str, name: str, model: torch.nn.Module) -> Row:
         route=anatomy.route,
         attention=anatomy.attention + (f", {len(anatomy.taps)} of {anatomy.attentions}" * (anatomy.attentions > 1)),
         readout=anatomy.default_readout,
-        sizes="fixed" if allowed_sizes(anatomy).endswith("only") else allowed_sizes(anatomy).partition(" (")[0],
+        sizes="fixed" if sizes.endswith("only") else sizes.partition(" (")[0],
     )
 
 
