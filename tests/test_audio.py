@@ -6,6 +6,7 @@ import generic_twin
 import numpy as np
 import pytest
 import torch
+import transformers
 import zoo_media
 from handmade import explanation
 from models import left_as_found
@@ -14,8 +15,6 @@ from twin import distance
 import legrad
 from legrad import capture, sounds
 from legrad.geometry import Cells, Frame
-
-transformers = pytest.importorskip("transformers")
 
 RATE = 16000
 NAMES = [name for name in zoo_media.names() if name.startswith("ast")]
@@ -266,7 +265,8 @@ def test_other_files_need_soundfile(explainer, tmp_path, monkeypatch):
 
 
 def test_other_files(explainer, tmp_path):
-    soundfile = pytest.importorskip("soundfile")
+    import soundfile
+
     soundfile.write(tmp_path / "a.flac", chirp(), RATE)
     soundfile.write(tmp_path / "a.wav", chirp(), RATE, subtype="FLOAT")
     expected = explainer.explain(chirp(), 1)

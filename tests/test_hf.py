@@ -4,6 +4,7 @@ import generic_twin
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 import twin
 import zoo_transformers as zoo
 from models import left_as_found
@@ -11,8 +12,6 @@ from torch import nn
 
 import legrad
 from legrad.adapters import hf
-
-transformers = pytest.importorskip("transformers", minversion="5.0")
 
 NAMES = [name for name in zoo.CONFIGS if hasattr(transformers, name.split()[0])]  # what this version has
 FIXED = {"Aimv2Model", "Aimv2VisionModel headless"}  # a table of positions that the library does not interpolate

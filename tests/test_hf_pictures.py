@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 import twin
 import zoo_transformers as zoo
 from models import left_as_found
@@ -18,8 +19,6 @@ import legrad
 from legrad import geometry
 from legrad.adapters import hf
 from legrad.adapters.hf import processing
-
-transformers = pytest.importorskip("transformers", minversion="5.0")
 
 SQUARE, WIDE, TALL = (48, 48), (32, 80), (72, 40)
 HIGH_WIDE = {"height": 40, "width": 56}
@@ -42,17 +41,19 @@ PROCESSORS = {
 }
 
 
+def kinds(names):
+    """(name, backend) of the processors that this transformers has."""
+    pairs = [(name, backend) for name in names for backend in ("torchvision", "pil")]
+    return [(name, backend) for name, backend in pairs if hasattr(transformers, kind_of(name, backend))]
+
+
+def kind_of(name, backend):
+    return name.split()[0] + ("Pil" if backend == "pil" else "")
+
+
 def processor(name, backend="torchvision", **changes):
     arguments = {**PROCESSORS[name], "do_normalize": False, **changes}
-    kind = name.split()[0] + ("Pil" if backend == "pil" else "")
-    if not hasattr(transformers, kind):
-        pytest.skip(f"this transformers has no {kind}")
-    own = getattr(transformers, kind)(**arguments)
-    try:
-        own(images=Image.new("RGB", (50, 50)))
-    except ValueError as error:
-        pytest.skip(f"this transformers' {kind} cannot do it: {error}")
-    return own
+    return getattr(transformers, kind_of(name, backend))(**arguments)
 
 
 def ramp(height, width):
@@ -92,8 +93,7 @@ def transform(own, size=None, fit="model", model_size=(40, 40)):
     return processing.transform(SimpleNamespace(image_size=model_size), own)(size, fit)
 
 
-@pytest.mark.parametrize("backend", ["torchvision", "pil"])
-@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize(("name", "backend"), kinds(PROCESSORS))
 def test_pixels_are_the_processors_own(name, backend):
     for changes in ({}, {"do_normalize": True, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}):
         own = processor(name, backend, **changes)
@@ -106,8 +106,7 @@ def test_pixels_are_the_processors_own(name, backend):
         assert torch.allclose(white.amax((1, 2)) * std + mean, torch.ones(3), atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", ["torchvision", "pil"])
-@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize(("name", "backend"), kinds(PROCESSORS))
 def test_frames(name, backend):
     own = processor(name, backend)
     for picture in PICTURES:
@@ -135,8 +134,6 @@ def test_a_size_keeps_what_the_processor_cuts_off():
 
 
 def test_owlv2_puts_the_picture_into_a_square():
-    if int(transformers.__version__.split(".")[1]) < 5:
-        pytest.importorskip("scipy")
     own = transformers.Owlv2ImageProcessor(size={"height": 40, "width": 40}, do_normalize=False)
     for picture in PICTURES[1:3]:
         frame = transform(own).frame(picture)

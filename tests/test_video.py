@@ -7,6 +7,7 @@ import generic_twin
 import numpy as np
 import pytest
 import torch
+import transformers
 import zoo_media
 from handmade import explanation
 from models import left_as_found
@@ -17,8 +18,6 @@ import legrad
 from legrad import capture, videos
 from legrad.errors import TruthCheckError
 from legrad.geometry import Cells, Frame, along_time, follow
-
-transformers = pytest.importorskip("transformers")
 
 NORMS = ("vjepa2.encoder.layernorm",)  # left out by the published read-out of the pooler
 NAMES = [name for name in zoo_media.names() if not name.startswith("ast") and not zoo_media.not_applicable(name)]
@@ -338,7 +337,8 @@ def test_video_files_need_pyav(videomae, tmp_path, monkeypatch):
 
 
 def test_video_files(videomae, tmp_path):
-    av = pytest.importorskip("av")
+    import av
+
     with av.open(str(tmp_path / "clip.mp4"), "w") as file:
         stream = file.add_stream("mpeg4", rate=10)
         stream.width, stream.height = 32, 24
