@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import sweep
 import torch
+import torch.nn.functional as F
 import twin
 
 import legrad
@@ -85,6 +86,40 @@ def test_a_broken_anatomy_is_noticed(row):
         except legrad.TruthCheckError:
             return
         assert twin.distance(shifted.relevance, good.relevance) > 1e-3
+
+
+@pytest.mark.parametrize("row", SAMPLE, ids=identity)
+def test_every_kind_of_target(row):
+    """Each gives the map of the function of the feature that it stands for."""
+    explainer = legrad.wrap(importlib.import_module(sweep.ZOOS[row.library]).build(row.name))
+    anatomy = explainer.anatomy
+    batch, other = random_input(anatomy, batch=2), random_input(anatomy, seed=1)
+    with capture.plain(explainer.model), capture.plain(anatomy.tower, anatomy.switches):
+        answer, target = anatomy.run(batch), anatomy.run(other)[0]
+    if anatomy.output == "logits":
+        best = answer.argmax(-1).tolist()
+        pairs = [
+            (2, lambda f: f[:, 2]),
+            (legrad.PREDICTED, lambda f: f.gather(1, torch.tensor(best[-len(f) :])[:, None])[:, 0]),
+            (legrad.Contrast(1, 0), lambda f: f[:, 1] - f[:, 0]),
+        ]
+    else:
+        target, opposite = F.normalize(target, dim=-1), F.normalize(torch.randn_like(target), dim=-1)
+        pairs = [
+            (3 * target, lambda f: f @ target),
+            (legrad.Similar(other), lambda f: f @ target),
+            (legrad.Contrast(opposite, target), lambda f: f @ (opposite - target)),
+        ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = explainer.explain(batch, [kind for kind, _ in pairs])
+        expected = explainer.explain(batch, [function for _, function in pairs], memory=1 << 40)
+        own = explainer.explain(batch, [[pairs[0][0]], [kind for kind, _ in pairs[1:]]])
+    assert torch.allclose(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
+    assert twin.distance(found.relevance.flatten(3)[..., None], expected.relevance.flatten(3)[..., None]) < 1e-4
+    assert own.valid.tolist() == [[True, False], [True, True]]
+    assert torch.allclose(own.relevance[0, 0], found.relevance[0, 0], rtol=1e-3, atol=1e-5 * found.relevance.max())
+    assert torch.allclose(own.relevance[1], found.relevance[1, 1:], rtol=1e-3, atol=1e-5 * found.relevance.max())
 
 
 def feature(anatomy, batch, function):
