@@ -1,5 +1,6 @@
 """What has to be known about a model to explain it: data plus small functions, filled in by the adapters."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class ViTAnatomy:
         attentions: how many attentions fire in a block (or in the pooler).
         taps: which of them enter the map, as indices; their relevances are averaged.
         key_prefix: keys in front of the patches in the explained attention; default all prefix tokens.
+        key_suffix: keys behind the patches.
         lay: (relevance of an attention's keys (batch', keys), its index) -> (batch, *grid), for attention whose batch
             or keys are not simply pictures and tokens (windows, heads folded into the batch, frames apart).
         to_tokens: block output -> (batch, tokens, dim).
@@ -103,6 +105,7 @@ class ViTAnatomy:
     attentions: int = 1
     taps: tuple[int, ...] = (0,)
     key_prefix: int = -1
+    key_suffix: int = 0
     lay: Callable[[Tensor, int], Tensor] | None = None
     to_tokens: Callable[[Any], Tensor] = _same
     switches: tuple[tuple[Any, str, Any], ...] = ()
@@ -135,12 +138,13 @@ class ViTAnatomy:
     @property
     def device(self) -> torch.device:
         """Where the tower lives."""
-        return next(self.tower.parameters()).device
+        return next(itertools.chain(self.tower.parameters(), self.tower.buffers())).device
 
     @property
     def dtype(self) -> torch.dtype:
         """Type that pictures are cast to: that of the tower's patch embedding (its convolution, else any matrix)."""
-        matrices = [p for p in self.tower.parameters() if p.ndim > 1]
+        weights = itertools.chain(self.tower.parameters(), self.tower.buffers())
+        matrices = [w for w in weights if w.ndim > 1 and w.is_floating_point()]
         return next((p.dtype for p in matrices if p.ndim == 4), matrices[0].dtype)
 
     @property
@@ -156,11 +160,12 @@ class ViTAnatomy:
         """
         if self.lay is not None:
             return self.lay(keys, tap)
-        count = self.key_prefix + math.prod(self.grid)
-        if len(keys) != batch or keys.shape[1] < count:
+        count = self.key_prefix + math.prod(self.grid) + self.key_suffix
+        if len(keys) != batch or keys.shape[1] != count:
             raise TruthCheckError(
-                f"attention {tap} has {keys.shape[1]} keys for each of {len(keys)} rows, expected at least {count} "
-                f"({self.key_prefix} prefix keys and a grid of {self.grid}) for each of {batch} pictures"
+                f"attention {tap} has {keys.shape[1]} keys for each of {len(keys)} rows, expected {count} "
+                f"({self.key_prefix} keys in front of a grid of {self.grid}, {self.key_suffix} behind it) for each of "
+                f"{batch} pictures"
             )
         return relevance.on_grid(keys, self.key_prefix, self.grid)
 

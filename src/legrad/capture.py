@@ -6,6 +6,7 @@ attention calls, and the model goes on with detached tokens: nothing of a block 
 """
 
 import contextlib
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -275,7 +276,7 @@ def plain(model: nn.Module, settings: Iterable[tuple[Any, str, Any]] = ()) -> It
     compiled = [
         (module, "_compiled_call_impl", None) for module in model.modules() if module._compiled_call_impl is not None
     ]
-    device = next(model.parameters()).device.type
+    device = next(itertools.chain(model.parameters(), model.buffers())).device.type
     with (
         torch.inference_mode(False),
         torch.no_grad(),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from legrad import capture, geometry
 from legrad.anatomy import ViTAnatomy
-from legrad.errors import InputError, TruthCheckError
+from legrad.errors import InputError, LeGradError, TruthCheckError
 from legrad.explainer import Explainer
 from legrad.truth import truth_check
 
@@ -79,7 +79,7 @@ def examine(explainer: Explainer, size: int | Sequence[int] | None = None, seed:
             try:
                 check(anatomy, batch)
                 report.add(name, "passed", True)
-            except TruthCheckError as error:
+            except LeGradError as error:
                 report.add(name, str(error), False)
         if report.healthy:
             _costs(explainer, anatomy, batch, report)
@@ -203,7 +203,7 @@ def _costs(explainer: Explainer, anatomy: ViTAnatomy, batch: Tensor, report: Rep
     ours = min(seconds(explain) for _ in range(3))
     report.add("time for one picture, one target", f"{ours:.3f} s, {ours / bare:.1f} x a bare forward pass")
     tokens = anatomy.num_prefix_tokens + int(torch.Size(anatomy.grid).numel())
-    width = max(p.shape[-1] for p in anatomy.blocks[0].parameters() if p.ndim > 1)
+    width = max((p.shape[-1] for p in anatomy.blocks[0].parameters() if p.ndim > 1), default=tokens)
     weights = sum(p.numel() * p.element_size() for p in anatomy.tower.parameters())
     tail = 12 * tokens * width * batch.element_size()
     report.add("memory, estimated", f"{weights / _MEGA:.0f} MiB of weights, {tail / _MEGA:.0f} MiB more per picture")

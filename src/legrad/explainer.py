@@ -30,8 +30,9 @@ def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype
     """Build a pretrained model with its preprocessing and tokenizer.
 
     Args:
-        name: "embedded" (offline, inside the package), "open_clip:ARCH/TAG", "open_clip:local-dir:PATH" or
-            "open_clip:hf-hub:ORG/REPO".
+        name: "embedded" (offline, inside the package), "open_clip:ARCH/TAG", "timm:NAME.TAG", "hf:ORG/REPO",
+            "hf:FOLDER", "torchvision:NAME"; open_clip and timm also take "local-dir:PATH" and "hf-hub:ORG/REPO" behind
+            their prefix.
         device: where the model lives; default CPU.
         dtype: torch.float32 (default), torch.float16 or torch.bfloat16.
 
@@ -48,7 +49,8 @@ def wrap(
     """Explain a model that is in memory already. The model is not changed, now or later.
 
     Args:
-        model: an open_clip model or vision tower; any module if ``anatomy`` is given.
+        model: of open_clip, timm, transformers, torchvision or OpenAI's clip, also inside DataParallel, DDP,
+            ``torch.compile`` or PEFT; any module if ``anatomy`` is given.
         transform: picture -> tensor, a torchvision-style ``Compose``, or a processor of transformers (image processor,
             or ``AutoProcessor``, which brings its tokenizer along); default: the one the model carries.
         tokenizer: texts -> token ids, as ``open_clip.get_tokenizer`` returns, or a tokenizer of transformers; needed
@@ -222,7 +224,7 @@ def _images_per_pass(anatomy: ViTAnatomy, targets: int, memory: str | int) -> in
     if memory == "auto" and anatomy.device.type == "cuda":
         budget = torch.cuda.mem_get_info(anatomy.device)[0] // 2
     tokens = math.prod(anatomy.grid) + anatomy.num_prefix_tokens
-    width = max(p.shape[-1] for p in anatomy.blocks[0].parameters() if p.ndim > 1)
+    width = max((p.shape[-1] for p in anatomy.blocks[0].parameters() if p.ndim > 1), default=tokens)
     per_image = 4 * (12 * tokens * width + targets * len(anatomy.blocks) * tokens) + (1 << 20)
     return max(1, min(32, budget // per_image))
 

@@ -24,6 +24,7 @@ _KINDS = (
     "a sound is a path, a URL, a waveform (samples,) at the model's rate or a tuple (waveform, sampling rate) with one "
     "or several channels"
 )
+_MOST_SAMPLES = 100_000_000  # half an hour in stereo at 44.1 kHz: a small file can hold a very long silence
 _HOP = 0.01  # seconds from one spectrogram frame to the next, in every Kaldi-style extractor
 
 
@@ -98,10 +99,15 @@ def _of_file(file: Any, name: str) -> tuple[Any, int]:
     """Samples (samples, channels) and their rate: PCM by the standard library, everything else by soundfile."""
     try:
         with wave.open(file) as sound:
+            _check_length(sound.getnframes() * sound.getnchannels(), name)
+            if sound.getsampwidth() > 4:
+                raise InputError(f"{name}: PCM of {8 * sound.getsampwidth()} bits; up to 32 are read")
             raw = sound.readframes(sound.getnframes())
             return _of_pcm(raw, sound.getsampwidth(), sound.getnchannels()), sound.getframerate()
     except (wave.Error, EOFError) as error:
         reason = error
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error}") from error
     if hasattr(file, "seek"):
         file.seek(0)
     if importlib.util.find_spec("soundfile") is None:
@@ -111,10 +117,17 @@ def _of_file(file: Any, name: str) -> tuple[Any, int]:
         )
     soundfile = importlib.import_module("soundfile")
     try:
-        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(file) as sound:
+            _check_length(sound.frames * sound.channels, name)
+            samples, rate = sound.read(dtype="float32", always_2d=True), sound.samplerate
     except (soundfile.SoundFileError, OSError) as error:
         raise InputError(f"cannot read {name} as a sound: {error}") from error
     return samples, int(rate)
+
+
+def _check_length(samples: int, name: str) -> None:
+    if samples > _MOST_SAMPLES:
+        raise InputError(f"{name} holds {samples} samples, at most {_MOST_SAMPLES} are read; cut it into pieces")
 
 
 def _of_pcm(raw: bytes, width: int, channels: int) -> Any:
@@ -133,7 +146,8 @@ def _of_pcm(raw: bytes, width: int, channels: int) -> Any:
 def _mono(waveform: Any) -> "NDArray[np.float32]":
     """Samples of any layout and type -> (samples,) float32; channels are averaged."""
     if isinstance(waveform, Tensor):
-        waveform = waveform.detach().cpu().numpy()
+        waveform = waveform.detach().cpu()
+        waveform = (waveform.float() if waveform.is_floating_point() else waveform).numpy()
     if not isinstance(waveform, np.ndarray) or waveform.ndim not in (1, 2) or waveform.dtype.kind not in "iuf":
         came = f"{waveform.shape} {waveform.dtype}" if isinstance(waveform, np.ndarray) else type(waveform).__name__
         raise InputError(f"{_KINDS}, got {came}")

@@ -134,7 +134,7 @@ def contrast(a: Score, b: Score) -> Score:
         count = max(len(s.label) for s in (a, b) if not isinstance(s.label, str))
         label = tuple(f"{a.label_of(i)} rather than {b.label_of(i)}" for i in range(count))
     if a.direction is not None and b.direction is not None:
-        return Score(label, a.direction - b.direction)
+        return Score(label, a.direction - b.direction.to(a.direction))
     if any(s.direction is not None and len(s.direction) > 1 for s in (a, b)):
         raise InputError("Contrast cannot mix a callable with a target that differs between pictures")
     return Score(label, function=lambda feature: a(feature) - b(feature))

@@ -1,8 +1,11 @@
 """Videos in: animations, video files, arrays, lists of frames -> as many upright RGB frames as the model takes."""
 
+import contextlib
 import importlib
 import importlib.util
 import io
+import itertools
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -84,16 +87,19 @@ def _of_file(file: Any, name: str, count: int) -> list[Image.Image]:
         return _decoded(file, name, count)
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: {error}; make the video smaller first") from error
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error}") from error
     with picture:
         return _animated(picture, name, count)
 
 
 def _animated(picture: Image.Image, name: str, count: int) -> list[Image.Image]:
     """Frames of anything that Pillow can seek in; the image is left at the frame where it was."""
-    total, before = getattr(picture, "n_frames", 1), picture.tell()
-    if total < 2:
-        raise InputError(f"{name} is a still picture and the model takes videos; give a list of frames, [picture]")
+    before = picture.tell()
     try:
+        total = getattr(picture, "n_frames", 1)
+        if total < 2:
+            raise InputError(f"{name} is a still picture and the model takes videos; give a list of frames, [picture]")
         durations = []
         for index in range(total):
             picture.seek(index)
@@ -104,11 +110,13 @@ def _animated(picture: Image.Image, name: str, count: int) -> list[Image.Image]:
             if index not in frames:
                 picture.seek(index)
                 frames[index] = images.read(picture)
-        picture.seek(before)
     except InputError:
         raise
     except Exception as error:  # Pillow's readers let anything through when a file is broken
         raise InputError(f"cannot read the frames of {name}: {error or type(error).__name__}") from error
+    finally:
+        with contextlib.suppress(Exception):
+            picture.seek(before)
     return [frames[index] for index in chosen]
 
 
@@ -122,6 +130,9 @@ def _decoded(file: Any, name: str, count: int) -> list[Image.Image]:
     av = importlib.import_module("av")
     try:
         with av.open(file) as video:
+            stream = video.streams.video[0]
+            if stream.codec_context.width * stream.codec_context.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise InputError(f"{name}: frames of more than {Image.MAX_IMAGE_PIXELS} pixels; make it smaller first")
             total = sum(1 for _ in video.decode(video=0))
         if total == 0:
             raise InputError(f"{name} holds no frames")
@@ -130,7 +141,8 @@ def _decoded(file: Any, name: str, count: int) -> list[Image.Image]:
         if hasattr(file, "seek"):
             file.seek(0)
         with av.open(file) as video:
-            frames = {i: frame.to_image() for i, frame in enumerate(video.decode(video=0)) if i in wanted}
+            first = enumerate(itertools.islice(video.decode(video=0), max(wanted) + 1))
+            frames = {i: frame.to_image() for i, frame in first if i in wanted}
     except (av.FFmpegError, IndexError, OSError) as error:
         raise InputError(f"cannot read {name} as a video: {error}") from error
     return [images.read(frames[index]) for index in chosen]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from legrad.adapters import Adapter, Size
 from legrad.adapters import timm_trunk as trunks
-from legrad.adapters.sizes import sharing_copy
+from legrad.adapters.sizes import pair, sharing_copy
+from legrad.adapters.unwrapping import unwrap
 from legrad.anatomy import Readout, ViTAnatomy
 from legrad.errors import InputError, UnsupportedModelError
 
@@ -30,6 +31,7 @@ def adapt(model: nn.Module) -> Adapter | None:
         tower = model
     else:
         return None
+    tower = unwrap(tower)
     if isinstance(tower, VisionTransformer):
         anatomy = _native(tower)
     elif isinstance(tower, TimmModel):
@@ -103,9 +105,9 @@ def _native(visual: Any) -> ViTAnatomy:
         tower=visual,
         run=run,
         blocks=tuple(transformer.resblocks),
-        image_size=_pair(visual.image_size),
-        patch_size=_pair(visual.patch_size),
-        grid=_pair(visual.grid_size),
+        image_size=pair(visual.image_size),
+        patch_size=pair(visual.patch_size),
+        grid=pair(visual.grid_size),
         num_prefix_tokens=1,
         readouts={"native": Readout(native), "published": published},
         default_readout="published" if visual.pool_type == "tok" and not pooled else "native",
@@ -137,7 +139,7 @@ def _timm(visual: Any) -> ViTAnatomy:
     trunk = visual.trunk
     trunks.check_plain(trunk)
     pooled = trunks.has_pooler(trunk)
-    image_size = _pair(visual.image_size)
+    image_size = pair(visual.image_size)
     prefix = int(trunk.num_prefix_tokens)
     class_token = trunk.global_pool == "token"
 
@@ -167,11 +169,6 @@ def _timm(visual: Any) -> ViTAnatomy:
         key_prefix=trunks.pooler_prefix(trunk) if pooled else prefix,
         switches=trunks.switches(trunk),
     )
-
-
-def _pair(size: Any) -> Size:
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(height), int(width)
 
 
 def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Adapter:

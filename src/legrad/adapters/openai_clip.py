@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from legrad.adapters import Adapter, Size, pictures
 from legrad.adapters.sizes import resampled, sharing_copy
-from legrad.anatomy import Readout, ViTAnatomy, published
+from legrad.anatomy import Readout, ViTAnatomy
 from legrad.errors import UnsupportedModelError
 
 # the package's own preprocessing, the same for all its models
@@ -91,11 +91,9 @@ def _anatomy(visual: Any, image_size: Size | None = None) -> ViTAnatomy:
         patch_size=patch,
         grid=grid,
         num_prefix_tokens=1,
-        readouts={"native": Readout(native), "published": Readout(published(native, 1))},
-        default_readout="published",
+        readouts={"native": Readout(native)},
         output="embedding",
         resized=resized,
-        key_prefix=1,
         to_tokens=lambda output: output.transpose(0, 1),
     )
 

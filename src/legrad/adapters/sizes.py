@@ -7,12 +7,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from legrad.errors import InputError
+
 Size = tuple[int, int]
 
 
 def sharing_copy(model: nn.Module) -> Any:
-    """A copy of the module tree that shares every parameter with the original; buffers are copied."""
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    """A copy of the module tree that shares every parameter with the original; buffers are copied.
+
+    Hooks are shared too, and tensors that modules keep as attributes, such as saved activations.
+
+    Raises:
+        InputError: a module holds something that cannot be copied.
+    """
+    shared: list[Any] = list(model.parameters())
+    for module in model.modules():
+        shared += [value for value in vars(module).values() if isinstance(value, Tensor)]
+        shared += [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    try:
+        return copy.deepcopy(model, {id(one): one for one in shared})
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"{type(model).__name__} cannot be copied for another input size: {error}") from error
 
 
 def pair(size: Any) -> Size:

@@ -72,7 +72,7 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
         _check_folder(source[2])
     try:
         model = timm.create_model(name, pretrained=True)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # broken files come out of safetensors, pickle and json in every shape
         raise InputError(
             f"timm could not load {name!r}: {error}. Without a network only models in the cache and "
             "'timm:local-dir:PATH' work"

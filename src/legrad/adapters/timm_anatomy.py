@@ -135,8 +135,7 @@ def _vit(model: Any) -> ViTAnatomy:
 
     def resized(size: Size) -> ViTAnatomy:
         if getattr(model, "dynamic_img_size", False):
-            flat = type(model.patch_embed).__name__ == "PatchEmbed"
-            if not (flat and model.patch_embed.dynamic_img_pad):
+            if not (trunks.is_flat(model) and model.patch_embed.dynamic_img_pad):
                 _whole_patches(model, size, patch)
             return _tower(model, size, pair(model.patch_embed.dynamic_feat_size(size)), patch, resized)
         changed = sharing_copy(model)

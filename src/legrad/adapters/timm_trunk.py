@@ -38,7 +38,8 @@ def has_pooler(trunk: Any) -> bool:
 
 def pooler_prefix(trunk: Any) -> int:
     """How many prefix tokens the pooler attends to: Eva's sees them all, the plain ViT's only on request."""
-    sees_prefix = type(trunk).__name__ == "Eva" or getattr(trunk, "pool_include_prefix", False)
+    is_eva = any(kind.__name__ == "Eva" for kind in type(trunk).__mro__)
+    sees_prefix = is_eva or getattr(trunk, "pool_include_prefix", False)
     return int(trunk.num_prefix_tokens) if sees_prefix else 0
 
 
@@ -62,10 +63,15 @@ def grid(trunk: Any) -> tuple[int, int]:
     return int(rows), int(cols)
 
 
+def is_flat(trunk: Any) -> bool:
+    """Whether patches are embedded by one convolution, without a stem."""
+    return any(kind.__name__ == "PatchEmbed" for kind in type(trunk.patch_embed).__mro__)
+
+
 def patch_size(trunk: Any, image_size: tuple[int, int]) -> tuple[int, int]:
     """Pixels per patch; for a convolutional stem the whole stem's stride."""
     rows, cols = grid(trunk)
-    if type(trunk.patch_embed).__name__ == "PatchEmbed":
+    if is_flat(trunk):
         height, width = trunk.patch_embed.patch_size
         return int(height), int(width)
     return image_size[0] // rows, image_size[1] // cols

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from legrad.adapters import Adapter, Size, pictures
 from legrad.adapters.sizes import resampled, sharing_copy
-from legrad.anatomy import Readout, ViTAnatomy, published
+from legrad.anatomy import Readout, ViTAnatomy
 from legrad.errors import InputError, UnsupportedModelError
 
 
@@ -51,11 +51,9 @@ def _anatomy(model: Any) -> ViTAnatomy:
         patch_size=(patch, patch),
         grid=(side // patch, side // patch),
         num_prefix_tokens=1,
-        readouts={"native": Readout(native), "published": Readout(published(native, 1))},
-        default_readout="published",
+        readouts={"native": Readout(native)},
         output="logits" if isinstance(model.heads, nn.Sequential) and len(model.heads) else "feature",
         resized=resized,
-        key_prefix=1,
     )
 
 

@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from legrad.adapters.hf.common import LIBRARY, Size, switches
+from legrad.adapters.hf.common import LIBRARY, answers, switches
 from legrad.adapters.hf.video import fixed_size
-from legrad.anatomy import Readout, ViTAnatomy, published
+from legrad.adapters.sizes import Size
+from legrad.anatomy import Readout, ViTAnatomy
 from legrad.errors import InputError
 
 
@@ -37,15 +38,10 @@ def ast(model: Any) -> ViTAnatomy:
         axes=("frequency", "time"),
         shape=(config.max_length, config.num_mel_bins),
         num_prefix_tokens=2,
-        key_prefix=2,
-        readouts={
-            "native": Readout(native),
-            "published": Readout(published(native, 2)),
-        },
-        default_readout="published",
+        readouts={"native": Readout(native)},
         output="feature" if trunk is model else "logits",
         resized=fixed_size(model, size),
-        switches=switches(model),
+        switches=(*switches(model), *answers(model)),
         notes=("the published read-out averages all patches, also those of the padding behind a short sound",),
     )
 

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from legrad.adapters.sizes import Size, pair
 from legrad.anatomy import Readout, ViTAnatomy, published
 from legrad.errors import InputError, UnsupportedModelError
 
-Size = tuple[int, int]
 LIBRARY = "transformers"
 # where the blocks are, in the order of the library's own changes of mind
 _BLOCKS = ("encoder.layers", "encoder.layer", "layers", "layer", "model.layer")
@@ -39,11 +39,13 @@ class Family:
         averaged: (configuration) -> whether the model averages its patches instead of reading a class token.
         pooler: (model, vision tower, tokens) -> the authors' read-out of an attentional pooler; None without one.
         sizes: how the model takes pictures of another size: "option", with ``interpolate_pos_encoding``; "table", by
-            itself out of a table of positions; "free", without a table; "fixed", not at all.
+            itself out of a table of positions; "free", without a table; "whole", so too, but whole patches only;
+            "fixed", not at all.
         eager: attention is written out, although the library says that these models can use SDPA.
         options: (vision tower, pictures) -> further keyword arguments of the call.
         size: (configuration) -> int or (height, width) of the input.
         switches: vision tower -> further (owner, attribute, value) during a call.
+        suffix: (configuration) -> tokens behind the patches.
     """
 
     native: Callable[[Any, Any, Tensor], Tensor]
@@ -54,11 +56,12 @@ class Family:
     prefix: Callable[[Any], int] = lambda config: 1
     averaged: Callable[[Any], bool] = lambda config: False
     pooler: Callable[[Any, Any, Tensor], Tensor] | None = None
-    sizes: Literal["option", "table", "free", "fixed"] = "option"
+    sizes: Literal["option", "table", "free", "whole", "fixed"] = "option"
     eager: bool = False
     options: Callable[[Any, Tensor], dict[str, Any]] = lambda vision, images: {}
     size: Callable[[Any], Any] = lambda config: config.image_size
     switches: Callable[[Any], tuple[tuple[Any, str, Any], ...]] = lambda vision: ()
+    suffix: Callable[[Any], int] = lambda config: 0
 
 
 def core(model: Any) -> Any:
@@ -93,16 +96,16 @@ def pooled(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.pooler_output
 
 
-def pair(size: Any) -> Size:
-    """An int or a sequence of two -> (height, width)."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(height), int(width)
-
-
 def switches(tower: nn.Module) -> tuple[tuple[Any, str, Any], ...]:
     """SDPA attention in every part of the tower, without the setter that also overwrites sub-configurations."""
     configs = {id(c): c for m in tower.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")}
     return tuple((config, "_attn_implementation_internal", "sdpa") for config in configs.values())
+
+
+def answers(model: nn.Module) -> tuple[tuple[Any, str, Any], ...]:
+    """Outputs with names in every part of the model, also where a user asked for plain tuples."""
+    configs = {id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "return_dict")}
+    return tuple((config, "return_dict", True) for config in configs.values())
 
 
 def describe(family: Family, model: Any) -> ViTAnatomy:
@@ -142,7 +145,8 @@ def describe(family: Family, model: Any) -> ViTAnatomy:
         attention="fused" if fused else "softmax",
         key_prefix=prefix,
         to_tokens=first,
-        switches=(*(switches(tower) if fused else ()), *family.switches(vision)),
+        key_suffix=family.suffix(config),
+        switches=(*(switches(tower) if fused else ()), *answers(model), *family.switches(vision)),
     )
     return anatomy
 
@@ -163,6 +167,8 @@ def resized(base: ViTAnatomy, size: Size, sizes: str, run: Callable[..., Tensor]
             f"transformers interpolates positions of square grids only, and {name} has one of {base.grid}: it takes "
             f"pictures of {base.image_size} pixels only, got {size}; leave size=None"
         )
+    if sizes == "whole" and (size[0] % base.patch_size[0] or size[1] % base.patch_size[1]):
+        raise InputError(f"{name} takes sides that are multiples of {base.patch_size}, got {size}")
     options = {"interpolate_pos_encoding": True} if sizes == "option" else {}
     return replace(
         base,

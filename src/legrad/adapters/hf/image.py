@@ -298,9 +298,9 @@ RADIO = Family(
     "feature",
     lambda model, images, options: model(images, **options).summary,
     prefix=lambda config: int(config.num_summary_tokens),
-    sizes="free",
+    sizes="whole",
 )
-YOLOS = replace(VIT, sizes="free")  # its detection tokens stand behind the patches
+YOLOS = replace(VIT, sizes="free", suffix=lambda config: int(config.num_detection_tokens))
 
 
 # -- what depends on more than the class ---------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from legrad.adapters import Adapter
-from legrad.errors import InputError, UnsupportedModelError
+from legrad.errors import InputError, LeGradError, UnsupportedModelError
 
 # parameters that no explanation uses
 _UNUSED = ("mask_token",)
@@ -45,9 +45,12 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
         model, report = kind.from_pretrained(
             source, config=config, dtype=dtype or torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except LeGradError:
+        raise
+    except Exception as error:  # broken files come out of safetensors, pickle and json in every shape
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"transformers could not load {name!r}: {str(error).splitlines()[0]}. Expected a folder with config.json "
+            f"transformers could not load {name!r}: {reason}. Expected a folder with config.json "
             "and weights, or a repository ORG/NAME; without a network only folders, repositories in the cache and "
             "'embedded' work"
         ) from error
@@ -71,10 +74,12 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
 
 def _kind(library: Any, config: Any, name: str) -> Any:
     """The class that the configuration asks for."""
-    listed = list(getattr(config, "architectures", None) or [])
+    listed = getattr(config, "architectures", None)
+    listed = list(listed) if isinstance(listed, list | tuple) else []
     if config.model_type == "timm_wrapper":
         listed = ["TimmWrapperForImageClassification" if config.num_labels else "TimmWrapperModel"]
-    kinds = [getattr(library, one) for one in listed if hasattr(library, one)]
+    found = [getattr(library, one, None) for one in listed if isinstance(one, str)]
+    kinds = [kind for kind in found if isinstance(kind, type)]
     if not kinds:
         raise InputError(
             f"{name!r} names no class of transformers {library.__version__} (architectures: {listed}): code of its own "

@@ -130,8 +130,15 @@ class Pictures:
             changes = {"do_resize": True, "size": _sides(resize or self._size)}
             if crop:
                 changes["crop_size"] = _sides(crop)
-        pixels: Tensor = self._processor(images=picture, return_tensors="pt", **changes)["pixel_values"][0]
-        return pixels
+        if getattr(self._processor, "crop_to_patches", False):
+            changes["crop_to_patches"] = False  # tiles for a language model
+        pixels: Tensor = self._processor(images=picture, return_tensors="pt", **changes)["pixel_values"]
+        if len(pixels) != 1:
+            raise InputError(
+                f"{type(self._processor).__name__} made {len(pixels)} inputs out of one picture, expected one; "
+                "preprocess yourself and pass a float tensor"
+            )
+        return pixels[0]
 
     def _plan(self, picture: Size) -> tuple[Size | None, Size | None]:
         """Sizes of the resize and of the crop for a picture of (height, width), each None if it does not happen."""

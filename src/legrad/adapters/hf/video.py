@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from legrad.adapters.hf.common import LIBRARY, Size, first, pair, switches
+from legrad.adapters.hf.common import LIBRARY, answers, first, switches
 from legrad.adapters.hf.frames import transform
+from legrad.adapters.sizes import Size, pair
 from legrad.anatomy import Readout, ViTAnatomy, published
 from legrad.errors import InputError, UnsupportedModelError
 
@@ -41,11 +42,12 @@ def _video(
     output: Callable[[Any], Tensor],
     inputs: str = "pixel_values",
     averaged: Function | None = None,
+    settings: tuple[tuple[Any, str, Any], ...] = (),
     **changes: Any,
 ) -> ViTAnatomy:
     """What all families share; ``patch`` is (frames, height, width), ``output`` takes what the model returns."""
     tube, *sides = patch
-    arguments = {"skip_predictor": True} if type(model).__name__ == "VJEPA2Model" else {"return_dict": True}
+    arguments = {"skip_predictor": True} if hasattr(model, "predictor") else {"return_dict": True}
     return ViTAnatomy(
         library=LIBRARY,
         tower=model,
@@ -65,6 +67,7 @@ def _video(
         default_readout="published" if prefix else "native",
         output="logits" if hasattr(model, "classifier") else "feature",
         resized=fixed_size(model, size),
+        switches=(*settings, *answers(model)),
         **changes,
     )
 
@@ -93,7 +96,7 @@ def videomae(model: Any) -> ViTAnatomy:
         patch=(int(config.tubelet_size), *pair(config.patch_size)),
         prefix=0,
         output=_logits if trunk is not model else lambda output: output.last_hidden_state.mean(1),
-        switches=switches(model),
+        settings=switches(model),
     )
 
 
@@ -119,7 +122,7 @@ def vivit(model: Any) -> ViTAnatomy:
         patch=config.tubelet_size,
         prefix=1,
         output=feature if trunk is model else _logits,
-        switches=switches(model),
+        settings=switches(model),
     )
 
 
@@ -137,7 +140,7 @@ def vjepa2(model: Any) -> ViTAnatomy:
         "prefix": 0,
         "inputs": "pixel_values_videos",
         "to_tokens": first,
-        "switches": switches(model),
+        "settings": switches(model),
     }
     if trunk is model:
         return _video(
