@@ -153,7 +153,10 @@ class Resolver:
         if found:
             raise InputError(f"{text!r} names several classes; give one of the indices {found}")
         near = difflib.get_close_matches(text, [part for parts in synonyms for part in parts], 5)
-        raise InputError(f"the classifier has no class {text!r}; nearest: {', '.join(near) or 'none'}")
+        hint = (
+            f"nearest: {', '.join(near)}" if near else f"its {len(labels)} classes begin with {', '.join(labels[:5])}"
+        )
+        raise InputError(f"the classifier has no class {text!r}; {hint}")
 
     def _class(self, index: int) -> Score:
         if self._anatomy.output != "logits":

@@ -115,7 +115,9 @@ def _check_name(name: str) -> None:
 
 def _check_supported(architecture: str) -> None:
     if reason := not_supported(architecture):
-        raise UnsupportedModelError(f"timm's {architecture} is {reason}: LeGrad needs a plain vision transformer")
+        raise UnsupportedModelError(
+            f"timm's {architecture} is {reason}: LeGrad needs global attention over a patch grid"
+        )
 
 
 def not_supported(architecture: str) -> str:
