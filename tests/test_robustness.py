@@ -250,3 +250,13 @@ def test_tiles_for_language_models_are_not_made():
     whole = own(images=Image.fromarray(ramp), return_tensors="pt", crop_to_patches=False)["pixel_values"][0]
     assert torch.equal(pixels, whole)
     assert pixels.max() - pixels.min() > 3  # black to white, not a tile
+
+
+def test_a_naflex_batch_of_another_patch_size_is_named():
+    batch = {
+        "pixel_values": torch.randn(1, 16, 16 * 16 * 3),
+        "pixel_attention_mask": torch.ones(1, 16, dtype=torch.int32),
+        "spatial_shapes": torch.tensor([[4, 4]]),
+    }
+    with pytest.raises(legrad.InputError, match=r"768 values per patch.*8 x 8"):
+        legrad.wrap(zoo_transformers.build("Siglip2VisionModel")).explain(batch, first)

@@ -108,6 +108,12 @@ def unpack(patch: int, batch: Mapping[str, Any]) -> list[Tensor]:
         raise InputError(f"a batch of SigLIP 2's processor also holds {', '.join(sorted(missing))}; pass all of it")
     pictures = []
     masks = torch.as_tensor(batch["pixel_attention_mask"])
+    values = int(batch["pixel_values"][0].shape[-1])
+    if values != 3 * patch * patch:
+        raise InputError(
+            f"pixel_values has {values} values per patch, the model has {3 * patch * patch} ({patch} x {patch} x 3): "
+            f"call the processor with patch_size={patch}"
+        )
     for row, mask, shape in zip(batch["pixel_values"], masks, batch["spatial_shapes"], strict=True):
         rows, cols = (int(side) for side in shape)
         if int(mask.sum()) != rows * cols or not bool(mask[: rows * cols].all()):
