@@ -143,9 +143,14 @@ class ViTAnatomy:
     @property
     def dtype(self) -> torch.dtype:
         """Type that pictures are cast to: that of the tower's patch embedding (its convolution, else any matrix)."""
-        weights = itertools.chain(self.tower.parameters(), self.tower.buffers())
-        matrices = [w for w in weights if w.ndim > 1 and w.is_floating_point()]
-        return next((p.dtype for p in matrices if p.ndim == 4), matrices[0].dtype)
+        first = None
+        for weight in itertools.chain(self.tower.parameters(), self.tower.buffers()):
+            if weight.ndim == 4 and weight.is_floating_point():
+                return weight.dtype
+            if first is None and weight.ndim > 1 and weight.is_floating_point():
+                first = weight.dtype
+        assert first is not None
+        return first
 
     @property
     def cells(self) -> Cells:

@@ -27,13 +27,15 @@ class Part:
         rows: which of the inputs.
         cells: where their patches lie.
         per_layer: (rows, targets, layers, *grid); the null target is the last.
-        scores: (rows, targets).
+        values: (rows, targets).
+        scores: the targets, for the rows' labels.
     """
 
     rows: list[int]
     cells: geometry.Cells
     per_layer: Tensor
-    scores: Tensor
+    values: Tensor
+    scores: Sequence[Score]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,6 @@ class _Maps:
 def assemble(
     parts: Sequence[Part],
     inputs: Sequence[Input],
-    scores: Sequence[Score],
     valid: Tensor,
     *,
     null_threshold: float | None,
@@ -64,7 +65,6 @@ def assemble(
     Args:
         parts: every input is in one of them.
         inputs: the pictures.
-        scores: the targets, for their labels.
         valid: (images, targets) bool.
         null_threshold: the parts' last target is the null target, with this threshold; None if there is none.
         keep_layers: keep the maps of all layers too.
@@ -82,7 +82,11 @@ def assemble(
         torch.cat(found)[order]
         for found in ([m.flat for m in merged], [m.insensitive for m in merged], [m.scores for m in merged])
     )
-    labels = [[s.label_of(i) if valid[i, t] else "" for t, s in enumerate(scores)] for i in range(len(inputs))]
+    labels = [[""] * valid.shape[1] for _ in inputs]
+    for part in parts:
+        for place, row in enumerate(part.rows):
+            targets = zip(part.scores[: valid.shape[1]], valid[row].tolist(), strict=True)
+            labels[row] = [score.label_of(place) if asked else "" for score, asked in targets]
     _warn(flat & valid, insensitive, valid, inputs, labels)
     cells = {row: part.cells for part in parts for row in part.rows}
     return Explanation(
@@ -103,7 +107,7 @@ def assemble(
 
 
 def _merge(part: Part, valid: Tensor, null_threshold: float | None) -> _Maps:
-    per_layer, scores = part.per_layer, part.scores
+    per_layer, scores = part.per_layer, part.values
     maps = relevance.merge_layers(per_layer.unbind(2))
     dims = maps.ndim - 2
     grid = (...,) + (None,) * dims

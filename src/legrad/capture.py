@@ -2,15 +2,16 @@
 
 ``stream`` runs the model forward once. A chosen block is entered without gradients; at its first attention the head
 output O becomes a fresh leaf and gradients are on until the block ends. There ``visit`` sees the block's tokens and its
-attention calls, and the model goes on with detached tokens: nothing of a block survives the block.
+attention calls, and the model goes on with detached tokens: nothing of a block survives the block. A block whose tail
+is known in closed form (see ``tails``) is only watched: no gradients, a few activations noted.
 """
 
 import contextlib
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -25,6 +26,15 @@ _PROBED_QUERIES = 4
 _SOFTMAX = (torch.softmax, F.softmax, Tensor.softmax)
 
 
+@dataclass(frozen=True)
+class Passage:
+    """What went through a module: its first argument and its output, detached."""
+
+    module: nn.Module
+    entered: Any
+    left: Any
+
+
 @dataclass
 class AttentionCall:
     """One attention inside a block: what is needed to form dS/dA = (dS/dO) V^T.
@@ -37,12 +47,16 @@ class AttentionCall:
         keep: bool mask broadcastable to (batch, heads, queries, keys), None if all keys are visible.
         mismatch: largest relative difference between O and an explicit softmax(QK^T)V on a few queries; None unless
             the tap was asked to verify.
+        projection: weight of the output projection where ``nn.MultiheadAttention`` hides it, (dim, heads * head_dim).
+        behind: the watched modules that ran between this attention and the next one or the block's end, in order.
     """
 
     output: Tensor
     value: Tensor | None
     keep: Tensor | None
     mismatch: float | None = None
+    projection: Tensor | None = None
+    behind: list[Passage] = field(default_factory=list)
 
 
 class AttentionTap(TorchFunctionMode):
@@ -53,13 +67,15 @@ class AttentionTap(TorchFunctionMode):
     Args:
         kind: "fused" sees scaled-dot-product attention, "softmax" every softmax, for models that write attention out.
         verify: recompute a few rows of every attention explicitly.
+        differentiate: make O a leaf and switch gradients on; else only look.
     """
 
-    def __init__(self, kind: Kind = "fused", verify: bool = False) -> None:
+    def __init__(self, kind: Kind = "fused", verify: bool = False, differentiate: bool = True) -> None:
         super().__init__()
         self.calls: list[AttentionCall] = []
         self._kind = kind
         self._verify = verify
+        self._differentiate = differentiate
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -98,7 +114,7 @@ class AttentionTap(TorchFunctionMode):
         output = F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
-        if not output.requires_grad:
+        if self._differentiate and not output.requires_grad:
             output = output.detach().requires_grad_()
         with torch.no_grad():
             groups = query.shape[1] // value.shape[1] if query.ndim == 4 else 1
@@ -110,7 +126,8 @@ class AttentionTap(TorchFunctionMode):
                 shared = key if groups == 1 else key.repeat_interleave(groups, dim=1)
                 call.mismatch = _mismatch(query, shared, call, attn_mask, scale)
         self.calls.append(call)
-        torch.set_grad_enabled(True)
+        if self._differentiate:
+            torch.set_grad_enabled(True)
         return output
 
     def _multi_head(
@@ -170,6 +187,7 @@ class AttentionTap(TorchFunctionMode):
         mask = _merge_masks(attn_mask, key_padding_mask, num_heads, q.dtype)
         causal = is_causal and mask is None
         output = self._attention(q, k, v, mask, dropout_p if training else 0.0, causal)
+        self.calls[-1].projection = out_proj_weight.detach()
         result = F.linear(output.transpose(1, 2).flatten(2), out_proj_weight, out_proj_bias).transpose(0, 1)
         if not need_weights:
             return result, None
@@ -241,6 +259,19 @@ _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyD
 _locks_guard = threading.Lock()
 
 
+# hooks that only look; another pass of ours may be running outside this one
+_looking: weakref.WeakSet[Callable[..., None]] = weakref.WeakSet()
+
+
+def undisturbed(block: nn.Module) -> bool:
+    """False if somebody's hooks or replaced forwards may change what the modules inside a block compute."""
+    for module in itertools.islice(block.modules(), 1, None):
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values(), *module._backward_hooks.values())
+        if "forward" in vars(module) or any(hook not in _looking for hook in hooks):
+            return False
+    return True
+
+
 @contextlib.contextmanager
 def exclusive(module: nn.Module) -> Iterator[None]:
     """Serialise the use of one model between threads; the same thread may enter again."""
@@ -301,6 +332,7 @@ def stream(
     visit: Callable[[int, Any, list[AttentionCall]], None],
     tap: Kind | None = "fused",
     verify: bool = False,
+    watched: Mapping[int, Sequence[nn.Module]] | None = None,
 ) -> tuple[Tensor, Any]:
     """Run the model once and visit the chosen blocks as they finish.
 
@@ -312,7 +344,8 @@ def stream(
         layers: indices of the blocks to visit; each must run exactly once.
         visit: called as ``visit(layer, block_output, attention_calls)`` with gradients on.
         tap: the kind of attention to look at inside the blocks; None visits them with detached outputs only.
-        verify: recompute a few rows of every attention explicitly.
+        verify: recompute a few rows of every attention explicitly, and watch every childless module of every block.
+        watched: modules of a block to watch, see ``AttentionCall.behind``; such a block runs without gradients.
 
     Returns:
         The result of ``run`` and the (detached) output of the last block.
@@ -328,13 +361,20 @@ def stream(
     outer = getattr(_session, "current", None)
     open_taps: list[AttentionTap] = []
     handles: list[Any] = []
+    watched = watched or {}
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        if getattr(_session, "current", None) is me and open_taps and open_taps[-1].calls and args:
+            open_taps[-1].calls[-1].behind.append(Passage(module, _detached(args[0]), _detached(output)))
+
+    _looking.add(note)
 
     def watch(layer: int) -> None:
         def enter(module: nn.Module, args: Any) -> None:
             if getattr(_session, "current", None) is not me:
                 return
             assert tap is not None
-            open_taps.append(AttentionTap(tap, verify))
+            open_taps.append(AttentionTap(tap, verify, differentiate=layer not in watched))
             open_taps[-1].__enter__()
 
         def leave(module: nn.Module, args: Any, output: Any) -> Any:
@@ -361,6 +401,8 @@ def stream(
 
         if tap and layer in chosen:
             handles.append(blocks[layer].register_forward_pre_hook(enter))
+            every = [module for module in blocks[layer].modules() if not list(module.children())] if verify else []
+            handles.extend(module.register_forward_hook(note) for module in watched.get(layer, every))
         # prepended, so that the user's own hooks see detached outputs and run without gradients
         handles.append(blocks[layer].register_forward_hook(leave, prepend=True))
 
@@ -443,24 +485,34 @@ class _Call(nn.Module):
         return self.function(tokens)
 
 
-def in_float(
-    function: Callable[[Tensor], Tensor], module: nn.Module, blocks: Sequence[nn.Module], tokens: Tensor
-) -> Tensor:
-    """``function(tokens)`` in float32 at least: a half-precision module lends its read-out float32 parameters.
+class InFloat:
+    """Calls functions of a module's parts in float32 at least: a half-precision module lends them float32 parameters.
 
     Args:
-        function: made of ``module``'s parts outside ``blocks``.
         module: the vision tower.
-        blocks: their parameters are left alone.
-        tokens: at least float32.
+        blocks: modules inside it that no function uses; their parameters are left alone.
     """
-    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
-    lent = {
-        f"module.{name}": tensor.detach().float()
-        for name, tensor in (*module.named_parameters(), *module.named_buffers())
-        if id(tensor) not in inside and tensor.dtype in (torch.float16, torch.bfloat16)
-    }
-    if not lent:
-        return function(tokens)
-    result: Tensor = torch.func.functional_call(_Call(module, function), lent, (tokens,))
-    return result
+
+    def __init__(self, module: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        self._module = module
+        self._lent = {
+            f"module.{name}": tensor.detach().float()
+            for name, tensor in _outside(module, {id(block) for block in blocks})
+            if tensor.dtype in (torch.float16, torch.bfloat16)
+        }
+
+    def __call__(self, function: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+        """``function(tokens)``; tokens are at least float32."""
+        if not self._lent:
+            return function(tokens)
+        result: Tensor = torch.func.functional_call(_Call(self._module, function), self._lent, (tokens,))
+        return result
+
+
+def _outside(module: nn.Module, inside: set[int], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers with their names, except those of some modules."""
+    for tensors in (module._parameters, module._buffers):
+        yield from ((prefix + name, tensor) for name, tensor in tensors.items() if tensor is not None)
+    for name, child in module.named_children():
+        if id(child) not in inside:
+            yield from _outside(child, inside, f"{prefix}{name}.")

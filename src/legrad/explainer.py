@@ -1,8 +1,8 @@
 """``load`` and ``wrap`` a model, ``explain`` pictures: the streaming pass around the formula in ``relevance``."""
 
+import functools
 import importlib.metadata
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,18 +12,20 @@ from torch import Tensor, nn
 from legrad import adapters, capture, geometry
 from legrad.anatomy import ViTAnatomy
 from legrad.assembling import Part, assemble
+from legrad.chunks import Chunks, ran_out
 from legrad.errors import InputError
 from legrad.explanation import Explanation
-from legrad.inputs import by_size, prepare, stack
+from legrad.inputs import Input, by_size, prepare, stack
 from legrad.layers import resolve_layers
+from legrad.planning import Planner
 from legrad.resolving import Resolver
-from legrad.streaming import explain_batch
+from legrad.streaming import Plan, explain_batch
+from legrad.targets import Score
 from legrad.truth import truth_check
 
 READOUTS = ("auto", "published", "native")
 FITS = ("model", "squash", "pad")
 METHODS = ("legrad",)
-_AUTO_MEMORY = 2 << 30  # bytes, where free memory is not known
 
 
 def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Explainer":
@@ -83,7 +85,7 @@ class Explainer:
 
     def __init__(self, adapter: adapters.Adapter) -> None:
         self._adapter = adapter
-        self._checked: set[tuple[Any, ...]] = set()
+        self._plans: dict[tuple[Any, ...], Plan] = {}
 
     def __repr__(self) -> str:
         return f"Explainer({self._adapter.name or type(self.model).__name__}, {self.anatomy!r})"
@@ -144,7 +146,8 @@ class Explainer:
             null_target: a target whose map is taken for background, for instance "a photo of a".
             null_threshold: cells whose min-maxed null relevance exceeds it become zero.
             keep_layers: keep the relevance of every layer too.
-            memory: bytes that explaining may take beyond the model, or "auto".
+            memory: bytes that explaining may take beyond the model, or "auto" (half of what is free). Pictures and
+                targets are worked off in chunks that fit; if memory runs out all the same, the chunks are halved.
 
         Returns:
             An ``Explanation``; its tensors are detached and on the CPU, in the order of the input.
@@ -176,20 +179,14 @@ class Explainer:
                 scores, valid = resolver.resolve(targets)
                 null = None if null_target is None else resolver.one(null_target)
                 asked = scores if null is None else [*scores, null]
-                parts = []
+                parts: list[Part] = []
                 for input_size, members in by_size(inputs).items():
                     anatomy = self.anatomy.at(input_size)
-                    self._check_once(stack([inputs[members[0]]], anatomy), anatomy)
-                    count = _images_per_pass(anatomy, len(asked), memory)
-                    for start in range(0, len(members), count):
-                        rows = members[start : start + count]
-                        batch = stack([inputs[i] for i in rows], anatomy)
-                        found = explain_batch(anatomy, batch, [s.rows(rows) for s in asked], blocks, chosen)
-                        parts.append(Part(rows, anatomy.cells, *found))
+                    plan = self._plan(stack([inputs[members[0]]], anatomy), anatomy)
+                    parts.extend(_in_chunks(anatomy, inputs, members, asked, blocks, chosen, plan, memory))
             return assemble(
                 parts,
                 inputs,
-                scores,
                 valid,
                 null_threshold=null_threshold if null else None,
                 keep_layers=keep_layers,
@@ -206,27 +203,55 @@ class Explainer:
                     "null_threshold": null_threshold,
                     "device": str(self.anatomy.device),
                     "dtype": str(self.anatomy.dtype).removeprefix("torch."),
-                    "versions": _versions(self.anatomy.library),
+                    "versions": dict(_versions(self.anatomy.library)),
                 },
             )
 
-    def _check_once(self, picture: Tensor, anatomy: ViTAnatomy) -> None:
-        """The truth check at the first use of an input shape, dtype and device."""
+    def _plan(self, picture: Tensor, anatomy: ViTAnatomy) -> Plan:
+        """Made by the truth check at the first use of an input shape, dtype and device."""
         key = (tuple(picture.shape), picture.dtype, picture.device)
-        if key not in self._checked:
-            truth_check(anatomy, picture)
-            self._checked.add(key)
+        if key not in self._plans:
+            planner = Planner(anatomy)
+            truth_check(anatomy, picture, planner.visit)
+            self._plans[key] = planner.plan()
+        return self._plans[key]
 
 
-def _images_per_pass(anatomy: ViTAnatomy, targets: int, memory: str | int) -> int:
-    """How many pictures fit the budget, from a rough count of what one block's tail keeps."""
-    budget = memory if isinstance(memory, int) else _AUTO_MEMORY
-    if memory == "auto" and anatomy.device.type == "cuda":
-        budget = torch.cuda.mem_get_info(anatomy.device)[0] // 2
-    tokens = math.prod(anatomy.grid) + anatomy.num_prefix_tokens
-    width = max((p.shape[-1] for p in anatomy.blocks[0].parameters() if p.ndim > 1), default=tokens)
-    per_image = 4 * (12 * tokens * width + targets * len(anatomy.blocks) * tokens) + (1 << 20)
-    return max(1, min(32, budget // per_image))
+def _in_chunks(
+    anatomy: ViTAnatomy,
+    inputs: Sequence[Input],
+    members: list[int],
+    scores: list[Score],
+    layers: list[int],
+    readout: str,
+    plan: Plan,
+    memory: str | int,
+) -> Iterator[Part]:
+    """Explain pictures of one size in chunks of pictures and targets that fit into memory."""
+    chunks = Chunks(anatomy, len(scores), len(layers), memory)
+    late = any(score.late for score in scores)
+    start = 0
+    while start < len(members):
+        rows = members[start : start + chunks.pictures(late)]
+        own = [score.rows(rows) for score in scores]
+        try:
+            batch = stack([inputs[row] for row in rows], anatomy)
+            passes = [
+                explain_batch(anatomy, batch, own[i : i + chunks.targets], layers, readout, plan, chunks.defer)
+                for i in range(0, len(own), chunks.targets)
+            ]
+        except (MemoryError, RuntimeError) as error:
+            if not ran_out(error):
+                raise
+            # the frames that the traceback holds hold tensors
+            failure = error.with_traceback(None)
+        else:
+            relevance = torch.cat([one.relevance for one in passes], 1)
+            values = torch.cat([one.values for one in passes], 1)
+            yield Part(rows, anatomy.cells, relevance, values, [score for one in passes for score in one.scores])
+            start += len(rows)
+            continue
+        chunks.halve(len(rows), failure)
 
 
 def _choose(name: str, value: str, allowed: Sequence[str]) -> None:
@@ -234,6 +259,7 @@ def _choose(name: str, value: str, allowed: Sequence[str]) -> None:
         raise InputError(f"{name} is one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
+@functools.cache
 def _versions(library: str) -> dict[str, str]:
     names = {"legrad": "legrad", "torch": "torch", library: {"open_clip": "open_clip_torch"}.get(library, library)}
     found = {}

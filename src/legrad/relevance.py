@@ -9,58 +9,72 @@ Inside a head O = A V, hence G = (d s / d O) V^T: values and the gradient at the
 attention map itself is never needed. This file is the only place that holds the formula.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-# One chunk of queries is at most this many numbers: small enough to stay in a processor's cache, large enough for
-# efficient matrix products.
-_CHUNK_NUMBERS = 1 << 22
+# One chunk is about this many numbers: small enough to stay in a processor's cache; many more on a GPU (True), where
+# every chunk costs a launch. Fewer rows than these would make a poor matrix product.
+_CHUNK_NUMBERS = {False: 1 << 19, True: 1 << 28}
+_LEAST_ROWS = 64
 
 
 def attention_gradient(output_grad: Tensor, value: Tensor | None) -> Tensor:
     """Sensitivity G = d score / d attention, from O = A V.
 
     Args:
-        output_grad: d score / d O, (batch, heads, queries, head_dim); G itself if ``value`` is None.
-        value: V, (batch, heads, keys, head_dim); None where the model builds the attention map and it was the leaf.
+        output_grad: d score / d O, (..., heads, queries, head_dim); G itself if ``value`` is None.
+        value: V, (..., heads, keys, head_dim); None where the model builds the attention map and it was the leaf.
 
     Returns:
-        (batch, heads, queries, keys).
+        (..., heads, queries, keys).
     """
     return output_grad if value is None else output_grad @ value.transpose(-2, -1)
 
 
-def key_relevance(output_grad: Tensor, value: Tensor | None, keep: Tensor | None = None) -> Tensor:
-    """Relevance E of every key: the mean over heads and queries of the positive part of G, in chunks of queries.
+def key_relevance(
+    output_grad: Tensor, value: Tensor | None, keep: Tensor | None = None, queries: int | None = None
+) -> Tensor:
+    """Relevance E of every key: the mean over heads and queries of the positive part of G, in chunks.
 
     Args:
-        output_grad: d score / d O, (batch, heads, queries, head_dim), or G, see ``attention_gradient``.
+        output_grad: d score / d O, (batch, targets, heads, rows, head_dim), or G, see ``attention_gradient``. Rows are
+            the queries where it is not zero.
         value: V, (batch, heads, keys, head_dim), or None.
-        keep: bool, broadcastable to (batch, heads, queries, keys); False where attention is masked. Masked entries
+        keep: bool, broadcastable to (batch, heads, rows, keys); False where attention is masked. Masked entries
             count as zero: their gradient is as large as any other's although no attention can flow there.
+        queries: how many queries there are in all; default rows.
 
     Returns:
-        (batch, keys), non-negative; at least float32, whatever the input.
+        (batch, targets, keys), non-negative; at least float32, whatever the input.
     """
     dtype = torch.promote_types(output_grad.dtype, torch.float32)
-    batch, heads, queries, keys = output_grad.shape
+    batch, targets, heads, rows, keys = output_grad.shape
     if value is not None:
-        keys, value = value.shape[2], value.to(dtype)
+        keys = value.shape[2]
     if keep is not None:
-        keep = keep.expand(batch, heads, queries, keys)
-    total = torch.zeros(batch, keys, dtype=dtype, device=output_grad.device)
-    chunk = max(1, _CHUNK_NUMBERS // (batch * heads * keys))
-    for start in range(0, queries, chunk):
-        rows = slice(start, start + chunk)
-        gradient = attention_gradient(output_grad[:, :, rows].to(dtype), value)
+        keep = keep.expand(batch, heads, rows, keys)[:, :, None]
+    total = torch.zeros(batch, targets, keys, dtype=dtype, device=output_grad.device)
+    numbers = _CHUNK_NUMBERS[output_grad.device.type == "cuda"]
+    inner = min(rows, max(_LEAST_ROWS, numbers // (heads * keys)))
+    middle = max(1, numbers // (heads * keys * inner))
+    outer = max(1, middle // targets)
+    chunks = itertools.product(range(0, batch, outer), range(0, targets, middle), range(0, rows, inner))
+    for picture, target, row in chunks:
+        some, asked, part = slice(picture, picture + outer), slice(target, target + middle), slice(row, row + inner)
+        # targets share V: to a matrix product they are further rows
+        upper = output_grad[some, asked, :, part].to(dtype).transpose(1, 2)
+        shape = upper.shape[2:4]
+        gradient = attention_gradient(upper.flatten(2, 3), None if value is None else value[some].to(dtype))
         # in place only on our own product: autograd may hand out one gradient twice
         positive = gradient.clamp(min=0) if value is None else gradient.clamp_(min=0)
+        positive = positive.unflatten(2, shape)
         if keep is not None:
-            positive *= keep[:, :, rows]
-        total += positive.sum(dim=(1, 2))
-    return total / (heads * queries)
+            positive *= keep[some, :, :, part]
+        total[some, asked] += positive.sum(dim=(1, 3))
+    return total / (heads * (queries or rows))
 
 
 def on_grid(relevance: Tensor, start: int, grid: Sequence[int]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from legrad.adapters import Adapter
 from legrad.anatomy import ViTAnatomy
 from legrad.errors import InputError
-from legrad.inputs import Input, by_size, prepare, stack
+from legrad.inputs import Input, prepare, stack
 from legrad.targets import (
     PREDICTED,
     Contrast,
@@ -26,8 +26,6 @@ from legrad.targets import (
     one_hot,
     per_picture,
 )
-
-_BATCH = 8
 
 
 class Resolver:
@@ -47,12 +45,12 @@ class Resolver:
         inputs = self._inputs
         listed = as_list(targets)
         if not isinstance(listed[0], list):
-            return self._scores(listed, inputs), torch.ones(len(inputs), len(listed), dtype=torch.bool)
+            return self._scores(listed), torch.ones(len(inputs), len(listed), dtype=torch.bool)
         if len(listed) != len(inputs):
             raise InputError(
                 f"got {len(listed)} lists of targets for {len(inputs)} pictures; give one list per picture"
             )
-        rows = [self._scores(own, [one]) for own, one in zip(listed, inputs, strict=True)]
+        rows = [self._scores(own) for own in listed]
         count = max(map(len, rows))
         valid = torch.tensor([[column < len(row) for column in range(count)] for row in rows])
         columns = []
@@ -62,24 +60,21 @@ class Resolver:
         return columns, valid
 
     def one(self, target: Any) -> Score:
-        """A single target for all pictures."""
-        return self._score(target, self._inputs)
+        """A single target."""
+        return self._scores([target])[0]
 
-    def _score(self, target: Any, inputs: list[Input]) -> Score:
-        return self._scores([target], inputs)[0]
-
-    def _scores(self, targets: list[Any], inputs: list[Input]) -> list[Score]:
+    def _scores(self, targets: list[Any]) -> list[Score]:
         """One score per target; texts are encoded together."""
         texts = [target for target in targets if isinstance(target, str)]
         encoded = iter(self._embed(texts)) if texts and self._anatomy.output == "embedding" else iter(())
         return [
             Score(target, next(encoded)[None])
             if isinstance(target, str) and self._anatomy.output == "embedding"
-            else self._single(target, inputs)
+            else self._single(target)
             for target in targets
         ]
 
-    def _single(self, target: Any, inputs: list[Input]) -> Score:
+    def _single(self, target: Any) -> Score:
         if isinstance(target, Tensor):
             return self._embedding(target)
         if isinstance(target, str):
@@ -91,13 +86,13 @@ class Resolver:
         if isinstance(target, Prompts):
             return Score(target.name, self._ensemble(target.name, target.templates)[None])
         if isinstance(target, ZeroShot):
-            return self._zero_shot(target, inputs)
+            return self._zero_shot(target)
         if isinstance(target, Similar):
             return self._similar(target)
         if isinstance(target, Contrast):
-            return contrast(self._score(target.a, inputs), self._score(target.b, inputs))
+            return contrast(self.one(target.a), self.one(target.b))
         if target is PREDICTED:
-            return self._predicted(inputs)
+            return self._predicted()
         if callable(target):
             return Score(getattr(target, "__name__", type(target).__name__), function=target)
         raise InputError(
@@ -174,24 +169,22 @@ class Resolver:
         blank = torch.zeros(1, *self._anatomy.shape, device=self._anatomy.device, dtype=self._anatomy.dtype)
         return int(self._anatomy.run(blank).shape[-1])
 
-    def _output(self, inputs: list[Input]) -> Tensor:
-        """The model's own plain answer: L2-normalised embeddings or raw logits, (images, features)."""
-        rows: dict[int, Tensor] = {}
-        for size, members in by_size(inputs).items():
-            anatomy = self._anatomy.at(size)
-            for start in range(0, len(members), _BATCH):
-                part = members[start : start + _BATCH]
-                rows.update(zip(part, anatomy.run(stack([inputs[i] for i in part], anatomy)), strict=True))
-        output = torch.stack([rows[i] for i in range(len(inputs))])
-        output = output.to(torch.promote_types(output.dtype, torch.float32))
-        return F.normalize(output, dim=-1) if self._anatomy.output != "logits" else output
+    def _feature(self, one: Input) -> Tensor:
+        """The model's own plain answer for one picture, (1, features)."""
+        anatomy = self._anatomy.at(one.frame.input)
+        output = anatomy.run(stack([one], anatomy))
+        return F.normalize(output.to(torch.promote_types(output.dtype, torch.float32)), dim=-1)
 
-    def _zero_shot(self, target: ZeroShot, inputs: list[Input]) -> Score:
+    def _zero_shot(self, target: ZeroShot) -> Score:
         if isinstance(target.names, str) or not target.names:
             raise InputError(f"ZeroShot takes a non-empty sequence of names, got {target.names!r}")
         classes = torch.stack([self._ensemble(name, target.templates) for name in target.names])
-        best = (self._output(inputs) @ classes.T).argmax(-1)
-        return Score(tuple(target.names[i] for i in best.tolist()), classes[best])
+
+        def best(answer: Tensor) -> Score:
+            chosen = (answer @ classes.to(answer).T).argmax(-1)
+            return Score(tuple(target.names[i] for i in chosen.tolist()), classes[chosen])
+
+        return Score("best of the names", answering=best)
 
     def _similar(self, target: Similar) -> Score:
         if self._anatomy.output == "logits":
@@ -199,14 +192,16 @@ class Resolver:
         other = prepare(target.image, self._adapter)
         if len(other) != 1:
             raise InputError(f"Similar takes one image, got {len(other)}")
-        feature = self._output(other)
-        return Score(f"similar to {other[0].name}", F.normalize(feature, dim=-1))
+        return Score(f"similar to {other[0].name}", self._feature(other[0]))
 
-    def _predicted(self, inputs: list[Input]) -> Score:
+    def _predicted(self) -> Score:
         if self._anatomy.output != "logits":
             raise InputError("PREDICTED needs a classifier; for an image-text model give legrad.ZeroShot(names)")
-        logits = self._output(inputs)
-        best = logits.argmax(-1)
         labels = self._adapter.labels
-        names = tuple(labels[i] if labels else f"class {i}" for i in best.tolist())
-        return Score(names, F.one_hot(best, logits.shape[-1]).to(logits.dtype))
+
+        def best(logits: Tensor) -> Score:
+            chosen = logits.argmax(-1)
+            names = tuple(labels[i] if labels else f"class {i}" for i in chosen.tolist())
+            return Score(names, F.one_hot(chosen, logits.shape[-1]).to(logits.dtype))
+
+        return Score("predicted", answering=best)

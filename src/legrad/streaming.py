@@ -1,22 +1,59 @@
 """The streaming pass: one forward, the layers' scores differentiated as their blocks finish."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from legrad import capture, relevance
-from legrad.anatomy import Readout, ViTAnatomy
-from legrad.errors import InputError, TruthCheckError
+from legrad import capture
+from legrad.anatomy import ViTAnatomy
+from legrad.reading import Reader, Reading
+from legrad.routes import block_layer, closed_layer, pooler_layer
+from legrad.tails import Tail
 from legrad.targets import Score
 from legrad.truth import as_float, check_calls, native_feature, same_output
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What was found out about a model at the first use of an input shape, see ``planning``.
+
+    Attributes:
+        tails: layer -> its tail in closed form; other layers go through autograd.
+        readings: name of a read-out -> the tokens that it reads.
+    """
+
+    tails: Mapping[int, Tail] = field(default_factory=dict)
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What one pass finds, on the CPU, float32 or float64.
+
+    Attributes:
+        relevance: (images, targets, layers, *grid).
+        values: the model's own scores, (images, targets).
+        scores: the targets; those that waited for the model's answer are known now.
+    """
+
+    relevance: Tensor
+    values: Tensor
+    scores: list[Score]
+
+
 def explain_batch(
-    anatomy: ViTAnatomy, batch: Tensor, scores: Sequence[Score], layers: Sequence[int], readout: str
-) -> tuple[Tensor, Tensor]:
+    anatomy: ViTAnatomy,
+    batch: Tensor,
+    scores: Sequence[Score],
+    layers: Sequence[int],
+    readout: str,
+    plan: Plan | None = None,
+    defer: bool = False,
+) -> Explained:
     """Relevance of every layer, and the model's own scores, from one forward pass.
 
     Call it inside ``capture.plain``.
@@ -27,120 +64,59 @@ def explain_batch(
         scores: the targets.
         layers: ascending block indices.
         readout: a key of ``anatomy.readouts``.
-
-    Returns:
-        (images, targets, layers, *grid) and (images, targets), detached, on the CPU, float32 or float64.
+        plan: closed forms to use; default autograd everywhere.
+        defer: where targets depend on the model's answer, keep what all layers need until it is there, instead of
+            running the model twice.
 
     Raises:
         TruthCheckError: an attention did not fire as declared, or the native read-out is not the model's output.
     """
+    plan = plan or Plan()
+    reader = Reader(anatomy, anatomy.readouts[readout])
+    known = {layer: tail for layer, tail in plan.tails.items() if layer in layers and tail.fits(anatomy.blocks[layer])}
+    waiting = any(score.late for score in scores)
+    if waiting and not defer:
+        answer = _answer(anatomy, anatomy.run(batch))
+        scores, waiting = [score.known(answer) for score in scores], False
+    kept: dict[int, tuple[Tensor, list[capture.AttentionCall]]] = {}
     found: dict[int, Tensor] = {}
 
-    def score(feature: Tensor) -> Tensor:
-        return torch.stack([one(feature) for one in scores], 1)
+    def explain(layer: int, tokens: Tensor, calls: list[capture.AttentionCall]) -> Tensor:
+        if anatomy.route == "pooler":
+            return pooler_layer(anatomy, reader, tokens, scores, layer)
+        if layer in known:
+            return closed_layer(anatomy, reader, plan.readings[readout], known[layer], tokens, calls[0], scores, layer)
+        return block_layer(anatomy, reader, tokens, calls, scores, layer)
 
     def visit(layer: int, output: Any, calls: list[capture.AttentionCall]) -> None:
         tokens = anatomy.to_tokens(output)
-        explain = pooler_layer if anatomy.route == "pooler" else block_layer
-        found[layer] = explain(anatomy, anatomy.readouts[readout], tokens, calls, score, layer).cpu()
+        if anatomy.route == "self-attention":
+            check_calls(anatomy, calls, f"block {layer} ({type(anatomy.blocks[layer]).__name__})")
+        if waiting:
+            kept[layer] = tokens, calls
+        else:
+            found[layer] = explain(layer, tokens, calls).cpu()
 
-    in_blocks = anatomy.attention if anatomy.route == "self-attention" else None
-    final, last = capture.stream(lambda: anatomy.run(batch), anatomy.blocks, layers, visit, tap=in_blocks)
-    final = as_float(final)
-    native = native_feature(anatomy, anatomy.to_tokens(last))
-    same_output(native, final, "the native read-out of the last block's tokens", batch.dtype)
-    if anatomy.output != "logits":
-        final = F.normalize(final, dim=-1)
-    return torch.stack([found[layer] for layer in layers], 2), score(final).cpu()
-
-
-def block_layer(
-    anatomy: ViTAnatomy,
-    readout: Readout,
-    tokens: Tensor,
-    calls: list[capture.AttentionCall],
-    score: Callable[[Tensor], Tensor],
-    layer: int,
-) -> Tensor:
-    """Self-attention route: gradients of the layer's scores at its head outputs, (batch, targets, *grid)."""
-    check_calls(anatomy, calls, f"block {layer} ({type(anatomy.blocks[layer]).__name__})")
-    leaf = as_float(tokens.detach()).requires_grad_()
-    scores = score(capture.in_float(readout, anatomy.tower, anatomy.blocks, leaf))
-    heads = [calls[tap] for tap in anatomy.taps]
-    results = []
-    for target in range(scores.shape[1]):
-        above = _gradient(scores[:, target], leaf, layer, target)
-        # half precision: bring the gradient near 1 by a power of two, which ReLU lets us undo exactly afterwards
-        shift = _power_of_two(above) if tokens.dtype != leaf.dtype else torch.ones(1, 1, 1, device=leaf.device)
-        undo = shift.reshape(-1, *[1] * len(anatomy.grid))
-        gradients = torch.autograd.grad(
-            tokens,
-            [call.output for call in heads],
-            (above * shift).to(tokens.dtype),
-            retain_graph=True,
-            allow_unused=True,
-        )
-        maps = []
-        for tap, call, gradient in zip(anatomy.taps, heads, gradients, strict=True):
-            if gradient is None:
-                raise TruthCheckError(
-                    f"an attention of block {layer} does not reach the block's output: wrong attention or wrong block"
-                )
-            maps.append(anatomy.on_grid(_keys(call, gradient, slice(None)), tap, len(tokens)))
-        results.append(relevance.merge_layers(maps) / undo)
-    return torch.stack(results, 1)
-
-
-def pooler_layer(
-    anatomy: ViTAnatomy,
-    readout: Readout,
-    tokens: Tensor,
-    calls: list[capture.AttentionCall],
-    score: Callable[[Tensor], Tensor],
-    layer: int,
-) -> Tensor:
-    """Pooler route: the same at the pooler's attention over the block's tokens, query 0 only."""
-    leaf = as_float(tokens.detach())
-    feature, calls = capture.tapped(
-        lambda: capture.in_float(readout, anatomy.tower, anatomy.blocks, leaf), anatomy.attention
+    final, last = capture.stream(
+        lambda: anatomy.run(batch),
+        anatomy.blocks,
+        layers,
+        visit,
+        tap=anatomy.attention if anatomy.route == "self-attention" else None,
+        watched={layer: tail.watched(anatomy.blocks[layer]) for layer, tail in known.items()},
     )
-    check_calls(anatomy, calls, f"the attentional pooler on block {layer}")
-    scores = score(feature)
-    results = []
-    for target in range(scores.shape[1]):
-        maps = []
-        for tap in anatomy.taps:
-            gradient = _gradient(scores[:, target], calls[tap].output, layer, target)
-            maps.append(anatomy.on_grid(_keys(calls[tap], gradient, slice(0, 1)), tap, len(tokens)))
-        results.append(relevance.merge_layers(maps))
-    return torch.stack(results, 1)
+    native = native_feature(anatomy, anatomy.to_tokens(last))
+    same_output(native, as_float(final), "the native read-out of the last block's tokens", batch.dtype)
+    answer = _answer(anatomy, final)
+    scores = [score.known(answer) for score in scores]
+    with torch.enable_grad():
+        for layer in list(kept):
+            found[layer] = explain(layer, *kept.pop(layer)).cpu()
+    values = torch.stack([one(answer) for one in scores], 1).cpu()
+    return Explained(torch.stack([found[layer] for layer in layers], 2), values, scores)
 
 
-def _keys(call: capture.AttentionCall, gradient: Tensor, queries: slice) -> Tensor:
-    """Relevance of the keys of one attention, (batch, keys); heads may be folded into the batch."""
-    value, keep = call.value, call.keep
-    if gradient.ndim == 3:
-        gradient = gradient[:, None]
-        value, keep = (None if t is None else t[:, None] for t in (value, keep))
-    keep = None if keep is None else keep[:, :, queries]
-    return relevance.key_relevance(gradient[:, :, queries], value, keep)
-
-
-def _gradient(score: Tensor, at: Tensor, layer: int, target: int) -> Tensor:
-    """d sum(score) / d at; rows of a batch are independent, so the sum keeps them apart."""
-    if not score.requires_grad:
-        raise InputError(
-            f"target {target}: the callable's result does not depend on the feature (was it detached, or computed "
-            "without gradients?)"
-        )
-    (gradient,) = torch.autograd.grad(score.sum(), at, retain_graph=True, allow_unused=True)
-    if gradient is None:
-        raise TruthCheckError(f"the score of target {target} does not depend on layer {layer}'s attention")
-    return gradient
-
-
-def _power_of_two(gradient: Tensor) -> Tensor:
-    """(batch, 1, ...) powers of two that bring each picture's largest gradient to about 1; 1 for a zero gradient."""
-    largest = gradient.abs().flatten(1).amax(1)
-    exponent = torch.where(largest > 0, -largest.clamp(min=1e-38).log2().floor(), 0)
-    return exponent.exp2().reshape(-1, *[1] * (gradient.ndim - 1))
+def _answer(anatomy: ViTAnatomy, output: Tensor) -> Tensor:
+    """The model's final answer in at least float32: raw logits, or L2-normalised embeddings."""
+    output = as_float(output)
+    return output if anatomy.output == "logits" else F.normalize(output, dim=-1)

@@ -78,12 +78,32 @@ class Score:
         direction: (1 or batch, features); the score is its inner product with the feature.
         function: (batch, features) -> (batch,), rows apart.
         own: one score per picture; None stands for "nothing asked", a score of zero.
+        answering: (batch, features), the model's final answer -> the target, for targets that depend on it.
     """
 
     label: str | tuple[str, ...]
     direction: Tensor | None = None
     function: Function | None = None
     own: "tuple[Score | None, ...] | None" = None
+    answering: "Callable[[Tensor], Score] | None" = None
+
+    @property
+    def late(self) -> bool:
+        """Does the target depend on the model's answer?"""
+        return self.answering is not None or any(one is not None and one.late for one in self.own or ())
+
+    def known(self, answer: Tensor) -> "Score":
+        """The target once the model's answer is there.
+
+        Args:
+            answer: (batch, features), raw logits or L2-normalised embeddings.
+        """
+        if self.answering is not None:
+            return self.answering(answer)
+        if self.own is not None:
+            rows = zip(self.own, answer.split(1), strict=True)
+            return per_picture([None if one is None else one.known(row) for one, row in rows])
+        return self
 
     def __call__(self, feature: Tensor) -> Tensor:
         """(batch, features) -> (batch,)."""
@@ -105,6 +125,11 @@ class Score:
                 f"target {self.label!r}: a callable gets the feature {tuple(feature.shape)} and returns one score per "
                 f"picture, shape {(len(feature),)}; it returned {came}"
             )
+        if feature.requires_grad and not score.requires_grad:
+            raise InputError(
+                f"target {self.label!r}: the callable's result does not depend on the feature (was it detached, or "
+                "computed without gradients?)"
+            )
         return score
 
     def rows(self, indices: Sequence[int]) -> "Score":
@@ -114,11 +139,30 @@ class Score:
         if direction is not None and len(direction) > 1:
             direction = direction[list(indices)]
         own = None if self.own is None else tuple(self.own[i] for i in indices)
-        return Score(label, direction, self.function, own)
+        return Score(label, direction, self.function, own, self.answering)
 
     def label_of(self, image: int) -> str:
         """The label for one picture."""
         return self.label if isinstance(self.label, str) else self.label[image]
+
+
+def scored_apart(scores: Sequence[Score], features: Tensor) -> Tensor:
+    """Every target on a feature of its own.
+
+    Args:
+        scores: the targets.
+        features: (targets, batch, features).
+
+    Returns:
+        (targets, batch).
+    """
+    directions = [score.direction for score in scores]
+    if len({None if one is None else one.shape for one in directions}) == 1 and directions[0] is not None:
+        # all at once what one by one takes longer than the arithmetic
+        together = torch.stack([one for one in directions if one is not None])
+        if together.shape[-1] == features.shape[-1]:
+            return (features * together.to(features)).sum(-1)
+    return torch.stack([score(feature) for score, feature in zip(scores, features, strict=True)])
 
 
 def per_picture(scores: Sequence[Score | None]) -> Score:
@@ -128,6 +172,8 @@ def per_picture(scores: Sequence[Score | None]) -> Score:
 
 def contrast(a: Score, b: Score) -> Score:
     """The difference of two resolved targets."""
+    if a.late or b.late:
+        return Score("contrast", answering=lambda answer: contrast(a.known(answer), b.known(answer)))
     if isinstance(a.label, str) and isinstance(b.label, str):
         label: str | tuple[str, ...] = f"{a.label} rather than {b.label}"
     else:

@@ -1,6 +1,7 @@
 """The truth check: does what is captured reproduce what the model computes?"""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ def as_float(tokens: Tensor) -> Tensor:
 def native_feature(anatomy: ViTAnatomy, tokens: Tensor) -> Tensor:
     """The native head on block tokens, before L2, at least float32: (batch, features)."""
     native = anatomy.readouts["native"].function
-    return capture.in_float(native, anatomy.tower, anatomy.blocks, as_float(tokens))
+    return capture.InFloat(anatomy.tower, anatomy.blocks)(native, as_float(tokens))
 
 
 def _tolerance(dtype: torch.dtype) -> float:
@@ -58,7 +59,9 @@ def _name(anatomy: ViTAnatomy, layer: int) -> str:
     return f"block {layer} ({type(anatomy.blocks[layer]).__name__})"
 
 
-def truth_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
+def truth_check(
+    anatomy: ViTAnatomy, batch: Tensor, look: Callable[[int, Tensor, list[capture.AttentionCall]], None] | None = None
+) -> None:
     """One plain forward against the instrumented one, block by block if they differ, and every tapped attention
     against an explicit softmax on a few queries.
 
@@ -67,6 +70,8 @@ def truth_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
     Args:
         anatomy: for the size of ``batch``.
         batch: (1, *anatomy.shape) in the model's dtype.
+        look: called as ``look(layer, tokens, attention_calls)`` for every block of the self-attention route that
+            passed, with its graph.
 
     Raises:
         TruthCheckError: says what differs, and where first.
@@ -88,6 +93,8 @@ def truth_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
                     f"attention {number} of {where}: head outputs differ from softmax(QK^T)V by {call.mismatch:.2g} of "
                     "the largest value: values, mask, scale or head order were not captured as the model uses them"
                 )
+        if look is not None and anatomy.route == "self-attention":
+            look(layer, anatomy.to_tokens(output), calls)
 
     every = range(len(anatomy.blocks))
     in_blocks = anatomy.attention if anatomy.route == "self-attention" else None

@@ -1,0 +1,158 @@
+"""What a read-out reads: the gradients of many scores at a block's tokens, in one pass where it only reads a mean."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from legrad import capture
+from legrad.anatomy import Readout, ViTAnatomy
+from legrad.errors import TruthCheckError
+from legrad.targets import Score, scored_apart
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which tokens a read-out depends on.
+
+    Attributes:
+        rows: first and last + 1 of them.
+        mean: only their mean matters (or there is but one): the gradient is the same at all of them.
+    """
+
+    rows: tuple[int, int]
+    mean: bool
+
+    def of(self, tokens: Tensor) -> Tensor:
+        """The tokens that matter, (batch, rows, ...), a view."""
+        return tokens[:, slice(*self.rows)]
+
+
+class Reader:
+    """One read-out of a model, evaluated and differentiated in at least float32.
+
+    Args:
+        anatomy: the model's.
+        readout: one of its read-outs.
+    """
+
+    def __init__(self, anatomy: ViTAnatomy, readout: Readout) -> None:
+        self._readout = readout
+        self._in_float = capture.InFloat(anatomy.tower, anatomy.blocks)
+        self._copies = anatomy.num_prefix_tokens + 1
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """(batch, tokens, dim) -> (batch, features)."""
+        return self._in_float(self._readout, tokens)
+
+    def _of_one(self, token: Tensor) -> Tensor:
+        """The feature of tokens that are all alike, as few as a read-out can be given: (batch, dim) in."""
+        return self(token[:, None].expand(-1, self._copies, -1))
+
+    def detect(self, tokens: Tensor) -> Reading:
+        """Which tokens matter: found by differentiating one arbitrary direction of the feature.
+
+        Args:
+            tokens: of a block, (1, tokens, dim), at least float32.
+        """
+        with torch.enable_grad():
+            leaf = tokens.detach().requires_grad_()
+            feature = self(leaf)
+            direction = torch.linspace(1, 2, feature.shape[-1]).mul_(1e4).sin_().to(feature)
+            (gradient,) = torch.autograd.grad(feature @ direction, leaf)
+        rows = gradient[0].abs().amax(-1).nonzero()[:, 0].tolist()
+        if not rows:
+            return Reading((0, tokens.shape[1]), mean=False)
+        reading = Reading((rows[0], rows[-1] + 1), mean=True)
+        seen = reading.of(gradient)
+        alike = bool((seen - seen[:, :1]).abs().max() <= 1e-5 * seen.abs().max())
+        return reading if alike and self._only_mean(reading, tokens, feature) else Reading(reading.rows, mean=False)
+
+    def _only_mean(self, reading: Reading, tokens: Tensor, feature: Tensor) -> bool:
+        """Do copies of the mean give the same feature?"""
+        with torch.no_grad():
+            try:
+                repeated = self._of_one(reading.of(tokens).mean(1))
+            except (RuntimeError, IndexError, ValueError):  # it wants all tokens, to lay them on a grid for instance
+                return False
+            return bool((repeated - feature).abs().max() <= 1e-5 * feature.abs().max())
+
+    def gradients(self, reading: Reading, tokens: Tensor, scores: Sequence[Score]) -> Tensor:
+        """d score / d tokens at the rows that matter.
+
+        Args:
+            reading: what ``detect`` told.
+            tokens: (batch, tokens, dim), at least float32.
+            scores: the targets.
+
+        Returns:
+            (batch, targets, rows, dim); (batch, targets, 1, dim) if ``reading.mean``.
+
+        Raises:
+            InputError: a callable's result does not depend on the feature.
+        """
+        with torch.enable_grad():
+            if not reading.mean:
+                leaf = tokens.detach().requires_grad_()
+                feature = self(leaf)
+                each = [gradient(score(feature), leaf) for score in scores]
+                return torch.stack([reading.of(one) for one in each], 1)
+            rows = reading.of(tokens)
+            # one copy of the mean per target: all of them in one backward pass
+            leaf = rows.detach().mean(1).repeat(len(scores), 1).requires_grad_()
+            found = scored_apart(scores, self._of_one(leaf).unflatten(0, (len(scores), -1)))
+            below = gradient(found, leaf) / rows.shape[1]
+            return below.unflatten(0, (len(scores), -1)).transpose(0, 1).contiguous()[:, :, None]
+
+
+def at_feature(scores: Sequence[Score], feature: Tensor) -> Tensor:
+    """d score / d feature.
+
+    Args:
+        scores: the targets.
+        feature: (batch, features).
+
+    Returns:
+        (targets, batch, features).
+    """
+    with torch.enable_grad():
+        leaf = feature.detach().repeat(len(scores), 1).requires_grad_()
+        found = scored_apart(scores, leaf.unflatten(0, (len(scores), -1)))
+        return gradient(found, leaf).unflatten(0, (len(scores), -1))
+
+
+def gradient(score: Tensor, at: Tensor) -> Tensor:
+    """d sum(score) / d at; rows of a batch are independent, so the sum keeps them apart."""
+    found = torch.autograd.grad(score.sum(), at, retain_graph=True, allow_unused=True)[0]
+    if found is None:
+        raise TruthCheckError("a score does not depend on this layer's tokens or attention")
+    return found
+
+
+def pulled_back(feature: Tensor, at: Sequence[Tensor], above: Tensor) -> list[Tensor]:
+    """The gradients of many functions of the feature at what it was computed from, in one backward pass.
+
+    Args:
+        feature: (batch, features).
+        at: tensors of its graph.
+        above: gradients at the feature, (targets, batch, features).
+
+    Returns:
+        (targets, *shape) for each of ``at``.
+    """
+
+    def back(one: Tensor, batched: bool) -> Sequence[Tensor | None]:
+        return torch.autograd.grad(feature, at, one, retain_graph=True, allow_unused=True, is_grads_batched=batched)
+
+    if len(above) > 1:
+        try:
+            found = back(above, batched=True)
+        except RuntimeError:  # an operation that cannot be batched
+            rows = [back(one, batched=False) for one in above]
+            found = [None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True)]
+    else:
+        found = [None if one is None else one[None] for one in back(above[0], batched=False)]
+    if any(one is None for one in found):
+        raise TruthCheckError("the feature does not depend on an attention of the pooler")
+    return [one for one in found if one is not None]

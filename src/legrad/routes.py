@@ -1,0 +1,145 @@
+"""One layer's relevance, from its block's tokens and attention: in closed form, by autograd, or through a pooler."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from legrad import capture, reading, relevance, tails
+from legrad.anatomy import ViTAnatomy
+from legrad.errors import TruthCheckError
+from legrad.reading import Reader, Reading
+from legrad.tails import Tail
+from legrad.targets import Score
+from legrad.truth import as_float, check_calls
+
+# Numbers that one chunk of pictures x targets holds per activation: on a processor they stay in its cache.
+_CHUNK_NUMBERS = {False: 1 << 23, True: 1 << 28}
+
+
+def closed_layer(
+    anatomy: ViTAnatomy,
+    reader: Reader,
+    seen: Reading,
+    tail: Tail,
+    tokens: Tensor,
+    call: capture.AttentionCall,
+    scores: Sequence[Score],
+    layer: int,
+) -> Tensor:
+    """Self-attention route through the closed form of the block's tail, (batch, targets, *grid).
+
+    Pictures x targets are worked off in chunks.
+    """
+    images, count = tokens.shape[:2]
+    block = anatomy.blocks[layer]
+    entered, *hidden = tails.activations(tail, block, call)
+    assert call.value is not None
+    heads = call.value.shape[1]
+    rows = seen.rows[1] - seen.rows[0]
+    with torch.no_grad():
+        parts = tails.weights(tail, block, call)
+        width = parts.outer.shape[1]
+        # folding costs as much as ``4 * dim`` tokens on the way back, and saves a fifth of each but the first
+        folded = tails.fold(parts) if tail.foldable and (len(scores) - 1) * images * rows > width else None
+        numbers = _CHUNK_NUMBERS[tokens.device.type == "cuda"]
+        targets = max(1, min(len(scores), numbers // (rows * width)))
+        pictures = max(1, numbers // (targets * rows * width))
+        result = []
+        for first in range(0, images, pictures):
+            some = slice(first, first + pictures)
+            here, value, keep = as_float(tokens[some]), call.value[some], _part(call.keep, some, seen.rows)
+            own = [score.rows(range(first, first + len(here))) for score in scores]
+            state = tails.State(parts, folded, seen.of(entered[some]), [seen.of(h[some]) for h in hidden])
+            maps = []
+            for start in range(0, len(own), targets):
+                g = reader.gradients(seen, here, own[start : start + targets])
+                g, undo = _shifted(g, tokens.dtype, 2)
+                gradient = state.head_gradient(g).unflatten(-1, (heads, -1)).transpose(2, 3)
+                maps.append(relevance.key_relevance(gradient, value, keep, count) / undo.flatten(2))
+            result.append(torch.cat(maps, 1))
+        keys = torch.cat(result)
+    return anatomy.on_grid(keys.flatten(0, 1), 0, images * len(scores)).unflatten(0, (images, -1))
+
+
+def _part(keep: Tensor | None, pictures: slice, rows: tuple[int, int]) -> Tensor | None:
+    """A mask that may be shared by pictures or queries, for some of them."""
+    if keep is None:
+        return None
+    keep = keep[pictures] if keep.shape[0] > 1 else keep
+    return keep[:, :, slice(*rows)] if keep.shape[2] > 1 else keep
+
+
+def block_layer(
+    anatomy: ViTAnatomy,
+    reader: Reader,
+    tokens: Tensor,
+    calls: list[capture.AttentionCall],
+    scores: Sequence[Score],
+    layer: int,
+) -> Tensor:
+    """Self-attention route: autograd from the layer's scores to its head outputs, (batch, targets, *grid)."""
+    leaf = as_float(tokens.detach()).requires_grad_()
+    feature = reader(leaf)
+    heads = [calls[tap] for tap in anatomy.taps]
+    results = []
+    for score in scores:
+        above, undo = _shifted(reading.gradient(score(feature), leaf), tokens.dtype, 1)
+        gradients = torch.autograd.grad(
+            tokens, [call.output for call in heads], above, retain_graph=True, allow_unused=True
+        )
+        maps = []
+        for tap, call, gradient in zip(anatomy.taps, heads, gradients, strict=True):
+            if gradient is None:
+                raise TruthCheckError(
+                    f"an attention of block {layer} does not reach the block's output: wrong attention or wrong block"
+                )
+            maps.append(anatomy.on_grid(_keys(call, gradient, slice(None)), tap, len(tokens)))
+        results.append(relevance.merge_layers(maps) / undo.reshape(-1, *[1] * len(anatomy.grid)))
+    return torch.stack(results, 1)
+
+
+def pooler_layer(anatomy: ViTAnatomy, reader: Reader, tokens: Tensor, scores: Sequence[Score], layer: int) -> Tensor:
+    """Pooler route: the same at the pooler's attention over the block's tokens, query 0 only."""
+    leaf = as_float(tokens.detach())
+    feature, calls = capture.tapped(lambda: reader(leaf), anatomy.attention)
+    check_calls(anatomy, calls, f"the attentional pooler on block {layer}")
+    heads = [calls[tap] for tap in anatomy.taps]
+    gradients = reading.pulled_back(feature, [call.output for call in heads], reading.at_feature(scores, feature))
+    results = []
+    for target in range(len(scores)):
+        maps = [
+            anatomy.on_grid(_keys(call, gradient[target], slice(0, 1)), tap, len(tokens))
+            for tap, call, gradient in zip(anatomy.taps, heads, gradients, strict=True)
+        ]
+        results.append(relevance.merge_layers(maps))
+    return torch.stack(results, 1)
+
+
+def _keys(call: capture.AttentionCall, gradient: Tensor, queries: slice) -> Tensor:
+    """Relevance of the keys of one attention, (batch, keys); heads may be folded into the batch."""
+    value, keep = call.value, call.keep
+    if gradient.ndim == 3:
+        gradient = gradient[:, None]
+        value, keep = (None if t is None else t[:, None] for t in (value, keep))
+    keep = None if keep is None else keep[:, :, queries]
+    return relevance.key_relevance(gradient[:, None, :, queries], value, keep)[:, 0]
+
+
+def _shifted(gradient: Tensor, dtype: torch.dtype, apart: int) -> tuple[Tensor, Tensor]:
+    """The gradient in the model's dtype, and what its relevance has to be divided by.
+
+    For half precision each picture's (and target's) gradient is brought near 1 by a power of two, which ReLU lets us
+    undo exactly afterwards.
+
+    Args:
+        gradient: at least float32.
+        dtype: of the model.
+        apart: leading dimensions that are shifted apart from each other.
+    """
+    if gradient.dtype == dtype:
+        return gradient, gradient.new_ones([1] * gradient.ndim)
+    largest = gradient.abs().flatten(apart).amax(-1)
+    exponent = torch.where(largest > 0, -largest.clamp(min=1e-38).log2().floor(), 0)
+    shift = exponent.exp2().reshape(*largest.shape, *[1] * (gradient.ndim - apart))
+    return (gradient * shift).to(dtype), shift
