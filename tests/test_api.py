@@ -33,6 +33,11 @@ def test_import_takes_no_optional_library_with_it():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_doctor_comes_when_called():
+    done = python("import sys, legrad; print('legrad.doctor' in sys.modules, legrad.doctor.examine.__name__)")
+    assert done.stdout.strip() == "False examine", done.stderr
+
+
 def test_import_is_quick_beside_torch():
     code = """
 import time, torch, numpy, PIL.Image, PIL.ImageOps
@@ -47,7 +52,7 @@ def test_every_public_name_is_there_and_listed():
         assert name in dir(legrad)
     contract = {"load", "wrap", "Explainer", "Explanation", "PREDICTED", "ZeroShot", "Similar", "Contrast", "Prompts"}
     contract |= {"LeGradError", "TruthCheckError", "FlatMapWarning", "ViTAnatomy", "LeWrapper", "LePreprocess"}
-    contract |= {"visualize", "list_pretrained", "embedded", "viz"}
+    contract |= {"visualize", "list_pretrained", "embedded", "viz", "doctor"}
     assert contract <= set(legrad.__all__)
     assert legrad.__version__ == importlib.metadata.version("legrad")
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):

@@ -19,7 +19,7 @@ from legrad.explanation import Explanation
 from legrad.targets import PREDICTED, Contrast, Prompts, Similar, ZeroShot
 
 if TYPE_CHECKING:
-    from legrad import embedded, viz
+    from legrad import doctor, embedded, viz
     from legrad.compat import LePreprocess, LeWrapper, list_pretrained, visualize
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "UnsupportedModelError",
     "ViTAnatomy",
     "ZeroShot",
+    "doctor",
     "embedded",
     "list_pretrained",
     "load",
@@ -48,7 +49,7 @@ __all__ = [
 ]
 
 _LAZY = dict.fromkeys(("LePreprocess", "LeWrapper", "list_pretrained", "visualize"), "legrad.compat")
-_LAZY_MODULES = ("embedded", "viz")
+_LAZY_MODULES = ("doctor", "embedded", "viz")
 
 
 def __getattr__(name: str) -> Any:

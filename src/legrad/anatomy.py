@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,6 +38,29 @@ class Readout:
         return F.normalize(feature, dim=-1) if self.normalize else feature
 
 
+class _Derived:
+    """Mark of a value that an anatomy filled in: ``dataclasses.replace`` hands it on, and it is derived anew."""
+
+
+class _Number(_Derived, int):
+    pass
+
+
+class _Name(_Derived, str):
+    pass
+
+
+class _Shape(_Derived, tuple[int, ...]):
+    pass
+
+
+@dataclass(frozen=True)
+class _Completed(_Derived, Readout):
+    """A read-out as an anatomy uses it; ``given`` is what it was made from, None if the anatomy added it."""
+
+    given: Readout | None = None
+
+
 def published(native: Callable[[Tensor], Tensor], num_prefix_tokens: int) -> Callable[[Tensor], Tensor]:
     """The authors' read-out of a class-token or averaged model: its own head on the mean over all tokens.
 
@@ -49,6 +73,30 @@ def published(native: Callable[[Tensor], Tensor], num_prefix_tokens: int) -> Cal
         return native(tokens.mean(1, keepdim=True).expand(-1, num_prefix_tokens + 1, -1))
 
     return function
+
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "output": ("embedding", "logits", "feature"),
+    "route": ("self-attention", "pooler"),
+    "attention": ("fused", "softmax"),
+    "axes": (("rows", "cols"), ("frames", "rows", "cols"), ("frequency", "time")),
+    "default_readout": (None, "native", "published"),
+}
+
+
+def _unless_derived(value: Any) -> Any:
+    return None if isinstance(value, _Derived) else value
+
+
+def _sides(name: str, value: Any, axes: Sequence[str]) -> tuple[int, ...]:
+    """A tuple of positive whole numbers, one for every axis."""
+    try:
+        sides = tuple(operator.index(side) for side in value)
+    except TypeError:
+        sides = ()
+    if len(sides) != len(axes) or min(sides) < 1:
+        raise InputError(f"{name} is ({', '.join(axes)}), positive whole numbers, got {value!r}")
+    return sides
 
 
 @dataclass(frozen=True)
@@ -65,7 +113,8 @@ class ViTAnatomy:
         grid: patches at ``image_size``, (rows, cols) or as ``axes`` says.
         num_prefix_tokens: class and register tokens in front of the patches.
         readouts: "native" (the model's own head) and "published" (as the authors' code pools); where the latter is not
-            given it is made from the native one, except for poolers, see ``published``.
+            given it is made from the native one, except for poolers, see ``published``. Functions are taken as they
+            are.
         default_readout: what ``readout="auto"`` means; by default "published" where there is one.
         output: "embedding" (compared with texts by cosine similarity), "logits" or "feature" (no head at all; compared
             with other features by cosine similarity).
@@ -86,6 +135,11 @@ class ViTAnatomy:
         axes: names of the grid's axes: ("rows", "cols"), ("frames", "rows", "cols") or ("frequency", "time").
         shape: of one input; default (3, height, width).
         notes: limits and policies that a user should know, one sentence each.
+
+    What is left out follows from the rest, also after ``dataclasses.replace``.
+
+    Raises:
+        InputError: a value that is none of those named, no blocks, no native read-out, or a grid that does not fit.
     """
 
     library: str
@@ -104,7 +158,7 @@ class ViTAnatomy:
     attention: Literal["fused", "softmax"] = "fused"
     attentions: int = 1
     taps: tuple[int, ...] = (0,)
-    key_prefix: int = -1
+    key_prefix: int = _Number(-1)
     key_suffix: int = 0
     lay: Callable[[Tensor, int], Tensor] | None = None
     to_tokens: Callable[[Any], Tensor] = _same
@@ -115,25 +169,82 @@ class ViTAnatomy:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        readouts = dict(self.readouts)
-        if "published" not in readouts and self.route == "self-attention":
-            native = readouts["native"]
-            readouts["published"] = Readout(published(native.function, self.num_prefix_tokens), native.normalize)
-        usual = self.output != "logits"
-        readouts = {
-            name: Readout(one.function, usual if one.normalize is None else one.normalize)
-            for name, one in readouts.items()
-        }
+        checked: dict[str, Any] = {}
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} is one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}")
+        if len(self.blocks) == 0 or not all(isinstance(block, nn.Module) for block in self.blocks):
+            raise InputError("blocks holds the transformer blocks, torch.nn.Modules, at least one")
+        for name in ("image_size", "patch_size", "stride"):
+            if name != "stride" or self.stride is not None:
+                checked[name] = _sides(name, getattr(self, name), ("height", "width"))
+        checked["grid"] = _sides("grid", self.grid, self.axes)
+        given = self._given_readouts()
+        if given.keys() - {"native", "published"} or "native" not in given:
+            raise InputError(
+                f'readouts has "native" (the model\'s own head) and may have "published", got {sorted(given)}'
+            )
+        prefix = self.num_prefix_tokens
+        if not isinstance(prefix, int) or prefix < 0:
+            raise InputError(f"num_prefix_tokens is the number of tokens in front of the patches, got {prefix!r}")
+        automatic = "published" if "published" in given or self.route == "self-attention" else "native"
         derived = {
-            "readouts": readouts,
-            "default_readout": self.default_readout or ("published" if "published" in readouts else "native"),
-            "key_prefix": self.num_prefix_tokens if self.key_prefix < 0 else self.key_prefix,
-            "shape": self.shape or (3, *self.image_size),
+            "readouts": self._completed(given),
+            "default_readout": _unless_derived(self.default_readout) or _Name(automatic),
+            "key_prefix": _Number(prefix)
+            if isinstance(self.key_prefix, _Derived) or self.key_prefix < 0
+            else self.key_prefix,
+            "shape": _unless_derived(self.shape) or _Shape((3, *checked["image_size"])),
         }
-        for name, value in derived.items():
+        for name, value in (checked | derived).items():
             object.__setattr__(self, name, value)
-        if len(self.axes) != len(self.grid):
-            raise InputError(f"a grid of {self.grid} needs as many axes, got {self.axes}")
+        if self.default_readout not in self.readouts:
+            raise InputError(f"default_readout={self.default_readout!r}, but readouts has {sorted(self.readouts)}")
+        if self.axes == ("rows", "cols"):
+            self._check_grid()
+
+    def _given_readouts(self) -> dict[str, Readout]:
+        """The read-outs without what this class added; plain functions are taken for read-outs."""
+        given = {}
+        for name, one in self.readouts.items():
+            if isinstance(one, _Completed):
+                if one.given is not None:
+                    given[name] = one.given
+            elif isinstance(one, Readout):
+                given[name] = one
+            elif callable(one):
+                given[name] = Readout(one)
+            else:
+                raise InputError(f"the read-out {name!r} is a legrad.Readout or a function, got {type(one).__name__}")
+        return given
+
+    def _completed(self, given: dict[str, Readout]) -> dict[str, Readout]:
+        """Every read-out with its normalisation, and the published one where it can be made."""
+        every: dict[str, tuple[Readout, Readout | None]] = {name: (one, one) for name, one in given.items()}
+        if "published" not in given and self.route == "self-attention":
+            native = given["native"]
+            every["published"] = Readout(published(native.function, self.num_prefix_tokens), native.normalize), None
+        usual = self.output != "logits"
+        return {
+            name: _Completed(one.function, usual if one.normalize is None else one.normalize, source)
+            for name, (one, source) in every.items()
+        }
+
+    def _check_grid(self) -> None:
+        """As many patches as fit; one more where the model pads the picture."""
+        if self.shape[-2:] != self.image_size:
+            raise InputError(f"shape {tuple(self.shape)} does not end in the image_size {self.image_size}")
+        stride = self.stride or self.patch_size
+        for axis, (count, side, patch, step) in enumerate(
+            zip(self.grid, self.image_size, self.patch_size, stride, strict=True)
+        ):
+            fits = (side - patch) // step + 1
+            if not fits <= count <= -(-(side - patch) // step) + 1:
+                raise InputError(
+                    f"the grid has {count} {self.axes[axis]}, but {side} pixels ({'height' if axis == 0 else 'width'} "
+                    f"of image_size {self.image_size}) hold {fits} patches of {patch}, one every {step} pixels: check "
+                    "grid, image_size, patch_size and stride"
+                )
 
     @property
     def device(self) -> torch.device:

@@ -18,6 +18,7 @@ from legrad.explanation import Explanation
 from legrad.inputs import Input, by_size, prepare, stack
 from legrad.layers import resolve_layers
 from legrad.planning import Planner
+from legrad.positions import no_position_check, position_check, random_input
 from legrad.resolving import Resolver
 from legrad.streaming import Plan, explain_batch
 from legrad.targets import Score
@@ -57,7 +58,7 @@ def wrap(
             or ``AutoProcessor``, which brings its tokenizer along); default: the one the model carries.
         tokenizer: texts -> token ids, as ``open_clip.get_tokenizer`` returns, or a tokenizer of transformers; needed
             for text targets.
-        anatomy: your own description, see ``ViTAnatomy``.
+        anatomy: your own description, see ``ViTAnatomy``; where it lays the patches is checked at the first use.
 
     Raises:
         UnsupportedModelError: a model that is not known and comes without an anatomy.
@@ -77,15 +78,16 @@ def wrap(
             return own(size, fit)
 
         adapter = replace(adapter, transform=chosen)
-    return Explainer(adapter)
+    return Explainer(adapter, own_anatomy=anatomy is not None)
 
 
 class Explainer:
     """A model that can be asked where it looked. Made by ``load`` or ``wrap``."""
 
-    def __init__(self, adapter: adapters.Adapter) -> None:
+    def __init__(self, adapter: adapters.Adapter, own_anatomy: bool = False) -> None:
         self._adapter = adapter
         self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._own_anatomy = own_anatomy
 
     def __repr__(self) -> str:
         return f"Explainer({self._adapter.name or type(self.model).__name__}, {self.anatomy!r})"
@@ -208,11 +210,13 @@ class Explainer:
             )
 
     def _plan(self, picture: Tensor, anatomy: ViTAnatomy) -> Plan:
-        """Made by the truth check at the first use of an input shape, dtype and device."""
+        """Made by the truth check, and after the position check of a user's anatomy: once for a shape, dtype, device."""
         key = (tuple(picture.shape), picture.dtype, picture.device)
         if key not in self._plans:
             planner = Planner(anatomy)
             truth_check(anatomy, picture, planner.visit)
+            if self._own_anatomy and not no_position_check(anatomy):
+                position_check(anatomy, random_input(anatomy))
             self._plans[key] = planner.plan()
         return self._plans[key]
 

@@ -166,7 +166,7 @@ def _timm(visual: Any) -> ViTAnatomy:
         output="embedding",
         resized=resized,
         route="pooler" if pooled else "self-attention",
-        key_prefix=trunks.pooler_prefix(trunk) if pooled else prefix,
+        key_prefix=trunks.pooler_prefix(trunk) if pooled else -1,
         switches=trunks.switches(trunk),
     )
 

@@ -107,7 +107,7 @@ def _tower(model: Any, image_size: Size, grid: Size, patch: Size, resized: Calla
         route="pooler" if pooled else "self-attention",
         attentions=attentions,
         taps=taps,
-        key_prefix=trunks.pooler_prefix(model) if pooled else prefix,
+        key_prefix=trunks.pooler_prefix(model) if pooled else -1,
         switches=trunks.switches(model),
         shape=(_channels(model), *image_size),
         notes=_notes(attentions, taps),

@@ -81,7 +81,7 @@ def _resized(model: Any, size: Size) -> ViTAnatomy:
         result: Tensor = changed.heads(changed.encoder(torch.cat([first, patches], 1))[:, 0])
         return result
 
-    return replace(_anatomy(changed), run=run, image_size=size, grid=grid, shape=(3, *size), resized=own.resized)
+    return replace(_anatomy(changed), run=run, image_size=size, grid=grid, resized=own.resized)
 
 
 def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Adapter:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from legrad.adapters.sizes import Size, pair
-from legrad.anatomy import Readout, ViTAnatomy, published
+from legrad.anatomy import Readout, ViTAnatomy
 from legrad.errors import InputError, UnsupportedModelError
 
 LIBRARY = "transformers"
@@ -127,7 +127,6 @@ def describe(family: Family, model: Any) -> ViTAnatomy:
     def run(images: Tensor, **options: Any) -> Tensor:
         return family.answer(model, images, options | family.options(vision, images))
 
-    shown = published(native, prefix) if family.pooler is None else pooler
     anatomy = ViTAnatomy(
         library=LIBRARY,
         tower=tower,
@@ -137,13 +136,12 @@ def describe(family: Family, model: Any) -> ViTAnatomy:
         patch_size=patch,
         grid=(native_size[0] // patch[0], native_size[1] // patch[1]),
         num_prefix_tokens=prefix,
-        readouts={"native": Readout(native), "published": Readout(shown)},
+        readouts={"native": Readout(native)} | ({"published": Readout(pooler)} if family.pooler else {}),
         default_readout="native" if family.averaged(config) or family.pooler else "published",
         output=family.output,
         resized=lambda size: resized(anatomy, size, family.sizes, run),
         route="self-attention" if family.pooler is None else "pooler",
         attention="fused" if fused else "softmax",
-        key_prefix=prefix,
         to_tokens=first,
         key_suffix=family.suffix(config),
         switches=(*(switches(tower) if fused else ()), *answers(model), *family.switches(vision)),
@@ -173,7 +171,6 @@ def resized(base: ViTAnatomy, size: Size, sizes: str, run: Callable[..., Tensor]
     return replace(
         base,
         image_size=size,
-        shape=(3, *size),
         grid=(size[0] // base.patch_size[0], size[1] // base.patch_size[1]),
         run=lambda images: run(images, **options),
         resized=lambda other: resized(base, other, sizes, run),
