@@ -1,11 +1,14 @@
 """Wrong targets, tensors and options: one clear error each, and the right one."""
 
+import warnings
+
 import models
 import pytest
 import torch
 
 import legrad
 from legrad.targets import as_list
+from legrad.texts import cut
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +218,80 @@ def test_features_are_compared_by_cosine_similarity():
     assert torch.allclose(found.scores[:, 0], cosine, atol=1e-5)
     assert torch.allclose(found.scores[:, 1], cosine, atol=1e-5)
     assert all(torch.allclose(length, torch.ones(2), atol=1e-5) for length in seen)
+
+
+# -- tokenizers ---------------------------------------------------------------------------------------------------
+
+
+def words(texts, length=8):
+    """One id per word, cut to the context."""
+    ids = torch.zeros(len(texts), length, dtype=torch.long)
+    for row, text in enumerate(texts):
+        found = [3 + sum(map(ord, word)) % 50 for word in text.strip(".").split()][: length - 2]
+        ids[row, : len(found) + 2] = torch.tensor([1, *found, 2])
+    return ids
+
+
+def growing(texts):
+    """As tokenizers of transformers: padded to the longest, cut at ten; letters may all be one unknown word."""
+    rows = [([1] + [5 if word.startswith("x") else 6 for word in text.split()])[:10] for text in texts]
+    return torch.tensor([row + [0] * (max(map(len, rows)) - len(row)) for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("tokenize", "texts", "expected"),
+    [
+        (words, ["a b c d e f"], []),  # exactly full
+        (words, ["a b c d e f g"], ["a b c d e f g"]),
+        (words, ["a b c d e f ...", "a photo of a dog, a cat and a ball"], ["a photo of a dog, a cat and a ball"]),
+        (words, ["a"], []),
+        (growing, ["xa xb", "xa", "b b b"], []),
+        (growing, ["x " * 8 + "b"], []),
+        (growing, ["a dog", "x " * 9 + "b"], ["x " * 9 + "b"]),
+    ],
+)
+def test_which_texts_are_cut(tokenize, texts, expected):
+    assert cut(tokenize, texts, tokenize(texts)) == expected
+
+
+def test_a_text_that_is_cut_is_told_once(explainer, x):
+    long = "a photo of a dog and of a cat and of a ball"
+    asked = legrad.wrap(explainer.model, tokenizer=words)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        asked.explain(x, ["a dog", long])
+    (message,) = [str(one.message) for one in told if "longer than the model's context" in str(one.message)]
+    assert long in message
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*hardly depend")
+        asked.explain(x, ["a dog", "a photo of a dog"])
+
+
+@pytest.mark.filterwarnings("ignore:.*maps (are flat|hardly depend)")
+def test_the_embedded_tokenizer_cuts_too():
+    embedded = legrad.load("embedded")
+    with pytest.warns(UserWarning, match="longer than the model's context.*1 more texts"):
+        embedded.explain(torch.randn(1, 3, 192, 192), ["a cat " * 30, "a dog " * 30, "a cow"])
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "message"),
+    [
+        (lambda texts: [[1, 2], [3]], "no table of token ids"),
+        (lambda texts: texts, "no table of token ids"),
+        (lambda texts: {"input_ids": torch.ones(1, 8, dtype=torch.long)}, "returned dict for 1 texts"),
+        (lambda texts: torch.ones(3, 8, dtype=torch.long), r"ids of shape \(3, 8\) for 1 texts"),
+        (lambda texts: texts.foo, "the tokenizer failed for 'a cat': 'list' object has no attribute 'foo'"),
+        (lambda texts: words(texts, 9), r"does not take what the tokenizer gives \(\(1, 9\)\).*this very model"),
+        (lambda texts: words(texts) + 1000, "does not take"),
+    ],
+)
+def test_tokenizers_that_do_not_fit(explainer, x, tokenizer, message):
+    with pytest.raises(legrad.InputError, match=message):
+        legrad.wrap(explainer.model, tokenizer=tokenizer).explain(x, "a cat")
+
+
+def test_a_tokenizer_may_return_lists(explainer, x):
+    expected = legrad.wrap(explainer.model, tokenizer=words).explain(x, "a cat")
+    found = legrad.wrap(explainer.model, tokenizer=lambda texts: words(texts).tolist()).explain(x, "a cat")
+    assert torch.equal(found.relevance, expected.relevance)

@@ -2,6 +2,7 @@
 
 import difflib
 import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from legrad.targets import (
     one_hot,
     per_picture,
 )
+from legrad.texts import cut, tokenized
 
 
 class Resolver:
@@ -114,8 +116,19 @@ class Resolver:
         empty = [text for text in texts if not text.strip()]
         if empty:
             raise InputError(f"a text target is empty: {empty[0]!r}; say what to look for, as in 'a photo of a dog'")
-        ids = self._adapter.tokenize(texts).to(self._anatomy.device)
-        embedding = self._adapter.encode_text(ids)
+        ids = tokenized(self._adapter.tokenize, texts)
+        if shortened := cut(self._adapter.tokenize, texts, ids):
+            _warn_of_cut(shortened)
+        try:
+            embedding = self._adapter.encode_text(ids.to(self._anatomy.device))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            shape = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+            raise InputError(
+                f"the text tower does not take what the tokenizer gives ({shape}): {str(error).splitlines()[0]}; is it "
+                "the tokenizer of this very model?"
+            ) from error
         return F.normalize(embedding.to(torch.promote_types(embedding.dtype, torch.float32)), dim=-1)
 
     def _ensemble(self, name: str, templates: Sequence[str]) -> Tensor:
@@ -205,3 +218,13 @@ class Resolver:
             return Score(names, F.one_hot(chosen, logits.shape[-1]).to(logits.dtype))
 
         return Score("predicted", answering=best)
+
+
+def _warn_of_cut(texts: Sequence[str]) -> None:
+    first = texts[0] if len(texts[0]) <= 80 else f"{texts[0][:60]} … {texts[0][-15:]}"
+    others = f" ({len(texts) - 1} more texts are cut too)" if len(texts) > 1 else ""
+    warnings.warn(
+        f"the text {first!r} is longer than the model's context: its end is cut off and plays no part{others}",
+        UserWarning,
+        stacklevel=6,
+    )
