@@ -239,7 +239,7 @@ def test_a_sound_that_is_too_long_warns(explainer):
         ([3], "got int"),
         ((np.zeros(4000, np.float32), -1), "positive number of Hz"),
         ([], "no images"),
-        (torch.zeros(1, 30, 20), "only, got 20 x 30"),
+        (torch.zeros(1, 30, 20), r"only, got \(batch, time 30, frequency 20\)"),
         (torch.zeros(40, 20), r"\(batch, time, frequency\)"),
     ],
 )
@@ -302,3 +302,15 @@ def test_command_line(extractor, tmp_path, monkeypatch):
         "sound--horn.png",
         "manifest.json",
     }
+
+
+def test_another_size_of_spectrogram_is_named_by_its_axes():
+    explainer = legrad.wrap(zoo_media.build("ast"))
+    time, frequency = explainer.anatomy.shape
+    with pytest.raises(legrad.InputError) as caught:
+        explainer.explain(torch.randn(1, frequency, time), 0)
+    assert f"spectrograms (batch, time {time}, frequency {frequency}) only" in str(caught.value)
+    assert f"got (batch, time {frequency}, frequency {time})" in str(caught.value)
+    values = {finding.what: finding.value for finding in legrad.doctor.examine(explainer).findings}
+    assert values["input sizes"] == f"time {time} x frequency {frequency} only"
+    assert values["grid"].endswith(f"at {time} x {frequency} (time, frequency)")

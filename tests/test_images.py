@@ -578,3 +578,25 @@ def test_a_file_name_that_is_no_utf8(tmp_path):
         pytest.skip("this file system takes UTF-8 names only")
     assert images.read(tmp_path / name).size == (6, 4)
     assert names(images.expand([str(tmp_path)])) == [name]
+
+
+# -- animations where single pictures are wanted ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.tiff"])
+def test_other_frames_than_the_first_are_told(tmp_path, name):
+    first, *others = (Image.new("RGB", (8, 8), (40 * i, 0, 0)) for i in range(3))
+    first.save(tmp_path / name, save_all=True, append_images=others)
+    with pytest.warns(UserWarning, match=rf"{name} holds 3 frames or pages and this model takes single") as told:
+        images.read(tmp_path / name)
+    assert len(told) == 1
+    with Image.open(tmp_path / name) as opened, pytest.warns(UserWarning, match="the PIL image holds 3 frames"):
+        images.read(opened)
+
+
+def test_a_single_frame_is_nothing_to_tell(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.gif")
+    first, second = Image.new("RGB", (8, 8)), Image.new("RGB", (4, 4))
+    first.save(tmp_path / "phone.mpo", save_all=True, append_images=[second])
+    for name in ("a.gif", "phone.mpo"):
+        images.read(tmp_path / name)

@@ -148,3 +148,25 @@ def test_pictures_at_other_sizes_and_fits(folder, size, fit):
 def test_devices_that_are_not_there(device):
     with pytest.raises(legrad.InputError, match=f"cannot use device '{device}'"):
         legrad.load("embedded", device=device)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "torch.float16", torch.float16])
+def test_types_by_name(dtype):
+    assert legrad.load("embedded", dtype=dtype).anatomy.dtype is torch.float16
+
+
+@pytest.mark.parametrize("dtype", ["half16", "int8", torch.int8, "nn", 16])
+def test_types_that_no_model_has(dtype):
+    with pytest.raises(legrad.InputError, match=r"dtype is one of torch\.float32, .* \(or its name\), got"):
+        legrad.load("embedded", dtype=dtype)
+
+
+@pytest.mark.parametrize("name", [None, torch.nn.Linear(1, 1)])
+def test_a_model_is_no_name(name):
+    with pytest.raises(legrad.InputError, match=r"takes a model's name.*legrad\.wrap\(model\)"):
+        legrad.load(name)
+
+
+def test_a_device_without_weights():
+    with pytest.raises(legrad.InputError, match="'meta' has no weights"):
+        legrad.load("embedded", device="meta")

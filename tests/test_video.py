@@ -1,6 +1,7 @@
 """Video models: maps against the slow twin, tubes where they belong, clips of every kind in, film strips out."""
 
 import io
+import wave
 from types import SimpleNamespace
 
 import generic_twin
@@ -457,3 +458,37 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert "broken.gif" in capsys.readouterr().err
     assert {path.suffix for path in out.iterdir()} == {".png", ".gif", ".npz", ".json"}
     assert len(list(out.glob("*.gif"))) == 2
+
+
+def test_a_broken_animation_is_named(videomae, tmp_path):
+    first, *others = (Image.linear_gradient("L").rotate(30 * turn).resize((80, 60)) for turn in range(12))
+    whole, broken = tmp_path / "whole.gif", tmp_path / "broken.gif"
+    first.save(whole, save_all=True, append_images=others)
+    data = whole.read_bytes()
+    told = []
+    for length in range(900, len(data), 150):
+        broken.write_bytes(data[:length])
+        try:
+            videomae.explain(str(broken), 0)
+        except legrad.InputError as error:
+            told.append(str(error))
+    assert told
+    assert all("broken.gif" in message and "the PIL image" not in message for message in told)
+
+
+def test_a_sound_is_no_video(videomae, tmp_path):
+    pytest.importorskip("av")
+    with wave.open(str(tmp_path / "a.wav"), "wb") as sound:
+        sound.setparams((1, 2, 16000, 0, "NONE", ""))
+        sound.writeframes(bytes(32000))
+    with pytest.raises(legrad.InputError, match=r"a\.wav holds no pictures, only sound"):
+        videomae.explain(str(tmp_path / "a.wav"), 0)
+
+
+def test_the_doctor_says_why_positions_are_not_checked(videomae):
+    report = legrad.doctor.examine(videomae)
+    assert report.healthy
+    values = {finding.what: finding for finding in report.findings}
+    assert values["position check"].value.startswith("not run: it knows pictures only")
+    assert values["position check"].good is None
+    assert values["grid"].value.endswith("(frames, channels, height, width)")

@@ -317,3 +317,12 @@ def test_the_folder_vanishes(tmp_path):
     (tmp_path / "out").touch()
     with pytest.raises(legrad.InputError, match="cannot write"):
         folder.add(handmade.explanation())
+
+
+def test_targets_by_their_label():
+    found = handmade.explanation(labels=[["a cat", "a dog"]])
+    assert found.overlay(target="a dog").tobytes() == found.overlay(target=1).tobytes()
+    assert found.overlay(target="a dog").tobytes() != found.overlay(target=0).tobytes()
+    found.layer_figure(target="a dog")
+    with pytest.raises(legrad.InputError, match="image 0 has no target 'a cow', only 'a cat', 'a dog'"):
+        found.overlay(target="a cow")

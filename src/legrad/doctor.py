@@ -94,7 +94,8 @@ def allowed_sizes(anatomy: ViTAnatomy) -> str:
     """In words: which input sizes the architecture takes."""
     height, width = anatomy.image_size
     rows, cols = anatomy.stride or anatomy.patch_size
-    own = f"{height} x {width}"
+    spectrogram = anatomy.axes == ("frequency", "time")
+    own = f"time {width} x frequency {height}" if spectrogram else f"{height} x {width}"
     for grown, words in (((2, 4), "any"), ((2, 2), "any square")):
         try:
             anatomy.at((height + grown[0] * rows, width + grown[1] * cols))
@@ -122,7 +123,9 @@ def _facts(explainer: Explainer, anatomy: ViTAnatomy, report: Report) -> None:
         "prefix tokens", f"{anatomy.num_prefix_tokens}, {anatomy.key_prefix} of them keys in front of the patches"
     )
     grid = " x ".join(map(str, anatomy.grid))
-    report.add("grid", f"{grid} ({', '.join(anatomy.axes)}) at {' x '.join(map(str, anatomy.shape))}")
+    shape = " x ".join(map(str, anatomy.shape))
+    named = {"frames": " (frames, channels, height, width)", "frequency": " (time, frequency)"}.get(anatomy.axes[0], "")
+    report.add("grid", f"{grid} ({', '.join(anatomy.axes)}) at {shape}{named}")
     report.add("read-out", f"{anatomy.default_readout} by default, of {', '.join(sorted(anatomy.readouts))}")
     report.add("targets", _targets(explainer))
     report.add("input sizes", allowed_sizes(explainer.anatomy))

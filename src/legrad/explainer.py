@@ -29,7 +29,7 @@ FITS = ("model", "squash", "pad")
 METHODS = ("legrad",)
 
 
-def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Explainer":
+def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> "Explainer":
     """Build a pretrained model with its preprocessing and tokenizer.
 
     Args:
@@ -37,7 +37,7 @@ def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype
             "hf:FOLDER", "torchvision:NAME"; open_clip and timm also take "local-dir:PATH" and "hf-hub:ORG/REPO" behind
             their prefix.
         device: where the model lives; default CPU.
-        dtype: torch.float32 (default), torch.float16 or torch.bfloat16.
+        dtype: torch.float32 (default), torch.float16, torch.bfloat16 or torch.float64 (not open_clip), or its name.
 
     Raises:
         InputError: an unknown name, or weights that cannot be loaded (for instance without a network).

@@ -129,7 +129,7 @@ class Explanation:
     def overlay(
         self,
         image: int = 0,
-        target: int = 0,
+        target: int | str = 0,
         alpha: float = 0.65,
         cmap: str = "inferno",
         normalize: str | None = "map",
@@ -139,7 +139,7 @@ class Explanation:
 
         Args:
             image: index of the picture.
-            target: index of the target.
+            target: index of the target, or its label.
             alpha: opacity of the colours, in [0, 1].
             cmap: any matplotlib colour map; "jet" for the authors' look.
             normalize: as in ``saliency``.
@@ -149,7 +149,7 @@ class Explanation:
             RGB picture of the original's size; what the model never saw is grey and hatched. Low frequencies of a
             spectrogram are at the bottom.
         """
-        self._check_index(image, target)
+        target = self._index(image, target)
         saliency = self._of_targets(image, None, normalize)[target]
         if frame is not None and not (self._video and -len(saliency) <= frame < len(saliency)):
             raise InputError(f"no frame {frame}: image {image} has {len(saliency) if self._video else 'no'} frames")
@@ -158,7 +158,7 @@ class Explanation:
     def animation(
         self,
         image: int = 0,
-        target: int = 0,
+        target: int | str = 0,
         alpha: float = 0.65,
         cmap: str = "inferno",
         normalize: str | None = "map",
@@ -167,7 +167,7 @@ class Explanation:
 
         Normalised over the whole video: a frame without colour matters less than others.
         """
-        self._check_index(image, target)
+        target = self._index(image, target)
         if not self._video:
             raise InputError(f"only videos have an animation; this explanation's axes are {self.axes}")
         saliency = self._of_targets(image, None, normalize)[target]
@@ -178,15 +178,17 @@ class Explanation:
 
         Of a video a film strip for every target.
         """
-        self._check_index(image, 0)
+        self._index(image, 0)
         shown = [t for t in range(self.relevance.shape[1]) if self.valid[image, t]]
         titles = [f"{self.labels[image][t]}\n{self.scores[image, t]:.3f}" for t in shown]
         maps = self._of_targets(image, None, "map")[shown]
         return self._figure(image, maps, titles, Path(self.names[image]).name, cmap, alpha)
 
-    def layer_figure(self, image: int = 0, target: int = 0, cmap: str = "inferno", alpha: float = 0.65) -> "Figure":
+    def layer_figure(
+        self, image: int = 0, target: int | str = 0, cmap: str = "inferno", alpha: float = 0.65
+    ) -> "Figure":
         """One target's overlay for every layer; needs ``keep_layers=True``."""
-        self._check_index(image, target)
+        target = self._index(image, target)
         if self.layer_relevance is None:
             raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
         maps = self._saliency(image, self.layer_relevance[image, target], None, "map")
@@ -220,10 +222,19 @@ class Explanation:
             return viz.figure(picture[::-1], panels, titles, cmap=cmap, name=name, columns=2, labels=labels)
         return viz.figure(picture, panels, titles, cmap=cmap, name=name)
 
-    def _check_index(self, image: int, target: int) -> None:
+    def _index(self, image: int, target: int | str) -> int:
+        """The index of a target, given as such or by its label."""
         images, targets = self.relevance.shape[:2]
-        if not -images <= image < images or not -targets <= target < targets:
+        if not -images <= image < images:
             raise InputError(f"no image {image}, target {target}: there are {images} images and {targets} targets")
+        if isinstance(target, str):
+            known = [label for label, there in zip(self.labels[image], self.valid[image], strict=True) if there]
+            if target not in known:
+                raise InputError(f"image {image} has no target {target!r}, only {', '.join(map(repr, known))}")
+            return self.labels[image].index(target)
+        if not -targets <= target < targets:
+            raise InputError(f"no image {image}, target {target}: there are {images} images and {targets} targets")
+        return target
 
     def _repr_png_(self) -> bytes:
         return viz.png(self.figure(0))

@@ -35,23 +35,29 @@ def is_url(source: Any) -> bool:
     return isinstance(source, str) and "://" in source[:12]
 
 
-def read(source: Any) -> Image.Image:
+def read(source: Any, of_video: bool = False) -> Image.Image:
     """One picture as upright RGB: EXIF rotation applied, transparency laid on white, 16 bits scaled to 8.
 
     Args:
         source: path, http(s) URL, PIL image, or (H, W, 3) / (H, W) uint8 array.
+        of_video: the current frame of an animation is wanted, and the others are not forgotten.
 
     Raises:
         InputError: missing, unreadable, too large (Pillow's limit on decompression bombs), or of another kind.
+
+    Warns:
+        UserWarning: an animation, or a file of several pages, of which one picture is taken.
     """
     if isinstance(source, Image.Image):
         name = source.info.get(SOURCE)
         try:
-            return _upright_rgb(source, name)
+            single, count = _upright_rgb(source, name), 1 if of_video else _frames(source)
         except InputError:
             raise
         except Exception as error:  # a lazily opened file may be broken, or closed by now
             raise InputError(f"cannot read {name or 'the PIL image'}: {error or type(error).__name__}") from error
+        _warn_of_frames(count, name or "the PIL image")
+        return single
     if isinstance(source, np.ndarray):
         grey_or_rgb = source.ndim in (2, 3) and source.shape[2:] in ((), (3,))
         if source.dtype != np.uint8 or not grey_or_rgb or source.size == 0:
@@ -78,13 +84,34 @@ def _open(file: Any, name: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as picture:
-                return _upright_rgb(picture, name)
+                single = _upright_rgb(picture, name)
+                count = _frames(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{name} has too many pixels to be opened safely: {error}; make it smaller first") from error
     except InputError:
         raise
     except Exception as error:  # Pillow's readers let anything through when a file is broken
         raise InputError(f"{name} is not a picture that Pillow can read: {error or type(error).__name__}") from error
+    _warn_of_frames(count, name)
+    return single
+
+
+def _frames(picture: Image.Image) -> int:
+    """How many pictures a file shows; phones put a second view of the same one into a JPEG (MPO)."""
+    try:
+        return 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
+    except Exception:  # broken behind the first one, which is all that is wanted
+        return 1
+
+
+def _warn_of_frames(count: int, name: str) -> None:
+    if count > 1:
+        warnings.warn(
+            f"{name} holds {count} frames or pages and this model takes single pictures: only one is "
+            "explained, of a file the first",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _shown(path: str) -> str:

@@ -109,9 +109,10 @@ def _animated(picture: Image.Image, name: str, count: int) -> list[Image.Image]:
         for index in chosen:
             if index not in frames:
                 picture.seek(index)
-                frames[index] = images.read(picture)
-    except InputError:
-        raise
+                frames[index] = images.read(picture, of_video=True)
+    except InputError as error:
+        # Pillow gives frames no name
+        raise InputError(str(error).replace("the PIL image", name)) from error
     except Exception as error:  # Pillow's readers let anything through when a file is broken
         raise InputError(f"cannot read the frames of {name}: {error or type(error).__name__}") from error
     finally:
@@ -130,6 +131,8 @@ def _decoded(file: Any, name: str, count: int) -> list[Image.Image]:
     av = importlib.import_module("av")
     try:
         with av.open(file) as video:
+            if not video.streams.video:
+                raise InputError(f"{name} holds no pictures, only sound, and the model takes videos")
             stream = video.streams.video[0]
             if stream.codec_context.width * stream.codec_context.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise InputError(f"{name}: frames of more than {Image.MAX_IMAGE_PIXELS} pixels; make it smaller first")
@@ -143,6 +146,6 @@ def _decoded(file: Any, name: str, count: int) -> list[Image.Image]:
         with av.open(file) as video:
             first = enumerate(itertools.islice(video.decode(video=0), max(wanted) + 1))
             frames = {i: frame.to_image() for i, frame in first if i in wanted}
-    except (av.FFmpegError, IndexError, OSError) as error:
+    except (av.FFmpegError, OSError) as error:
         raise InputError(f"cannot read {name} as a video: {error}") from error
     return [images.read(frames[index]) for index in chosen]

@@ -62,12 +62,19 @@ _ADAPTERS = {
     "transformers": "legrad.adapters.hf",
     "clip": "legrad.adapters.openai_clip",
 }
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # their code is often copied into other packages: recognised by its structure, imported or not
 _COPIED = {"clip"}
 
 
-def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Adapter:
+def load(name: str, device: torch.device | str | None, dtype: torch.dtype | str | None) -> Adapter:
     """Build the model that ``name`` stands for, see ``legrad.load``."""
+    if not isinstance(name, str):
+        raise InputError(
+            f"legrad.load takes a model's name, such as 'embedded' or 'hf:FOLDER', got {type(name).__name__}; for a "
+            "model in memory use legrad.wrap(model)"
+        )
+    dtype = _dtype(dtype)
     prefix, _, rest = name.partition(":")
     if prefix not in _MODULES or (prefix == "embedded") != (not rest):
         raise InputError(
@@ -79,8 +86,20 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"cannot use device {str(device)!r}: {str(error).splitlines()[0]}; try 'cpu'") from error
+    if device is not None and torch.device(device).type == "meta":
+        raise InputError("a model on the device 'meta' has no weights to explain; use 'cpu'")
     adapter: Adapter = importlib.import_module(_MODULES[prefix]).load(rest, device, dtype)
     return adapter
+
+
+def _dtype(wanted: Any) -> torch.dtype | None:
+    """A floating-point type of torch, given as such or by its name."""
+    found = getattr(torch, wanted.removeprefix("torch."), None) if isinstance(wanted, str) else wanted
+    if found is None and wanted is None:
+        return None
+    if found not in _DTYPES:
+        raise InputError(f"dtype is one of {', '.join(map(str, _DTYPES))} (or its name), got {wanted!r}")
+    return found
 
 
 def adapt(model: nn.Module) -> Adapter:

@@ -6,7 +6,6 @@ from typing import Any
 from torch import Tensor
 
 from legrad.adapters.hf.common import LIBRARY, answers, switches
-from legrad.adapters.hf.video import fixed_size
 from legrad.adapters.sizes import Size
 from legrad.anatomy import Readout, ViTAnatomy
 from legrad.errors import InputError
@@ -26,6 +25,12 @@ def ast(model: Any) -> ViTAnatomy:
         output = model(input_values=batch, return_dict=True)
         return output.pooler_output if trunk is model else output.logits
 
+    def resized(other: Size) -> ViTAnatomy:
+        raise InputError(
+            f"{type(model).__name__} takes spectrograms (batch, time {size[1]}, frequency {size[0]}) only, got (batch, "
+            f"time {other[1]}, frequency {other[0]})"
+        )
+
     return ViTAnatomy(
         library=LIBRARY,
         tower=model,
@@ -40,7 +45,7 @@ def ast(model: Any) -> ViTAnatomy:
         num_prefix_tokens=2,
         readouts={"native": Readout(native)},
         output="feature" if trunk is model else "logits",
-        resized=fixed_size(model, size),
+        resized=resized,
         switches=(*switches(model), *answers(model)),
         notes=("the published read-out averages all patches, also those of the padding behind a short sound",),
     )

@@ -23,8 +23,8 @@ def fixed_size(model: nn.Module, taken: Size) -> Callable[[Size], ViTAnatomy]:
 
     def resized(size: Size) -> ViTAnatomy:
         raise InputError(
-            f"{type(model).__name__} takes inputs of {taken[0]} x {taken[1]} only, got {size[0]} x {size[1]}: its "
-            "positions cannot be interpolated; leave size=None"
+            f"{type(model).__name__} takes frames of {taken[0]} x {taken[1]} pixels only, got {size[0]} x {size[1]}: "
+            "its positions cannot be interpolated; leave size=None"
         )
 
     return resized
