@@ -191,7 +191,7 @@ def test_one_broken_picture_among_good_ones(run):
 
 def test_only_broken_pictures(run):
     Path("a.png").write_text("not a picture")
-    assert_error(run("explain", "a.png", "-t", "a dog"), "a.png is not a picture", code=1)
+    assert_error(run("explain", "a.png", "-t", "a dog"), "a.png is not a picture")
 
 
 def test_odd_names(run):
@@ -237,7 +237,7 @@ def test_layers(run, given, expected):
         ("x", "--layers takes a number or a list such as 0,3,-1, got 'x'"),
         ("1,x", "got '1,x'"),
         ("0", "layers=0 but the model has 6 blocks"),
-        ("-1", "sequence of indices"),
+        ("-1", "for one block, counted from the end, add a comma: '-1,'"),
         ("7", "6 blocks"),
         ("0,6", "layer 6"),
         ("5,-1", "twice"),
@@ -466,3 +466,45 @@ def test_a_wrong_target_is_told_once(run):
     photo("a.png")
     photo("b.png")
     assert_error(run("explain", "a.png", "b.png", "-t", " "), "text target is empty")
+
+
+# -- more targets, and exit codes ---------------------------------------------------------------------------------
+
+
+def test_similar_contrast_and_zeroshot(run):
+    photo("a.png")
+    photo("b.png", seed=1)
+    options = ["--similar", "b.png", "--contrast", "a cat", "a dog", "--zeroshot", "cow", "--zeroshot", "pig"]
+    code, _, err = run("explain", "a.png", *options)
+    assert (code, err) == (0, "")
+    names = [record["target"] for record in manifest()["images"][0]["targets"]]
+    assert names[0] == "similar to b.png"
+    assert names[1] in ("cow", "pig")
+    assert names[2:] == ["a cat rather than a dog"]
+    assert_error(run("explain", "a.png", "--similar", "absent.png"), "--similar: no such picture: absent.png")
+
+
+def test_nothing_done_and_something_done_differ(run):
+    photo("good.png")
+    Path("a.png").write_text("not a picture")
+    Path("b.gif").write_text("not a picture")
+    assert run("explain", "good.png", "a.png", "-t", "a dog")[0] == 1
+    for broken in (["a.png"], ["b.gif"], ["a.png", "b.gif"]):
+        code, out, err = run("explain", *broken, "-t", "a dog")
+        assert (code, out, err.count("error: ")) == (2, "", len(broken))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--layers", "x"], ["--size", "x"], ["--fit", "x"], ["--cmap", "x"], ["--readout", "x"], ["--similar", "x"]],
+)
+def test_options_are_checked_before_a_model_is_loaded(run, monkeypatch, wrong):
+    monkeypatch.setattr(legrad, "load", None)
+    photo("a.png")
+    assert_error(run("explain", "a.png", "-t", "a dog", *wrong), "'x'" if wrong[0] != "--similar" else "x")
+
+
+def test_an_unknown_library(run):
+    assert_error(
+        run("models", "--library", "foo"), "--library is one of 'embedded', 'open_clip', 'timm', ", "got 'foo'"
+    )

@@ -170,3 +170,41 @@ def test_a_model_is_no_name(name):
 def test_a_device_without_weights():
     with pytest.raises(legrad.InputError, match="'meta' has no weights"):
         legrad.load("embedded", device="meta")
+
+
+# -- names that are nearly right ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders(tmp_path, folder, monkeypatch):
+    """One folder of every library, in the current one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "oc").symlink_to(folder)
+    for name, config in {
+        "hugging": {"model_type": "vit", "architectures": ["ViTForImageClassification"]},
+        "timmy": {"architecture": "vit_tiny_patch16_224"},
+        "other": {"mine": 1},
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hugging", r"unknown model 'hugging'.*did you mean 'hf:hugging'\?$"),
+        ("./timmy", r"did you mean 'timm:local-dir:\./timmy'\?$"),
+        ("oc", r"did you mean 'open_clip:local-dir:oc'\?$"),
+        ("other", r"lists what can be loaded$"),
+        ("hf:timmy", r"^the model in 'timmy' is not of transformers; did you mean 'timm:local-dir:timmy'\?$"),
+        ("hf:oc", r"did you mean 'open_clip:local-dir:oc'\?$"),
+        ("timm:local-dir:hugging", r"no timm model in 'hugging'.*did you mean 'hf:hugging'\?$"),
+        ("open_clip:local-dir:timmy", r"did you mean 'timm:local-dir:timmy'\?$"),
+        ("hf:huggin", r"^there is no folder 'huggin', and as a repository transformers could not load it: "),
+        ("hf:./huggin", r"^there is no folder './huggin'$"),
+    ],
+)
+def test_a_name_that_is_nearly_right(folders, name, message):
+    with pytest.raises(legrad.InputError, match=message) as told:
+        legrad.load(name)
+    assert ".." not in str(told.value)

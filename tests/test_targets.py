@@ -3,6 +3,7 @@
 import warnings
 
 import models
+import numpy as np
 import pytest
 import torch
 
@@ -37,7 +38,8 @@ def x():
         (torch.zeros(32), "zero"),
         (torch.full((32,), torch.nan), "NaN"),
         (torch.randn(2, 3, 4), "float tensor"),
-        (torch.ones(32, dtype=torch.long), "float tensor"),
+        (torch.ones(32, dtype=torch.long), "class index 1 needs"),
+        (torch.ones(2, 2, dtype=torch.long), "float tensor"),
         (torch.randn(31), "31 features, the model has 32"),
         (1.5, "cannot use float"),
         ({"a": 1}, "cannot use dict"),
@@ -295,3 +297,52 @@ def test_a_tokenizer_may_return_lists(explainer, x):
     expected = legrad.wrap(explainer.model, tokenizer=words).explain(x, "a cat")
     found = legrad.wrap(explainer.model, tokenizer=lambda texts: words(texts).tolist()).explain(x, "a cat")
     assert torch.equal(found.relevance, expected.relevance)
+
+
+# -- targets in other clothes -------------------------------------------------------------------------------------
+
+
+def test_indices_in_every_form():
+    for target in (torch.tensor([2, 3]), np.array([2, 3]), range(2, 4), [np.int64(2), torch.tensor(3)], [range(2, 4)]):
+        assert as_list(target) == [2, 3]
+        assert all(type(index) is int for index in as_list(target)[1:])
+    assert as_list(torch.tensor(2)) == [2]
+    assert as_list([[torch.tensor(2)], [np.array([0, 1])]]) == [[2], [0, 1]]
+
+
+def test_embeddings_as_arrays(explainer, x):
+    vectors = np.random.default_rng(0).normal(size=(2, 32))
+    expected = explainer.explain(x, torch.tensor(vectors)).relevance
+    assert torch.equal(explainer.explain(x, vectors).relevance, expected)
+    assert torch.equal(explainer.explain(x, [vectors[0], vectors[1]]).relevance, expected)
+    contrast = explainer.explain(x, legrad.Contrast(vectors[0], torch.tensor(vectors[1])))
+    assert contrast.relevance.shape == (2, 1, 4, 4)
+
+
+@pytest.mark.parametrize("wrong", [np.array(["a"]), np.array([None]), np.array([True]), torch.tensor([[1, 2]])])
+def test_arrays_that_are_no_targets(wrong):
+    with pytest.raises(legrad.InputError, match="class indices"):
+        as_list(wrong)
+
+
+@pytest.mark.parametrize(
+    ("null", "message"), [("", "null_target is an empty text"), (["a", "b"], "single target"), (" ", "null_target")]
+)
+def test_wrong_null_targets(explainer, x, null, message):
+    with pytest.raises(legrad.InputError, match=message):
+        explainer.explain(x, "a cat", null_target=null)
+
+
+@pytest.mark.parametrize("target", [3, "cat", legrad.PREDICTED, legrad.ZeroShot(["a"])])
+def test_a_model_without_a_head_says_what_it_can(x, target):
+    import timm
+
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, num_classes=0).eval()
+    with pytest.raises(legrad.InputError, match=r"give legrad\.Similar\(picture\), an embedding or a callable") as told:
+        legrad.wrap(model).explain(x, target)
+    assert "text, " not in str(told.value)
+
+
+def test_a_size_that_fills_the_memory():
+    with pytest.raises(legrad.InputError, match="size=100000 asks for 100000 x 100000 pixels, at most 100000000"):
+        legrad.load("embedded").explain(np.zeros((20, 30, 3), np.uint8), "a cat", size=100000)

@@ -1,4 +1,7 @@
-"""The command line: ``legrad explain``, ``legrad models``. Parse, call the library, save, print."""
+"""The command line: ``legrad explain``, ``legrad models``, ``legrad doctor``. Parse, call the library, save, print.
+
+Exit status: 0 all is well, 1 some inputs failed (or a model is not healthy), 2 nothing could be done.
+"""
 
 import io
 import re
@@ -15,9 +18,9 @@ from rich.progress import Progress
 from rich.table import Column, Table
 
 import legrad
-from legrad import images, sounds, videos
+from legrad import images, sounds, videos, viz
 from legrad.errors import InputError, LeGradError
-from legrad.explainer import FITS, METHODS, READOUTS
+from legrad.explainer import FITS, METHODS, READOUTS, check_choice
 from legrad.saving import Folder
 
 app = typer.Typer(
@@ -51,9 +54,14 @@ def parse_layers(text: str | None) -> int | list[int] | None:
     if text is None:
         return None
     try:
-        return [int(part) for part in text.split(",") if part.strip()] if "," in text else int(text)
+        found = [int(part) for part in text.split(",") if part.strip()] if "," in text else int(text)
     except ValueError as error:
         raise InputError(f"--layers takes a number or a list such as 0,3,-1, got {text!r}") from error
+    if isinstance(found, int) and found < 0:
+        raise InputError(
+            f"--layers={text} is no number of layers; for one block, counted from the end, add a comma: '{text},'"
+        )
+    return found
 
 
 def parse_size(text: str | None) -> int | tuple[int, int] | None:
@@ -80,6 +88,15 @@ def explain(
     label: Annotated[
         list[str] | None, typer.Option("--class", help="A classifier's class index or label; repeat it.")
     ] = None,
+    similar: Annotated[
+        list[str] | None, typer.Option(help="Another picture: what looks like it in these? Repeat it.")
+    ] = None,
+    contrast: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="What speaks for A rather than B (texts or classes).")
+    ] = None,
+    zeroshot: Annotated[
+        list[str] | None, typer.Option(help="The best-matching one of these names, for every picture; repeat it.")
+    ] = None,
     predicted: Annotated[bool, typer.Option("--predicted", help="The class that the classifier predicts.")] = False,
     model: Annotated[str, typer.Option(help="embedded, open_clip:ARCH/TAG, ...; see `legrad models`.")] = "embedded",
     layers: Annotated[
@@ -95,35 +112,54 @@ def explain(
     cmap: Annotated[str, typer.Option(help="matplotlib colour map; jet for the authors' look.")] = "inferno",
 ) -> None:
     """Explain pictures (videos, sounds): overlays, figures, raw arrays and a manifest in a folder."""
-    targets: list[Any] = [*(text or []), *[int(c) if re.fullmatch(r"-?\d+", c) else c for c in label or []]]
+    # what is wrong is told before a model is loaded
+    arguments: dict[str, Any] = {
+        "layers": parse_layers(layers),
+        "readout": check_choice("readout", readout, READOUTS),
+        "method": check_choice("method", method, METHODS),
+        "size": parse_size(size),
+        "fit": check_choice("fit", fit, FITS),
+        "keep_layers": per_layer,
+    }
+    viz.check_cmap(cmap)
+    targets: list[Any] = [*(text or []), *map(_class, label or []), *map(legrad.Similar, similar or [])]
     if predicted:
         targets.append(legrad.PREDICTED)
-    if image:  # a wrong name is told before a model is loaded
+    if zeroshot:
+        targets.append(legrad.ZeroShot(zeroshot))
+    for picture in similar or []:
+        if not images.is_url(picture) and not Path(picture).is_file():
+            raise InputError(f"--similar: no such picture: {picture}")
+    if image:
         list(images.expand(image, frozenset().union(*_SUFFIXES.values())))
-    if not targets:
+    if not targets and not contrast:
         if image:
-            raise InputError("say what to look for: -t 'a photo of a dog' (repeat it), --class or --predicted")
+            raise InputError(
+                "say what to look for: -t 'a photo of a dog' (repeat it), --class, --predicted, --zeroshot, --similar "
+                "or --contrast"
+            )
         targets = [f"a photo of a {name}" for name in legrad.embedded.sample_names()]
     explainer = legrad.load(model, device=device)
     suffixes = _SUFFIXES[explainer.anatomy.axes[0]]
     sources = list(images.expand(image, suffixes)) if image else [str(legrad.embedded.SAMPLE)]
     if label and explainer.anatomy.output != "logits":
-        raise InputError(f"--class needs a classifier; {model} compares pictures with texts: use -t")
-    arguments: dict[str, Any] = {
-        "layers": parse_layers(layers),
-        "readout": readout,
-        "method": method,
-        "size": parse_size(size),
-        "fit": fit,
-        "keep_layers": per_layer,
-    }
+        other = "use -t" if explainer.anatomy.output == "embedding" else "it has no head: use --similar"
+        raise InputError(f"--class needs a classifier, which {model} is not; {other}")
+    # numbers are classes of a classifier, and texts for other models
+    side = _class if explainer.anatomy.output == "logits" else str
+    if contrast:
+        targets.append(legrad.Contrast(side(contrast[0]), side(contrast[1])))
     folder = Folder(out, per_layer, cmap)
     failed = _explain_all(explainer, sources, targets, arguments, folder)
     _print_results(folder)
     for problem in failed:
         _print_error(problem)
     if failed:
-        raise typer.Exit(1)
+        raise typer.Exit(1 if folder.entries else 2)
+
+
+def _class(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
 def _explain_all(
@@ -203,8 +239,10 @@ def models(
     supported: Annotated[bool, typer.Option("--supported", help="Leave out what cannot be explained.")] = False,
 ) -> None:
     """List what can be loaded by name, and why the rest cannot; nothing is built or downloaded."""
-    from legrad.adapters import available
+    from legrad.adapters import LIBRARIES, available
 
+    if library is not None:
+        check_choice("--library", library, LIBRARIES)
     table = Table(Column("model", no_wrap=True, overflow="fold"), "verdict")
     rows = [
         (name, reason)

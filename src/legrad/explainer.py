@@ -161,9 +161,9 @@ class Explainer:
         Warns:
             FlatMapWarning: a map without contrast (returned as zeros).
         """
-        _choose("readout", readout, READOUTS)
-        _choose("fit", fit, FITS)
-        _choose("method", method, METHODS)
+        check_choice("readout", readout, READOUTS)
+        check_choice("fit", fit, FITS)
+        check_choice("method", method, METHODS)
         if memory != "auto" and (not isinstance(memory, int) or memory <= 0):
             raise InputError(f"memory is 'auto' or a positive number of bytes, got {memory!r}")
         if not 0 <= null_threshold <= 1:
@@ -258,9 +258,11 @@ def _in_chunks(
         chunks.halve(len(rows), failure)
 
 
-def _choose(name: str, value: str, allowed: Sequence[str]) -> None:
+def check_choice(name: str, value: str, allowed: Sequence[str]) -> str:
+    """The value of an argument; raises ``InputError`` unless it is one of those allowed."""
     if value not in allowed:
         raise InputError(f"{name} is one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
 
 
 @functools.cache

@@ -245,6 +245,8 @@ def as_size(size: int | Sequence[int]) -> Size:
         pair = []
     if len(pair) != 2 or min(pair) < 1:
         raise InputError(f"size is a positive int or (height, width), got {size!r}")
+    if pair[0] * pair[1] > _MOST_PIXELS:
+        raise InputError(f"size={size!r} asks for {pair[0]} x {pair[1]} pixels, at most {_MOST_PIXELS} are made")
     return pair[0], pair[1]
 
 

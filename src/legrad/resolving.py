@@ -62,8 +62,16 @@ class Resolver:
         return columns, valid
 
     def one(self, target: Any) -> Score:
-        """A single target."""
-        return self._scores([target])[0]
+        """The null target, for all pictures."""
+        if isinstance(target, str) and not target.strip():
+            raise InputError("null_target is an empty text; say what counts as background, as in 'a photo of a'")
+        return self._score(target)
+
+    def _score(self, target: Any) -> Score:
+        listed = as_list(target)
+        if len(listed) != 1 or isinstance(listed[0], list):
+            raise InputError(f"a single target is wanted here, got {len(listed)}")
+        return self._scores(listed)[0]
 
     def _scores(self, targets: list[Any]) -> list[Score]:
         """One score per target; texts are encoded together."""
@@ -92,7 +100,7 @@ class Resolver:
         if isinstance(target, Similar):
             return self._similar(target)
         if isinstance(target, Contrast):
-            return contrast(self.one(target.a), self.one(target.b))
+            return contrast(self._score(target.a), self._score(target.b))
         if target is PREDICTED:
             return self._predicted()
         if callable(target):
@@ -102,12 +110,18 @@ class Resolver:
             "legrad.Prompts, ZeroShot, Similar, Contrast, PREDICTED"
         )
 
+    def _possible(self) -> str:
+        """What can be asked of this model, for messages."""
+        if self._anatomy.output == "logits":
+            return "a class index, legrad.PREDICTED or a callable"
+        feature = "legrad.Similar(picture), an embedding or a callable"
+        texts = self._anatomy.output == "embedding" and self._adapter.encode_text is not None
+        return f"a text, legrad.ZeroShot(names), {feature}" if texts else feature
+
     def _embed(self, texts: Sequence[str]) -> Tensor:
         """L2-normalised text embeddings (texts, features), float32."""
         if self._anatomy.output != "embedding" or self._adapter.encode_text is None:
-            raise InputError(
-                "this model has no text tower; targets are class indices, embeddings, Similar or callables"
-            )
+            raise InputError(f"this model has no text tower; give {self._possible()}")
         if self._adapter.tokenize is None:
             raise InputError(
                 "text targets need a tokenizer: legrad.wrap(model, tokenizer=open_clip.get_tokenizer(NAME)), or pass "
@@ -148,7 +162,7 @@ class Resolver:
     def _label(self, text: str) -> Score:
         labels = self._adapter.labels
         if self._anatomy.output != "logits" or labels is None:
-            raise InputError(f"{text!r}: this model knows no texts; give a class index, an embedding or a callable")
+            raise InputError(f"{text!r}: this model knows no texts; give {self._possible()}")
         wanted = text.strip().casefold()
         for index, label in enumerate(labels):
             if wanted == label.casefold():
@@ -169,8 +183,7 @@ class Resolver:
     def _class(self, index: int) -> Score:
         if self._anatomy.output != "logits":
             raise InputError(
-                f"class index {index} needs a classifier; this model compares pictures with texts, so give a text or "
-                "legrad.ZeroShot(names)"
+                f"class index {index} needs a classifier, which this model is not; give {self._possible()}"
             )
         labels = self._adapter.labels
         classes = len(labels) if labels else self._features()
@@ -209,7 +222,7 @@ class Resolver:
 
     def _predicted(self) -> Score:
         if self._anatomy.output != "logits":
-            raise InputError("PREDICTED needs a classifier; for an image-text model give legrad.ZeroShot(names)")
+            raise InputError(f"PREDICTED needs a classifier, which this model is not; give {self._possible()}")
         labels = self._adapter.labels
 
         def best(logits: Tensor) -> Score:

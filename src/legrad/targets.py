@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -189,15 +190,13 @@ def contrast(a: Score, b: Score) -> Score:
 def as_list(targets: Any) -> list[Any]:
     """One target or several -> a list of targets, or a list of lists if every picture has its own.
 
-    A float tensor (targets, features) is as many embeddings; (features,) is one.
+    A float tensor or array (targets, features) is as many embeddings, (features,) is one; integers () or (targets,) are
+    class indices, and so is a range.
     """
-    if isinstance(targets, Tensor):
-        if targets.ndim not in (1, 2) or not targets.is_floating_point():
-            raise InputError(
-                "an embedding target is a float tensor (features,) or (targets, features), got "
-                f"{tuple(targets.shape)} {targets.dtype}"
-            )
-        return list(targets[None] if targets.ndim == 1 else targets)
+    if isinstance(targets, range):
+        targets = list(targets)
+    if isinstance(targets, Tensor | np.ndarray):
+        return _of_array(targets)
     if not isinstance(targets, list | tuple):
         return [targets]
     if not targets:
@@ -209,8 +208,30 @@ def as_list(targets: Any) -> list[Any]:
         return [as_list(target) for target in targets]
     flat: list[Any] = []
     for target in targets:
-        flat.extend(as_list(target) if isinstance(target, Tensor) else [target])
+        flat.extend(as_list(target) if isinstance(target, Tensor | np.ndarray | range) else [target])
     return flat
+
+
+def _of_array(array: "Tensor | np.ndarray[Any, Any]") -> list[Any]:
+    tensor = array if isinstance(array, Tensor) else _as_tensor(array)
+    if tensor.is_floating_point() and tensor.ndim in (1, 2):
+        return list(tensor[None] if tensor.ndim == 1 else tensor)
+    whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    if whole and tensor.ndim in (0, 1):
+        return [int(index) for index in tensor.reshape(-1)]
+    raise InputError(
+        "an embedding target is a float tensor or array (features,) or (targets, features), class indices are integers "
+        f"() or (targets,); got {tuple(tensor.shape)} {tensor.dtype}"
+    )
+
+
+def _as_tensor(array: "np.ndarray[Any, Any]") -> Tensor:
+    try:
+        return torch.tensor(array)
+    except TypeError as error:
+        raise InputError(
+            f"an array of {array.dtype} is no target; embeddings are floats, class indices ints"
+        ) from error
 
 
 def one_hot(index: int, classes: int, label: str) -> Score:

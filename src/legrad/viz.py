@@ -19,12 +19,19 @@ if TYPE_CHECKING:
 _HATCH = 12  # pixels between two lines
 
 
-def colours(saliency: "NDArray[Any]", cmap: str = "inferno") -> "NDArray[np.uint8]":
-    """Saliency (H, W) in [0, 1] -> RGB (H, W, 3) uint8 through a matplotlib colour map."""
+def check_cmap(cmap: str) -> None:
+    """Raise ``InputError`` unless matplotlib has a colour map of this name."""
     import matplotlib
 
     if cmap not in matplotlib.colormaps:
         raise InputError(f"matplotlib has no colour map {cmap!r}; try 'inferno', 'viridis', 'magma' or 'jet'")
+
+
+def colours(saliency: "NDArray[Any]", cmap: str = "inferno") -> "NDArray[np.uint8]":
+    """Saliency (H, W) in [0, 1] -> RGB (H, W, 3) uint8 through a matplotlib colour map."""
+    import matplotlib
+
+    check_cmap(cmap)
     return matplotlib.colormaps[cmap](np.clip(saliency, 0, 1), bytes=True)[..., :3]
 
 

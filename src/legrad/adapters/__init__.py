@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from legrad.adapters import folders
 from legrad.adapters.unwrapping import unwrap
 from legrad.anatomy import ViTAnatomy
 from legrad.errors import InputError, UnsupportedModelError
@@ -54,6 +55,7 @@ _MODULES = {
     "torchvision": "legrad.adapters.torchvision",
     "hf": "legrad.adapters.hf",
 }
+LIBRARIES = tuple(_MODULES)
 # library -> what to call when one of its models comes in
 _ADAPTERS = {
     "open_clip": "legrad.adapters.open_clip",
@@ -80,7 +82,7 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | str 
         raise InputError(
             f"unknown model {name!r}; expected 'embedded' or LIBRARY:NAME with LIBRARY one of "
             f"{', '.join(key for key in _MODULES if key != 'embedded')}, as in open_clip:ViT-B-16/openai or "
-            "timm:local-dir:PATH; `legrad models` lists what can be loaded"
+            f"timm:local-dir:PATH; `legrad models` lists what can be loaded{folders.hint(name)}"
         )
     try:
         torch.empty(0, device=device)

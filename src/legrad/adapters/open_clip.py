@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from legrad.adapters import Adapter, Size
+from legrad.adapters import Adapter, Size, folders
 from legrad.adapters import timm_trunk as trunks
 from legrad.adapters.sizes import pair, sharing_copy
 from legrad.adapters.unwrapping import unwrap
@@ -180,7 +180,10 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     if match := re.fullmatch(r"(local-dir|hf-hub):(.+)", name):
         architecture, tag = name, None
         if match[1] == "local-dir" and not (Path(match[2]) / "open_clip_config.json").is_file():
-            raise InputError(f"no open_clip model in {match[2]!r}: expected a folder with open_clip_config.json")
+            raise InputError(
+                f"no open_clip model in {match[2]!r}: expected a folder with open_clip_config.json"
+                f"{folders.hint(match[2])}"
+            )
     else:
         architecture, _, tag = name.partition("/")
         _check_name(architecture, tag)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from legrad.adapters import Adapter, Size, pictures
+from legrad.adapters import Adapter, Size, folders, pictures
 from legrad.adapters import timm_anatomy as anatomies
 from legrad.errors import InputError, UnsupportedModelError
 
@@ -89,6 +89,7 @@ def _check_folder(path: str) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"no timm model in {path!r}: expected a folder with config.json (that names an 'architecture') and weights"
+            f"{folders.hint(path)}"
         ) from error
     _check_supported(architecture)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from legrad.adapters import Adapter
+from legrad.adapters import Adapter, folders
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
 
 # parameters that no explanation uses
@@ -37,6 +37,11 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
 
     folder = Path(name).expanduser()
     source = str(folder) if folder.is_dir() else name
+    other = folders.hint(name)
+    if other and "hf:" not in other:
+        raise InputError(f"the model in {name!r} is not of transformers{other}")
+    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise InputError(f"there is no folder {name!r}")
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         kind = _kind(transformers, config, name)
@@ -48,9 +53,11 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     except LeGradError:
         raise
     except Exception as error:  # broken files come out of safetensors, pickle and json in every shape
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        missing = "" if folder.is_dir() else f"there is no folder {name!r}, and as a repository "
+        what = repr(name) if folder.is_dir() else "it"
         raise InputError(
-            f"transformers could not load {name!r}: {reason}. Expected a folder with config.json "
+            f"{missing}transformers could not load {what}: {reason}. Expected a folder with config.json "
             "and weights, or a repository ORG/NAME; without a network only folders, repositories in the cache and "
             "'embedded' work"
         ) from error
