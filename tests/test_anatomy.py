@@ -105,7 +105,7 @@ def test_class_indices_and_predicted(model, readout):
     assert torch.allclose(found.relevance, want.float(), atol=1e-5 * float(want.max()))
     assert torch.allclose(found.scores[:, 0], logits[:, 2], atol=1e-5)
     assert torch.allclose(found.scores[:, 1], logits.amax(1), atol=1e-5)
-    assert found.labels == [["class 2", f"class {c}"] for c in best.tolist()]
+    assert found.labels == [["class 2", f"class {c} (predicted)"] for c in best.tolist()]
 
 
 def test_what_a_classifier_cannot_answer(model):

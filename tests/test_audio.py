@@ -1,5 +1,6 @@
 """Audio models: maps against the slow twin, overlapping patches, sounds of every kind in, spectrograms out."""
 
+import dataclasses
 import wave
 
 import generic_twin
@@ -14,7 +15,7 @@ from twin import distance
 
 import legrad
 from legrad import capture, sounds
-from legrad.geometry import Cells, Frame
+from legrad.geometry import Cells, Frame, Timing
 
 RATE = 16000
 NAMES = [name for name in zoo_media.names() if name.startswith("ast")]
@@ -143,11 +144,14 @@ def test_low_frequencies_are_drawn_at_the_bottom():
     assert found.seen[0].any(1).tolist() == [True] * 126 + [False] * 2
     figure = found.figure()
     shown = [axis for axis in figure.axes if axis.images]
-    assert [axis.get_ylabel() for axis in shown] == ["frequency (bins)"] * 2
+    assert [axis.get_ylabel() for axis in shown] == ["frequency (mel bins)"] * 2
+    assert [axis.get_xlabel() for axis in shown] == ["time (spectrogram frames)"] * 2
     assert shown[0].images[0].get_extent() == [0, 300, 0, 128]
     assert np.array_equal(shown[0].images[0].get_array(), found.pictures[0][::-1])
     assert np.array_equal(shown[1].images[0].get_array(), np.asarray(found.overlay()))
     assert len([axis for axis in found.layer_figure().axes if axis.images]) == 3
+    timed = dataclasses.replace(found, timings=[Timing(duration=3.0)]).figure().axes[0]
+    assert (timed.get_xlabel(), timed.images[0].get_extent()) == ("time (seconds)", [0, 3, 0, 128])
     assert found._repr_png_().startswith(b"\x89PNG")
 
 

@@ -508,3 +508,19 @@ def test_an_unknown_library(run):
     assert_error(
         run("models", "--library", "foo"), "--library is one of 'embedded', 'open_clip', 'timm', ", "got 'foo'"
     )
+
+
+def test_a_reused_folder(run):
+    photo("a.png")
+    photo("b.png")
+    run("explain", "a.png", "-t", "a dog")
+    run("explain", "b.png", "-t", "a dog")
+    assert sorted(os.listdir("legrad-out")) == ["b--a-dog.png", "b.npz", "b.png", "manifest.json"]
+
+
+def test_equal_names_are_shown_with_their_folders(run):
+    photo("x/a.png")
+    photo("y/a.png")
+    _, out, _ = run("explain", "x/a.png", "y/a.png", "-t", "a dog")
+    assert "x/a.png" in out
+    assert "y/a.png" in out

@@ -173,7 +173,7 @@ def test_classifiers():
     explainer = legrad.wrap(model)
     found = explainer.explain(pictures, ["Cat", 3, legrad.PREDICTED])
     best = logits.argmax(1)
-    assert found.labels == [["cat", "mat", labels[int(i)]] for i in best]
+    assert found.labels == [["cat", "mat", f"{labels[int(i)]} (predicted)"] for i in best]
     assert torch.allclose(found.scores[:, :2], logits[:, [1, 3]], atol=1e-5)
     assert torch.allclose(found.scores[:, 2], logits.amax(1), atol=1e-5)
     with pytest.raises(legrad.InputError, match="no class 'car'"):

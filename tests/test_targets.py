@@ -346,3 +346,9 @@ def test_a_model_without_a_head_says_what_it_can(x, target):
 def test_a_size_that_fills_the_memory():
     with pytest.raises(legrad.InputError, match="size=100000 asks for 100000 x 100000 pixels, at most 100000000"):
         legrad.load("embedded").explain(np.zeros((20, 30, 3), np.uint8), "a cat", size=100000)
+
+
+@pytest.mark.filterwarnings("ignore:.*maps hardly depend")
+def test_equal_labels_are_numbered(explainer, x):
+    found = explainer.explain(x, [torch.randn(32), "cat", torch.randn(32), lambda f: f[:, 0], lambda f: f[:, 1], "cat"])
+    assert found.labels[0] == ["embedding", "cat", "embedding (2)", "<lambda>", "<lambda> (2)", "cat (2)"]

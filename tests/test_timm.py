@@ -342,7 +342,7 @@ def test_labels(picture):
     x = adapter.adapt(explainer.model).transform(None, "model")(picture)[None]
     with torch.no_grad():
         best = int(explainer.model(x).argmax())
-    assert predicted.labels == [[labels[best]]]
+    assert predicted.labels == [[f"{labels[best]} (predicted)"]]
     with pytest.raises(legrad.InputError, match="no class 'gold fish'; nearest:"):
         explainer.explain(picture, "gold fish")
 

@@ -1,6 +1,7 @@
 """Video models: maps against the slow twin, tubes where they belong, clips of every kind in, film strips out."""
 
 import io
+import json
 import wave
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from twin import distance
 import legrad
 from legrad import capture, videos
 from legrad.errors import TruthCheckError
-from legrad.geometry import Cells, Frame, along_time, follow
+from legrad.geometry import Cells, Frame, Timing, along_time, follow
 
 NORMS = ("vjepa2.encoder.layernorm",)  # left out by the published read-out of the pooler
 NAMES = [name for name in zoo_media.names() if not name.startswith("ast") and not zoo_media.not_applicable(name)]
@@ -425,8 +426,6 @@ def test_saving_writes_an_animation(tmp_path):
     assert [path.name for path in gifs] == ["picture-0--target-0.gif", "picture-0--target-1.gif"]
     with Image.open(gifs[0]) as animation:
         assert (animation.n_frames, animation.size) == (6, (30, 20))
-    import json
-
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["axes"] == ["targets", "frames", "rows", "cols"]
     assert manifest["images"][0]["targets"][0]["animation"] == "picture-0--target-0.gif"
@@ -492,3 +491,40 @@ def test_the_doctor_says_why_positions_are_not_checked(videomae):
     assert values["position check"].value.startswith("not run: it knows pictures only")
     assert values["position check"].good is None
     assert values["grid"].value.endswith("(frames, channels, height, width)")
+
+
+def test_frames_are_named_by_their_place_in_the_video(videomae, tmp_path):
+    count = videomae.anatomy.shape[0]
+    first, *others = (Image.fromarray(frame) for frame in frames_of(2 * count, 20, 30))
+    path = tmp_path / "a.gif"
+    first.save(path, save_all=True, append_images=others, duration=500)
+    found = videomae.explain(str(path), [0, legrad.PREDICTED])
+    frames = [2 * i + 1 for i in range(count)]
+    assert found.timing() == Timing(tuple(frames), tuple(i / 2 for i in frames), float(count))
+    labels = [axis.get_xlabel() for axis in found.figure().axes if axis.get_xlabel()]
+    assert labels[0] == "frame 1, 0.50 s"
+    found.save(tmp_path / "out")
+    (entry,) = json.loads((tmp_path / "out" / "manifest.json").read_text())["images"]
+    assert (entry["frames"], entry["seconds"], entry["duration"]) == (frames, [i / 2 for i in frames], count)
+    assert [record["predicted"] for record in entry["targets"]] == [False, True]
+    with Image.open(tmp_path / "out" / entry["targets"][0]["animation"]) as animation:
+        assert animation.info["duration"] == 1000  # as long as the original
+    # a list of frames has no seconds
+    listed = videomae.explain(frames_of(2 * count), 0)
+    assert listed.timing() == Timing(tuple(frames))
+    assert [axis.get_xlabel() for axis in listed.figure().axes][-2] == f"frame {frames[-1]}"
+
+
+def test_seconds_of_a_video_file(videomae, tmp_path):
+    av = pytest.importorskip("av")
+    count = videomae.anatomy.shape[0]
+    with av.open(str(tmp_path / "a.mp4"), "w") as video:
+        stream = video.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for frame in frames_of(2 * count, 32, 32):
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        video.mux(stream.encode())
+    timing = videomae.explain(str(tmp_path / "a.mp4"), 0).timing()
+    assert timing.frames == tuple(range(1, 2 * count, 2))
+    assert timing.seconds == pytest.approx([i / 10 for i in timing.frames])
+    assert timing.duration == pytest.approx(2 * count / 10)

@@ -114,7 +114,8 @@ def test_figure_leaves_out_targets_that_the_picture_has_not():
 def test_layer_figure():
     figure = handmade.explanation(layers=(1, 3, 4)).layer_figure(target=1)
     titles = [axis.get_title() for axis in figure.axes if axis.images]
-    assert titles == ["target 1, per layer", "layer 1", "layer 3", "layer 4"]
+    assert titles == ["picture 0.jpg\ntarget 1", "layer 1", "layer 3", "layer 4"]
+    assert figure.get_supxlabel() == "each layer is scaled by itself"
 
 
 def test_a_flat_layer_is_not_stretched():
@@ -326,3 +327,46 @@ def test_targets_by_their_label():
     found.layer_figure(target="a dog")
     with pytest.raises(legrad.InputError, match="image 0 has no target 'a cow', only 'a cat', 'a dog'"):
         found.overlay(target="a cow")
+
+
+def test_what_is_hatched_is_explained():
+    found = handmade.explanation(frames=[CROPPED], covered=(24, 24))
+    assert "never seen by the model" in found.figure().get_supxlabel()
+    assert found.layer_figure().get_supxlabel().startswith("each layer is scaled by itself; grey with stripes")
+    assert handmade.explanation().figure().get_supxlabel() == ""
+
+
+@pytest.mark.parametrize(("height", "width"), [(400, 40), (400, 160), (30, 30), (40, 400)])
+def test_figures_of_every_shape_fit_a_screen(height, width):
+    frame = Frame((height, width), (24, 32))
+    figure = handmade.explanation(targets=4, frames=[frame]).figure()
+    assert max(figure.get_size_inches()) <= 17
+    assert figure.get_size_inches()[1] <= 6
+
+
+def test_a_reused_folder_holds_one_run(tmp_path):
+    handmade.explanation(names=["a.png"]).save(tmp_path, per_layer=True)
+    written = set(os.listdir(tmp_path))
+    stranger = tmp_path / "a--mine.png"
+    stranger.write_text("mine")
+    outside = tmp_path.parent / "outside.png"
+    outside.write_text("mine")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["images"][0]["arrays"] = "../outside.png"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    folder = saving.Folder(tmp_path, clear=True)
+    assert set(os.listdir(tmp_path)) == written | {stranger.name}  # until there is something new
+    folder.add(handmade.explanation(names=["b.png"]))
+    folder.add(handmade.explanation(names=["c.png"]))
+    left = {name for name in os.listdir(tmp_path) if name.startswith("a")}
+    assert left == {stranger.name, "a.npz"}  # the manifest did not name this one any more
+    assert outside.exists()
+    assert {"b.png", "c.png", "b.npz", "c.npz", "manifest.json"} <= set(os.listdir(tmp_path))
+    (tmp_path / "manifest.json").write_text("[1]")
+    saving.Folder(tmp_path, clear=True).add(handmade.explanation(names=["d.png"]))
+
+
+def test_predictions_are_marked_in_the_manifest(tmp_path):
+    handmade.explanation(predicted=torch.tensor([[False, True]])).save(tmp_path)
+    records = json.loads((tmp_path / "manifest.json").read_text())["images"][0]["targets"]
+    assert [record["predicted"] for record in records] == [False, True]

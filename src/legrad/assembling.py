@@ -82,11 +82,7 @@ def assemble(
         torch.cat(found)[order]
         for found in ([m.flat for m in merged], [m.insensitive for m in merged], [m.scores for m in merged])
     )
-    labels = [[""] * valid.shape[1] for _ in inputs]
-    for part in parts:
-        for place, row in enumerate(part.rows):
-            targets = zip(part.scores[: valid.shape[1]], valid[row].tolist(), strict=True)
-            labels[row] = [score.label_of(place) if asked else "" for score, asked in targets]
+    labels, predicted = _told(parts, valid)
     _warn(flat & valid, insensitive, valid, inputs, labels)
     cells = {row: part.cells for part in parts for row in part.rows}
     return Explanation(
@@ -103,7 +99,29 @@ def assemble(
         names=[one.name for one in inputs],
         settings=settings,
         axes=axes,
+        predicted=predicted,
+        timings=[one.timing for one in inputs],
     )
+
+
+def _told(parts: Sequence[Part], valid: Tensor) -> tuple[list[list[str]], Tensor]:
+    """Labels of (images, targets), and which classes the model chose."""
+    labels, predicted = [[""] * valid.shape[1] for _ in range(len(valid))], torch.zeros_like(valid)
+    for part in parts:
+        for place, row in enumerate(part.rows):
+            for target in valid[row].nonzero()[:, 0].tolist():
+                score = part.scores[target]
+                labels[row][target] = score.label_of(place)
+                predicted[row, target] = score.predicted_of(place)
+    return [_distinct(row) for row in labels], predicted
+
+
+def _distinct(labels: list[str]) -> list[str]:
+    """Labels that come again get a number: two callables are both "<lambda>"."""
+    return [
+        f"{label} ({labels[:index].count(label) + 1})" if label and label in labels[:index] else label
+        for index, label in enumerate(labels)
+    ]
 
 
 def _merge(part: Part, valid: Tensor, null_threshold: float | None) -> _Maps:

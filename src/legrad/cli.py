@@ -107,7 +107,9 @@ def explain(
     size: Annotated[str | None, typer.Option(help="Input size, 448 or HEIGHTxWIDTH. Default: the model's.")] = None,
     fit: Annotated[str, typer.Option(help=" | ".join(FITS))] = "model",
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Add a figure with every layer.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("legrad-out"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results; an earlier run's results in it are replaced.")
+    ] = Path("legrad-out"),
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")] = None,
     cmap: Annotated[str, typer.Option(help="matplotlib colour map; jet for the authors' look.")] = "inferno",
 ) -> None:
@@ -149,7 +151,7 @@ def explain(
     side = _class if explainer.anatomy.output == "logits" else str
     if contrast:
         targets.append(legrad.Contrast(side(contrast[0]), side(contrast[1])))
-    folder = Folder(out, per_layer, cmap)
+    folder = Folder(out, per_layer, cmap, clear=True)
     failed = _explain_all(explainer, sources, targets, arguments, folder)
     _print_results(folder)
     for problem in failed:
@@ -219,11 +221,11 @@ def _print_results(folder: Folder) -> None:
         return
     # a name that is cut could not be copied
     table = Table(*[Column(name, overflow="fold") for name in ("image", "target", "score", "overlay")])
-    for entry in folder.entries:
+    names = [Path(entry["image"]).name for entry in folder.entries]
+    for entry, name in zip(folder.entries, names, strict=True):
+        shown = name if names.count(name) == 1 else entry["image"]
         for record in entry["targets"]:
-            table.add_row(
-                escape(Path(entry["image"]).name), escape(record["target"]), f"{record['score']:.3f}", record["overlay"]
-            )
+            table.add_row(escape(shown), escape(record["target"]), f"{record['score']:.3f}", record["overlay"])
     console.print(table)
     for entry in folder.entries[:5]:
         console.print(f"figure: {escape(str(folder.root / entry['figure']))}", soft_wrap=True, highlight=False)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,8 @@ class Explanation:
         names: paths of the pictures, or "image 0", ...
         settings: what made this result: model, versions, arguments.
         axes: names of the grid's axes: ("rows", "cols"), ("frames", "rows", "cols") or ("frequency", "time").
+        predicted: (images, targets) bool, True where the model chose the class (``PREDICTED``); None for nowhere.
+        timings: when the frames of every video, or every sound, are; empty if nothing is known.
         grids: the grid of every picture.
     """
 
@@ -58,6 +60,8 @@ class Explanation:
     names: list[str]
     settings: dict[str, Any]
     axes: tuple[str, ...] = ("rows", "cols")
+    predicted: Tensor | None = None
+    timings: list[geometry.Timing] = field(default_factory=list)
 
     def __repr__(self) -> str:
         images, targets, *grid = self.relevance.shape
@@ -193,7 +197,8 @@ class Explanation:
             raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
         maps = self._saliency(image, self.layer_relevance[image, target], None, "map")
         titles = [f"layer {layer}" for layer in self.layers]
-        return self._figure(image, maps, titles, f"{self.labels[image][target]}, per layer", cmap, alpha)
+        name = f"{Path(self.names[image]).name}\n{self.labels[image][target]}"
+        return self._figure(image, maps, titles, name, cmap, alpha, "each layer is scaled by itself")
 
     @property
     def _video(self) -> bool:
@@ -208,19 +213,36 @@ class Explanation:
         shown = viz.overlay(picture, saliency.numpy(), self._seen(image, None).numpy(), alpha=alpha, cmap=cmap)
         return viz.upside_down(shown) if self.axes[0] == "frequency" else shown
 
-    def _figure(self, image: int, maps: Tensor, titles: list[str], name: str, cmap: str, alpha: float) -> "Figure":
+    def timing(self, image: int = 0) -> geometry.Timing:
+        """When the frames of a video, or a sound, are in the original."""
+        return self.timings[image] if self.timings else geometry.Timing()
+
+    def _moment(self, image: int, frame: int) -> str:
+        """The caption of a frame that the model saw: its place in the original video."""
+        timing = self.timing(image)
+        own = f"frame {timing.frames[frame] if timing.frames else frame}"
+        return f"{own}, {timing.seconds[frame]:.2f} s" if timing.seconds else own
+
+    def _figure(
+        self, image: int, maps: Tensor, titles: list[str], name: str, cmap: str, alpha: float, note: str = ""
+    ) -> "Figure":
         """The original next to maps (n, H, W), or film strips of (n, frames, H, W)."""
         picture = self.pictures[image]
+        unseen = "" if bool(self._seen(image, None).all()) else "grey with stripes: never seen by the model"
+        note = "; ".join(filter(None, (note, unseen)))
         if self._video:
             count = min(_STRIP, len(picture))
             frames = [int((i + 0.5) * len(picture) / count) for i in range(count)]
             rows = [[self._drawn(image, one, alpha, cmap, frame) for frame in frames] for one in maps]
-            return viz.film([list(picture[frames]), *rows], [name, *titles], [f"frame {f}" for f in frames], cmap)
+            labels = [self._moment(image, frame) for frame in frames]
+            return viz.film([list(picture[frames]), *rows], [name, *titles], labels, cmap, note)
         panels = [self._drawn(image, one, alpha, cmap) for one in maps]
         if self.axes[0] == "frequency":
-            labels = ("time (spectrogram frames)", "frequency (bins)")
-            return viz.figure(picture[::-1], panels, titles, cmap=cmap, name=name, columns=2, labels=labels)
-        return viz.figure(picture, panels, titles, cmap=cmap, name=name)
+            duration, (bins, steps) = self.timing(image).duration, picture.shape[:2]
+            time = ("time (spectrogram frames)", steps) if duration is None else ("time (seconds)", duration)
+            axes = (time, ("frequency (mel bins)", bins))
+            return viz.figure(picture[::-1], panels, titles, cmap, name, columns=2, axes=axes, note=note)
+        return viz.figure(picture, panels, titles, cmap, name, note=note)
 
     def _index(self, image: int, target: int | str) -> int:
         """The index of a target, given as such or by its label."""

@@ -166,6 +166,21 @@ def normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """When the frames of a model's input are, in the video or sound that they come from.
+
+    Attributes:
+        frames: indices of the video's own frames, one for each that the model saw; () if not known.
+        seconds: when each of them begins; () if not known.
+        duration: seconds of the video or sound; of a sound what the model heard of it; None if not known.
+    """
+
+    frames: tuple[int, ...] = ()
+    seconds: tuple[float, ...] = ()
+    duration: float | None = None
+
+
+@dataclass(frozen=True)
 class Cells:
     """Where the patches lie in the model's input: cell i covers ``[i * stride, i * stride + patch)`` of its axis.
 

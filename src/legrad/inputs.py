@@ -1,7 +1,7 @@
 """Whatever ``explain`` takes as images -> tensors with their frames in the original pictures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,14 @@ class Input:
         frame: where it lies in the original.
         picture: the original, (H, W, 3) uint8; videos (frames, H, W, 3), sounds a drawn spectrogram.
         name: path, URL, or "image 0", ...
+        timing: of a video's frames or a sound.
     """
 
     tensor: Tensor
     frame: geometry.Frame
     picture: Any
     name: str
+    timing: geometry.Timing = field(default_factory=geometry.Timing)
 
 
 def prepare(source: Any, adapter: Adapter, size: int | Sequence[int] | None = None, fit: str = "model") -> list[Input]:
@@ -101,10 +103,10 @@ def _of_picture(source: Any, transform: Any, index: int) -> Input:
 
 def _of_video(source: Any, transform: Any, count: int, index: int) -> Input:
     """Frames go through the transform one by one."""
-    pictures, name = videos.read(source, count)
+    pictures, name, timing = videos.read(source, count)
     frame = geometry.follow(transform, (pictures[0].height, pictures[0].width))
     tensor = torch.stack([_transformed(picture, transform, frame) for picture in pictures])
-    return Input(tensor, frame, np.stack([np.asarray(one) for one in pictures]), name or f"video {index}")
+    return Input(tensor, frame, np.stack([np.asarray(one) for one in pictures]), name or f"video {index}", timing)
 
 
 def _of_sound(source: Any, extractor: Any, index: int) -> Input:
@@ -113,7 +115,8 @@ def _of_sound(source: Any, extractor: Any, index: int) -> Input:
     tensor, heard = sounds.features(extractor, waveform)
     time, frequency = tensor.shape
     frame = geometry.Frame((frequency, heard), (frequency, time))
-    return Input(tensor, frame, sounds.drawn(tensor[:heard]), name or f"sound {index}")
+    timing = geometry.Timing(duration=heard * sounds.HOP)
+    return Input(tensor, frame, sounds.drawn(tensor[:heard]), name or f"sound {index}", timing)
 
 
 def _transformed(picture: Any, transform: Any, frame: geometry.Frame) -> Tensor:

@@ -227,8 +227,8 @@ class Resolver:
 
         def best(logits: Tensor) -> Score:
             chosen = logits.argmax(-1)
-            names = tuple(labels[i] if labels else f"class {i}" for i in chosen.tolist())
-            return Score(names, F.one_hot(chosen, logits.shape[-1]).to(logits.dtype))
+            names = tuple(f"{labels[i] if labels else f'class {i}'} (predicted)" for i in chosen.tolist())
+            return Score(names, F.one_hot(chosen, logits.shape[-1]).to(logits.dtype), predicted=True)
 
         return Score("predicted", answering=best)
 

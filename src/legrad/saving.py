@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from legrad.explanation import Explanation
 
 
+# keys of the manifest that hold file names
+_FILES = ("figure", "arrays", "overlay", "animation", "layers_figure")
+
+
 class Folder:
     """Collects explanations of many pictures, one after the other; the manifest is up to date after each.
 
@@ -26,16 +30,24 @@ class Folder:
         per_layer: add a figure per target with all layers; needs explanations with ``keep_layers=True``.
         cmap: matplotlib colour map.
         alpha: opacity of the overlays, in [0, 1].
+        clear: when the first explanation comes, remove the files that an earlier manifest in the folder names, and
+            nothing else.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], per_layer: bool = False, cmap: str = "inferno", alpha: float = 0.65
+        self,
+        folder: str | os.PathLike[str],
+        per_layer: bool = False,
+        cmap: str = "inferno",
+        alpha: float = 0.65,
+        clear: bool = False,
     ) -> None:
         self.root = Path(folder)
         self.per_layer, self.cmap, self.alpha = per_layer, cmap, alpha
         self.files: list[Path] = []
         self.entries: list[dict[str, Any]] = []
         self._stems: set[str] = set()
+        self._clear = clear
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -50,6 +62,9 @@ class Folder:
         """Write one explanation; returns its manifest entries, one per picture, with file names."""
         if self.per_layer and explanation.layer_relevance is None:
             raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
+        if self._clear:
+            self._remove_earlier()
+            self._clear = False
         new = [self._picture(explanation, image) for image in range(len(explanation.names))]
         self.entries.extend(new)
         content = {
@@ -62,6 +77,20 @@ class Folder:
         text = json.dumps(content, indent=2, ensure_ascii=False)
         write_atomically(self.manifest, text.encode("utf-8", "backslashreplace"))
         return new
+
+    def _remove_earlier(self) -> None:
+        """Files of the run that wrote the manifest here before; names with path parts in them are not ours."""
+        try:
+            content = json.loads(self.manifest.read_bytes())
+            entries = content["images"]
+            records = [*entries, *(record for entry in entries for record in entry["targets"])]
+            names = [record[key] for record in records for key in _FILES if key in record]
+        except (OSError, ValueError, KeyError, TypeError):
+            return  # no manifest, or none of ours
+        for name in names:
+            if isinstance(name, str) and name == Path(name).name:
+                with contextlib.suppress(OSError, ValueError):
+                    (self.root / name).unlink(missing_ok=True)
 
     def _write(self, name: str, data: bytes) -> str:
         write_atomically(self.root / name, data)
@@ -85,6 +114,11 @@ class Folder:
             "shapes": {name: list(value.shape) for name, value in arrays.items()},
             "targets": [],
         }
+        timing = explanation.timing(image)
+        if timing.frames:
+            entry["frames"], entry["seconds"] = list(timing.frames), list(timing.seconds)
+        if timing.duration is not None:
+            entry["duration"] = timing.duration
         used: set[str] = set()
         for target in wanted:
             label = explanation.labels[image][target]
@@ -93,12 +127,14 @@ class Folder:
             record = {
                 "target": label,
                 "score": float(explanation.scores[image, target]),
+                "predicted": explanation.predicted is not None and bool(explanation.predicted[image, target]),
                 "prompt_independent": bool(explanation.prompt_independent[image, target]),
                 "overlay": self._write(f"{name}.png", png(overlay)),
             }
             if explanation.axes[0] == "frames":
                 frames = explanation.animation(image, target, self.alpha, self.cmap)
-                record["animation"] = self._write(f"{name}.gif", gif(frames))
+                seconds = 0.2 if timing.duration is None else min(max(timing.duration / len(frames), 0.02), 2)
+                record["animation"] = self._write(f"{name}.gif", gif(frames, seconds))
             if self.per_layer:
                 layers = explanation.layer_figure(image, target, self.cmap, self.alpha)
                 record["layers_figure"] = self._write(f"{name}--layers.png", png(layers))

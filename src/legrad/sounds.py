@@ -25,7 +25,7 @@ _KINDS = (
     "or several channels"
 )
 _MOST_SAMPLES = 100_000_000  # half an hour in stereo at 44.1 kHz: a small file can hold a very long silence
-_HOP = 0.01  # seconds from one spectrogram frame to the next, in every Kaldi-style extractor
+HOP = 0.01  # seconds from one spectrogram frame to the next, in every Kaldi-style extractor
 
 
 def split(source: Any) -> list[Any]:
@@ -79,9 +79,9 @@ def features(extractor: Any, waveform: "NDArray[np.float32]") -> tuple[Tensor, i
     heard = int(sound[-1]) + 1 if len(sound) else 0
     if heard == 0:
         raise InputError(f"{len(waveform)} samples at {rate} Hz are too few for one step of the spectrogram")
-    if len(waveform) / rate > (len(found) + 3) * _HOP:
+    if len(waveform) / rate > (len(found) + 3) * HOP:
         warnings.warn(
-            f"the sound lasts {len(waveform) / rate:.1f} s, the model hears the first {len(found) * _HOP:.1f} s; cut "
+            f"the sound lasts {len(waveform) / rate:.1f} s, the model hears the first {len(found) * HOP:.1f} s; cut "
             "it into pieces to explain the rest",
             UserWarning,
             stacklevel=2,

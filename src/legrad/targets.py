@@ -1,7 +1,7 @@
 """What can be asked about a picture, and how it becomes a score of the read-out's result."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -79,6 +79,7 @@ class Score:
         direction: (1 or batch, features); the score is its inner product with the feature.
         function: (batch, features) -> (batch,), rows apart.
         own: one score per picture; None stands for "nothing asked", a score of zero.
+        predicted: the class was chosen by the model.
         answering: (batch, features), the model's final answer -> the target, for targets that depend on it.
     """
 
@@ -86,6 +87,7 @@ class Score:
     direction: Tensor | None = None
     function: Function | None = None
     own: "tuple[Score | None, ...] | None" = None
+    predicted: bool = False
     answering: "Callable[[Tensor], Score] | None" = None
 
     @property
@@ -140,11 +142,16 @@ class Score:
         if direction is not None and len(direction) > 1:
             direction = direction[list(indices)]
         own = None if self.own is None else tuple(self.own[i] for i in indices)
-        return Score(label, direction, self.function, own, self.answering)
+        return replace(self, label=label, direction=direction, own=own)
 
     def label_of(self, image: int) -> str:
         """The label for one picture."""
         return self.label if isinstance(self.label, str) else self.label[image]
+
+    def predicted_of(self, image: int) -> bool:
+        """Whether the model chose the class for one picture."""
+        own = None if self.own is None else self.own[image]
+        return self.predicted or (own is not None and own.predicted)
 
 
 def scored_apart(scores: Sequence[Score], features: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from legrad import images
 from legrad.errors import InputError
+from legrad.geometry import Timing
 
 SUFFIXES = frozenset({".gif", ".webp", ".apng", ".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg"})
 _KINDS = (
@@ -38,25 +39,26 @@ def _is_frame(item: Any) -> bool:
     return isinstance(item, np.ndarray) and item.ndim <= 3
 
 
-def read(source: Any, count: int) -> tuple[list[Image.Image], str | None]:
-    """``count`` frames of one video, evenly spaced in time, and where it came from.
+def read(source: Any, count: int) -> tuple[list[Image.Image], str | None, Timing]:
+    """``count`` frames of one video, evenly spaced in time, where it came from, and when they are.
 
     Raises:
         InputError: missing, unreadable, a still picture, frames of different sizes, or of another kind.
     """
+    name = None
     if images.is_url(source):
-        frames, name = _of_file(io.BytesIO(images.download(source)), source, count), str(source)
+        (frames, timing), name = _of_file(io.BytesIO(images.download(source)), source, count), str(source)
     elif isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         if not os.path.isfile(name):
             raise InputError(f"no such video: {name or repr(name)}; a folder's videos are given one by one")
-        frames = _of_file(name, name, count)
+        frames, timing = _of_file(name, name, count)
     else:
-        frames, name = _of_object(source, count), None
+        frames, timing = _of_object(source, count)
     sizes = {frame.size for frame in frames}
     if len(sizes) > 1:
         raise InputError(f"the frames of a video are of one size, got {sorted(sizes)} (width, height)")
-    return frames, name
+    return frames, name, timing
 
 
 def sampled(durations: Sequence[float], count: int) -> list[int]:
@@ -69,7 +71,7 @@ def sampled(durations: Sequence[float], count: int) -> list[int]:
     return np.searchsorted(ends, middles, side="right").tolist()
 
 
-def _of_object(source: Any, count: int) -> list[Image.Image]:
+def _of_object(source: Any, count: int) -> tuple[list[Image.Image], Timing]:
     if isinstance(source, Image.Image):
         return _animated(source, "the PIL image", count)
     if isinstance(source, np.ndarray):
@@ -77,10 +79,11 @@ def _of_object(source: Any, count: int) -> list[Image.Image]:
             raise InputError(f"{_KINDS}, got an array {source.shape} {source.dtype}")
     elif not isinstance(source, list | tuple) or not source or not all(map(_is_frame, source)):
         raise InputError(f"{_KINDS}, got {type(source).__name__}")
-    return [images.read(source[index]) for index in sampled([1] * len(source), count)]
+    chosen = sampled([1] * len(source), count)
+    return [images.read(source[index]) for index in chosen], Timing(tuple(chosen))
 
 
-def _of_file(file: Any, name: str, count: int) -> list[Image.Image]:
+def _of_file(file: Any, name: str, count: int) -> tuple[list[Image.Image], Timing]:
     try:
         picture = Image.open(file)
     except UnidentifiedImageError:
@@ -93,7 +96,7 @@ def _of_file(file: Any, name: str, count: int) -> list[Image.Image]:
         return _animated(picture, name, count)
 
 
-def _animated(picture: Image.Image, name: str, count: int) -> list[Image.Image]:
+def _animated(picture: Image.Image, name: str, count: int) -> tuple[list[Image.Image], Timing]:
     """Frames of anything that Pillow can seek in; the image is left at the frame where it was."""
     before = picture.tell()
     try:
@@ -118,10 +121,19 @@ def _animated(picture: Image.Image, name: str, count: int) -> list[Image.Image]:
     finally:
         with contextlib.suppress(Exception):
             picture.seek(before)
-    return [frames[index] for index in chosen]
+    return [frames[index] for index in chosen], _timing(chosen, durations)
 
 
-def _decoded(file: Any, name: str, count: int) -> list[Image.Image]:
+def _timing(chosen: Sequence[int], milliseconds: Sequence[float]) -> Timing:
+    """Of an animation whose frames last so long; players show frames without a duration for a tenth of a second."""
+    if not milliseconds:
+        return Timing(tuple(chosen))
+    lengths = np.asarray([one or 100.0 for one in milliseconds]) / 1000
+    begins = lengths.cumsum() - lengths
+    return Timing(tuple(chosen), tuple(round(float(begins[i]), 4) for i in chosen), round(float(lengths.sum()), 4))
+
+
+def _decoded(file: Any, name: str, count: int) -> tuple[list[Image.Image], Timing]:
     """Frames of a video file. Two passes, so that a long video never lies in memory as a whole."""
     if importlib.util.find_spec("av") is None:
         raise InputError(
@@ -136,6 +148,7 @@ def _decoded(file: Any, name: str, count: int) -> list[Image.Image]:
             stream = video.streams.video[0]
             if stream.codec_context.width * stream.codec_context.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise InputError(f"{name}: frames of more than {Image.MAX_IMAGE_PIXELS} pixels; make it smaller first")
+            rate = float(stream.average_rate or 0)
             total = sum(1 for _ in video.decode(video=0))
         if total == 0:
             raise InputError(f"{name} holds no frames")
@@ -148,4 +161,4 @@ def _decoded(file: Any, name: str, count: int) -> list[Image.Image]:
             frames = {i: frame.to_image() for i, frame in first if i in wanted}
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"cannot read {name} as a video: {error}") from error
-    return [images.read(frames[index]) for index in chosen]
+    return [images.read(frames[index]) for index in chosen], _timing(chosen, [1000 / rate] * total if rate else [])

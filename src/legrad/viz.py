@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _HATCH = 12  # pixels between two lines
+_PANEL, _TALLEST, _NARROWEST = 3.2, 4.5, 1.4  # inches: usual width, largest height and least width of a panel
 
 
 def check_cmap(cmap: str) -> None:
@@ -74,7 +75,8 @@ def figure(
     cmap: str = "inferno",
     name: str = "",
     columns: int = 5,
-    labels: tuple[str, str] | None = None,
+    axes: tuple[tuple[str, float], tuple[str, float]] | None = None,
+    note: str = "",
 ) -> "Figure":
     """The original and the panels side by side, with titles and one colour bar.
 
@@ -85,7 +87,8 @@ def figure(
         cmap: colour map of the bar.
         name: title of the original.
         columns: pictures per row.
-        labels: of the axes (x, y), which count from the lower left corner; default no axes.
+        axes: (label, length) of x and y, which count from the lower left corner; default no axes.
+        note: a line below.
     """
     from matplotlib.figure import Figure
 
@@ -94,28 +97,34 @@ def figure(
     rows = math.ceil(count / columns)
     # extreme shapes would give figures of a hundred inches or none
     aspect = min(max(picture.shape[0] / picture.shape[1], 0.2), 5)
-    result = Figure(figsize=(3.2 * columns + 0.9, (3.2 * aspect + 0.7) * rows), dpi=110, layout="constrained")
-    axes = result.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
+    side = min(_PANEL, max(_TALLEST / aspect, _NARROWEST))
+    size = (side * columns + 0.9, (min(side * aspect, _TALLEST) + 0.7) * rows + 0.3 * bool(note))
+    result = Figure(figsize=size, dpi=110, layout="constrained")
+    grid = result.subplots(rows, columns, squeeze=False)
+    for axis in grid.flat:
         axis.set_axis_off()
-    shown = zip(axes.flat, [picture, *panels], [name, *titles], strict=False)
+    shown = zip(grid.flat, [picture, *panels], [name, *titles], strict=False)
     for axis, content, title in shown:
-        if labels is None:
+        if axes is None:
             axis.imshow(np.asarray(content))
         else:
-            height, width = picture.shape[:2]
+            (x_label, width), (y_label, height) = axes
             axis.imshow(np.asarray(content), extent=(0, width, 0, height), aspect="auto")
             axis.set_axis_on()
-            axis.set_xlabel(labels[0], fontsize=8)
-            axis.set_ylabel(labels[1], fontsize=8)
+            axis.set_xlabel(x_label, fontsize=8)
+            axis.set_ylabel(y_label, fontsize=8)
             axis.tick_params(labelsize=8)
-        axis.set_title(_short(title), fontsize=10, parse_math=False)
-    _colour_bar(result, axes, cmap)
+        axis.set_title(_short(title, round(38 * side / _PANEL)), fontsize=10, parse_math=False)
+    _finish(result, grid, cmap, note)
     return result
 
 
 def film(
-    rows: "Sequence[Sequence[Any]]", titles: "Sequence[str]", labels: "Sequence[str]", cmap: str = "inferno"
+    rows: "Sequence[Sequence[Any]]",
+    titles: "Sequence[str]",
+    labels: "Sequence[str]",
+    cmap: str = "inferno",
+    note: str = "",
 ) -> "Figure":
     """Film strips, one below the other.
 
@@ -124,6 +133,7 @@ def film(
         titles: one per strip.
         labels: one per column.
         cmap: colour map of the bar.
+        note: a line below.
     """
     from matplotlib.figure import Figure
 
@@ -141,16 +151,19 @@ def film(
             axis.set(xticks=[], yticks=[], frame_on=False)
     for axis, label in zip(axes[-1], labels, strict=True):
         axis.set_xlabel(label, fontsize=8)
-    _colour_bar(result, axes, cmap)
+    _finish(result, axes, cmap, note)
     return result
 
 
-def _colour_bar(figure: "Figure", axes: Any, cmap: str) -> None:
+def _finish(figure: "Figure", axes: Any, cmap: str, note: str) -> None:
+    """Colour bar and note."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), cmap), ax=axes, shrink=0.8, pad=0.02)
     bar.set_label("saliency (per map)")
+    if note:
+        figure.supxlabel(note, fontsize=8)
 
 
 def upside_down(picture: Image.Image) -> Image.Image:
