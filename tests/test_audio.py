@@ -1,6 +1,7 @@
 """Audio models: maps against the slow twin, overlapping patches, sounds of every kind in, spectrograms out."""
 
 import dataclasses
+import warnings
 import wave
 
 import generic_twin
@@ -318,3 +319,17 @@ def test_another_size_of_spectrogram_is_named_by_its_axes():
     values = {finding.what: finding.value for finding in legrad.doctor.examine(explainer).findings}
     assert values["input sizes"] == f"time {time} x frequency {frequency} only"
     assert values["grid"].endswith(f"at {time} x {frequency} (time, frequency)")
+
+
+def test_a_folder_is_loaded_in_silence(tmp_path, capsys, recwarn):
+    zoo_media.build("ast").save_pretrained(tmp_path)
+    transformers.ASTFeatureExtractor().save_pretrained(tmp_path)
+    capsys.readouterr()
+    recwarn.clear()
+    enabled = transformers.utils.logging.is_progress_bar_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        legrad.load(f"hf:{tmp_path}")
+    assert capsys.readouterr().err == ""
+    assert [str(one.message) for one in recwarn if "mel filter" in str(one.message)] == []
+    assert transformers.utils.logging.is_progress_bar_enabled() == enabled

@@ -172,7 +172,7 @@ def test_transforms_can_be_followed(loaded, picture, weights, fit, size):
     [
         ("vit_b_17", legrad.InputError, "nearest: vit_b_16"),
         ("vit_b_16/V9", legrad.InputError, r"no weights 'V9' for vit_b_16; it has \['IMAGENET1K_V1'"),
-        ("resnet50", legrad.UnsupportedModelError, "resnet50 is no plain vision transformer; supported: vit_b_16, vit"),
+        ("resnet50", legrad.UnsupportedModelError, "resnet50 is not a ViT; supported: vit_b_16, vit"),
     ],
 )
 def test_names_that_cannot_work(name, error, words):
@@ -202,3 +202,22 @@ def test_available():
     listed = dict(adapter.available())
     assert listed["torchvision:vit_h_14/IMAGENET1K_SWAG_E2E_V1"] == ""
     assert listed["torchvision:resnet18/IMAGENET1K_V1"]
+
+
+def test_class_names_of_ones_own():
+    model = tiny()
+    images = torch.randn(1, 3, *legrad.wrap(model).anatomy.image_size)
+    count = int(model(images).shape[-1])
+    names = [f"thing {index}" for index in range(count)]
+    explainer = legrad.wrap(model, labels=names)
+    assert explainer.explain(images, ["thing 2"]).labels == [["thing 2"]]
+    assert explainer.explain(images, legrad.PREDICTED).labels[0][0].startswith("thing ")
+    for wrong, message in [
+        (names[1:], f"got {count - 1} labels for {count} classes"),
+        ("thing", "labels is a sequence of class names"),
+        ([1, 2], "labels is a sequence"),
+    ]:
+        with pytest.raises(legrad.InputError, match=message):
+            legrad.wrap(model, labels=wrong)
+    with pytest.raises(legrad.InputError, match="labels are for classifiers"):
+        legrad.wrap(models.clip(), labels=["a"])

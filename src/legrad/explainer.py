@@ -19,7 +19,7 @@ from legrad.inputs import Input, by_size, prepare, stack
 from legrad.layers import resolve_layers
 from legrad.planning import Planner
 from legrad.positions import no_position_check, position_check, random_input
-from legrad.resolving import Resolver
+from legrad.resolving import Resolver, class_names
 from legrad.streaming import Plan, explain_batch
 from legrad.targets import Score
 from legrad.truth import truth_check
@@ -47,7 +47,11 @@ def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype
 
 
 def wrap(
-    model: nn.Module, transform: Any = None, tokenizer: Any = None, anatomy: ViTAnatomy | None = None
+    model: nn.Module,
+    transform: Any = None,
+    tokenizer: Any = None,
+    anatomy: ViTAnatomy | None = None,
+    labels: Sequence[str] | None = None,
 ) -> "Explainer":
     """Explain a model that is in memory already. The model is not changed, now or later.
 
@@ -60,8 +64,11 @@ def wrap(
             for text targets.
         anatomy: your own description, see ``ViTAnatomy``; where it lays the patches is checked at the first use.
 
+        labels: class names of a classifier, in the order of its logits; default those that the model carries.
+
     Raises:
         UnsupportedModelError: a model that is not known and comes without an anatomy.
+        InputError: labels that are no names for the model's logits.
     """
     adapter = adapters.adapt(model) if anatomy is None else adapters.Adapter(model, anatomy)
     adapter, transform, tokenizer = adapters.tools(adapter, transform, tokenizer)
@@ -78,6 +85,8 @@ def wrap(
             return own(size, fit)
 
         adapter = replace(adapter, transform=chosen)
+    if labels is not None:
+        adapter = replace(adapter, labels=class_names(labels, adapter.anatomy))
     return Explainer(adapter, own_anatomy=anatomy is not None)
 
 

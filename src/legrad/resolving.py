@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from legrad import capture
 from legrad.adapters import Adapter
 from legrad.anatomy import ViTAnatomy
 from legrad.errors import InputError
@@ -186,14 +187,10 @@ class Resolver:
                 f"class index {index} needs a classifier, which this model is not; give {self._possible()}"
             )
         labels = self._adapter.labels
-        classes = len(labels) if labels else self._features()
+        classes = len(labels) if labels else _features(self._anatomy)
         if not 0 <= index < classes:
             raise InputError(f"class index {index} is outside 0..{classes - 1}")
         return one_hot(index, classes, labels[index] if labels else f"class {index}")
-
-    def _features(self) -> int:
-        blank = torch.zeros(1, *self._anatomy.shape, device=self._anatomy.device, dtype=self._anatomy.dtype)
-        return int(self._anatomy.run(blank).shape[-1])
 
     def _feature(self, one: Input) -> Tensor:
         """The model's own plain answer for one picture, (1, features)."""
@@ -231,6 +228,30 @@ class Resolver:
             return Score(names, F.one_hot(chosen, logits.shape[-1]).to(logits.dtype), predicted=True)
 
         return Score("predicted", answering=best)
+
+
+def class_names(labels: Sequence[str], anatomy: ViTAnatomy) -> tuple[str, ...]:
+    """A user's labels for the logits of a classifier.
+
+    Raises:
+        InputError: of another model, no sequence of texts, or not as many as logits.
+    """
+    if anatomy.output != "logits":
+        raise InputError(f"labels are for classifiers, this model's output is {anatomy.output!r}")
+    names = () if isinstance(labels, str) else tuple(labels)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"labels is a sequence of class names, got {labels!r}")
+    with capture.plain(anatomy.tower, anatomy.switches), torch.no_grad():
+        count = _features(anatomy)
+    if len(names) != count:
+        raise InputError(f"got {len(names)} labels for {count} classes")
+    return names
+
+
+def _features(anatomy: ViTAnatomy) -> int:
+    """How many numbers the model answers with."""
+    blank = torch.zeros(1, *anatomy.shape, device=anatomy.device, dtype=anatomy.dtype)
+    return int(anatomy.run(blank).shape[-1])
 
 
 def _warn_of_cut(texts: Sequence[str]) -> None:

@@ -150,7 +150,7 @@ def _is_vit(architecture: str) -> bool:
 
 def not_supported(architecture: str) -> str:
     """Why an architecture cannot be explained, "" if it can; from its name."""
-    return "" if _is_vit(architecture) else "no plain vision transformer"
+    return "" if _is_vit(architecture) else "not a ViT"
 
 
 def available() -> list[tuple[str, str]]:

@@ -1,6 +1,8 @@
 """``legrad.load("hf:...")``: a folder or repository in the format of transformers."""
 
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +49,10 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
         kind = _kind(transformers, config, name)
         if hf.find(kind) is None:
             raise UnsupportedModelError(f"transformers' {kind.__name__} {hf.reason(kind.__name__)}")
-        model, report = kind.from_pretrained(
-            source, config=config, dtype=dtype or torch.float32, output_loading_info=True
-        )
+        with _no_progress(transformers, folder.is_dir()):
+            model, report = kind.from_pretrained(
+                source, config=config, dtype=dtype or torch.float32, output_loading_info=True
+            )
     except LeGradError:
         raise
     except Exception as error:  # broken files come out of safetensors, pickle and json in every shape
@@ -69,7 +72,9 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     _complete(adapter, report["missing_keys"], name)
     for tool in ("AutoImageProcessor", "AutoVideoProcessor", "AutoFeatureExtractor"):
         if adapter.transform is None:
-            with suppress(OSError, ValueError, KeyError, ImportError):
+            with suppress(OSError, ValueError, KeyError, ImportError), warnings.catch_warnings():
+                # AST's own extractor; the lowest of its 128 filters are narrower than a frequency bin
+                warnings.filterwarnings("ignore", "At least one mel filter has all zero values")
                 found = getattr(transformers, tool).from_pretrained(source, trust_remote_code=False)
                 adapter, _, _ = hf.tools(adapter, found, None)
     if adapter.encode_text is not None:
@@ -77,6 +82,20 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
             found = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             adapter, _, _ = hf.tools(adapter, None, found)
     return replace(adapter, name=f"hf:{name}")
+
+
+@contextmanager
+def _no_progress(library: Any, local: bool) -> Iterator[None]:
+    """No progress bars while a folder is read, which takes no time; downloads keep theirs."""
+    logging = library.utils.logging
+    shown = local and logging.is_progress_bar_enabled()
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _kind(library: Any, config: Any, name: str) -> Any:
