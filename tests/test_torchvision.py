@@ -138,11 +138,11 @@ def test_load(loaded, picture):
     assert legrad.load("torchvision:vit_b_16")
     assert loaded["weights"] == ViT_B_16_Weights.DEFAULT
     found = explainer.explain(picture, ["goldfish", 1, legrad.PREDICTED], layers=1)
-    assert found.labels[0][:2] == ["goldfish", "goldfish"]
+    assert found.labels[0][:2] == ["goldfish", "goldfish (2)"]
     assert found.settings["model"] == "torchvision:vit_b_16/IMAGENET1K_V1"
     preset = ViT_B_16_Weights.IMAGENET1K_V1.transforms()
     best = int(explainer.model(preset(picture)[None]).argmax())
-    assert found.labels[0][2] == ViT_B_16_Weights.DEFAULT.meta["categories"][best]
+    assert found.labels[0][2] == f"{ViT_B_16_Weights.DEFAULT.meta['categories'][best]} (predicted)"
     wrapped = legrad.wrap(explainer.model, transform=preset).explain(picture, 1, layers=1)
     assert twin.distance(wrapped.relevance[:, 0], found.relevance[:, 1]) < 1e-5
 
