@@ -196,7 +196,7 @@ def folders(tmp_path, folder, monkeypatch):
         ("./timmy", r"did you mean 'timm:local-dir:\./timmy'\?$"),
         ("oc", r"did you mean 'open_clip:local-dir:oc'\?$"),
         ("other", r"lists what can be loaded$"),
-        ("hf:timmy", r"^the model in 'timmy' is not of transformers; did you mean 'timm:local-dir:timmy'\?$"),
+        ("hf:timmy", r"could not load 'timmy'.*did you mean 'timm:local-dir:timmy'\?$"),
         ("hf:oc", r"did you mean 'open_clip:local-dir:oc'\?$"),
         ("timm:local-dir:hugging", r"no timm model in 'hugging'.*did you mean 'hf:hugging'\?$"),
         ("open_clip:local-dir:timmy", r"did you mean 'timm:local-dir:timmy'\?$"),

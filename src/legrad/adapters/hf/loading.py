@@ -39,9 +39,8 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
 
     folder = Path(name).expanduser()
     source = str(folder) if folder.is_dir() else name
-    other = folders.hint(name)
-    if other and "hf:" not in other:
-        raise InputError(f"the model in {name!r} is not of transformers{other}")
+    # a folder of timm can be loaded here too, if it holds all that transformers wants
+    other = "" if "'hf:" in (hint := folders.hint(name)) else hint
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise InputError(f"there is no folder {name!r}")
     try:
@@ -62,7 +61,7 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
         raise InputError(
             f"{missing}transformers could not load {what}: {reason}. Expected a folder with config.json "
             "and weights, or a repository ORG/NAME; without a network only folders, repositories in the cache and "
-            "'embedded' work"
+            f"'embedded' work{other}"
         ) from error
     if "pooler.dense.weight" in report["missing_keys"]:
         # trained without a pooler, which transformers would fill with random numbers
