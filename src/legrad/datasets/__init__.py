@@ -1,5 +1,26 @@
-"""Readers of the evaluation's data sets, and of folders of one's own."""
+"""Readers of the evaluation's data sets, and of folders of one's own. Nothing is downloaded.
 
+Every reader is a ``Dataset`` of ``Sample``; a broken item raises ``InputError`` when it is read, a broken data set when
+it is opened.
+"""
+
+from legrad.datasets.ade20k import ADE20KPrompted
+from legrad.datasets.image_folder import ImageFolder
+from legrad.datasets.imagenet_s import ImageNetS
+from legrad.datasets.imagenet_segmentation import ImageNetSegmentation
+from legrad.datasets.mask_folder import MaskFolder
+from legrad.datasets.points import OpenImagesPoints, PointsCsv
 from legrad.datasets.sample import IGNORE, Dataset, Sample
 
-__all__ = ["IGNORE", "Dataset", "Sample"]
+__all__ = [
+    "IGNORE",
+    "ADE20KPrompted",
+    "Dataset",
+    "ImageFolder",
+    "ImageNetS",
+    "ImageNetSegmentation",
+    "MaskFolder",
+    "OpenImagesPoints",
+    "PointsCsv",
+    "Sample",
+]

@@ -1,0 +1,153 @@
+"""What the readers share: paths inside the data root, tables, masks as they are stored, and lists of what is wrong."""
+
+import csv
+import os
+import posixpath
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from legrad import images
+from legrad.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PathLike = str | os.PathLike[str]
+
+
+def folder(path: PathLike, what: str) -> Path:
+    """A folder that must be there; ``what`` says what was looked for."""
+    if not os.path.isdir(path):
+        raise InputError(f"{what}: no folder {os.fspath(path)!r}")
+    return Path(path)
+
+
+def file(path: PathLike, what: str) -> Path:
+    """A file that must be there; ``what`` says what was looked for."""
+    if not os.path.isfile(path):
+        raise InputError(f"{what}: no file {os.fspath(path)!r}")
+    return Path(path)
+
+
+def inside(root: Path, name: str) -> Path:
+    """A path that a data file names, which must not lead out of the data root.
+
+    Only the name is judged: links that stand in the root are its owner's (ImageNet-S is made of them).
+
+    Raises:
+        InputError: empty, absolute, or with ``..`` beyond the root.
+    """
+    normal = posixpath.normpath(name.replace("\\", "/"))
+    leaves = normal.split("/")[0] in ("", "..") or os.path.splitdrive(normal)[0]
+    if not name.strip() or "\0" in name or normal == "." or leaves:
+        raise InputError(f"{name!r} is not a file inside {root}; paths in data files must stay there")
+    return root / normal
+
+
+def pictures(root: Path, nested: bool = False) -> list[Path]:
+    """The pictures of a folder, sorted, hidden ones left out."""
+    found = root.rglob("*") if nested else root.iterdir()
+    return sorted(
+        p for p in found if p.suffix.lower() in images.SUFFIXES and not p.name.startswith(".") and p.is_file()
+    )
+
+
+def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, row) of a CSV file with a header; columns are found by name, in any order.
+
+    Raises:
+        InputError: missing, not text, not a table, or without one of ``columns``.
+    """
+    with _opened(path) as lines:
+        reader = csv.DictReader(lines)
+        try:
+            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            if missing:
+                raise InputError(
+                    f"{path} has no column {', '.join(map(repr, missing))}; its header is "
+                    f"{', '.join(reader.fieldnames or ()) or 'empty'}"
+                )
+            for row in reader:
+                # a short line leaves None
+                yield reader.line_num, {name: row[name] or "" for name in row if isinstance(name, str)}
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not a CSV table in UTF-8: {error}") from error
+
+
+def cells(path: Path) -> list[list[str]]:
+    """All rows of a CSV file without regard to a header, empty lines left out."""
+    with _opened(path) as lines:
+        try:
+            return [row for row in csv.reader(lines) if row]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not a CSV table in UTF-8: {error}") from error
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return open(path, newline="", encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
+def stored(path: Path) -> Image.Image:
+    """A picture with the values that the file holds: no conversion, no rotation. For masks.
+
+    Raises:
+        InputError: missing, unreadable, or too large.
+    """
+    if not path.is_file():
+        raise InputError(f"no such mask: {path}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                picture.load()
+                return picture
+    except Exception as error:  # Pillow's readers let anything through when a file is broken
+        raise InputError(f"{path} is not a mask that Pillow can read: {error or type(error).__name__}") from error
+
+
+def rgb_codes(path: Path) -> "NDArray[np.int64]":
+    """The three channels (H, W, 3) of a mask whose colours are numbers."""
+    mask = stored(path)
+    if mask.mode != "RGB":
+        raise InputError(f"{path}: an RGB-coded mask is expected, this one has mode {mask.mode}")
+    return np.asarray(mask, np.int64)
+
+
+def check_size(mask: "NDArray[Any]", image: Image.Image, name: Any) -> None:
+    """A mask must have the size of its picture."""
+    height, width = mask.shape[:2]
+    if (width, height) != image.size:
+        raise InputError(
+            f"{name}: the mask is {width} x {height} pixels, its picture {image.width} x {image.height}; must be equal"
+        )
+
+
+class Problems:
+    """Lines about what is wrong in a data set; equal kinds are counted, and the first is named."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[int, str]] = {}
+
+    def add(self, kind: str, example: str) -> None:
+        """One more of a kind."""
+        count, first = self._found.get(kind, (0, example))
+        self._found[kind] = count + 1, first
+
+    def lines(self) -> list[str]:
+        """One line per kind: how many, what, and the first."""
+        return [f"{count} x {kind}; first: {first}" for kind, (count, first) in self._found.items()]
+
+
+def required(items: Iterable[Any], path: PathLike, what: str, problems: Problems) -> None:
+    """A data set without a single item is an error, and says why."""
+    if not any(True for _ in items):
+        reasons = "; ".join(problems.lines())
+        raise InputError(f"{os.fspath(path)} holds no {what}" + (f" ({reasons})" if reasons else ""))

@@ -1,0 +1,146 @@
+"""Labelled pictures for the perturbation test: a folder per class, or ImageNet's validation set.
+
+ImageNet's validation pictures may lie in class folders (``val/n01440764/ILSVRC2012_val_00000293.JPEG``, as torchvision
+leaves them) or flat (``val/ILSVRC2012_val_00000293.JPEG``) beside the devkit: ``ILSVRC2012_devkit_t12.tar.gz``, the
+same unpacked, or torchvision's ``meta.bin``. Nothing is downloaded, unpacked or moved.
+"""
+
+import importlib
+import io
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from legrad import images
+from legrad.datasets import names
+from legrad.datasets._files import PathLike, Problems, folder, inside, pictures, required
+from legrad.datasets.sample import Sample
+from legrad.errors import InputError
+
+_DEVKIT = "ILSVRC2012_devkit_t12"
+
+
+class ImageFolder:
+    """Pictures with one class each.
+
+    ``label`` is the class folder's name, a WordNet id in ImageNet. ``extra["index"]`` is the position among ImageNet's
+    1000 classes where all labels are of them, so that a part of the classes keeps its numbers; else the position among
+    the folders. ``facts["numbering"]`` says which.
+
+    Args:
+        root: a folder of class folders, or of ImageNet as torchvision takes it: with ``val/`` and, for flat pictures,
+            the devkit.
+
+    Attributes:
+        classes: the labels, sorted.
+
+    Raises:
+        InputError: no folder, no pictures, or flat pictures without a usable devkit.
+    """
+
+    name = "image-folder"
+
+    def __init__(self, root: PathLike) -> None:
+        self._root = folder(root, "a folder of class folders")
+        inner = self._root / "val"
+        self._images = inner if inner.is_dir() else self._root
+        problems = Problems()
+        classes = sorted(p.name for p in self._images.iterdir() if p.is_dir() and not p.name.startswith("."))
+        flat = pictures(self._images)
+        if flat and not any(pictures(self._images / name, nested=True) for name in classes):
+            self._items = list(zip([path.name for path in flat], _devkit_labels(self._root, len(flat)), strict=True))
+        else:
+            self._items = []
+            for name in classes:
+                found = pictures(self._images / name, nested=True)
+                self._items += [(path.relative_to(self._images).as_posix(), name) for path in found]
+                if not found:
+                    problems.add("a class folder without pictures", name)
+            for path in flat:
+                problems.add("a picture outside the class folders, left out", path.name)
+        required(self._items, self._images, "pictures in class folders", problems)
+        self.classes = sorted({label for _, label in self._items})
+        imagenet = names.imagenet_indices()
+        of_imagenet = all(label in imagenet for label in self.classes)
+        self._indices = imagenet if of_imagenet else {label: i for i, label in enumerate(self.classes)}
+        self.facts: Mapping[str, Any] = {
+            "path": str(self._images),
+            "items": len(self._items),
+            "classes": len(self.classes),
+            "numbering": "imagenet-1k" if of_imagenet else "folders",
+            "problems": problems.lines(),
+        }
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def keys(self) -> list[str]:
+        """Paths below the folder of pictures."""
+        return [name for name, _ in self._items]
+
+    def __getitem__(self, index: int) -> Sample:
+        """Item ``index``, see ``Dataset``."""
+        name, label = self._items[index]
+        image = images.read(inside(self._images, name))
+        return Sample(name, image, label, extra={"index": self._indices[label]})
+
+
+def _devkit_labels(root: Path, count: int) -> list[str]:
+    """The WordNet ids of the validation pictures in the order of their names."""
+    if (root / "meta.bin").is_file():
+        labels = _meta_bin(root / "meta.bin")
+    else:
+        ids, truth = _synsets(root), _devkit_file(root, "ILSVRC2012_validation_ground_truth.txt")
+        try:
+            labels = [ids[int(line)] for line in truth.decode("ascii").split()]
+        except (ValueError, KeyError) as error:
+            raise InputError(f"{root}: the devkit's ground truth is not a list of its class ids ({error})") from error
+    if len(labels) != count:
+        raise InputError(f"{root}: {count} validation pictures, but the devkit has labels for {len(labels)}")
+    return labels
+
+
+def _meta_bin(path: Path) -> list[str]:
+    try:
+        _, labels = torch.load(path, weights_only=True)
+        labels = [str(label) for label in labels]
+    except Exception as error:  # torch.load names no limited set of errors
+        raise InputError(f"{path} is not the meta.bin that torchvision writes: {error}") from error
+    return labels
+
+
+def _synsets(root: Path) -> dict[int, str]:
+    """ILSVRC id -> WordNet id of the classes without children, out of meta.mat."""
+    try:
+        loadmat = importlib.import_module("scipy.io").loadmat
+    except ImportError as error:
+        raise InputError("the devkit's meta.mat is read with scipy: pip install 'legrad[bench]'") from error
+    try:
+        table = loadmat(io.BytesIO(_devkit_file(root, "meta.mat")), squeeze_me=True)["synsets"]
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table.ravel() if int(row["num_children"]) == 0}
+    except InputError:
+        raise
+    except Exception as error:  # scipy's reader lets anything through when a file is broken
+        raise InputError(f"{root}: the devkit's meta.mat cannot be read: {error}") from error
+
+
+def _devkit_file(root: Path, name: str) -> bytes:
+    inner = f"{_DEVKIT}/data/{name}"
+    archive = root / f"{_DEVKIT}.tar.gz"
+    try:
+        if (root / inner).is_file():
+            return (root / inner).read_bytes()
+        if archive.is_file():
+            with tarfile.open(archive) as packed:
+                member = packed.extractfile(inner)
+                if member is not None:
+                    return member.read()
+    except (OSError, tarfile.TarError, KeyError) as error:
+        raise InputError(f"{root}: cannot read {inner} of the devkit: {error}") from error
+    raise InputError(
+        f"{root} holds pictures without class folders; their labels are in {_DEVKIT}.tar.gz (or unpacked, or as "
+        f"torchvision's meta.bin), which is not there or lacks {name}"
+    )

@@ -1,0 +1,149 @@
+"""Any folder of pictures with masks: ``images/`` and ``masks/``.
+
+Three layouts are told apart by what stands in ``masks/``:
+
+- ``masks/<stem>.png``: one mask per picture, black and white, or class ids if ``names`` says what they mean;
+- ``masks/<class>/<stem>.png``: one black and white mask per class and picture;
+- ``masks/<stem>/<class>.png``: the same, sorted by picture.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from legrad import images
+from legrad.datasets._files import PathLike, Problems, check_size, folder, pictures, required, stored
+from legrad.datasets.sample import IGNORE, Sample
+from legrad.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class MaskFolder:
+    """Pictures with a mask, or one mask per class.
+
+    Args:
+        root: folder with ``images/`` and ``masks/``; a mask has its picture's name, with the suffix .png or another.
+        names: id in the masks -> class name, for masks of class ids (0 = background unless it is named). None = masks
+            are black and white: 0 is background, everything else the object.
+        class_name: what a black and white mask shows, where no folder says it.
+        ignore: id of pixels that count nowhere, in masks of class ids; usual is 255.
+
+    Raises:
+        InputError: a folder is missing, or there is no picture.
+    """
+
+    name = "mask-folder"
+
+    def __init__(
+        self,
+        root: PathLike,
+        names: Mapping[int, str] | None = None,
+        class_name: str = "object",
+        ignore: int | None = 255,
+    ) -> None:
+        self._root = folder(root, "a folder with images/ and masks/")
+        self._names, self._class_name, self._ignore = names, class_name, ignore
+        self._pictures = pictures(folder(self._root / "images", "the folder of pictures"))
+        problems = Problems()
+        required(self._pictures, self._root / "images", "pictures", problems)
+        stems = [path.stem for path in self._pictures]
+        for stem in sorted({stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else ()):
+            raise InputError(f"{self._root}/images has two pictures named {stem}: whose is the mask?")
+        self._masks = _found(folder(self._root / "masks", "the folder of masks"), set(stems), class_name, problems)
+        self.facts: Mapping[str, Any] = {
+            "path": str(self._root),
+            "items": len(self._pictures),
+            "names": None if names is None else {str(key): name for key, name in names.items()},
+            "problems": problems.lines(),
+        }
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def keys(self) -> list[str]:
+        """The pictures' file names."""
+        return [path.name for path in self._pictures]
+
+    def __getitem__(self, index: int) -> Sample:
+        """Item ``index``; a picture without any mask is an ``InputError``."""
+        path = self._pictures[index]
+        image = images.read(path)
+        found = self._masks.get(path.stem, {})
+        if not found:
+            raise InputError(
+                f"{path} has no mask: expected {self._root}/masks/{path.stem}.png, or one in a class folder"
+            )
+        if self._names is not None:
+            return self._of_ids(path, image, found)
+        masks = {}
+        for name, file in sorted(found.items()):
+            masks[name] = _binary(file)
+            check_size(masks[name], image, file)
+        return Sample(path.name, image, None, masks)
+
+    def _of_ids(self, path: Path, image: Any, found: Mapping[str, Path]) -> Sample:
+        assert self._names is not None
+        if list(found) != [self._class_name]:
+            raise InputError(
+                f"{path}: names= is for one mask of class ids per picture, here are masks of {list(found)}"
+            )
+        file = found[self._class_name]
+        ids = _grey(file)
+        check_size(ids, image, file)
+        present = [int(value) for value in np.unique(ids)]
+        unknown = [v for v in present if v not in self._names and v not in (0, self._ignore)]
+        if unknown:
+            raise InputError(f"{file} holds the class id {unknown[0]}, which has no name; names has {len(self._names)}")
+        masks = {self._names[value]: ids == value for value in present if value in self._names}
+        ignored = np.zeros(ids.shape, bool)
+        if self._ignore is not None and self._ignore not in self._names:
+            ignored = ids == self._ignore
+        return Sample(path.name, image, None, masks, extra={IGNORE: ignored})
+
+
+def _found(root: Path, stems: set[str], class_name: str, problems: Problems) -> dict[str, dict[str, Path]]:
+    """Picture's stem -> class name -> file."""
+    found: dict[str, dict[str, Path]] = {}
+
+    def add(stem: str, name: str, path: Path) -> None:
+        if stem not in stems:
+            problems.add("a mask without a picture", str(path))
+        elif name in found.setdefault(stem, {}):
+            raise InputError(f"{path} and {found[stem][name]} are both the mask of {name} in {stem}: which one counts?")
+        else:
+            found[stem][name] = path
+
+    for path in pictures(root):
+        add(path.stem, class_name, path)
+    for sub in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        inner = pictures(sub)
+        by_picture = sub.name in stems
+        if by_picture and any(path.stem in stems for path in inner):
+            raise InputError(
+                f"{sub}: is {sub.name} a picture or a class? Both its name and its files are pictures' names"
+            )
+        for path in inner:
+            add(*((sub.name, path.stem) if by_picture else (path.stem, sub.name)), path)
+    return found
+
+
+def _grey(path: Path) -> "NDArray[np.int64]":
+    mask = stored(path)
+    if mask.mode not in ("1", "L", "P", "I", "I;16"):
+        raise InputError(f"{path}: a mask has one channel, this one has mode {mask.mode}")
+    return np.asarray(mask).astype(np.int64)
+
+
+def _binary(path: Path) -> "NDArray[np.bool_]":
+    values = _grey(path)
+    present = np.unique(values)
+    if len(present) > 2 or (len(present) == 2 and present[0] != 0):
+        raise InputError(
+            f"{path} holds the values {', '.join(map(str, present[:4]))}{' ...' if len(present) > 4 else ''}; a "
+            "black and white mask holds 0 and one other value. If these are class ids, say what they mean with names="
+        )
+    return np.asarray(values != 0)

@@ -1,0 +1,248 @@
+"""Points that say where a class is and where it is not: Open Images V7, and any CSV of points."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from legrad import images
+from legrad.datasets._files import PathLike, Problems, cells, file, folder, inside, required, rows
+from legrad.datasets.sample import Sample
+from legrad.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_YES = {"yes", "y", "true", "1", "positive", "pos", "+"}
+_NO = {"no", "n", "false", "0", "-1", "negative", "neg", "-"}
+_DROPPED = {"unsure", ""}
+
+# file name -> class -> ([positive (x, y)], [negative (x, y)])
+_Points = dict[str, dict[str, tuple[list[tuple[float, float]], list[tuple[float, float]]]]]
+
+
+class PointsCsv:
+    """Points of one's own: a table with a line per point.
+
+    Args:
+        table: CSV with a header; found by name, in any order: ``image`` (file name in ``images``), ``class``, ``x``,
+            ``y``, ``label`` (yes or no; also 1/0, true/false, positive/negative; unsure points are left out).
+        images: the folder of pictures.
+        unit: of x and y, "pixels" of the upright picture, or "relative" to its width and height, in [0, 1].
+        absent: also give classes that have only negative points in a picture. The published protocol asks only for
+            classes that are there.
+        columns: the table's own names for the five columns, in the order above.
+
+    Raises:
+        InputError: a file is missing, a column is, or nothing usable is left.
+    """
+
+    name = "points"
+
+    def __init__(
+        self,
+        table: PathLike,
+        images: PathLike,
+        unit: Literal["pixels", "relative"] = "pixels",
+        absent: bool = False,
+        columns: tuple[str, str, str, str, str] = ("image", "class", "x", "y", "label"),
+    ) -> None:
+        if unit not in ("pixels", "relative"):
+            raise InputError(f"unit is 'pixels' or 'relative', got {unit!r}")
+        self._root, self._unit = folder(images, "the folder of pictures"), unit
+        path, problems = file(table, "the table of points"), Problems()
+        points: _Points = {}
+        image, name, *place, label = columns
+        for line, row in rows(path, columns):
+            where = f"line {line}"
+            if not row[image].strip() or not row[name].strip():
+                problems.add("a point without picture or class", where)
+                continue
+            _add(points, (row[image], row[name]), (row[place[0]], row[place[1]]), row[label], unit, where, problems)
+        self._items = _usable(points, self._root, absent, problems)
+        required(self._items, path, "usable points", problems)
+        self.facts: Mapping[str, Any] = {
+            "path": str(path),
+            "images": str(self._root),
+            "items": len(self._items),
+            "unit": unit,
+            "absent": absent,
+            **_counts(self._items),
+            "problems": problems.lines(),
+        }
+        self._keys = list(self._items)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def keys(self) -> list[str]:
+        """The pictures' names as the table has them."""
+        return list(self._keys)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Item ``index``; points outside the picture are an ``InputError``."""
+        key = self._keys[index]
+        return _sample(key, images.read(inside(self._root, key)), self._items[key], self._unit)
+
+
+class OpenImagesPoints:
+    """Open Images V7 point labels: ``points`` of the classes that are in the picture, by display name.
+
+    Args:
+        table: ``oidv7-val-annotations-point-labels.csv``; only ImageId, X, Y, Label and EstimatedYesNo are needed.
+        images: folder with ``<ImageId>.jpg``. Pictures that are not there are left out, and counted in the facts.
+        classes: ``oidv7-class-descriptions.csv`` (code, display name; with or without header). None = the table's own
+            ``TextLabel`` column.
+        absent: also give classes that have only negative points in a picture; the protocol asks for those with at
+            least one positive point.
+
+    EXIF rotation is applied to the pictures; whether the published JPEGs need the rotation of Open Images' own list is
+    not settled: look at a few.
+
+    Raises:
+        InputError: a file is missing or not of this layout, or nothing usable is left.
+    """
+
+    name = "openimages-points"
+
+    def __init__(
+        self, table: PathLike, images: PathLike, classes: PathLike | None = None, absent: bool = False
+    ) -> None:
+        self._root = folder(images, "the folder of Open Images pictures")
+        path, problems = file(table, "Open Images' table of points"), Problems()
+        names = {} if classes is None else read_descriptions(file(classes, "Open Images' class descriptions"))
+        codes: dict[str, str] = {}
+        points: _Points = {}
+        unsure = 0
+        for line, row in rows(path, ("ImageId", "X", "Y", "Label", "EstimatedYesNo")):
+            where = f"line {line}"
+            if row["EstimatedYesNo"].strip().lower() == "unsure":
+                unsure += 1
+                continue
+            code = row["Label"]
+            name = names.get(code) or row.get("TextLabel", "").strip()
+            if not name:
+                problems.add("a point whose class has no name", f"{code!r} in {where}")
+                continue
+            if codes.setdefault(name, code) != code:
+                problems.add("a point whose class shares its name with another", f"{name} is {codes[name]} and {code}")
+            image = f"{row['ImageId']}.jpg"
+            _add(points, (image, name), (row["X"], row["Y"]), row["EstimatedYesNo"], "relative", where, problems)
+        self._items = _usable(points, self._root, absent, problems)
+        required(self._items, path, "usable points", problems)
+        self._keys = list(self._items)
+        self.facts: Mapping[str, Any] = {
+            "path": str(path),
+            "images": str(self._root),
+            "items": len(self._keys),
+            "absent": absent,
+            "unsure": unsure,
+            **_counts(self._items),
+            "problems": problems.lines(),
+        }
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def keys(self) -> list[str]:
+        """``<ImageId>.jpg`` of every picture."""
+        return list(self._keys)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Item ``index``, see ``Dataset``."""
+        key = self._keys[index]
+        return _sample(key, images.read(inside(self._root, key)), self._items[key], "relative")
+
+
+def read_descriptions(path: Path) -> dict[str, str]:
+    """Freebase code -> display name, from a table of two columns with or without a header."""
+    table = cells(path)
+    # codes begin with a slash (/m/..., /g/...), a header does not
+    described = table[1:] if table and not table[0][0].startswith("/") else table
+    wrong = [row for row in described if len(row) != 2 or not row[0].startswith("/")]
+    if wrong or not described:
+        raise InputError(
+            f"{path} must hold two columns, a code such as /m/0bt9lr and a name; "
+            + (f"it has the line {','.join(wrong[0])[:80]!r}" if wrong else "it is empty")
+        )
+    return {code: name.strip() for code, name in described}
+
+
+def _add(
+    points: _Points,
+    at: tuple[str, str],
+    place: tuple[str, str],
+    label: str,
+    unit: str,
+    where: str,
+    problems: Problems,
+) -> None:
+    answer = label.strip().lower()
+    if answer in _DROPPED:
+        problems.add("a point that is unsure", where)
+        return
+    if answer not in _YES | _NO:
+        problems.add("a point that is neither yes, no nor unsure", f"{label!r} in {where}")
+        return
+    try:
+        x, y = map(float, place)
+    except ValueError:
+        x = y = math.nan
+    largest = 1.0 if unit == "relative" else math.inf
+    if not (0 <= x <= largest and 0 <= y <= largest) or math.isinf(x + y):
+        wanted = "in [0, 1]" if unit == "relative" else "of pixels"
+        problems.add(f"a point whose x and y are not numbers {wanted}", f"{place} in {where}")
+        return
+    image, name = at
+    pair = points.setdefault(image, {}).setdefault(name, ([], []))
+    pair[0 if answer in _YES else 1].append((x, y))
+
+
+def _usable(points: _Points, root: Path, absent: bool, problems: Problems) -> _Points:
+    """Only pictures that are there and have something to ask."""
+    kept: _Points = {}
+    for image, classes in points.items():
+        try:
+            missing = not inside(root, image).is_file()
+        except InputError as error:
+            problems.add("a picture's name that leads out of its folder", str(error))
+            continue
+        if missing:
+            problems.add("a picture with points that is not in the folder", image)
+            continue
+        asked = classes if absent else {name: pair for name, pair in classes.items() if pair[0]}
+        if asked:
+            kept[image] = asked
+    return kept
+
+
+def _counts(items: _Points) -> dict[str, int]:
+    """What the result file tells: classes, pairs of picture and class, points, pairs without negatives."""
+    pairs = [pair for classes in items.values() for pair in classes.values()]
+    return {
+        "classes": len({name for classes in items.values() for name in classes}),
+        "pairs": len(pairs),
+        "positive_points": sum(len(yes) for yes, _ in pairs),
+        "negative_points": sum(len(no) for _, no in pairs),
+        "pairs_without_negatives": sum(not no for _, no in pairs),
+    }
+
+
+def _sample(key: str, image: "Image.Image", classes: Mapping[str, tuple[list[Any], list[Any]]], unit: str) -> Sample:
+    size = np.array(image.size, np.float64)
+    found = {}
+    for name, pair in classes.items():
+        yes, no = (np.asarray(points, np.float64).reshape(-1, 2) for points in pair)
+        if unit == "relative":
+            yes, no = yes * size, no * size
+        both = np.concatenate([yes, no])
+        outside = both[(both > size).any(1)]
+        if len(outside):
+            raise InputError(
+                f"{key}: the point ({outside[0, 0]:g}, {outside[0, 1]:g}) of {name} lies outside the picture of "
+                f"{image.width} x {image.height} pixels"
+            )
+        found[name] = yes, no
+    return Sample(key, image, None, points=found)
