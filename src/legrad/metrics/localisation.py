@@ -1,0 +1,129 @@
+"""Does a map fall on its object? Pointing game, energy in the mask, prompt-swap.
+
+Maps without contrast get what chance would: their pixels are all maxima, their energy is spread evenly, their
+comparisons are ties.
+"""
+
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from legrad.errors import InputError
+from legrad.metrics.ranges import check_shapes, is_flat
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Item = dict[str, float]
+
+
+def pointing(saliency: "NDArray[Any]", mask: "NDArray[Any]", tolerance: float = 0) -> float | None:
+    """Pointing game (Zhang et al., ECCV 2016): does the map's maximum lie in the mask?
+
+    Args:
+        saliency: (H, W).
+        mask: (H, W) bool.
+        tolerance: pixels that the maximum may lie away from the mask; 15 in the original paper, 0 in exact masks.
+
+    Returns:
+        1 or 0; of several equal maxima the share that hits; None for an empty mask.
+    """
+    check_shapes(saliency, mask)
+    target = np.asarray(mask, bool)
+    if not target.any():
+        return None
+    if tolerance > 0:
+        try:
+            ndimage = importlib.import_module("scipy.ndimage")
+        except ImportError as error:
+            raise InputError("tolerance is computed with scipy: pip install 'legrad[bench]'") from error
+        target = ndimage.distance_transform_edt(~target) <= tolerance
+    values = _flattened(saliency)
+    return float(target[values == values.max()].mean())
+
+
+def energy(saliency: "NDArray[Any]", mask: "NDArray[Any]") -> float | None:
+    """Energy-based pointing game (Wang et al., Score-CAM, 2020): the share of the map's positive part in the mask.
+
+    Returns:
+        in [0, 1]; None for an empty mask.
+    """
+    check_shapes(saliency, mask)
+    target = np.asarray(mask, bool)
+    if not target.any():
+        return None
+    values = np.nan_to_num(np.asarray(saliency, np.float64), nan=0, posinf=0, neginf=0).clip(min=0)
+    total = values.sum()
+    return float(values[target].sum() / total) if total else float(target.mean())
+
+
+def swaps(maps: "NDArray[Any]", targets: "NDArray[Any]") -> tuple[float, int]:
+    """Prompt-swap: for every ordered pair of objects A, B, is the map of A higher over A's mask than over B's?
+
+    Args:
+        maps: (K, H, W), one per object.
+        targets: (K, H, W) bool, none empty.
+
+    Returns:
+        pairs won (means over the masks; a tie is half), and how many there are, K (K - 1).
+    """
+    values = np.stack([_flattened(one).ravel() for one in maps])
+    weights = np.asarray(targets, np.float64).reshape(len(values), -1)
+    means = values @ weights.T / weights.sum(1)  # (map, mask)
+    own = means.diagonal()[:, None]
+    # the flat map's means over two masks differ by rounding
+    tied = np.isclose(own, means, rtol=1e-9, atol=0)
+    won = np.where(tied, 0.5, own > means)
+    np.fill_diagonal(won, 0)
+    return float(won.sum()), len(values) * (len(values) - 1)
+
+
+def measure(maps: "NDArray[Any]", targets: "NDArray[Any]", tolerance: float = 0) -> Item:
+    """Everything about one picture: sums over its objects, with what they are to be divided by.
+
+    Args:
+        maps: (K, H, W).
+        targets: (K, H, W) bool; objects with an empty mask are left out, ``objects`` counts the others.
+        tolerance: of the pointing game.
+    """
+    maps, targets = np.asarray(maps), np.asarray(targets, bool)
+    if maps.ndim != 3 or maps.shape != targets.shape:
+        raise InputError(f"maps and masks have one shape (objects, H, W), got {maps.shape} and {targets.shape}")
+    there = targets.any((1, 2))
+    maps, targets = maps[there], targets[there]
+    won, pairs = swaps(maps, targets) if len(maps) else (0.0, 0)
+    return {
+        "objects": len(maps),
+        "hits": sum(pointing(one, mask, tolerance) or 0 for one, mask in zip(maps, targets, strict=True)),
+        "energy": sum(energy(one, mask) or 0 for one, mask in zip(maps, targets, strict=True)),
+        "swaps_won": won,
+        "swaps": pairs,
+        "flat": sum(is_flat(one) for one in maps),
+    }
+
+
+def summarise(items: Iterable[Mapping[str, float]]) -> dict[str, Any]:
+    """The data set's numbers in [0, 1], None where nothing was asked: means over objects and over pairs."""
+    rows = list(items)
+    total = {
+        name: sum(row[name] for row in rows) for name in ("objects", "hits", "energy", "swaps_won", "swaps", "flat")
+    }
+    return {
+        "pointing": _ratio(total["hits"], total["objects"]),
+        "energy": _ratio(total["energy"], total["objects"]),
+        "swap": _ratio(total["swaps_won"], total["swaps"]),
+        "images": len(rows),
+        "objects": int(total["objects"]),
+        "swaps": int(total["swaps"]),
+        "flat": int(total["flat"]),
+    }
+
+
+def _flattened(saliency: "NDArray[Any]") -> "NDArray[np.float64]":
+    return np.zeros(np.shape(saliency)) if is_flat(saliency) else np.asarray(saliency, np.float64)
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,106 @@
+"""p-mIoU: open-vocabulary localisation judged at labelled points (Open Images V7).
+
+A point is foreground iff the map, min-maxed at the picture's resolution, is above 0.5 there, strictly. TP and FN are
+positive points in and out of the foreground, FP and TN negative ones; IoU = TP / (TP + FP + FN), foreground only.
+
+The published text leaves open what is averaged, so both are given: ``p_miou`` pools the counts of a class over all
+pictures and takes the mean over classes; ``p_miou_pairs`` takes the mean over pairs of picture and class. An IoU whose
+denominator is 0 (no positive point, no false one) is skipped and counted.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from legrad.metrics.ranges import is_flat, unit_range
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Item = dict[str, list[int]]  # class name -> [tp, fp, fn, tn, flat]
+
+
+def measure(
+    saliency: "NDArray[Any]", positive: "NDArray[Any]", negative: "NDArray[Any]", threshold: float = 0.5
+) -> list[int]:
+    """One class in one picture: [tp, fp, fn, tn, flat].
+
+    Args:
+        saliency: (H, W), any range: min-max is taken here. Without contrast everything is background, and flat is 1.
+        positive: (P, 2) x, y as indices into the map, see ``geometry.frame_points``.
+        negative: (N, 2), the same.
+        threshold: of the min-maxed map.
+    """
+    above = unit_range(saliency) > threshold
+    yes, no = (above[points[:, 1], points[:, 0]] for points in (np.asarray(positive), np.asarray(negative)))
+    hits, false = int(yes.sum()), int(no.sum())
+    return [hits, false, len(yes) - hits, len(no) - false, int(is_flat(saliency))]
+
+
+def summarise(items: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
+    """The data set's numbers from one {class: ``measure``} per picture.
+
+    Returns:
+        ``p_miou`` and ``p_miou_pairs`` in [0, 1] (None if nothing could be judged), and the counts that belong to
+        them: images, pairs, classes, positive and negative points, skipped pairs and classes, classes without
+        negative points, flat maps.
+    """
+    rows = list(items)
+    table = Table(rows)
+    classes, pairs = table.class_counts(np.ones(len(rows))), table.counts
+    return {
+        "p_miou": _none(mean_iou(classes)),
+        "p_miou_pairs": _none(mean_iou(pairs)),
+        "images": len(rows),
+        "pairs": len(pairs),
+        "classes": len(classes),
+        "positive_points": int(pairs[:, [0, 2]].sum()),
+        "negative_points": int(pairs[:, [1, 3]].sum()),
+        "skipped_pairs": int((pairs[:, :3].sum(1) == 0).sum()),
+        "skipped_classes": int((classes[:, :3].sum(1) == 0).sum()),
+        "classes_without_negatives": int((classes[:, [1, 3]].sum(1) == 0).sum()),
+        "flat": int(table.flat.sum()),
+    }
+
+
+class Table:
+    """The pairs of many pictures as arrays, for resampling: ``statistic`` takes how often each picture was drawn.
+
+    Args:
+        items: one {class: ``measure``} per picture.
+    """
+
+    def __init__(self, items: Sequence[Mapping[str, Sequence[int]]]) -> None:
+        names = {name: index for index, name in enumerate(sorted({name for item in items for name in item}))}
+        rows = [(index, names[name], *counts) for index, item in enumerate(items) for name, counts in item.items()]
+        values = np.array(rows, np.int64).reshape(-1, 7)
+        self._image, self._class, self._classes = values[:, 0], values[:, 1], len(names)
+        self.counts, self.flat = values[:, 2:6].astype(np.float64), values[:, 6]
+
+    def class_counts(self, weights: "NDArray[Any]") -> "NDArray[np.float64]":
+        """(classes, 4), every picture counted as often as ``weights`` (pictures,) says."""
+        weighted = self.counts * np.asarray(weights, np.float64)[self._image, None]
+        return np.stack([np.bincount(self._class, column, self._classes) for column in weighted.T], -1)
+
+    def statistic(self, weights: "NDArray[Any]") -> float:
+        """``p_miou`` of a resample; classes that were not drawn are skipped."""
+        return mean_iou(self.class_counts(weights))
+
+    def pairs_statistic(self, weights: "NDArray[Any]") -> float:
+        """``p_miou_pairs`` of a resample."""
+        return mean_iou(self.counts, np.asarray(weights, np.float64)[self._image])
+
+
+def mean_iou(counts: "NDArray[Any]", weights: "NDArray[Any] | None" = None) -> float:
+    """Mean of TP / (TP + FP + FN) over rows (rows, 4); those with an empty union are skipped, NaN if all are."""
+    union = counts[:, :3].sum(1)
+    known = union > 0
+    used = known.astype(np.float64) if weights is None else known * weights
+    if not used.sum():
+        return float("nan")
+    return float(np.average(counts[known, 0] / union[known], weights=used[known]))
+
+
+def _none(value: float) -> float | None:
+    return None if np.isnan(value) else value

@@ -1,0 +1,183 @@
+"""Object segmentation from a heatmap, exactly as in the lineage of Chefer et al. (CVPR 2021).
+
+    R    = min-max of the map over the picture's pixels, at S x S, after upsampling
+    fg   = R > mean(R), strictly (or R > 0.5)
+    accuracy = correct pixels / labelled pixels, over all pictures
+    IoU_c    = intersection of class c / its union, both summed over all pictures first; mIoU = (IoU_bg + IoU_fg) / 2
+    AP       = average precision of the vector (1 - R, R) against (1 - G, G), both channels pooled; mAP = its mean
+               over pictures
+
+The pooled AP is 0.5 for any constant map and for random ones, and changes when R is rescaled monotonically. A map
+without contrast is NaN in the published code: all background, AP 0.5; ``flat`` counts these.
+
+One picture is a dict of numbers, ``measure``, ready for JSON; a data set is ``summarise`` of such dicts, so that runs
+can be stopped, merged and resampled.
+"""
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from legrad.errors import InputError
+from legrad.metrics.ranges import check_shapes, is_flat, unit_range
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Threshold = Literal["mean"] | float
+Item = dict[str, Any]
+
+
+def foreground(saliency: "NDArray[Any]", threshold: Threshold = "mean") -> "NDArray[np.bool_]":
+    """Prediction (H, W): the min-maxed map is above the threshold, strictly; nothing is if the map is flat."""
+    unit = unit_range(saliency)
+    limit = unit.mean() if threshold == "mean" else threshold
+    return np.asarray(unit > limit)  # comparisons with NaN are False
+
+
+def average_precision(
+    saliency: "NDArray[Any]", mask: "NDArray[Any]", ignore: "NDArray[Any] | None" = None
+) -> float | None:
+    """The published AP of one picture: background and foreground pooled into one ranking.
+
+    Args:
+        saliency: (H, W), any range.
+        mask: (H, W) bool.
+        ignore: (H, W) bool, pixels that do not count.
+
+    Returns:
+        in [0, 1]; None if every pixel is ignored.
+    """
+    check_shapes(saliency, mask)
+    keep = _kept(mask, ignore)
+    unit, truth = unit_range(saliency)[keep], np.asarray(mask, bool)[keep]
+    # NaN becomes 0 in both channels: equal scores throughout
+    scores = np.nan_to_num(np.concatenate([1 - unit, unit]), nan=0.0)
+    return _precision(np.concatenate([~truth, truth]), scores)
+
+
+def foreground_average_precision(
+    saliency: "NDArray[Any]", mask: "NDArray[Any]", ignore: "NDArray[Any] | None" = None
+) -> float | None:
+    """Ordinary AP of the object's pixels in one picture: not the published number, whatever the label says elsewhere.
+
+    Returns:
+        in [0, 1], the share of the object for a flat map; None without any pixel of the object.
+    """
+    check_shapes(saliency, mask)
+    keep = _kept(mask, ignore)
+    return _precision(np.asarray(mask, bool)[keep], np.nan_to_num(unit_range(saliency)[keep], nan=0.0))
+
+
+def confusion(prediction: "NDArray[Any]", mask: "NDArray[Any]", ignore: "NDArray[Any] | None" = None) -> dict[str, int]:
+    """Pixels of one picture: {"tp", "fp", "fn", "tn"}, ignored ones left out."""
+    check_shapes(prediction, mask)
+    keep = _kept(mask, ignore)
+    guess, truth = np.asarray(prediction, bool)[keep], np.asarray(mask, bool)[keep]
+    return {
+        "tp": int((guess & truth).sum()),
+        "fp": int((guess & ~truth).sum()),
+        "fn": int((~guess & truth).sum()),
+        "tn": int((~guess & ~truth).sum()),
+    }
+
+
+def measure(
+    saliency: "NDArray[Any]",
+    mask: "NDArray[Any]",
+    ignore: "NDArray[Any] | None" = None,
+    threshold: Threshold = "mean",
+) -> Item:
+    """Everything about one picture: {"tp", "fp", "fn", "tn", "ap", "fg_ap", "flat"}.
+
+    Args:
+        saliency: (H, W), any range: min-max is taken here.
+        mask: (H, W) bool, the object.
+        ignore: (H, W) bool, pixels that do not count.
+        threshold: "mean" of the min-maxed map, or a number.
+    """
+    return {
+        **confusion(foreground(saliency, threshold), mask, ignore),
+        "ap": average_precision(saliency, mask, ignore),
+        "fg_ap": foreground_average_precision(saliency, mask, ignore),
+        "flat": int(is_flat(saliency)),
+    }
+
+
+def summarise(items: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The data set's numbers, in [0, 1] or None where nothing is defined.
+
+    ``accuracy``, ``miou`` and ``map`` are the published ones. ``iou_background`` and ``iou_foreground`` make up
+    ``miou``. ``mean_image_fg_iou`` (mean over pictures of the object's IoU) and ``mean_fg_ap`` are alternatives found
+    elsewhere: other metrics, not to be compared with the published numbers. ``flat`` counts maps without contrast.
+    """
+    rows = list(items)
+    if not rows:
+        raise InputError("no picture to summarise")
+    counts = counts_of(rows)
+    with np.errstate(invalid="ignore"):
+        unions = counts[:, :3].sum(1)
+        images = counts[:, 0] / unions
+    return {
+        **{name: _number(value) for name, value in zip(RATIOS, ratios(counts.sum(0)), strict=True)},
+        "map": _mean([row["ap"] for row in rows]),
+        "mean_image_fg_iou": _mean([value for value, union in zip(images, unions, strict=True) if union]),
+        "mean_fg_ap": _mean([row["fg_ap"] for row in rows]),
+        "images": len(rows),
+        "flat": int(sum(row["flat"] for row in rows)),
+    }
+
+
+RATIOS = ("accuracy", "miou", "iou_background", "iou_foreground")
+
+
+def counts_of(items: Sequence[Mapping[str, Any]]) -> "NDArray[np.float64]":
+    """(pictures, 4): tp, fp, fn, tn, for ``ratios`` and the bootstrap."""
+    return np.array([[row[name] for name in ("tp", "fp", "fn", "tn")] for row in items], np.float64).reshape(-1, 4)
+
+
+def ratios(counts: "NDArray[Any]") -> "NDArray[np.float64]":
+    """Summed counts (..., 4) -> (..., 4) of ``RATIOS``; NaN where nothing is labelled.
+
+    An absent class whose union is empty has IoU 0, as the published code's 0 / eps.
+    """
+    tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
+    total = tp + fp + fn + tn
+    labelled = total > 0
+    background = np.divide(tn, tn + fp + fn, out=np.zeros_like(total), where=tn + fp + fn > 0)
+    object_ = np.divide(tp, tp + fp + fn, out=np.zeros_like(total), where=tp + fp + fn > 0)
+    accuracy = np.divide(tp + tn, total, out=np.full_like(total, np.nan), where=labelled)
+    both = np.where(labelled, (background + object_) / 2, np.nan)
+    return np.stack([accuracy, both, background, object_], -1)
+
+
+def _kept(mask: "NDArray[Any]", ignore: "NDArray[Any] | None") -> "NDArray[np.bool_]":
+    if ignore is None:
+        return np.ones(np.shape(mask), bool)
+    check_shapes(ignore, mask)
+    return ~np.asarray(ignore, bool)
+
+
+def _precision(truth: "NDArray[Any]", scores: "NDArray[Any]") -> float | None:
+    if not truth.any():
+        return None
+    return float(sklearn("metrics").average_precision_score(truth, scores))
+
+
+def sklearn(module: str) -> Any:
+    """A module of scikit-learn, which comes with the extra ``bench``."""
+    try:
+        return importlib.import_module(f"sklearn.{module}")
+    except ImportError as error:
+        raise InputError("this metric is computed with scikit-learn: pip install 'legrad[bench]'") from error
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,308 @@
+"""Perturbation, localisation, presence, audio scorer and bootstrap: hand-computed cases and independent twins."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+
+from legrad.errors import InputError
+from legrad.metrics import audio, bootstrap, localisation, perturbation, presence, segmentation
+
+RNG = np.random.default_rng(0)
+
+
+def test_the_published_numbers_of_pixels():
+    assert perturbation.counts(224 * 224) == [5017, 10035, 15052, 20070, 25088, 30105, 35123, 40140, 45158]
+    assert perturbation.counts(100, [0.29]) == [29]
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.80314, 1.0])
+def test_a_constant_accuracy_a_has_auc_90a(accuracy):
+    assert perturbation.auc([accuracy] * 10) == pytest.approx(90 * accuracy)
+    assert perturbation.auc_normalised([accuracy] * 10) == pytest.approx(100 * accuracy)
+
+
+def test_auc_is_a_trapezoid_with_the_clean_point():
+    assert perturbation.auc([1, 0, 0], [0.1, 0.9]) == pytest.approx(5)
+    assert perturbation.auc([0, 1, 0], [0.5, 1.0]) == pytest.approx(50)
+    with pytest.raises(InputError, match="the clean value and one per step, 10; got 9"):
+        perturbation.auc([1] * 9)
+
+
+@pytest.mark.parametrize("steps", [[], [0.5, 0.5], [0.5, 1.1], [0.0, 0.5]])
+def test_steps_are_ascending_shares(steps):
+    with pytest.raises(InputError, match="ascending shares"):
+        perturbation.counts(10, steps)
+
+
+def test_what_is_erased_first():
+    saliency = np.array([[0.1, 0.9], [0.5, 0.3]])
+    assert perturbation.order(saliency).tolist() == [1, 2, 3, 0]
+    assert perturbation.order(saliency, "negative").tolist() == [0, 3, 2, 1]
+    erased = perturbation.masks(saliency, steps=[0.25, 0.5, 0.99])
+    assert erased.reshape(3, 4).astype(int).tolist() == [[0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1]]
+
+
+def test_ties_go_by_index_in_both_directions_or_by_seed():
+    saliency = np.zeros((8, 8))
+    saliency[4, 4] = 1
+    zeros = [i for i in range(64) if i != 36]
+    assert perturbation.order(saliency).tolist() == [36, *zeros]
+    assert perturbation.order(saliency, "negative").tolist() == [*zeros, 36]
+    shuffled = perturbation.order(saliency, ties="random", seed=1)
+    assert shuffled[0] == 36
+    assert shuffled.tolist() == perturbation.order(saliency, ties="random", seed=1).tolist()
+    assert shuffled.tolist() != perturbation.order(saliency, ties="random", seed=2).tolist()
+    assert sorted(shuffled.tolist()) == list(range(64))
+    # no contrast, or no number at all: only ties
+    for flat in (np.full((2, 2), 3.0), np.full((2, 2), np.nan)):
+        assert perturbation.order(flat).tolist() == [0, 1, 2, 3]
+
+
+def test_without_ties_the_pixels_are_those_of_topk():
+    saliency = RNG.permutation(400).reshape(20, 20) / 400
+    for direction, sign in (("positive", 1), ("negative", -1)):
+        erased = perturbation.masks(saliency, direction)
+        for mask, count in zip(erased, perturbation.counts(400), strict=True):
+            best = torch.from_numpy(sign * saliency).flatten().topk(count).indices
+            assert set(np.flatnonzero(mask)) == set(best.tolist())
+
+
+def test_patches_are_erased_as_one():
+    saliency = np.kron([[1.0, 2.0], [4.0, 3.0]], np.ones((3, 3)))
+    saliency[0, 0] = 6  # a pixel is not a patch
+    erased = perturbation.masks(saliency, steps=[0.25, 0.5], patch=3)
+    np.testing.assert_array_equal(erased[0], np.kron([[0, 0], [1, 0]], np.ones((3, 3))))
+    np.testing.assert_array_equal(erased[1], np.kron([[0, 0], [1, 1]], np.ones((3, 3))))
+    with pytest.raises(InputError, match="6 x 6 pixels cannot be cut into patches of 4 x 4"):
+        perturbation.masks(saliency, patch=4)
+
+
+def test_erasing_is_in_all_channels_and_starts_from_the_clean_picture():
+    image = torch.rand(3, 4, 4) + 0.1
+    before = image.clone()
+    erased = perturbation.masks(RNG.random((4, 4)))
+    black = perturbation.erase(image, erased)
+    assert black.shape == (9, 3, 4, 4)
+    for result, mask in zip(black, torch.from_numpy(erased), strict=True):
+        assert (result[:, mask] == 0).all()
+        assert torch.equal(result[:, ~mask], image[:, ~mask])
+    mean = perturbation.erase(image, erased, "mean")
+    assert torch.allclose(mean[-1][:, torch.from_numpy(erased[-1])], image.mean((1, 2))[:, None])
+    inserted = perturbation.erase(image, ~erased)
+    assert torch.equal(inserted + black, image.expand(9, -1, -1, -1))
+    blurred = perturbation.erase(torch.eye(16).expand(3, -1, -1), np.ones((1, 16, 16), bool), "blur")
+    assert blurred.max() < 0.5
+    assert blurred[0, 0, 8, 9] > 0.1  # beside the line that was black and white
+    assert torch.equal(image, before)
+    with pytest.raises(InputError, match="fill is black, mean or blur"):
+        perturbation.erase(image, erased, "pink")
+
+
+def test_perturbation_of_a_data_set():
+    found = perturbation.summarise([[1, 1, 0], [0, 1, 1]], [0.5, 1.0])
+    assert found["curve"] == [0.5, 1.0, 0.5]
+    assert found["x"] == [0, 0.5, 1.0]
+    assert found["auc"] == pytest.approx(75)
+    assert found["auc_correct_only"] == pytest.approx(75)  # of 1, 1, 0
+    assert (found["images"], found["images_correct"]) == (2, 1)
+    single = np.mean([perturbation.auc(curve, [0.5, 1.0]) for curve in ([1, 1, 0], [0, 1, 1])])
+    assert found["auc"] == pytest.approx(single)
+    assert perturbation.summarise([[0, 1, 1]], [0.5, 1.0])["auc_correct_only"] is None
+
+
+MASKS = np.array([[[1, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 1]]], bool)
+
+
+def test_the_pointing_game():
+    assert localisation.pointing(np.array([[0, 9, 1], [1, 1, 1]]), MASKS[0]) == 1
+    miss = np.array([[0, 1, 1], [1, 1, 9]])
+    assert localisation.pointing(miss, MASKS[0]) == 0
+    assert localisation.pointing(miss, MASKS[0], tolerance=1) == 0
+    assert localisation.pointing(miss, MASKS[0], tolerance=1.5) == 1
+    assert localisation.pointing(np.array([[9, 0, 9], [0, 0, 0]]), MASKS[0]) == 0.5
+    assert localisation.pointing(np.full((2, 3), np.nan), MASKS[0]) == pytest.approx(2 / 6)
+    assert localisation.pointing(miss, np.zeros((2, 3), bool)) is None
+
+
+def test_energy_in_the_mask():
+    assert localisation.energy(np.array([[1, 2, 3], [0, 0, 6]]), MASKS[0]) == pytest.approx(3 / 12)
+    assert localisation.energy(np.array([[1, 2, 1], [-9, 0, 0]]), MASKS[0]) == pytest.approx(3 / 4)
+    assert localisation.energy(np.zeros((2, 3)), MASKS[0]) == pytest.approx(2 / 6)
+    assert localisation.energy(np.ones((2, 3)), np.zeros((2, 3), bool)) is None
+
+
+def test_prompt_swap():
+    good, bad = MASKS.astype(float), 1 - MASKS.astype(float)
+    assert localisation.swaps(good, MASKS) == (2, 2)
+    assert localisation.swaps(bad, MASKS) == (0, 2)
+    same = np.stack([good[0], good[0]])
+    assert localisation.swaps(same, MASKS) == (1, 2)
+    # no contrast: chance
+    assert localisation.swaps(np.full((2, 2, 3), 0.1), MASKS) == (1, 2)
+
+
+def test_localisation_of_a_data_set():
+    maps = MASKS.astype(float)
+    first = localisation.measure(maps, MASKS)
+    with_empty = localisation.measure(np.stack([maps[0], maps[0]]), np.stack([MASKS[0], np.zeros((2, 3), bool)]))
+    assert (with_empty["objects"], with_empty["swaps"]) == (1, 0)
+    wrong = localisation.measure(np.stack([maps[1], np.zeros((2, 3))]), MASKS)
+    found = localisation.summarise(json.loads(json.dumps([first, with_empty, wrong])))
+    chance = 2 / 6
+    assert found["pointing"] == pytest.approx((2 + 1 + 0 + chance) / 5)
+    assert found["energy"] == pytest.approx((2 + 1 + 0 + chance) / 5)
+    assert found["swap"] == pytest.approx((2 + 0 + 0.5) / 4)
+    assert (found["objects"], found["swaps"], found["flat"], found["images"]) == (5, 4, 1, 3)
+    assert localisation.summarise([localisation.measure(maps[:0], MASKS[:0])])["swap"] is None
+    with pytest.raises(InputError, match="one shape"):
+        localisation.measure(maps, MASKS[0])
+
+
+def test_presence():
+    assert presence.auroc([3, 1, 2, 2], [True, False, True, False]) == pytest.approx(3.5 / 4)
+    assert presence.auroc([1, 2], [True, True]) is None
+    evidence, there = RNG.random(50), RNG.random(50) < 0.4
+    expected = float(binary_auroc(torch.from_numpy(evidence), torch.from_numpy(there).long()))
+    items = [list(zip(evidence[i : i + 5], there[i : i + 5], strict=True)) for i in range(0, 50, 5)]
+    found = presence.summarise(items)
+    assert found["auroc"] == pytest.approx(expected, abs=1e-6)
+    assert found["present"] + found["absent"] == 50
+    both = [item for item in items if 0 < sum(p for _, p in item) < 5]
+    assert found["images_without_both"] == 10 - len(both)
+    assert found["auroc_images"] == pytest.approx(np.mean([presence.auroc(*zip(*item, strict=True)) for item in both]))
+
+
+def test_resampling_pictures_of_presence_is_the_same_as_repeating_them():
+    items = [[(0.9, True), (0.1, False)], [(0.2, True), (0.5, False)], [(0.4, False)]]
+    weighted = presence.Table(items).statistic(np.array([1, 2, 0]))
+    assert weighted == pytest.approx(presence.summarise([items[0], items[1], items[1]])["auroc"])
+    assert np.isnan(presence.Table(items).statistic(np.array([0, 0, 3])))
+
+
+def test_audio_scores_of_a_class_by_hand():
+    # thresholds 0, 1/19, ..., 1: above 0.5 lie 0.9 and 1 of which one is true; above 0.9 only 1, which is not
+    scores = np.array([0.0, 0.9, 0.5, 1.0])
+    truth = np.array([False, True, True, False])
+    ap, iou = audio.class_scores(scores, truth)
+    assert iou == pytest.approx(2 / 3)  # above 0: three pixels, two of them true
+    assert ap == pytest.approx(0.5 * 1 / 2 + 0.5 * 2 / 3)
+    assert audio.class_scores(scores, np.zeros(4, bool)) == (0, 0)
+    assert audio.class_scores(np.ones(4), truth) == (0.5, 0)  # nothing is strictly above the only threshold
+
+
+def test_the_best_iou_is_at_least_the_prevalence_but_for_the_least_pixel():
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        truth = rng.random(1000) < 0.3
+        scores = rng.random(1000) - truth  # as bad as it gets
+        assert audio.class_scores(scores, truth)[1] >= (truth.sum() - 1) / 1000
+
+
+def _prompts(n=6, size=16):
+    rng = np.random.default_rng(3)
+    return [
+        audio.Prompted(name, rng.random((4, 5)).astype(np.float32) * scale, rng.random((size, size)) < 0.3)
+        for name, scale in zip("ababca"[:n], (1, 5, 2, 1, 1, 9), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("normalisation", ["dataset", "image"])
+def test_the_audio_scorer_equals_a_slow_twin(normalisation):
+    items = _prompts()
+    maps = torch.stack([torch.from_numpy(item.relevance) for item in items])[:, None]
+    if normalisation == "dataset":
+        maps = maps - maps.min()
+        maps = F.interpolate(maps / maps.max(), (16, 16), mode="bilinear")[:, 0]
+    else:
+        maps = F.interpolate(maps, (16, 16), mode="bilinear")[:, 0]
+        maps = torch.stack([(one - one.min()) / (one.max() - one.min()) for one in maps])
+    found = audio.summarise(items, normalisation)
+    precisions, ious = [], []
+    for name in "abc":
+        chosen = [i for i, item in enumerate(items) if item.name == name]
+        scores = maps[chosen].flatten()
+        truth = torch.from_numpy(np.stack([items[i].mask for i in chosen])).flatten()
+        precisions.append(float(binary_average_precision(scores, truth.long(), thresholds=None)))
+        single = []
+        for threshold in torch.linspace(scores.min(), scores.max(), 20):
+            above = scores > threshold
+            single.append(float((above & truth).sum() / (above | truth).sum()))
+        ious.append(max(single))
+        assert found["per_class"][name] == pytest.approx(
+            [precisions[-1], ious[-1], float(truth.float().mean())], abs=1e-5
+        )
+    assert found["map"] == pytest.approx(np.mean(precisions), abs=1e-5)
+    assert found["miou"] == pytest.approx(np.mean(ious), abs=1e-5)
+    assert (found["prompts"], found["classes"], found["flat"]) == (6, 3, 0)
+
+
+def test_the_two_normalisations_of_audio_differ():
+    items = _prompts()
+    assert audio.summarise(items, "dataset")["map"] != pytest.approx(audio.summarise(items, "image")["map"], abs=1e-3)
+
+
+def test_flat_and_empty_prompts_of_audio_are_counted():
+    flat = audio.Prompted("a", np.ones((2, 2), np.float32), np.eye(4, dtype=bool))
+    empty = audio.Prompted("b", np.eye(2, dtype=np.float32), np.zeros((4, 4), bool))
+    for normalisation in ("dataset", "image"):
+        found = audio.summarise([flat, empty], normalisation)
+        assert (found["flat"], found["classes_without_pixels"]) == (1, 1)
+        assert found["per_class"]["a"][0] == pytest.approx(0.25)
+    assert audio.summarise([flat], "dataset")["map"] == pytest.approx(0.25)
+    with pytest.raises(InputError, match="no prompt"):
+        audio.summarise([], "image")
+
+
+def test_prompts_of_audio_survive_a_file():
+    items = _prompts()
+    again = [audio.Prompted.from_json(json.loads(json.dumps(item.to_json()))) for item in items]
+    assert audio.summarise(again, "dataset") == audio.summarise(items, "dataset")
+    np.testing.assert_array_equal(again[0].mask, items[0].mask)
+    with pytest.raises(InputError, match="not a stored prompt"):
+        audio.Prompted.from_json({"name": "a"})
+
+
+def test_intervals_are_paired_and_seeded():
+    rng = np.random.default_rng(1)
+    base = rng.random(200)
+    methods = {"a": bootstrap.mean_of(base.tolist()), "b": bootstrap.mean_of((base + 0.01).tolist())}
+    found = bootstrap.intervals(methods, 200, reference="a", resamples=500)
+    assert found == bootstrap.intervals(methods, 200, reference="a", resamples=500)
+    assert found != bootstrap.intervals(methods, 200, reference="a", resamples=500, seed=1)
+    assert found["a"]["value"] == pytest.approx(base.mean())
+    # the classical interval of a mean
+    half = 1.96 * base.std() / np.sqrt(200)
+    assert found["a"]["low"] == pytest.approx(base.mean() - half, abs=0.01)
+    assert found["a"]["high"] == pytest.approx(base.mean() + half, abs=0.01)
+    # the same draws: a constant lead has no spread, although each method's interval is far wider
+    for name in ("difference", "difference_low", "difference_high"):
+        assert found["b"][name] == pytest.approx(0.01)
+        assert found["a"][name] == 0
+
+
+def test_a_statistic_of_sums_is_taken_after_summing():
+    counts = np.array([[4.0, 0, 0, 4], [0, 4, 4, 0]])
+    miou = bootstrap.ratio_of(lambda sums: segmentation.ratios(sums)[1], counts)
+    assert miou(np.array([1, 1])) == pytest.approx(1 / 3)
+    assert miou(np.array([2, 0])) == 1
+    found = bootstrap.intervals({"a": miou}, 2, resamples=200)["a"]
+    assert (found["low"], found["high"]) == (0, 1)
+
+
+def test_items_without_a_value_are_left_out():
+    mean = bootstrap.mean_of([None, 0.5, None])
+    assert mean(np.ones(3)) == 0.5
+    found = bootstrap.intervals({"a": mean, "none": bootstrap.mean_of([None] * 3)}, 3, resamples=50)
+    assert found["a"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    assert found["none"] == {"value": None, "low": None, "high": None}
+
+
+def test_bad_questions_to_the_bootstrap():
+    with pytest.raises(InputError, match="items and resamples are positive"):
+        bootstrap.intervals({}, 0)
+    with pytest.raises(InputError, match="'c' is none of the methods a"):
+        bootstrap.intervals({"a": bootstrap.mean_of([1.0])}, 1, reference="c")
