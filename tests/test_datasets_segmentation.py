@@ -66,6 +66,28 @@ def test_gtsegs_is_opened_again_in_workers(gtsegs):
         assert pool.apply(_first_pixel, (data,)) == here
 
 
+def test_gtsegs_must_not_lead_to_other_files(tmp_path, gtsegs):
+    made, _ = gtsegs
+    (tmp_path / "secret").write_bytes(bytes(84))
+    outside = made.refs.create_dataset("outside", (3, 7, 4), np.uint8, external=[(str(tmp_path / "secret"), 0, 84)])
+    made.add(*_pair(4, 7), "bad", "n01440764", img=outside.ref)
+    path = made.close()
+    with pytest.raises(InputError, match="stored in another file"):
+        ImageNetSegmentation(path)[2]
+    with h5py.File(tmp_path / "link.mat", "w") as file:
+        file["value"] = h5py.ExternalLink(str(path), "value")
+    with pytest.raises(InputError, match="a link to another file"):
+        ImageNetSegmentation(tmp_path / "link.mat")
+
+
+def test_pictures_of_gtsegs_have_pillows_limit(gtsegs, monkeypatch):
+    made, _ = gtsegs
+    data = ImageNetSegmentation(made.close())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(InputError, match="84 values, more than Pillow's limit"):
+        data[0]
+
+
 @pytest.mark.parametrize(
     ("replace", "message"),
     [

@@ -96,7 +96,7 @@ def test_erasing_is_in_all_channels_and_starts_from_the_clean_picture():
     assert torch.equal(inserted + black, image.expand(9, -1, -1, -1))
     blurred = perturbation.erase(torch.eye(16).expand(3, -1, -1), np.ones((1, 16, 16), bool), "blur")
     assert blurred.max() < 0.5
-    assert blurred[0, 0, 8, 9] > 0.1  # beside the line that was black and white
+    assert blurred[0, 0, 8, 9] > 0.05  # beside the line that was black and white
     assert torch.equal(image, before)
     with pytest.raises(InputError, match="fill is black, mean or blur"):
         perturbation.erase(image, erased, "pink")

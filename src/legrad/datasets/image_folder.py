@@ -63,9 +63,8 @@ class ImageFolder:
                 problems.add("a picture outside the class folders, left out", path.name)
         required(self._items, self._images, "pictures in class folders", problems)
         self.classes = sorted({label for _, label in self._items})
-        imagenet = names.imagenet_indices()
-        of_imagenet = all(label in imagenet for label in self.classes)
-        self._indices = imagenet if of_imagenet else {label: i for i, label in enumerate(self.classes)}
+        of_imagenet = all(names.is_wordnet_id(label) and label in names.imagenet_indices() for label in self.classes)
+        self._indices = names.imagenet_indices() if of_imagenet else {label: i for i, label in enumerate(self.classes)}
         self.facts: Mapping[str, Any] = {
             "path": str(self._images),
             "items": len(self._items),

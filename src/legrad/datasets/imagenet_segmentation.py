@@ -7,7 +7,6 @@ character codes, the picture's name and its WordNet id.
 
 import importlib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from legrad.datasets._files import PathLike, Problems, check_size, file, required
+from legrad.datasets.names import is_wordnet_id
 from legrad.datasets.sample import Sample
 from legrad.errors import InputError
 
@@ -104,6 +104,8 @@ class ImageNetSegmentation:
     def _columns(self, opened: Any) -> Mapping[str, Any]:
         h5py = _h5py()
         group = opened.get("value")
+        if group is not None and group.file.id != opened.id:
+            raise InputError(f"{self._path}: /value is a link to another file; data must not lead out of its own")
         found = {name: group.get(name) for name in ("img", "gt", "id", "target")} if _is_group(group) else {}
         if not found or None in found.values():
             missing = [name for name, column in found.items() if column is None] or ["value"]
@@ -137,7 +139,7 @@ class ImageNetSegmentation:
         except InputError as error:
             problems.add("an unreadable class", str(error))
             return None
-        if not re.fullmatch(r"n\d{8}", label):
+        if not is_wordnet_id(label):
             problems.add("a class that is not a WordNet id", f"{label!r} of item {index}")
             return None
         return label
@@ -192,6 +194,10 @@ def _array(opened: Any, reference: Any, what: str) -> "NDArray[Any]":
     found = opened[reference]
     if not isinstance(found, _h5py().Dataset):
         raise ValueError(f"the reference to {what} leads to a group")
+    if found.external or found.is_virtual:
+        raise ValueError(f"{what} is stored in another file; data must not lead out of its own")
+    if Image.MAX_IMAGE_PIXELS is not None and found.size > 3 * Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{what} has {found.size} values, more than Pillow's limit for pictures")
     return np.asarray(found)
 
 

@@ -69,6 +69,11 @@ def _of_table(table: list[list[str]]) -> list[tuple[str, str]]:
     return [(row[0], row[1]) for row in table]
 
 
+def is_wordnet_id(label: str) -> bool:
+    """Whether a label looks like n01440764."""
+    return _WORDNET_ID.fullmatch(label) is not None
+
+
 @functools.cache
 def imagenet_indices() -> Mapping[str, int]:
     """WordNet id -> index of ImageNet's 1000 classes, in the usual (sorted) order, from timm."""
@@ -108,5 +113,5 @@ def of_wordnet(wnid: str, given: Mapping[str, str] | None = None) -> str:
         return imagenet_names()[imagenet_indices()[wnid]]
     if wnid in _lemmas():
         return _lemmas()[wnid].split(",")[0].strip()
-    kind = "no ImageNet synset" if _WORDNET_ID.fullmatch(wnid) else "not a WordNet id such as n01440764"
+    kind = "no ImageNet synset" if is_wordnet_id(wnid) else "not a WordNet id such as n01440764"
     raise InputError(f"{wnid!r} is {kind}; give a file of class names")
