@@ -1,5 +1,7 @@
 """The readers of points, labelled pictures, sound prompts and class names, on tiny files in the published formats."""
 
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -8,9 +10,10 @@ import torch
 from dataset_files import coded, picture, table
 from scipy.io import savemat
 
-from legrad.datasets import ADE20KPrompted, ImageFolder, OpenImagesPoints, PointsCsv, names
+from legrad.datasets import ADE20KPrompted, ImageFolder, ImageNetSegmentation, OpenImagesPoints, PointsCsv, names
 from legrad.datasets._files import inside
 from legrad.errors import InputError
+from legrad.metrics import localisation, segmentation
 
 # columns in another order than published: they are found by name
 HEADER = ["X", "Y", "ImageId", "Label", "EstimatedYesNo", "Source", "YesVotes", "NoVotes", "UnsureVotes", "TextLabel"]
@@ -302,3 +305,29 @@ def test_names_of_wordnet_ids():
         names.of_wordnet("n99999999")
     with pytest.raises(InputError, match="not a WordNet id"):
         names.of_wordnet("dog")
+
+
+def test_importing_is_light():
+    code = (
+        "import sys, legrad.datasets\n"
+        "from legrad.metrics import audio, bootstrap, geometry, localisation, perturbation, points, presence\n"
+        "from legrad.metrics import segmentation\n"
+        "print({'h5py', 'sklearn', 'scipy', 'timm', 'open_clip', 'torchvision', 'matplotlib'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_what_is_not_installed_is_named(monkeypatch, tmp_path):
+    for module in ("h5py", "sklearn.metrics", "scipy.io", "scipy.ndimage"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not there
+    (tmp_path / "gtsegs_ijcv.mat").write_bytes(b"")
+    picture(tmp_path / "val/ILSVRC2012_val_00000001.JPEG")
+    saliency, mask = np.eye(4), np.eye(4, dtype=bool)
+    for call in (
+        lambda: ImageNetSegmentation(tmp_path / "gtsegs_ijcv.mat"),
+        lambda: ImageFolder(tmp_path),
+        lambda: segmentation.measure(saliency, mask),
+        lambda: localisation.pointing(saliency, mask, tolerance=2),
+    ):
+        with pytest.raises(InputError, match=r"pip install 'legrad\[bench\]'"):
+            call()
