@@ -13,7 +13,7 @@ from scipy.io import savemat
 from legrad.datasets import ADE20KPrompted, ImageFolder, ImageNetSegmentation, OpenImagesPoints, PointsCsv, names
 from legrad.datasets._files import inside
 from legrad.errors import InputError
-from legrad.metrics import localisation, segmentation
+from legrad.metrics import localisation
 
 # columns in another order than published: they are found by name
 HEADER = ["X", "Y", "ImageId", "Label", "EstimatedYesNo", "Source", "YesVotes", "NoVotes", "UnsureVotes", "TextLabel"]
@@ -318,7 +318,7 @@ def test_importing_is_light():
 
 
 def test_what_is_not_installed_is_named(monkeypatch, tmp_path):
-    for module in ("h5py", "sklearn.metrics", "scipy.io", "scipy.ndimage"):
+    for module in ("h5py", "scipy.io", "scipy.ndimage"):
         monkeypatch.setitem(sys.modules, module, None)  # as if it were not there
     (tmp_path / "gtsegs_ijcv.mat").write_bytes(b"")
     picture(tmp_path / "val/ILSVRC2012_val_00000001.JPEG")
@@ -326,7 +326,6 @@ def test_what_is_not_installed_is_named(monkeypatch, tmp_path):
     for call in (
         lambda: ImageNetSegmentation(tmp_path / "gtsegs_ijcv.mat"),
         lambda: ImageFolder(tmp_path),
-        lambda: segmentation.measure(saliency, mask),
         lambda: localisation.pointing(saliency, mask, tolerance=2),
     ):
         with pytest.raises(InputError, match=r"pip install 'legrad\[bench\]'"):

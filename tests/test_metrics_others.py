@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from legrad.errors import InputError
-from legrad.metrics import audio, bootstrap, localisation, perturbation, presence, segmentation
+from legrad.metrics import audio, bootstrap, localisation, perturbation, presence, ranking, segmentation
 
 RNG = np.random.default_rng(0)
 
@@ -160,6 +161,19 @@ def test_localisation_of_a_data_set():
     assert localisation.summarise([localisation.measure(maps[:0], MASKS[:0])])["swap"] is None
     with pytest.raises(InputError, match="one shape"):
         localisation.measure(maps, MASKS[0])
+
+
+@pytest.mark.parametrize("levels", [2, 7, 10**6])
+def test_areas_under_curves_are_those_of_scikit_learn(levels):
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        truth, scores = rng.random(300) < 0.3, rng.integers(0, levels, 300) / levels
+        weights = rng.integers(0, 4, 300).astype(float)
+        assert ranking.average_precision(truth, scores) == pytest.approx(average_precision_score(truth, scores))
+        expected = roc_auc_score(truth, scores, sample_weight=weights)
+        assert ranking.auroc(truth, scores, weights) == pytest.approx(expected)
+    assert ranking.average_precision(np.zeros(3, bool), np.ones(3)) is None
+    assert ranking.auroc(np.array([True, False]), np.ones(2), np.array([1.0, 0.0])) is None
 
 
 def test_presence():

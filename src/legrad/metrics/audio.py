@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 
 from legrad.errors import InputError
+from legrad.metrics import ranking
 from legrad.metrics.ranges import is_flat, unit_range
-from legrad.metrics.segmentation import sklearn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,14 +82,15 @@ def class_scores(scores: "NDArray[Any]", truth: "NDArray[Any]") -> tuple[float, 
     pooled, there = np.asarray(scores, np.float32).ravel(), np.asarray(truth, bool).ravel()
     if pooled.shape != there.shape or not pooled.size:
         raise InputError(f"scores and truth have one shape, got {np.shape(scores)} and {np.shape(truth)}")
-    if not there.any():
+    precision = ranking.average_precision(there, pooled)
+    if precision is None:
         return 0.0, 0.0
     best = 0.0
     for threshold in torch.linspace(float(pooled.min()), float(pooled.max()), _THRESHOLDS).numpy():
         above = pooled > threshold
         union = int((above | there).sum())
         best = max(best, int((above & there).sum()) / union if union else 0.0)
-    return float(sklearn("metrics").average_precision_score(there, pooled)), best
+    return precision, best
 
 
 def summarise(items: Sequence[Prompted], normalisation: Normalisation) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from legrad.metrics.segmentation import sklearn
+from legrad.metrics import ranking
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,9 +19,7 @@ def auroc(
     """Chance that what is there has more evidence than what is not, ties half; None unless there are both."""
     truth = np.asarray(present, bool)
     counted = np.ones(len(truth)) if weights is None else np.asarray(weights, np.float64)
-    if not counted[truth].sum() or not counted[~truth].sum():
-        return None
-    return float(sklearn("metrics").roc_auc_score(truth, evidence, sample_weight=counted))
+    return ranking.auroc(truth, np.asarray(evidence, np.float64), counted)
 
 
 def summarise(items: Sequence[Item]) -> dict[str, Any]:

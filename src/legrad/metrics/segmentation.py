@@ -14,13 +14,13 @@ One picture is a dict of numbers, ``measure``, ready for JSON; a data set is ``s
 can be stopped, merged and resampled.
 """
 
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from legrad.errors import InputError
+from legrad.metrics import ranking
 from legrad.metrics.ranges import check_shapes, is_flat, unit_range
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def average_precision(
     unit, truth = unit_range(saliency)[keep], np.asarray(mask, bool)[keep]
     # NaN becomes 0 in both channels: equal scores throughout
     scores = np.nan_to_num(np.concatenate([1 - unit, unit]), nan=0.0)
-    return _precision(np.concatenate([~truth, truth]), scores)
+    return ranking.average_precision(np.concatenate([~truth, truth]), scores)
 
 
 def foreground_average_precision(
@@ -68,7 +68,7 @@ def foreground_average_precision(
     """
     check_shapes(saliency, mask)
     keep = _kept(mask, ignore)
-    return _precision(np.asarray(mask, bool)[keep], np.nan_to_num(unit_range(saliency)[keep], nan=0.0))
+    return ranking.average_precision(np.asarray(mask, bool)[keep], np.nan_to_num(unit_range(saliency)[keep], nan=0.0))
 
 
 def confusion(prediction: "NDArray[Any]", mask: "NDArray[Any]", ignore: "NDArray[Any] | None" = None) -> dict[str, int]:
@@ -158,20 +158,6 @@ def _kept(mask: "NDArray[Any]", ignore: "NDArray[Any] | None") -> "NDArray[np.bo
         return np.ones(np.shape(mask), bool)
     check_shapes(ignore, mask)
     return ~np.asarray(ignore, bool)
-
-
-def _precision(truth: "NDArray[Any]", scores: "NDArray[Any]") -> float | None:
-    if not truth.any():
-        return None
-    return float(sklearn("metrics").average_precision_score(truth, scores))
-
-
-def sklearn(module: str) -> Any:
-    """A module of scikit-learn, which comes with the extra ``bench``."""
-    try:
-        return importlib.import_module(f"sklearn.{module}")
-    except ImportError as error:
-        raise InputError("this metric is computed with scikit-learn: pip install 'legrad[bench]'") from error
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
