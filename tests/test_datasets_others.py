@@ -101,6 +101,7 @@ def test_points_of_ones_own(tmp_path):
     rows = [["class", "image", "x", "y", "label"]]
     rows += [["dog", "sub/a.png", 3, 2, "yes"], ["dog", "sub/a.png", 7.5, 0, 0], ["dog", "sub/a.png", "x", 0, "no"]]
     path = table(tmp_path / "points.csv", rows)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as spreadsheets begin a table in UTF-8
     data = PointsCsv(path, tmp_path / "images")
     yes, no = data[0].points["dog"]
     np.testing.assert_array_equal(yes, [[3, 2]])
