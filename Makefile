@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check matrix format clean
+.PHONY: demo test check matrix benchmarks format clean
 
 demo: .venv/installed  ## explain the sample scene, offline
 	$(BIN)/legrad explain --out demo
@@ -13,16 +13,19 @@ test: .venv/installed  ## the default test run
 	$(BIN)/python -m pytest
 
 check: .venv/installed  ## format, lint, types
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/python -m mypy
 
 matrix: .venv/installed  ## every model name of every library against the slow twin: docs/support-matrix.md
 	$(BIN)/python tests/sweep.py
 
+benchmarks: .venv/installed  ## speed and memory against the bare forward and other packages: docs/performance.md
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
 format: .venv/installed
-	$(BIN)/ruff format src tests
-	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
 
 # constraints.txt pins what was tested; without it the newest versions come
 .venv/installed: pyproject.toml constraints.txt
