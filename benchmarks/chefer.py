@@ -37,7 +37,7 @@ class CheferCAM:
             logits = self.model(images)
             gradients = torch.autograd.grad(logits[:, label].sum(), self._attention)
         batch, _, tokens, _ = self._attention[0].shape
-        relevance = torch.eye(tokens, device=images.device).expand(batch, -1, -1)
+        relevance = torch.eye(tokens, dtype=images.dtype, device=images.device).expand(batch, -1, -1)
         for attention, gradient in zip(self._attention, gradients, strict=True):
             relevance = relevance + (gradient * attention.detach()).clamp(min=0).mean(1) @ relevance
         return relevance[:, 0, getattr(self.model, "num_prefix_tokens", 1) :]

@@ -71,7 +71,8 @@ def _method(content: Mapping[str, Any]) -> str:
         "case; in it the bare forward (no_grad, fused attention, same batch) and the contender take turns after a "
         "warm-up each, and a ratio is taken within each round: median [lowest, highest] of n rounds. Where two such "
         'ratios are divided, the range is the widest that they allow. "With check" is the first use of an input shape: '
-        "wrapping the model and the truth check are inside.\n\n"
+        "wrapping the model and the truth check are inside; without a range it is one reading of the first use. "
+        "Ours ends with relevance on the patch grid; the others also resize it to pixels, which is milliseconds.\n\n"
         'Memory is that of fresh processes: peak during one first call, truth check inside; "extra" is the peak less '
         "what was there after one bare forward at batch 1" + (f". Read from {'; '.join(how)}." if how else ".")
     )

@@ -35,6 +35,14 @@ class Results:
         samples = self._entries.get(case.key, {}).get("seconds", {})
         return ratios(samples[name], samples["bare"]) if name in samples else None
 
+    def first_use(self, case: Case) -> Spread | None:
+        """Ratio of a first use, truth check inside; of the single warm-up where no more was measured."""
+        found = self.ratio(case, "cold")
+        bare, first = self.seconds(case, "bare"), self._entries.get(case.key, {}).get("first", {})
+        if found is None and bare is not None and "warm" in first:
+            return Spread.of([first["warm"] / bare.median])
+        return found
+
     def rate(self, case: Case, name: str = "warm") -> Spread | None:
         """Images per second."""
         seconds = self._entries.get(case.key, {}).get("seconds", {}).get(name)

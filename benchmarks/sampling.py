@@ -65,7 +65,9 @@ class Spread:
         return cls(statistics.median(samples), min(samples), max(samples), len(samples))
 
     def show(self, digits: int = 2) -> str:
-        """``1.43 [1.40, 1.51]``."""
+        """``1.43 [1.40, 1.51]``, and ``1.43`` alone for a single sample."""
+        if self.count == 1:
+            return f"{self.median:.{digits}f}"
         return f"{self.median:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 

@@ -49,7 +49,7 @@ def times(results: Results) -> Table:
         if case.contender == "ours" and bare is not None and warm is not None:
             model = case.label if case.dtype == "float32" else f"{case.label}, {case.dtype}"
             setting = (model, str(case.size), str(case.batch), str(case.prompts), _layers(case), case.readout)
-            rows.append((*setting, bare.show(3), warm.show(), _show(results.ratio(case, "cold")), str(warm.count)))
+            rows.append((*setting, bare.show(3), warm.show(), _show(results.first_use(case)), str(warm.count)))
     return "Time, in bare forwards", head, rows
 
 
