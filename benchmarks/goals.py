@@ -32,7 +32,7 @@ class Goal:
 
     def row(self, results: Results) -> tuple[str, str, str, str]:
         """(case, target, measured, verdict): "met", "not met" or "not measured"."""
-        wanted = f"{'at most' if self.at_most else 'at least'} {self.limit:,.4g}{self.unit}"
+        wanted = f"{'at most' if self.at_most else 'at least'} {self.limit:,g}{self.unit}"
         found = self.value(results)
         if found is None:
             return self.title, wanted, "", "not measured"

@@ -29,6 +29,7 @@ def page(content: Mapping[str, Any], folder: str, arguments: str, pictures: list
         pictures: file names of the plots.
     """
     results = Results(content["cases"])
+    measured = [make(results) for make in (tables.times, tables.rivals, tables.memory, tables.growth)]
     sections = [
         "# Performance",
         f"Made by `make benchmarks`; do not edit ({folder}/{ARGUMENTS} is the part written by hand). Every sample: "
@@ -37,7 +38,7 @@ def page(content: Mapping[str, Any], folder: str, arguments: str, pictures: list
         _method(content),
         tables.markdown(tables.goals(results)),
         arguments,
-        *(tables.markdown(table(results)) for table in (tables.times, tables.rivals, tables.memory, tables.growth)),
+        *(tables.markdown(table) for table in measured if table[2]),
         *(f"![Cost against {Path(name).stem}]({folder}/{name})" for name in pictures),
         _failures(content),
     ]

@@ -191,6 +191,21 @@ def test_goals_by_hand():
     assert rows[bigg] == ("1.40", "not met")
 
 
+def test_a_series_holds_everything_else_still():
+    ratios = {"layers": [(2, 1.1), (4, 1.2), (8, 1.4), (12, 1.6)], "tokens": [(197, 1.5), (785, 1.6), (3970, 2.0)]}
+    found = entries()
+    for layers, ratio in ((2, 1.1), (4, 1.2), (8, 1.4), (None, 1.6)):
+        case = Case("time", "ours", B16, batch=8, layers=layers)
+        found[case.key] = timed(case, [1.0], [ratio])
+    for size, ratio in ((224, 1.5), (448, 1.6), (1022, 2.0)):
+        case = Case("time", "ours", B16, size=size)
+        found[case.key] = timed(case, [1.0], [ratio])
+    series = {one.title: one for one in growth.SERIES}
+    assert series["ours, 1 prompt, batch 8"].points(Results(found)) == ratios["layers"]
+    assert series["ours, 1 prompt, batch 8"].slope(Results(found)) == pytest.approx(0.05)
+    assert series["ours, 1 prompt, all layers"].points(Results(found)) == ratios["tokens"]
+
+
 # -- tables and page --------------------------------------------------------------------------------------------------
 
 
