@@ -54,10 +54,7 @@ def _machine(content: Mapping[str, Any]) -> str:
         f"- Machine: {facts['cpu']}, {facts['cores']} cores ({facts['instructions']}), {facts['memory_gb']} GB, "
         f"{facts['system']}" + (f", {facts['gpu']}" if "gpu" in facts else "") + ".",
         f"- Python {facts['python']}, {libraries}.",
-        f"- Device {settings['device']}, {settings['threads']} threads"
-        + (f", {settings['repeats']} rounds" if settings["repeats"] else ", rounds to fit the time, at least 3")
-        + (", quick subset" if settings["quick"] else "")
-        + ".",
+        f"- Device {settings['device']}, {settings['threads']} threads{', quick subset' if settings['quick'] else ''}.",
         f"- Code: {', '.join(revisions) or 'none'}.",
     ]
     if loads:

@@ -140,8 +140,11 @@ def main(
     if show or not chosen:
         console.print("\n".join(case.key for case in chosen) or f"no case matches {only!r}; --list prints all")
         raise typer.Exit(0 if show else 2)
-    settings = {"device": device, "threads": threads, "repeats": repeats, "quick": quick}
+    settings = {"device": device, "threads": threads, "quick": quick}
     store = Store(folder / "results.json", settings, machine(device))
+    if store.dropped and only is not None:
+        console.print(f"{store.path} holds other settings or another machine: give --out, or run all", style="red")
+        raise typer.Exit(2)
     if store.dropped:
         console.print(f"{store.dropped} earlier cases had other settings or another machine: measuring anew")
     todo = store.begin(chosen, full=only is None)

@@ -26,7 +26,7 @@ from cases import B16, BIGG, CASES, TIMM, Case, select
 from contenders import RIVALS, prove
 from results import Results
 
-SETTINGS = {"device": "cpu", "threads": 2, "repeats": None, "quick": False}
+SETTINGS = {"device": "cpu", "threads": 2, "quick": False}
 MACHINE = {
     "cpu": "Some CPU",
     "instructions": "AVX2",
