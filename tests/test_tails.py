@@ -10,8 +10,11 @@ import twin
 from torch import nn
 
 import legrad
-from legrad import streaming
+from legrad import chunks, explainer, streaming
 from legrad.streaming import Plan
+
+# many random directions on one picture
+pytestmark = pytest.mark.filterwarnings("ignore:.*hardly depend on the target")
 
 # class-token, averaged before and after the norm, LayerScale, QuickGELU, registers, another order of modules
 COMMON = ["clip", "clip-quickgelu", "clip-layerscale", "clip-avg", "clipa", "mobileclip-b", "vit-registers"]
@@ -25,9 +28,9 @@ def plan_of(explainer):
 
 def through_autograd(model, *args, **options):
     """The same call without any closed form."""
-    explainer = legrad.wrap(model)
-    with mock.patch.object(explainer, "_plan", lambda *_: Plan()):
-        return explainer.explain(*args, keep_layers=True, **options).layer_relevance
+    slow = legrad.wrap(model)
+    with mock.patch.object(slow, "_plan", return_value=Plan()):
+        return slow.explain(*args, keep_layers=True, **options).layer_relevance
 
 
 def compare(model, x, t, readout):
@@ -67,7 +70,7 @@ def test_other_blocks_keep_the_autograd_tail(name):
 @pytest.mark.parametrize(
     ("name", "options", "gate"),
     [
-        ("vit_giant_patch14_reg4_dinov2", {"embed_dim": 48, "depth": 2, "num_heads": 4}, 0),
+        ("vit_giant_patch14_reg4_dinov2", {"img_size": 42, "embed_dim": 48, "depth": 2, "num_heads": 4}, 0),
         ("vit_base_patch16_224", {**models.THIN, "norm_layer": "rmsnorm"}, None),
         ("vit_base_patch16_224", {**models.THIN, "act_layer": "silu", "init_values": 0.3}, None),
     ],
@@ -76,7 +79,7 @@ def test_gated_mlps_and_other_norms(name, options, gate):
     import timm
 
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=7, img_size=42 if "14" in name else 32, **options)
+    model = timm.create_model(name, num_classes=7, **options)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     x = torch.randn(2, 3, *model.patch_embed.img_size)
@@ -167,3 +170,81 @@ def test_half_precision():
             for one, expected in zip(found.flatten(0, 2), want[:, :count].flatten(0, 2), strict=True):
                 assert torch.corrcoef(torch.stack([one.flatten(), expected.flatten()]))[0, 1] > 0.99
         assert plan_of(explainer).tails
+
+
+# -- chunks of pictures and targets ---------------------------------------------------------------------------------
+
+
+def running_out_above(pictures, targets):
+    """A pass that only has memory for so many pictures and targets."""
+    real, passes = explainer.explain_batch, []
+
+    def explain_batch(anatomy, batch, scores, *args):
+        passes.append((len(batch), len(scores)))
+        if len(batch) > pictures or len(scores) > targets:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return real(anatomy, batch, scores, *args)
+
+    return passes, mock.patch.object(explainer, "explain_batch", explain_batch)
+
+
+def test_out_of_memory_halves_the_chunks_and_goes_on_with_one_warning():
+    model, x, t = models.clip(), torch.randn(5, 3, 32, 32), torch.randn(6, 32)
+    want = legrad.wrap(model).explain(x, t)
+    passes, patched = running_out_above(pictures=1, targets=2)
+    with patched, models.left_as_found(model), pytest.warns(UserWarning, match="out of memory") as told:
+        found = legrad.wrap(model).explain(x, t)
+    assert sum("out of memory" in str(one.message) for one in told) == 1
+    assert twin.distance(found.relevance, want.relevance) < 1e-5
+    assert torch.allclose(found.scores, want.scores, atol=1e-6)
+    assert passes[-1] == (1, 1)
+    assert len(passes) < 40
+
+
+def test_nothing_left_to_halve():
+    passes, patched = running_out_above(pictures=0, targets=0)
+    with (
+        patched,
+        pytest.warns(UserWarning, match="out of memory"),
+        pytest.raises(legrad.LeGradError, match="smaller size"),
+    ):
+        legrad.wrap(models.clip()).explain(torch.randn(2, 3, 32, 32), torch.randn(2, 32))
+    assert passes[-1] == (1, 1)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    assert chunks.ran_out(MemoryError())
+    assert chunks.ran_out(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 12 bytes"))
+    assert not chunks.ran_out(RuntimeError("shapes do not fit"))
+
+
+def test_memory_in_bytes_chooses_the_chunks():
+    anatomy = legrad.wrap(models.clip()).anatomy
+    assert chunks.free_bytes(torch.device("cpu")) > 1 << 20
+    small, large = (chunks.Chunks(anatomy, 3, 4, memory) for memory in (1 << 20, 1 << 33))
+    assert 1 <= small.images < large.images == 32
+    assert large.defer
+    assert not chunks.Chunks(anatomy, 3, 4, 1).defer
+
+
+@pytest.mark.parametrize("memory", ["auto", 1])
+@pytest.mark.parametrize("name", ["clip", "siglip", "clip-custom-blocks"])
+def test_targets_that_wait_for_the_answer_run_the_model_once_where_memory_allows(name, memory):
+    model, x = models.TOWERS[name](), torch.randn(3, 3, 32, 32)
+    wrapped = legrad.wrap(model, tokenizer=models.tokenizer)
+    names = ["cat", "dog", "a red bicycle", "sky"]
+    late = [legrad.ZeroShot(names, ["{}"]), "dog", legrad.Contrast(legrad.ZeroShot(names, ["{}"]), "sky")]
+    wrapped.explain(x, "cat")
+    runs = []
+    handle = model.visual.register_forward_hook(lambda *_: runs.append(1))
+    found = wrapped.explain(x, late, memory=memory)
+    handle.remove()
+    # one at a time, and twice, where there is no room
+    assert len(runs) == (1 if memory == "auto" else 6)
+    similarity = wrapped.explain(x, names).scores
+    best = similarity.argmax(1).tolist()
+    assert [row[0] for row in found.labels] == [names[i] for i in best]
+    known = [[names[i], "dog", legrad.Contrast(names[i], "sky")] for i in best]
+    want = wrapped.explain(x, known)
+    assert twin.distance(found.relevance, want.relevance) < 1e-5
+    assert torch.allclose(found.scores, want.scores, atol=1e-6)

@@ -219,7 +219,7 @@ class Explainer:
             )
 
     def _plan(self, picture: Tensor, anatomy: ViTAnatomy) -> Plan:
-        """Made by the truth check, and after the position check of a user's anatomy: once for a shape, dtype, device."""
+        """Made by the truth check at the first use of a shape, dtype and device; a user's positions are checked too."""
         key = (tuple(picture.shape), picture.dtype, picture.device)
         if key not in self._plans:
             planner = Planner(anatomy)
