@@ -285,7 +285,7 @@ class Folded:
 def fold(parts: Weights) -> Folded:
     """Costs (hidden * dim * heads * head_dim) multiply-adds, as much as 4 * dim tokens through these layers."""
     norm = parts.norm
-    centred = "RMS" not in type(norm).__name__
+    centred = "rms" not in type(norm).__name__.lower()
     gamma, beta = (getattr(norm, name, None) for name in ("weight", "bias"))
     eps = next((getattr(norm, name) for name in ("eps", "variance_epsilon") if getattr(norm, name, None)), 1e-6)
     out = parts.out if parts.scale1 is None else parts.scale1[:, None] * parts.out
