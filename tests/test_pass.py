@@ -287,7 +287,7 @@ def test_memory_is_flat_over_depth_for_trainable_parameters(name):
             explainer.explain(x, t)
         return current[1]
 
-    shallow, deep = peak(2), peak(12)
+    shallow, deep = peak(4), peak(12)  # four layers may be worked off together
     assert shallow > 0
     assert deep <= shallow * 1.01, (shallow, deep)
 

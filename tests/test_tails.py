@@ -10,7 +10,7 @@ import twin
 from torch import nn
 
 import legrad
-from legrad import chunks, explainer, streaming
+from legrad import chunks, explainer, routes
 from legrad.streaming import Plan
 
 # many random directions on one picture
@@ -36,7 +36,7 @@ def through_autograd(model, *args, **options):
 def compare(model, x, t, readout):
     """Closed form against autograd, for one target and for so many that the tail is folded."""
     explainer = legrad.wrap(model)
-    with mock.patch.object(streaming, "closed_layer", wraps=streaming.closed_layer) as closed:
+    with mock.patch.object(routes, "_closed_layer", wraps=routes._closed_layer) as closed:
         found = [
             explainer.explain(x, targets, readout=readout, keep_layers=True).layer_relevance for targets in (t[:1], t)
         ]

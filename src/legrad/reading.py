@@ -9,7 +9,7 @@ from torch import Tensor
 from legrad import capture
 from legrad.anatomy import Readout, ViTAnatomy
 from legrad.errors import TruthCheckError
-from legrad.targets import Score, scored_apart
+from legrad.targets import Score, scored
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,28 @@ class Reader:
             limit = 1e-11 if feature.dtype == torch.float64 else 1e-5
             return bool((repeated - feature).abs().max() <= limit * feature.abs().max())
 
-    def gradients(self, reading: Reading, tokens: Tensor, scores: Sequence[Score]) -> Tensor:
+    def at_mean(self, means: Tensor, scores: Sequence[Score], groups: int = 1) -> Tensor:
+        """d score / d mean of the tokens, for a read-out that reads no more.
+
+        Args:
+            means: (groups * batch, dim), at least float32.
+            scores: the targets, for ``batch`` pictures.
+            groups: several layers' worth of pictures.
+
+        Returns:
+            (groups * batch, targets, dim).
+
+        Raises:
+            InputError: a callable's result does not depend on the feature.
+        """
+        with torch.enable_grad():
+            leaf = means.detach().requires_grad_()
+            feature = self._of_one(leaf)
+            (found,) = pulled_back(feature, [leaf], at_feature(scores, feature, groups))
+        # contiguous, or every product with it copies the weights
+        return found.transpose(0, 1).contiguous()
+
+    def at_tokens(self, reading: Reading, tokens: Tensor, scores: Sequence[Score]) -> Tensor:
         """d score / d tokens at the rows that matter.
 
         Args:
@@ -89,39 +110,32 @@ class Reader:
             scores: the targets.
 
         Returns:
-            (batch, targets, rows, dim); (batch, targets, 1, dim) if ``reading.mean``.
-
-        Raises:
-            InputError: a callable's result does not depend on the feature.
+            (batch, targets, rows, dim); (batch, targets, 1, dim) if ``reading.mean``: the same at all of them.
         """
-        with torch.enable_grad():
-            if not reading.mean:
-                leaf = tokens.detach().requires_grad_()
-                feature = self(leaf)
-                each = [gradient(score(feature), leaf) for score in scores]
-                return torch.stack([reading.of(one) for one in each], 1)
+        if reading.mean:
             rows = reading.of(tokens)
-            # one copy of the mean per target: all of them in one backward pass
-            leaf = rows.detach().mean(1).repeat(len(scores), 1).requires_grad_()
-            found = scored_apart(scores, self._of_one(leaf).unflatten(0, (len(scores), -1)))
-            below = gradient(found, leaf) / rows.shape[1]
-            return below.unflatten(0, (len(scores), -1)).transpose(0, 1).contiguous()[:, :, None]
+            return self.at_mean(rows.mean(1), scores)[:, :, None] / rows.shape[1]
+        with torch.enable_grad():
+            leaf = tokens.detach().requires_grad_()
+            feature = self(leaf)
+            (found,) = pulled_back(feature, [leaf], at_feature(scores, feature))
+        return reading.of(found.flatten(0, 1)).unflatten(0, found.shape[:2]).transpose(0, 1).contiguous()
 
 
-def at_feature(scores: Sequence[Score], feature: Tensor) -> Tensor:
+def at_feature(scores: Sequence[Score], feature: Tensor, groups: int = 1) -> Tensor:
     """d score / d feature.
 
     Args:
-        scores: the targets.
-        feature: (batch, features).
+        scores: the targets, for ``batch`` pictures.
+        feature: (groups * batch, features).
+        groups: several layers' worth of pictures.
 
     Returns:
-        (targets, batch, features).
+        (targets, groups * batch, features).
     """
     with torch.enable_grad():
-        leaf = feature.detach().repeat(len(scores), 1).requires_grad_()
-        found = scored_apart(scores, leaf.unflatten(0, (len(scores), -1)))
-        return gradient(found, leaf).unflatten(0, (len(scores), -1))
+        leaf = feature.detach().expand(len(scores), -1, -1).contiguous().requires_grad_()
+        return gradient(scored(scores, leaf.unflatten(1, (groups, -1))), leaf)
 
 
 def gradient(score: Tensor, at: Tensor) -> Tensor:
@@ -156,5 +170,5 @@ def pulled_back(feature: Tensor, at: Sequence[Tensor], above: Tensor) -> list[Te
     else:
         found = [None if one is None else one[None] for one in back(above[0], batched=False)]
     if any(one is None for one in found):
-        raise TruthCheckError("the feature does not depend on an attention of the pooler")
+        raise TruthCheckError("the feature does not depend on this layer's tokens or attention")
     return [one for one in found if one is not None]

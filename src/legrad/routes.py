@@ -1,6 +1,7 @@
 """One layer's relevance, from its block's tokens and attention: in closed form, by autograd, or through a pooler."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,26 +14,62 @@ from legrad.tails import Tail
 from legrad.targets import Score
 from legrad.truth import as_float, check_calls
 
+# Read-outs (pictures x targets x layers) that are differentiated in one go.
+_TOGETHER = 4096
 # Numbers that one chunk of pictures x targets holds per activation: on a processor they stay in its cache.
 _CHUNK_NUMBERS = {False: 1 << 23, True: 1 << 28}
 
 
-def closed_layer(
+@dataclass(frozen=True)
+class Visited:
+    """A block that has run.
+
+    Attributes:
+        layer: its index.
+        tokens: its result, (batch, tokens, dim).
+        calls: the attentions inside it, none in the pooler route.
+    """
+
+    layer: int
+    tokens: Tensor
+    calls: list[capture.AttentionCall]
+
+
+def closed_layers(
+    anatomy: ViTAnatomy,
+    reader: Reader,
+    seen: Reading,
+    known: Mapping[int, Tail],
+    visited: Sequence[Visited],
+    scores: Sequence[Score],
+) -> list[Tensor]:
+    """Self-attention route through the closed forms of the blocks' tails, (batch, targets, *grid) each."""
+    images = len(visited[0].tokens)
+    above: list[Tensor | None] = [None] * len(visited)
+    if seen.mean and images * len(visited) * len(scores) <= _TOGETHER:
+        # the read-out of all layers at once: alone they are too small to be fast
+        means = torch.cat([seen.of(as_float(one.tokens)).mean(1) for one in visited])
+        gradients = reader.at_mean(means, scores, len(visited)) / (seen.rows[1] - seen.rows[0])
+        above = list(gradients[:, :, None].split(images))
+    return [
+        _closed_layer(anatomy, reader, seen, known[one.layer], one, scores, g)
+        for one, g in zip(visited, above, strict=True)
+    ]
+
+
+def _closed_layer(
     anatomy: ViTAnatomy,
     reader: Reader,
     seen: Reading,
     tail: Tail,
-    tokens: Tensor,
-    call: capture.AttentionCall,
+    visited: Visited,
     scores: Sequence[Score],
-    layer: int,
+    above: Tensor | None,
 ) -> Tensor:
-    """Self-attention route through the closed form of the block's tail, (batch, targets, *grid).
-
-    Pictures x targets are worked off in chunks.
-    """
+    """Pictures x targets are worked off in chunks; ``above`` is the gradient at the tokens if it is there already."""
+    tokens, call = visited.tokens, visited.calls[0]
     images, count = tokens.shape[:2]
-    block = anatomy.blocks[layer]
+    block = anatomy.blocks[visited.layer]
     entered, *hidden = tails.activations(tail, block, call)
     assert call.value is not None
     heads = call.value.shape[1]
@@ -48,12 +85,17 @@ def closed_layer(
         result = []
         for first in range(0, images, pictures):
             some = slice(first, first + pictures)
-            here, value, keep = as_float(tokens[some]), call.value[some], _part(call.keep, some, seen.rows)
-            own = [score.rows(range(first, first + len(here))) for score in scores]
+            value, keep = call.value[some], _part(call.keep, some, seen.rows)
             state = tails.State(parts, folded, seen.of(entered[some]), [seen.of(h[some]) for h in hidden])
             maps = []
-            for start in range(0, len(own), targets):
-                g = reader.gradients(seen, here, own[start : start + targets])
+            for start in range(0, len(scores), targets):
+                asked = slice(start, start + targets)
+                if above is None:
+                    here = as_float(tokens[some])
+                    own = [score.rows(range(first, first + len(here))) for score in scores[asked]]
+                    g = reader.at_tokens(seen, here, own)
+                else:
+                    g = above[some, asked]
                 g, undo = _shifted(g, tokens.dtype, 2)
                 gradient = state.head_gradient(g).unflatten(-1, (heads, -1)).transpose(2, 3)
                 maps.append(relevance.key_relevance(gradient, value, keep, count) / undo.flatten(2))
@@ -70,18 +112,12 @@ def _part(keep: Tensor | None, pictures: slice, rows: tuple[int, int]) -> Tensor
     return keep[:, :, slice(*rows)] if keep.shape[2] > 1 else keep
 
 
-def block_layer(
-    anatomy: ViTAnatomy,
-    reader: Reader,
-    tokens: Tensor,
-    calls: list[capture.AttentionCall],
-    scores: Sequence[Score],
-    layer: int,
-) -> Tensor:
+def block_layer(anatomy: ViTAnatomy, reader: Reader, visited: Visited, scores: Sequence[Score]) -> Tensor:
     """Self-attention route: autograd from the layer's scores to its head outputs, (batch, targets, *grid)."""
+    tokens = visited.tokens
     leaf = as_float(tokens.detach()).requires_grad_()
     feature = reader(leaf)
-    heads = [calls[tap] for tap in anatomy.taps]
+    heads = [visited.calls[tap] for tap in anatomy.taps]
     results = []
     for score in scores:
         above, undo = _shifted(reading.gradient(score(feature), leaf), tokens.dtype, 1)
@@ -92,28 +128,37 @@ def block_layer(
         for tap, call, gradient in zip(anatomy.taps, heads, gradients, strict=True):
             if gradient is None:
                 raise TruthCheckError(
-                    f"an attention of block {layer} does not reach the block's output: wrong attention or wrong block"
+                    f"an attention of block {visited.layer} does not reach the block's output: wrong attention or "
+                    "wrong block"
                 )
             maps.append(anatomy.on_grid(_keys(call, gradient, slice(None)), tap, len(tokens)))
         results.append(relevance.merge_layers(maps) / undo.reshape(-1, *[1] * len(anatomy.grid)))
     return torch.stack(results, 1)
 
 
-def pooler_layer(anatomy: ViTAnatomy, reader: Reader, tokens: Tensor, scores: Sequence[Score], layer: int) -> Tensor:
-    """Pooler route: the same at the pooler's attention over the block's tokens, query 0 only."""
-    leaf = as_float(tokens.detach())
+def pooler_layers(
+    anatomy: ViTAnatomy, reader: Reader, visited: Sequence[Visited], scores: Sequence[Score]
+) -> list[Tensor]:
+    """Pooler route: the same at the pooler's attention over the blocks' tokens, query 0 only.
+
+    To the pooler several layers are further pictures.
+    """
+    images = len(visited[0].tokens)
+    leaf = torch.cat([as_float(one.tokens.detach()) for one in visited])
     feature, calls = capture.tapped(lambda: reader(leaf), anatomy.attention)
-    check_calls(anatomy, calls, f"the attentional pooler on block {layer}")
+    check_calls(anatomy, calls, f"the attentional pooler on block {visited[0].layer}")
     heads = [calls[tap] for tap in anatomy.taps]
-    gradients = reading.pulled_back(feature, [call.output for call in heads], reading.at_feature(scores, feature))
+    gradients = reading.pulled_back(
+        feature, [call.output for call in heads], reading.at_feature(scores, feature, len(visited))
+    )
     results = []
     for target in range(len(scores)):
         maps = [
-            anatomy.on_grid(_keys(call, gradient[target], slice(0, 1)), tap, len(tokens))
+            anatomy.on_grid(_keys(call, gradient[target], slice(0, 1)), tap, len(leaf))
             for tap, call, gradient in zip(anatomy.taps, heads, gradients, strict=True)
         ]
         results.append(relevance.merge_layers(maps))
-    return torch.stack(results, 1)
+    return list(torch.stack(results, 1).split(images))
 
 
 def _keys(call: capture.AttentionCall, gradient: Tensor, queries: slice) -> Tensor:

@@ -1,5 +1,6 @@
 """The streaming pass: one forward, the layers' scores differentiated as their blocks finish."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +12,14 @@ from torch import Tensor
 from legrad import capture
 from legrad.anatomy import ViTAnatomy
 from legrad.reading import Reader, Reading
-from legrad.routes import block_layer, closed_layer, pooler_layer
+from legrad.routes import Visited, block_layer, closed_layers, pooler_layers
 from legrad.tails import Tail
 from legrad.targets import Score
 from legrad.truth import as_float, check_calls, native_feature, same_output
+
+# So many layers are worked off together, if they have no more tokens than that: the read-outs and poolers of a few
+# pictures take their time in the weights and in Python, not in the numbers.
+_LAYERS_TOGETHER, _TOKENS_TOGETHER = 4, 2000
 
 
 @dataclass(frozen=True)
@@ -78,24 +83,36 @@ def explain_batch(
     if waiting and not defer:
         answer = _answer(anatomy, anatomy.run(batch))
         scores, waiting = [score.known(answer) for score in scores], False
-    kept: dict[int, tuple[Tensor, list[capture.AttentionCall]]] = {}
+    kept: list[Visited] = []
+    graphs: list[Visited] = []
     found: dict[int, Tensor] = {}
 
-    def explain(layer: int, tokens: Tensor, calls: list[capture.AttentionCall]) -> Tensor:
+    def differentiate() -> None:
+        while graphs:
+            one = graphs.pop()
+            found[one.layer] = block_layer(anatomy, reader, one, scores).cpu()
+
+    def explain() -> None:
+        """Work off what was kept."""
         if anatomy.route == "pooler":
-            return pooler_layer(anatomy, reader, tokens, scores, layer)
-        if layer in known:
-            return closed_layer(anatomy, reader, plan.readings[readout], known[layer], tokens, calls[0], scores, layer)
-        return block_layer(anatomy, reader, tokens, calls, scores, layer)
+            results = pooler_layers(anatomy, reader, kept, scores)
+        else:
+            results = closed_layers(anatomy, reader, plan.readings[readout], known, kept, scores)
+        found.update((one.layer, result.cpu()) for one, result in zip(kept, results, strict=True))
+        kept.clear()
 
     def visit(layer: int, output: Any, calls: list[capture.AttentionCall]) -> None:
-        tokens = anatomy.to_tokens(output)
+        one = Visited(layer, anatomy.to_tokens(output), calls)
         if anatomy.route == "self-attention":
             check_calls(anatomy, calls, f"block {layer} ({type(anatomy.blocks[layer]).__name__})")
-        if waiting:
-            kept[layer] = tokens, calls
-        else:
-            found[layer] = explain(layer, tokens, calls).cpu()
+            if layer not in known:
+                graphs.append(one)
+                return None if waiting else differentiate()
+        kept.append(one)
+        tokens = math.prod(one.tokens.shape[:2])
+        if not waiting and len(kept) >= min(_LAYERS_TOGETHER, _TOKENS_TOGETHER // tokens):
+            explain()
+        return None
 
     final, last = capture.stream(
         lambda: anatomy.run(batch),
@@ -110,8 +127,9 @@ def explain_batch(
     answer = _answer(anatomy, final)
     scores = [score.known(answer) for score in scores]
     with torch.enable_grad():
-        for layer in list(kept):
-            found[layer] = explain(layer, *kept.pop(layer)).cpu()
+        differentiate()
+        if kept:
+            explain()
     values = torch.stack([one(answer) for one in scores], 1).cpu()
     return Explained(torch.stack([found[layer] for layer in layers], 2), values, scores)
 

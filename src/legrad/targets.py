@@ -154,23 +154,24 @@ class Score:
         return self.predicted or (own is not None and own.predicted)
 
 
-def scored_apart(scores: Sequence[Score], features: Tensor) -> Tensor:
-    """Every target on a feature of its own.
+def scored(scores: Sequence[Score], features: Tensor) -> Tensor:
+    """Every target on features of its own.
 
     Args:
         scores: the targets.
-        features: (targets, batch, features).
+        features: (targets, groups, batch, features); a callable gets one group at a time.
 
     Returns:
-        (targets, batch).
+        (targets, groups, batch).
     """
     directions = [score.direction for score in scores]
     if len({None if one is None else one.shape for one in directions}) == 1 and directions[0] is not None:
         # all at once what one by one takes longer than the arithmetic
-        together = torch.stack([one for one in directions if one is not None])
+        together = torch.stack([one for one in directions if one is not None])[:, None]
         if together.shape[-1] == features.shape[-1]:
             return (features * together.to(features)).sum(-1)
-    return torch.stack([score(feature) for score, feature in zip(scores, features, strict=True)])
+    pairs = zip(scores, features, strict=True)
+    return torch.stack([torch.stack([score(feature) for feature in groups]) for score, groups in pairs])
 
 
 def per_picture(scores: Sequence[Score | None]) -> Score:
