@@ -11,6 +11,7 @@ from torch import nn
 
 import legrad
 from legrad import chunks, explainer, routes
+from legrad.reading import Reading
 from legrad.streaming import Plan
 
 # many random directions on one picture
@@ -172,6 +173,115 @@ def test_half_precision():
         assert plan_of(explainer).tails
 
 
+# -- what was found out once does not hold for ever ----------------------------------------------------------------
+
+
+def timm_vit(**options):
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("vit_base_patch16_224", num_classes=7, **{**models.THIN, **options}).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def agrees(explainer, x, t):
+    found = explainer.explain(x, t, keep_layers=True).layer_relevance
+    return twin.distance(found, through_autograd(explainer.model, x, t)) < 2e-6
+
+
+def test_a_read_out_that_picks_other_tokens_for_every_picture():
+    explainer = legrad.wrap(timm_vit(global_pool="max", class_token=False))
+    assert agrees(explainer, torch.randn(4, 3, 32, 32), [0, 3])
+    assert plan_of(explainer).readings["published"] == Reading(None)
+
+
+def test_another_head():
+    model = timm_vit()
+    explainer, x = legrad.wrap(model), torch.randn(2, 3, 32, 32)
+    explainer.explain(x, [0])
+    model.reset_classifier(7, "avg")
+    nn.init.normal_(model.head.weight)
+    found = explainer.explain(x, [0, 5], readout="native", keep_layers=True).layer_relevance
+    assert twin.distance(found, through_autograd(model, x, [0, 5], readout="native")) < 2e-6
+
+
+def test_adapters_that_were_off_at_the_first_use():
+    import peft
+
+    model, x = timm_vit(), torch.randn(2, 3, 32, 32)
+    config = peft.LoraConfig(target_modules=["fc1", "fc2"], init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config).eval()
+    explainer = legrad.wrap(adapted)
+    with adapted.disable_adapter():
+        explainer.explain(x, [0])
+    assert agrees(explainer, x, [0, 3])
+
+
+def test_a_parallel_block_whose_scale_hides_it():
+    from timm.models.vision_transformer import Block
+
+    class Parallel(Block):
+        def forward(self, x, *args, **options):
+            return x + self.ls1(self.attn(self.norm1(x))) + self.ls2(self.mlp(self.norm2(x)))
+
+    model, x = timm_vit(block_fn=Parallel, init_values=1e-6), torch.randn(2, 3, 32, 32)
+    explainer = legrad.wrap(model)
+    explainer.explain(x, [0])
+    for block in model.blocks:
+        block.ls1.gamma.data.fill_(1)  # which no counter of PyTorch's notices
+        block.ls2.gamma.data.fill_(1)
+    assert agrees(explainer, x, [0])
+
+
+def test_a_block_that_writes_on_its_input():
+    from timm.models.vision_transformer import Block
+
+    class InPlace(Block):
+        def forward(self, x, *args, **options):
+            x += self.attn(self.norm1(x))
+            return x + self.mlp(self.norm2(x))
+
+    model, x = timm_vit(block_fn=InPlace), torch.randn(2, 3, 32, 32)
+    explainer = legrad.wrap(model)
+    late = explainer.explain(x, legrad.PREDICTED)
+    best = model(x).argmax(-1).tolist()
+    want = explainer.explain(x, [[i] for i in best])
+    assert twin.distance(late.relevance, want.relevance) < 1e-5
+
+
+def test_norms_that_mix_tokens():
+    class Mixing(nn.LayerNorm):
+        def forward(self, x):
+            return super().forward(x - x.mean(1, keepdim=True))
+
+    explainer = legrad.wrap(timm_vit(norm_layer=Mixing))
+    x = torch.randn(2, 3, 32, 32)
+    found = explainer.explain(x, [0], readout="native", keep_layers=True).layer_relevance
+    assert twin.distance(found, through_autograd(explainer.model, x, [0], readout="native")) < 2e-6
+
+
+def test_a_model_made_under_inference_mode():
+    with torch.inference_mode():
+        model = models.clip()
+    with pytest.raises(legrad.InputError, match="inference_mode"):
+        legrad.wrap(model).explain(torch.randn(1, 3, 32, 32), torch.randn(1, 32))
+
+
+def test_contrast_of_a_late_target_and_a_callable():
+    explainer, x = legrad.wrap(timm_vit()), torch.randn(3, 3, 32, 32)
+
+    def first(feature):
+        return feature[:, 0]
+
+    found = explainer.explain(x, [legrad.Contrast(legrad.PREDICTED, first)])
+    for row in range(3):
+        alone = explainer.explain(x[row : row + 1], [legrad.Contrast(legrad.PREDICTED, first)])
+        assert twin.distance(alone.relevance[0], found.relevance[row]) < 1e-5
+
+
 # -- chunks of pictures and targets ---------------------------------------------------------------------------------
 
 
@@ -179,11 +289,11 @@ def running_out_above(pictures, targets):
     """A pass that only has memory for so many pictures and targets."""
     real, passes = explainer.explain_batch, []
 
-    def explain_batch(anatomy, batch, scores, *args):
+    def explain_batch(anatomy, batch, scores, *args, **limits):
         passes.append((len(batch), len(scores)))
         if len(batch) > pictures or len(scores) > targets:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return real(anatomy, batch, scores, *args)
+        return real(anatomy, batch, scores, *args, **limits)
 
     return passes, mock.patch.object(explainer, "explain_batch", explain_batch)
 

@@ -28,7 +28,7 @@ _SOFTMAX = (torch.softmax, F.softmax, Tensor.softmax)
 
 @dataclass(frozen=True)
 class Passage:
-    """What went through a module: its first argument and its output, detached."""
+    """What went through a module: its first argument and its output; with their graph where the pass verifies."""
 
     module: nn.Module
     entered: Any
@@ -48,7 +48,8 @@ class AttentionCall:
         mismatch: largest relative difference between O and an explicit softmax(QK^T)V on a few queries; None unless
             the tap was asked to verify.
         projection: weight of the output projection where ``nn.MultiheadAttention`` hides it, (dim, heads * head_dim).
-        behind: the watched modules that ran between this attention and the next one or the block's end, in order.
+        before: the watched modules that ran in the block before its first attention.
+        behind: those that ran between this attention and the next one or the block's end, in order.
     """
 
     output: Tensor
@@ -56,6 +57,7 @@ class AttentionCall:
     keep: Tensor | None
     mismatch: float | None = None
     projection: Tensor | None = None
+    before: list[nn.Module] = field(default_factory=list)
     behind: list[Passage] = field(default_factory=list)
 
 
@@ -73,6 +75,7 @@ class AttentionTap(TorchFunctionMode):
     def __init__(self, kind: Kind = "fused", verify: bool = False, differentiate: bool = True) -> None:
         super().__init__()
         self.calls: list[AttentionCall] = []
+        self.before: list[nn.Module] = []
         self._kind = kind
         self._verify = verify
         self._differentiate = differentiate
@@ -121,7 +124,7 @@ class AttentionTap(TorchFunctionMode):
             # each group of query heads shares one value head
             seen = value.detach() if groups == 1 else value.detach().repeat_interleave(groups, dim=1)
             keep = _visible(attn_mask, is_causal, query, key)
-            call = AttentionCall(output, seen, keep)
+            call = AttentionCall(output, seen, keep, before=self.before)
             if self._verify:
                 shared = key if groups == 1 else key.repeat_interleave(groups, dim=1)
                 call.mismatch = _mismatch(query, shared, call, attn_mask, scale)
@@ -265,11 +268,26 @@ _looking: weakref.WeakSet[Callable[..., None]] = weakref.WeakSet()
 
 def undisturbed(block: nn.Module) -> bool:
     """False if somebody's hooks or replaced forwards may change what the modules inside a block compute."""
+    everywhere = nn.modules.module
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        return False
     for module in itertools.islice(block.modules(), 1, None):
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values(), *module._backward_hooks.values())
         if "forward" in vars(module) or any(hook not in _looking for hook in hooks):
             return False
     return True
+
+
+def fingerprint(module: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Changes with every parameter or buffer that is replaced or written to (except through ``.data``)."""
+    tensors = (
+        tensor
+        for one in module.modules()
+        for tensor in (*one._parameters.values(), *one._buffers.values())
+        if tensor is not None
+    )
+    # tensors made under inference mode keep no count
+    return tuple((id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
 
 
 @contextlib.contextmanager
@@ -317,11 +335,11 @@ def plain(model: nn.Module, settings: Iterable[tuple[Any, str, Any]] = ()) -> It
         yield
 
 
-def _detached(output: Any) -> Any:
+def _detached(output: Any, copy: bool = False) -> Any:
     if isinstance(output, Tensor):
-        return output.detach()
+        return output.detach().clone() if copy else output.detach()
     if isinstance(output, tuple):
-        return tuple(map(_detached, output))
+        return tuple(_detached(one, copy) for one in output)
     return output
 
 
@@ -362,10 +380,17 @@ def stream(
     open_taps: list[AttentionTap] = []
     handles: list[Any] = []
     watched = watched or {}
+    noted: dict[int, nn.Module] = {}
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
-        if getattr(_session, "current", None) is me and open_taps and open_taps[-1].calls and args:
-            open_taps[-1].calls[-1].behind.append(Passage(module, _detached(args[0]), _detached(output)))
+        if getattr(_session, "current", None) is not me or not open_taps:
+            return
+        tap = open_taps[-1]
+        if not tap.calls:
+            tap.before.append(module)
+        elif args:
+            through = (args[0], output) if verify else (_detached(args[0]), _detached(output))
+            tap.calls[-1].behind.append(Passage(module, *through))
 
     _looking.add(note)
 
@@ -394,7 +419,8 @@ def stream(
             finally:
                 _session.current = me
                 torch.set_grad_enabled(False)
-            output = _detached(output)
+            # a copy, so that what was kept of it is not written on
+            output = _detached(output, copy=layer in chosen)
             if layer == last:
                 final[:] = [output]
             return output
@@ -402,13 +428,15 @@ def stream(
         if tap and layer in chosen:
             handles.append(blocks[layer].register_forward_pre_hook(enter))
             every = [module for module in blocks[layer].modules() if not list(module.children())] if verify else []
-            handles.extend(module.register_forward_hook(note) for module in watched.get(layer, every))
+            # blocks may share modules
+            noted.update({id(module): module for module in watched.get(layer, every)})
         # prepended, so that the user's own hooks see detached outputs and run without gradients
         handles.append(blocks[layer].register_forward_hook(leave, prepend=True))
 
     try:
         for layer in sorted(runs):
             watch(layer)
+        handles.extend(module.register_forward_hook(note) for module in noted.values())
         _session.current = me
         output = run()
     finally:

@@ -14,6 +14,7 @@ _UNKNOWN = 4 << 30  # free bytes, where nobody tells
 # more pictures at once bring no more speed
 _MOST_PICTURES = {"cuda": 256}
 _MOST_PICTURES_ELSEWHERE = 32
+_ACTIVATIONS = 8  # of a chunk inside a layer that are alive at once
 _HEADS = 16  # of models that write attention out, roughly
 
 
@@ -30,6 +31,7 @@ class Chunks:
         images: pictures per pass.
         targets: targets per pass.
         defer: there is room to keep what all layers need until the model's answer is known.
+        numbers: most numbers per activation that a chunk inside a layer may hold.
     """
 
     def __init__(self, anatomy: ViTAnatomy, targets: int, layers: int, memory: str | int) -> None:
@@ -38,6 +40,7 @@ class Chunks:
         working, keeping = _per_picture(anatomy)
         self.images = max(1, min(most, budget // working))
         self.targets = targets
+        self.numbers = max(1, budget // (_ACTIVATIONS * 4))
         # what is kept for every layer leaves room for enough pictures to keep the matrix products efficient
         together = budget // (working + layers * keeping)
         self.defer = together >= min(8, self.images)
@@ -48,13 +51,15 @@ class Chunks:
         """Pictures per pass; ``late`` if targets wait for the model's answer."""
         return self._deferred if late and self.defer else self.images
 
-    def halve(self, images: int, error: BaseException) -> None:
+    def halve(self, images: int, late: bool, error: BaseException) -> None:
         """After a pass over ``images`` pictures ran out of memory: do with less, and say so once.
 
         Raises:
             LeGradError: there is nothing left to halve.
         """
-        if self.defer:
+        self.numbers = max(1, self.numbers // 2)
+        self.images = min(self.images, images)
+        if late and self.defer:
             self.defer = False
         elif images > 1:
             self.images = images // 2

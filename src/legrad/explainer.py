@@ -96,6 +96,7 @@ class Explainer:
     def __init__(self, adapter: adapters.Adapter, own_anatomy: bool = False) -> None:
         self._adapter = adapter
         self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._state: tuple[Any, ...] = ()
         self._own_anatomy = own_anatomy
 
     def __repr__(self) -> str:
@@ -173,7 +174,7 @@ class Explainer:
         check_choice("readout", readout, READOUTS)
         check_choice("fit", fit, FITS)
         check_choice("method", method, METHODS)
-        if memory != "auto" and (not isinstance(memory, int) or memory <= 0):
+        if memory != "auto" and (not isinstance(memory, int) or isinstance(memory, bool) or memory <= 0):
             raise InputError(f"memory is 'auto' or a positive number of bytes, got {memory!r}")
         if not 0 <= null_threshold <= 1:
             raise InputError(f"null_threshold lies in [0, 1], got {null_threshold}")
@@ -220,13 +221,21 @@ class Explainer:
 
     def _plan(self, picture: Tensor, anatomy: ViTAnatomy) -> Plan:
         """Made by the truth check at the first use of a shape, dtype and device; a user's positions are checked too."""
+        if next(anatomy.blocks[0].parameters()).is_inference():
+            raise InputError(
+                "the model was made under torch.inference_mode() and cannot be differentiated; load it outside"
+            )
         key = (tuple(picture.shape), picture.dtype, picture.device)
+        state = capture.fingerprint(self.anatomy.tower)
+        if state != self._state:  # trained on, loaded, rebuilt: what was found out before may hold no longer
+            self._plans.clear()
+            self._state = state
         if key not in self._plans:
             planner = Planner(anatomy)
             truth_check(anatomy, picture, planner.visit)
             if self._own_anatomy and not no_position_check(anatomy):
                 position_check(anatomy, random_input(anatomy))
-            self._plans[key] = planner.plan()
+            self._plans[key] = planner.plan
         return self._plans[key]
 
 
@@ -250,7 +259,9 @@ def _in_chunks(
         try:
             batch = stack([inputs[row] for row in rows], anatomy)
             passes = [
-                explain_batch(anatomy, batch, own[i : i + chunks.targets], layers, readout, plan, chunks.defer)
+                explain_batch(
+                    anatomy, batch, own[i : i + chunks.targets], layers, readout, plan, chunks.defer, chunks.numbers
+                )
                 for i in range(0, len(own), chunks.targets)
             ]
         except (MemoryError, RuntimeError) as error:
@@ -264,7 +275,7 @@ def _in_chunks(
             yield Part(rows, anatomy.cells, relevance, values, [score for one in passes for score in one.scores])
             start += len(rows)
             continue
-        chunks.halve(len(rows), failure)
+        chunks.halve(len(rows), late, failure)
 
 
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> str:

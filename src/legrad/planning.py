@@ -1,4 +1,4 @@
-"""Which tails have a closed form, and what the read-outs read: found out once, and checked against autograd."""
+"""Which blocks' tails have a closed form: found out once, and checked against autograd."""
 
 from dataclasses import replace
 
@@ -7,17 +7,16 @@ from torch import Tensor
 
 from legrad import capture, tails
 from legrad.anatomy import ViTAnatomy
-from legrad.reading import Reader, Reading
+from legrad.errors import TruthCheckError
 from legrad.streaming import Plan
 from legrad.tails import Tail
-from legrad.truth import as_float
 
 # of the largest value; two correct ways of computing the same differ by less
 _LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 3e-2, torch.bfloat16: 5e-2}
 
 
 class Planner:
-    """Watches the truth check's instrumented forward and collects what can be computed in closed form.
+    """Watches the truth check's instrumented forward and collects the tails that can be computed in closed form.
 
     Args:
         anatomy: for the input's size.
@@ -25,24 +24,13 @@ class Planner:
 
     def __init__(self, anatomy: ViTAnatomy) -> None:
         self._anatomy = anatomy
-        self._tails: dict[int, Tail] = {}
-        self._readings: dict[str, Reading] = {}
+        self.plan = Plan()
 
     def visit(self, layer: int, tokens: Tensor, calls: list[capture.AttentionCall]) -> None:
         """Look at one block of one picture, with its graph and all its modules watched."""
-        anatomy = self._anatomy
-        tail = confirmed_tail(anatomy, layer, tokens, calls)
-        if tail is None:
-            return
-        self._tails[layer] = tail
-        if not self._readings:
-            self._readings = {
-                name: Reader(anatomy, readout).detect(as_float(tokens)) for name, readout in anatomy.readouts.items()
-            }
-
-    def plan(self) -> Plan:
-        """What was found."""
-        return Plan(self._tails, self._readings)
+        tail = confirmed_tail(self._anatomy, layer, tokens, calls)
+        if tail is not None:
+            self.plan.tails[layer] = tail
 
 
 def confirmed_tail(anatomy: ViTAnatomy, layer: int, tokens: Tensor, calls: list[capture.AttentionCall]) -> Tail | None:
@@ -62,18 +50,54 @@ def confirmed_tail(anatomy: ViTAnatomy, layer: int, tokens: Tensor, calls: list[
 
 
 def _agrees(tail: Tail, block: torch.nn.Module, tokens: Tensor, call: capture.AttentionCall, folded: bool) -> bool:
-    """Does the closed form equal autograd for an arbitrary gradient at the tokens?"""
-    g = torch.linspace(0, 1, tokens.numel(), device=tokens.device).mul_(1e4).sin_().reshape(tokens.shape)
-    g = g.to(tokens.dtype)
-    (expected,) = torch.autograd.grad(tokens, call.output, g, retain_graph=True)
-    with torch.no_grad():
-        entered, *hidden = tails.activations(tail, block, call)
-        parts = tails.weights(tail, block, call)
-        try:
-            state = tails.State(parts, tails.fold(parts) if folded else None, entered, hidden)
-            found = state.head_gradient(g[:, None])[:, 0].unflatten(-1, (expected.shape[1], -1)).transpose(1, 2)
-        except RuntimeError:  # shapes that do not fit: not the common block after all
-            return False
-        return found.shape == expected.shape and bool(
-            (found - expected).abs().max() <= _LIMITS[tokens.dtype] * expected.abs().max()
-        )
+    """Does the closed form equal autograd, for arbitrary gradients at all tokens and at single ones?
+
+    The shares of the MLP and of the sum in front of it are compared apart as well: a tiny LayerScale would hide one.
+    """
+    count = tokens.shape[1]
+    try:
+        norm = block.get_submodule(tail.norm)
+        before = next(one.entered for one in call.behind if one.module is norm)
+        after = next(one.left for one in call.behind if one.module is block.get_submodule(tail.fc2))
+        for rows in (slice(0, count), slice(0, 1), slice(count // 2, count // 2 + 1)):
+            g = _wave(tokens, rows)
+            shares = ((tokens, None), (before, (g, torch.zeros_like(g))), (after, (torch.zeros_like(g), g)))
+            for at, share in shares:
+                (expected,) = torch.autograd.grad(at, call.output, g, retain_graph=True)
+                with torch.no_grad():
+                    found = torch.zeros_like(expected)
+                    found[:, :, rows] = _closed(tail, block, call, g, rows, share, folded)
+                    # a comparison with NaN is False, and NaN must not pass
+                    if not (found - expected).abs().max() <= _LIMITS[tokens.dtype] * expected.abs().max():
+                        return False
+    except (RuntimeError, TruthCheckError):  # shapes that do not fit, in-place changes: not the common block after all
+        return False
+    return True
+
+
+def _wave(tokens: Tensor, rows: slice) -> Tensor:
+    """An arbitrary gradient at some of the tokens."""
+    wave = torch.linspace(0, 1, tokens.numel(), device=tokens.device).mul_(1e4).sin_().reshape(tokens.shape)
+    g = torch.zeros_like(tokens)
+    g[:, rows] = wave[:, rows].to(g)
+    return g.detach()
+
+
+def _closed(
+    tail: Tail,
+    block: torch.nn.Module,
+    call: capture.AttentionCall,
+    g: Tensor,
+    rows: slice,
+    share: tuple[Tensor, Tensor] | None,
+    folded: bool,
+) -> Tensor:
+    """The closed form at some rows, (batch, heads, rows, head_dim); of a share if one is given."""
+    entered, *hidden = (one.detach()[:, rows] for one in tails.activations(tail, block, call))
+    parts = tails.weights(tail, block, call)
+    state = tails.State(parts, tails.fold(parts) if folded else None, entered, hidden)
+    if share is None:
+        found = state.head_gradient(g[:, None, rows])
+    else:
+        found = state.combined(*(one[:, None, rows] for one in share))
+    return found[:, 0].unflatten(-1, (call.output.shape[1], -1)).transpose(1, 2)

@@ -17,16 +17,19 @@ class Reading:
     """Which tokens a read-out depends on.
 
     Attributes:
-        rows: first and last + 1 of them.
-        mean: only their mean matters (or there is but one): the gradient is the same at all of them.
+        rows: first and last + 1 of those whose mean is all that it reads; None if it reads more than a mean.
     """
 
-    rows: tuple[int, int]
-    mean: bool
+    rows: tuple[int, int] | None
+
+    @property
+    def mean(self) -> bool:
+        """Only the mean of some rows (or a single one) matters: the gradient is the same at all of them."""
+        return self.rows is not None
 
     def of(self, tokens: Tensor) -> Tensor:
         """The tokens that matter, (batch, rows, ...), a view."""
-        return tokens[:, slice(*self.rows)]
+        return tokens if self.rows is None else tokens[:, slice(*self.rows)]
 
 
 class Reader:
@@ -63,15 +66,16 @@ class Reader:
             (gradient,) = torch.autograd.grad(feature @ direction, leaf)
         rows = gradient[0].abs().amax(-1).nonzero()[:, 0].tolist()
         if not rows:
-            return Reading((0, tokens.shape[1]), mean=False)
-        reading = Reading((rows[0], rows[-1] + 1), mean=True)
+            return Reading(None)
+        reading = Reading((rows[0], rows[-1] + 1))
         seen = reading.of(gradient)
         alike = bool((seen - seen[:, :1]).abs().max() <= 1e-5 * seen.abs().max())
-        return reading if alike and self._only_mean(reading, tokens, feature) else Reading(reading.rows, mean=False)
+        return reading if alike and self.reads(reading, tokens) else Reading(None)
 
-    def _only_mean(self, reading: Reading, tokens: Tensor, feature: Tensor) -> bool:
-        """Do copies of the mean give the same feature?"""
+    def reads(self, reading: Reading, tokens: Tensor) -> bool:
+        """Do copies of the mean give the same feature as the tokens, (batch, tokens, dim), at least float32?"""
         with torch.no_grad():
+            feature = self(tokens)
             try:
                 repeated = self._of_one(reading.of(tokens).mean(1))
             except (RuntimeError, IndexError, ValueError):  # it wants all tokens, to lay them on a grid for instance
@@ -119,7 +123,7 @@ class Reader:
             leaf = tokens.detach().requires_grad_()
             feature = self(leaf)
             (found,) = pulled_back(feature, [leaf], at_feature(scores, feature))
-        return reading.of(found.flatten(0, 1)).unflatten(0, found.shape[:2]).transpose(0, 1).contiguous()
+        return found.transpose(0, 1).contiguous()
 
 
 def at_feature(scores: Sequence[Score], feature: Tensor, groups: int = 1) -> Tensor:

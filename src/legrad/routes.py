@@ -42,17 +42,21 @@ def closed_layers(
     known: Mapping[int, Tail],
     visited: Sequence[Visited],
     scores: Sequence[Score],
+    numbers: int | None = None,
 ) -> list[Tensor]:
-    """Self-attention route through the closed forms of the blocks' tails, (batch, targets, *grid) each."""
+    """Self-attention route through the closed forms of the blocks' tails, (batch, targets, *grid) each.
+
+    ``numbers`` limits what one chunk of pictures x targets holds per activation.
+    """
     images = len(visited[0].tokens)
     above: list[Tensor | None] = [None] * len(visited)
-    if seen.mean and images * len(visited) * len(scores) <= _TOGETHER:
+    if seen.rows is not None and images * len(visited) * len(scores) <= _TOGETHER:
         # the read-out of all layers at once: alone they are too small to be fast
         means = torch.cat([seen.of(as_float(one.tokens)).mean(1) for one in visited])
         gradients = reader.at_mean(means, scores, len(visited)) / (seen.rows[1] - seen.rows[0])
         above = list(gradients[:, :, None].split(images))
     return [
-        _closed_layer(anatomy, reader, seen, known[one.layer], one, scores, g)
+        _closed_layer(anatomy, reader, seen, known[one.layer], one, scores, g, numbers)
         for one, g in zip(visited, above, strict=True)
     ]
 
@@ -65,6 +69,7 @@ def _closed_layer(
     visited: Visited,
     scores: Sequence[Score],
     above: Tensor | None,
+    numbers: int | None,
 ) -> Tensor:
     """Pictures x targets are worked off in chunks; ``above`` is the gradient at the tokens if it is there already."""
     tokens, call = visited.tokens, visited.calls[0]
@@ -73,19 +78,20 @@ def _closed_layer(
     entered, *hidden = tails.activations(tail, block, call)
     assert call.value is not None
     heads = call.value.shape[1]
-    rows = seen.rows[1] - seen.rows[0]
+    rows = seen.of(tokens).shape[1]
     with torch.no_grad():
         parts = tails.weights(tail, block, call)
         width = parts.outer.shape[1]
         # folding costs as much as ``4 * dim`` tokens on the way back, and saves a fifth of each but the first
         folded = tails.fold(parts) if tail.foldable and (len(scores) - 1) * images * rows > width else None
-        numbers = _CHUNK_NUMBERS[tokens.device.type == "cuda"]
+        usual = _CHUNK_NUMBERS[tokens.device.type == "cuda"]
+        numbers = usual if numbers is None else min(usual, numbers)
         targets = max(1, min(len(scores), numbers // (rows * width)))
         pictures = max(1, numbers // (targets * rows * width))
         result = []
         for first in range(0, images, pictures):
             some = slice(first, first + pictures)
-            value, keep = call.value[some], _part(call.keep, some, seen.rows)
+            value, keep = call.value[some], _part(call.keep, some, seen.rows or (0, count))
             state = tails.State(parts, folded, seen.of(entered[some]), [seen.of(h[some]) for h in hidden])
             maps = []
             for start in range(0, len(scores), targets):

@@ -1,7 +1,7 @@
 """The streaming pass: one forward, the layers' scores differentiated as their blocks finish."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,11 +28,11 @@ class Plan:
 
     Attributes:
         tails: layer -> its tail in closed form; other layers go through autograd.
-        readings: name of a read-out -> the tokens that it reads.
+        readings: name of a read-out -> the tokens that it reads, filled in when it is first asked for.
     """
 
-    tails: Mapping[int, Tail] = field(default_factory=dict)
-    readings: Mapping[str, Reading] = field(default_factory=dict)
+    tails: dict[int, Tail] = field(default_factory=dict)
+    readings: dict[str, Reading] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ def explain_batch(
     readout: str,
     plan: Plan | None = None,
     defer: bool = False,
+    numbers: int | None = None,
 ) -> Explained:
     """Relevance of every layer, and the model's own scores, from one forward pass.
 
@@ -72,6 +73,7 @@ def explain_batch(
         plan: closed forms to use; default autograd everywhere.
         defer: where targets depend on the model's answer, keep what all layers need until it is there, instead of
             running the model twice.
+        numbers: most numbers per activation that a chunk inside a layer holds; default a good size for the device.
 
     Raises:
         TruthCheckError: an attention did not fire as declared, or the native read-out is not the model's output.
@@ -97,7 +99,9 @@ def explain_batch(
         if anatomy.route == "pooler":
             results = pooler_layers(anatomy, reader, kept, scores)
         else:
-            results = closed_layers(anatomy, reader, plan.readings[readout], known, kept, scores)
+            if readout not in plan.readings:
+                plan.readings[readout] = reader.detect(as_float(kept[0].tokens[:1]))
+            results = closed_layers(anatomy, reader, plan.readings[readout], known, kept, scores, numbers)
         found.update((one.layer, result.cpu()) for one, result in zip(kept, results, strict=True))
         kept.clear()
 
@@ -125,11 +129,16 @@ def explain_batch(
     native = native_feature(anatomy, anatomy.to_tokens(last))
     same_output(native, as_float(final), "the native read-out of the last block's tokens", batch.dtype)
     answer = _answer(anatomy, final)
-    scores = [score.known(answer) for score in scores]
+    original, scores = scores, [score.known(answer) for score in scores]
     with torch.enable_grad():
         differentiate()
         if kept:
             explain()
+    seen = plan.readings.get(readout)
+    if seen is not None and seen.mean and not reader.reads(seen, as_float(anatomy.to_tokens(last))):
+        # the read-out changed its ways
+        plan.readings[readout] = Reading(None)
+        return explain_batch(anatomy, batch, original, layers, readout, plan, defer, numbers)
     values = torch.stack([one(answer) for one in scores], 1).cpu()
     return Explained(torch.stack([found[layer] for layer in layers], 2), values, scores)
 

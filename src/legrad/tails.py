@@ -39,12 +39,8 @@ from legrad.errors import TruthCheckError
 Function = Callable[[Tensor], Tensor]
 
 _PASSING = (nn.Identity, nn.Dropout)
-# activations that a model may call as functions
-_FUNCTIONS: dict[str, Function] = {
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "silu": F.silu,
-}
+# activations that a model may call as functions; not GELU, whose two kinds could be mistaken for each other
+_FUNCTIONS: dict[str, Function] = {"silu": F.silu}
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class Tail:
         gate: None for m = act(h); else which half of the hidden features goes through the activation.
         fc2: last linear layer.
         scale2: LayerScale behind it, or None.
-        modules: names and types of all modules of the block, to notice that it was rebuilt.
+        structure: of the block, to notice that it was rebuilt.
         foldable: ``folded`` holds too.
     """
 
@@ -74,20 +70,34 @@ class Tail:
     gate: Literal[0, 1] | None
     fc2: str
     scale2: str | None
-    modules: tuple[tuple[str, type], ...]
+    structure: tuple[Any, ...]
     foldable: bool = False
 
     def fits(self, block: nn.Module) -> bool:
         """False if the block was rebuilt since, or if somebody's hooks may change what its modules compute."""
-        return self.modules == _structure(block) and capture.undisturbed(block)
+        return self.structure == _structure(block) and capture.undisturbed(block)
 
     def watched(self, block: nn.Module) -> list[nn.Module]:
         """The modules whose input (norm) or output (linears) is needed."""
         return [block.get_submodule(name) for name in (self.norm, *self.linears)]
 
 
-def _structure(block: nn.Module) -> tuple[tuple[str, type], ...]:
-    return tuple((name, type(module)) for name, module in block.named_modules())
+def _structure(block: nn.Module) -> tuple[Any, ...]:
+    """Names and types of all modules of the block, and a forward that somebody gave it."""
+    return vars(block).get("forward"), *((name, type(module)) for name, module in block.named_modules())
+
+
+def _all_ran(block: nn.Module, call: AttentionCall) -> bool:
+    """False if there are parameters that the forward did not use, and might use another time (adapters, for one)."""
+    ran = {id(module) for module in call.before} | {id(passage.module) for passage in call.behind}
+    hidden = {
+        id(inner)
+        for module in block.modules()
+        if isinstance(module, nn.MultiheadAttention)
+        for inner in module.modules()
+    }
+    leaves = [module for module in block.modules() if not list(module.children()) and list(module.parameters())]
+    return all(id(module) in ran | hidden for module in leaves)
 
 
 def recognise(block: nn.Module, call: AttentionCall, tokens: Tensor) -> Tail | None:
@@ -98,6 +108,8 @@ def recognise(block: nn.Module, call: AttentionCall, tokens: Tensor) -> Tail | N
         call: its only attention, with all childless modules watched.
         tokens: the block's result, (batch, tokens, dim).
     """
+    if not _all_ran(block, call):
+        return None
     names = {id(module): name for name, module in block.named_modules()}
     rest = [p for p in call.behind if not isinstance(p.module, _PASSING) and type(p.module).__name__ != "DropPath"]
     if any(not isinstance(p.entered, Tensor) or not isinstance(p.left, Tensor) for p in rest):
@@ -337,8 +349,12 @@ class State:
             (batch, targets, rows, heads * head_dim).
         """
         scale2 = self._parts.scale2
-        u = (g if scale2 is None else g * scale2) @ self._parts.outer
-        return self._unfolded(g, u) if self._folded is None else self._through_folded(self._folded, g, u)
+        return self.combined(g, g if scale2 is None else g * scale2)
+
+    def combined(self, at_sum: Tensor, at_mlp: Tensor) -> Tensor:
+        """The same from the gradients at the norm's input (without the MLP's share) and at the MLP's result."""
+        u = at_mlp @ self._parts.outer
+        return self._unfolded(at_sum, u) if self._folded is None else self._through_folded(self._folded, at_sum, u)
 
     def _unfolded(self, g: Tensor, u: Tensor) -> Tensor:
         parts = self._parts

@@ -190,9 +190,10 @@ def contrast(a: Score, b: Score) -> Score:
         label = tuple(f"{a.label_of(i)} rather than {b.label_of(i)}" for i in range(count))
     if a.direction is not None and b.direction is not None:
         return Score(label, a.direction - b.direction.to(a.direction))
-    if any(s.direction is not None and len(s.direction) > 1 for s in (a, b)):
-        raise InputError("Contrast cannot mix a callable with a target that differs between pictures")
-    return Score(label, function=lambda feature: a(feature) - b(feature))
+    apart = next((len(one.label) for one in (a, b) if not isinstance(one.label, str)), None)
+    if apart in (None, 1):
+        return Score(label, function=lambda feature: a(feature) - b(feature))
+    return per_picture([contrast(a.rows([i]), b.rows([i])) for i in range(apart or 0)])
 
 
 def as_list(targets: Any) -> list[Any]:
