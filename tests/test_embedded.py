@@ -1,26 +1,30 @@
 """Scenes, sprites, tokenizer, training and evaluation of the embedded model."""
 
 import hashlib
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import twin
 from PIL import Image
 
 import legrad
-from legrad.embedded import drawing, evaluate, train
+from legrad.embedded import drawing, evaluate, train, warm_start
 from legrad.embedded import model as embedded
 from legrad.embedded.sprites import SHEET, SPRITE_SIZE, load_sprites
 from legrad.embedded.tokenizer import VOCABULARY, WordTokenizer
 
 DATA = SHEET.parent
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 def test_sizes_of_what_is_shipped():
     assert SHEET.stat().st_size <= 3_000_000
-    assert embedded.WEIGHTS.stat().st_size <= 12_000_000
+    assert all(path.stat().st_size <= 12_000_000 for path in embedded.FILES.values())
     assert {path.name for path in (DATA / "licenses").iterdir()} == {"Apache-2.0.txt", "OFL-1.1.txt", "NOTICE.txt"}
 
 
@@ -162,14 +166,60 @@ def test_shipped_model_is_a_genuine_small_clip_with_a_card():
     parameters = sum(p.numel() for p in model.parameters())
     assert 3e6 <= parameters <= 6e6
     assert model.token_embedding.num_embeddings == tokenizer.vocab_size
-    card = embedded.card()
+
+
+def test_shipped_sibling_is_a_genuine_clip_with_a_map_head():
+    import open_clip
+    from timm.layers import AttentionPoolLatent
+    from timm.models import VisionTransformer
+
+    model, tokenizer = embedded.load(embedded.MAP_WEIGHTS)
+    assert type(model) is open_clip.CustomTextCLIP
+    trunk = model.visual.trunk
+    assert type(trunk) is VisionTransformer
+    assert type(trunk.attn_pool) is AttentionPoolLatent
+    assert trunk.num_prefix_tokens == 0
+    sizes = {"layers": len(trunk.blocks), "width": trunk.embed_dim, "patch_size": trunk.patch_embed.patch_size[0]}
+    assert sizes == {name: embedded.VISION[name] for name in sizes}
+    assert trunk.embed_dim // trunk.blocks[0].attn.num_heads == embedded.VISION["head_width"]
+    assert model.visual.image_size == trunk.patch_embed.img_size == (embedded.IMAGE_SIZE,) * 2
+    assert model.text.vocab_size == tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("kind", embedded.FILES)
+def test_cards(kind):
+    card = embedded.card(embedded.FILES[kind])
     assert {"data", "recipe", "steps", "pictures", "seconds", "machine", "held_out_recall_at_k"} <= set(card)
-    assert card["recipe"]["seed"] + len(card["recipe"]["stages"]) - 1 in legrad.embedded.TRAINING_SEEDS
+    seeds = range(card["recipe"]["seed"], card["recipe"]["seed"] + len(card["recipe"]["stages"]))
+    assert set(seeds) <= set(legrad.embedded.TRAINING_SEEDS)
+    if kind == "map":
+        assert "model.safetensors" in card["start"]
+        assert card["kind"] == card["recipe"]["kind"] == kind
 
 
-def test_shipped_model_recognises_and_localises():
+@pytest.mark.parametrize(
+    ("name", "route", "readout"), [("embedded", "self-attention", "published"), ("embedded:map", "pooler", "native")]
+)
+def test_shipped_models_are_exact(name, route, readout):
+    """Trained weights, a real scene: the default maps against the slow twin."""
+    explainer = legrad.load(name)
+    anatomy = explainer.anatomy
+    assert (anatomy.route, anatomy.default_readout, anatomy.grid) == (route, readout, (12, 12))
+    assert explainer._adapter.name == name
+    made = legrad.embedded.scene(4, 0, objects=(2, 2))
+    batch = embedded.normalise(torch.from_numpy(made.image)[None])
+    text = explainer._adapter.encode_text(explainer._adapter.tokenize([f"a photo of a {made.names[0]}"])).detach()
+    text = torch.nn.functional.normalize(text, dim=-1)[0]
+    prefix = 0 if route == "pooler" else 1
+    want = twin.relevance(explainer.model, batch, lambda feature: feature @ text.double(), readout, prefix, (12, 12))
+    found = explainer.explain(batch, text, keep_layers=True)
+    assert twin.distance(found.layer_relevance[:, 0], want) < 1e-5
+
+
+@pytest.mark.parametrize("name", evaluate.MODELS)
+def test_shipped_models_recognise_and_localise(name):
     """A floor far below the published numbers, on few scenes: it notices a broken file, not a slightly worse one."""
-    results = evaluate.evaluate(legrad.load("embedded"), 40, seed=3, progress=lambda steps, **_: steps)
+    results = evaluate.evaluate(legrad.load(name), 40, seed=3, progress=lambda steps, **_: steps)
     assert results["model"]["recall"][0] > 0.75
     default = next(value for name, value in results.items() if name.endswith("(default)"))
     assert default["pointing"][0] > 0.7
@@ -185,9 +235,10 @@ def test_sample_scene():
         assert min(picture.size) >= 192
 
 
-def test_training_can_be_interrupted_and_resumed_to_the_same_place(tmp_path):
+@pytest.mark.parametrize("kind", embedded.FILES)
+def test_training_can_be_interrupted_and_resumed_to_the_same_place(tmp_path, kind):
     stages = (train.Stage(96, (1, 1), 16, 160, (1.0, 0.5)), train.Stage(112, (1, 2), 16, 160, (0.5, 0.0)))
-    recipe = train.Recipe(stages=stages, batch=4, replays=1)
+    recipe = train.Recipe(kind, stages=stages, batch=4, replays=1)
     lines = []
     device = torch.device("cpu")
     whole = train.train(tmp_path / "whole", recipe, device, workers=0, log=lines.append, validation=4)
@@ -250,6 +301,48 @@ def test_training_can_start_from_other_weights(tmp_path):
         assert torch.equal(a, b)  # a learning rate of zero
 
 
+def test_the_sibling_starts_as_the_class_tokens_path():
+    """Copied blocks give the same tokens, and the pooler, whole, what the last block makes of the class token."""
+    from timm.layers import AttentionPoolLatent, LayerNorm
+
+    source, _ = embedded.load()
+    pictures = torch.rand(1, 3, 192, 192)
+    model = warm_start.warm_start(source, pictures).eval()
+    blocks, trunk = source.visual.transformer.resblocks, model.visual.trunk
+    tokens = torch.randn(1, 145, 256)
+    with torch.no_grad():
+        for new, old in zip(trunk.blocks, blocks, strict=True):
+            assert torch.allclose(new(tokens), old(tokens), atol=2e-3)  # the norms' epsilon differs
+        pool = AttentionPoolLatent(256, num_heads=4, mlp_ratio=4, norm_layer=LayerNorm)
+        warm_start._copy_class_token_path(pool, blocks[-1], tokens[0, 0])
+        assert torch.allclose(pool(trunk.norm(tokens)), blocks[-1](tokens)[:, 0], atol=2e-3)
+        ids = torch.tensor([[5, 7, source.vocab_size - 1] + [0] * 29])
+        assert torch.equal(model.encode_text(ids), source.encode_text(ids))
+        patches = source.visual._embeds(pictures)[:, 1:]
+        assert torch.allclose(trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(pictures))), patches, atol=2e-3)
+
+
+def test_head_only_stage_trains_nothing_in_front_of_the_head(tmp_path):
+    recipe = train.Recipe("map", (train.Stage(192, (1, 1), 8, 192, (1.0, 0.0), head_only=True),), batch=4, replays=1)
+    begin = train.start(recipe, embedded.WEIGHTS, 192)
+    model = train.train(tmp_path, recipe, torch.device("cpu"), 0, lambda _: None, 1, 4, initial=embedded.WEIGHTS)
+    same = [name for name, p in begin.named_parameters() if torch.equal(p, model.get_parameter(name))]
+    changed = {name for name, _ in begin.named_parameters()} - set(same)
+    assert "visual.trunk.attn_pool.latent" in changed
+    assert "visual.head.proj.weight" in changed
+    assert not any(".blocks." in name or "text." in name or "embed" in name for name in changed)
+
+
+def test_pictures_of_another_size_keep_the_siblings_weights():
+    model, _ = embedded.load(embedded.MAP_WEIGHTS)
+    small = embedded.resized(model, 128)
+    assert small.visual.image_size == (128, 128)
+    assert small.visual.trunk.pos_embed.shape == (1, 64, 256)
+    again = embedded.resized(small, 192)
+    for (name, a), (_, b) in zip(model.named_parameters(), again.named_parameters(), strict=True):
+        assert torch.equal(a, b) == (name != "visual.trunk.pos_embed")
+
+
 def test_training_never_sees_where_objects_are():
     recipe = train.Recipe()
     pictures, labels = train.Batches(train.Stage(64, (1, 3), 8, 64, (1.0, 0.0)), 4, recipe.seed, 0, 1)[0]
@@ -258,8 +351,9 @@ def test_training_never_sees_where_objects_are():
     assert set(labels.unique().tolist()) == {0.0, 1.0}
 
 
-def test_trimmed_text_features_equal_the_models_own():
-    model, tokenizer = embedded.load()
+@pytest.mark.parametrize("kind", embedded.FILES)
+def test_trimmed_text_features_equal_the_models_own(kind):
+    model, tokenizer = embedded.load(embedded.FILES[kind])
     tokens = tokenizer(train.prompts(__import__("random").Random(0))[:20])
     with torch.no_grad():
         assert torch.allclose(train.text_features(model, tokens), model.encode_text(tokens), atol=1e-5)
@@ -286,6 +380,44 @@ def test_evaluation_by_hand():
         evaluate.evaluate(legrad.load("embedded"), 1, legrad.embedded.TRAINING_SEEDS[0])
     with pytest.raises(legrad.InputError, match="trained on"):  # localisation uses the next seed
         evaluate.evaluate(legrad.load("embedded"), 1, legrad.embedded.TRAINING_SEEDS[0] - 1)
+
+
+def test_raw_attention_of_the_pooler_is_the_one_that_ran(monkeypatch):
+    import torch.nn.functional as F
+
+    explainer = legrad.load("embedded:map")
+    images = torch.randn(2, 3, 192, 192)
+    ran, attend = [], F.scaled_dot_product_attention
+
+    def record(q, k, v, **options):
+        ran.append((q, k))
+        return attend(q, k, v, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", record)
+    found = evaluate._raw_attention(explainer, images)
+    q, k = ran[-1]
+    assert q.shape == (2, 4, 1, 64)
+    want = (q @ k.mT / 8).softmax(-1).mean(1).reshape(2, 12, 12)
+    assert torch.allclose(found, want, atol=1e-6)
+    assert found.shape == (2, 12, 12)
+
+
+@pytest.mark.parametrize("name", evaluate.MODELS)
+def test_published_page_is_made_of_the_published_numbers(name):
+    weights, page = evaluate.MODELS[name]
+    content = json.loads((DOCS / page).read_text(encoding="utf-8"))
+    assert content["model"] == name
+    assert content["scenes"] == 2000
+    assert content["card"] == embedded.card(weights)
+    assert (DOCS / page).with_suffix(".md").read_text(encoding="utf-8") == evaluate.markdown(content)
+
+
+def test_evaluation_of_an_unknown_model():
+    done = subprocess.run(
+        [sys.executable, "-m", "legrad.embedded.evaluate", "--model", "embedded:x"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "unknown model" in done.stderr
 
 
 @pytest.mark.parametrize("module", ["train", "evaluate"])

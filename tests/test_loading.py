@@ -93,7 +93,7 @@ def test_embedded_is_in_eval_mode_and_explains_a_scene():
     ("name", "error", "message"),
     [
         ("nothing", legrad.InputError, "unknown model 'nothing'"),
-        ("embedded:x", legrad.InputError, "unknown model"),
+        ("embedded:x", legrad.InputError, "unknown model 'embedded:x'; expected 'embedded' or 'embedded:map'"),
         ("open_clip:", legrad.InputError, "unknown model"),
         ("open_clip:ViT-B-99/openai", legrad.InputError, "nearest: .*ViT-B"),
         ("open_clip:ViT-B-16", legrad.InputError, "say which weights"),
@@ -122,7 +122,7 @@ def test_every_listed_name_has_a_verdict_without_building():
     from legrad.adapters import available
 
     listed = dict(available())
-    assert listed["embedded"] == ""
+    assert listed["embedded"] == listed["embedded:map"] == ""
     assert listed["open_clip:ViT-B-16/laion2b_s34b_b88k"] == ""
     assert listed["open_clip:ViT-B-16-SigLIP/webli"] == ""
     assert "ResNet" in listed["open_clip:RN50/openai"]

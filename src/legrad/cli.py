@@ -98,7 +98,9 @@ def explain(
         list[str] | None, typer.Option(help="The best-matching one of these names, for every picture; repeat it.")
     ] = None,
     predicted: Annotated[bool, typer.Option("--predicted", help="The class that the classifier predicts.")] = False,
-    model: Annotated[str, typer.Option(help="embedded, open_clip:ARCH/TAG, ...; see `legrad models`.")] = "embedded",
+    model: Annotated[
+        str, typer.Option(help="embedded, embedded:map, open_clip:ARCH/TAG, ...: see `legrad models`.")
+    ] = "embedded",
     layers: Annotated[
         str | None, typer.Option(help="How many of the last layers (3), or which (0,3,-1). Default: all.")
     ] = None,

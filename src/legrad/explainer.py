@@ -33,9 +33,9 @@ def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype
     """Build a pretrained model with its preprocessing and tokenizer.
 
     Args:
-        name: "embedded" (offline, inside the package), "open_clip:ARCH/TAG", "timm:NAME.TAG", "hf:ORG/REPO",
-            "hf:FOLDER", "torchvision:NAME"; open_clip and timm also take "local-dir:PATH" and "hf-hub:ORG/REPO" behind
-            their prefix.
+        name: "embedded" or "embedded:map" (offline, inside the package, with a class token or an attentional pooler),
+            "open_clip:ARCH/TAG", "timm:NAME.TAG", "hf:ORG/REPO", "hf:FOLDER", "torchvision:NAME"; open_clip and timm
+            also take "local-dir:PATH" and "hf-hub:ORG/REPO" behind their prefix.
         device: where the model lives; default CPU.
         dtype: torch.float32 (default), torch.float16, torch.bfloat16 or torch.float64 (not open_clip), or its name.
 

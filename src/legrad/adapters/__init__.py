@@ -78,9 +78,9 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | str 
         )
     dtype = _dtype(dtype)
     prefix, _, rest = name.partition(":")
-    if prefix not in _MODULES or (prefix == "embedded") != (not rest):
+    if prefix not in _MODULES or (prefix != "embedded" and not rest):
         raise InputError(
-            f"unknown model {name!r}; expected 'embedded' or LIBRARY:NAME with LIBRARY one of "
+            f"unknown model {name!r}; expected 'embedded', 'embedded:map' or LIBRARY:NAME with LIBRARY one of "
             f"{', '.join(key for key in _MODULES if key != 'embedded')}, as in open_clip:ViT-B-16/openai or "
             f"timm:local-dir:PATH; `legrad models` lists what can be loaded{folders.hint(name)}"
         )
@@ -133,7 +133,7 @@ def tools(adapter: Adapter, transform: Any, tokenizer: Any) -> tuple[Adapter, An
 
 def available() -> list[tuple[str, str]]:
     """(name for ``legrad.load``, why it is not supported or "") of everything that can be named, nothing built."""
-    listed = [("embedded", "")]
+    listed = [("embedded", ""), ("embedded:map", "")]
     for module in _ADAPTERS.values():
         listed.extend(importlib.import_module(module).available())
     return listed

@@ -1,4 +1,4 @@
-"""A small trained image-text model and scenes with exact ground truth, all offline: ``legrad.load("embedded")``."""
+"""Small trained image-text models and scenes with exact ground truth, all offline: ``legrad.load("embedded")``."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How good is the embedded model, and does LeGrad find its objects? ``python -m legrad.embedded.evaluate``.
+"""How good is an embedded model, and does LeGrad find its objects? ``python -m legrad.embedded.evaluate``.
 
 Held-out scenes only (seeds outside ``TRAINING_SEEDS``). Three questions, each with a 95 % interval (bootstrap over
 scenes):
@@ -33,7 +33,11 @@ from legrad.saving import write_atomically
 PROMPT = "a photo of a {}"
 _BATCH = 20
 _RESAMPLES = 2000
-PAGE = "embedded-model.json"
+# name for ``legrad.load`` -> its weights and the file of its published numbers in docs/
+MODELS = {
+    "embedded": (model.WEIGHTS, "embedded-model.json"),
+    "embedded:map": (model.MAP_WEIGHTS, "embedded-map-model.json"),
+}
 
 
 def interval(hits: Sequence[float], totals: Sequence[float]) -> tuple[float, float, float]:
@@ -67,14 +71,29 @@ def recall_at_k(similarity: Tensor, names: Sequence[str]) -> tuple[int, int]:
 
 
 def _raw_attention(explainer: legrad.Explainer, images: Tensor) -> Tensor:
-    """The last block's attention from the class token to the patches, mean over heads: (images, rows, cols)."""
+    """The attention that makes the image feature, mean over heads: (images, rows, cols).
+
+    It goes from the class token in the last block, or from the pooler's query, to the patches.
+    """
     anatomy = explainer.anatomy
     with capture.plain(explainer.model), capture.record(anatomy.blocks) as outputs:
         anatomy.run(images)
-        block: Any = anatomy.blocks[-1]
-        tokens = block.ln_1(outputs[-2])
-        attention = block.attn(tokens, tokens, tokens, need_weights=True)[1]
-    return attention[:, 0, anatomy.num_prefix_tokens :].unflatten(1, anatomy.grid)
+        if anatomy.route == "pooler":
+            attention = _pooler_attention(anatomy.tower, outputs[-1])
+        else:
+            block: Any = anatomy.blocks[-1]
+            tokens = block.ln_1(outputs[-2])
+            attention = block.attn(tokens, tokens, tokens, need_weights=True)[1][:, 0, anatomy.num_prefix_tokens :]
+    return attention.unflatten(1, anatomy.grid)
+
+
+def _pooler_attention(tower: Any, tokens: Tensor) -> Tensor:
+    """What timm's pooler attends to, mean over heads: the last block's tokens (B, N, D) -> (B, N)."""
+    pool = tower.trunk.attn_pool
+    keys = pool.kv(tower.trunk.norm(tokens)).chunk(2, -1)[0].unflatten(-1, (pool.num_heads, pool.head_dim))
+    query = pool.q(pool.latent)[0, 0].unflatten(-1, (pool.num_heads, pool.head_dim))
+    attention: Tensor = torch.einsum("hd,bnhd->bhn", query * pool.scale, keys).softmax(-1).mean(1)
+    return attention
 
 
 def _maps(explainer: legrad.Explainer, made: Sequence[Scene]) -> Iterator[tuple[str, list[Tensor]]]:
@@ -146,6 +165,7 @@ def evaluate(explainer: legrad.Explainer, n: int, seed: int, progress: Callable[
 
 
 def main(
+    name: Annotated[str, typer.Option("--model", help=f"One of {', '.join(MODELS)}.")] = "embedded",
     n: Annotated[int, typer.Option(help="Held-out scenes per question.")] = 2000,
     seed: Annotated[int, typer.Option(help="Their seed; localisation uses the next one.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cpu",
@@ -154,13 +174,16 @@ def main(
     ] = None,
 ) -> None:
     """Print recall@k, pointing game and prompt-swap on held-out scenes, with 95 % intervals."""
-    results = evaluate(legrad.load("embedded", device=device), n, seed)
-    table = Table("what", *QUESTIONS.values(), title=f"{n} held-out scenes, 95 % intervals")
-    for name, cells in rows(results):
-        table.add_row(name, *cells)
+    if name not in MODELS:
+        raise typer.BadParameter(f"unknown model {name!r}; expected one of {', '.join(MODELS)}", param_hint="--model")
+    results = evaluate(legrad.load(name, device=device), n, seed)
+    table = Table("what", *QUESTIONS.values(), title=f"{name}, {n} held-out scenes, 95 % intervals")
+    for row, cells in rows(results):
+        table.add_row(row, *cells)
     Console(width=110).print(table)
     if output is not None:
-        content = {"scenes": n, "seed": seed, "card": model.card(), "results": results}
+        weights, _ = MODELS[name]
+        content = {"model": name, "scenes": n, "seed": seed, "card": model.card(weights), "results": results}
         write_atomically(output, json.dumps(content, indent=2).encode())
         write_atomically(output.with_suffix(".md"), markdown(content).encode())
 
@@ -175,31 +198,51 @@ def rows(results: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
         yield name, ["" if c is None else f"{c[0]:.3f} [{c[1]:.3f}, {c[2]:.3f}]" for c in found]
 
 
+_ABOUT = {
+    "embedded": """# The embedded model
+
+Made by `python -m legrad.embedded.evaluate --output docs/{page}`; do not edit.
+Its attention-pooled sibling: [embedded-map-model.md](embedded-map-model.md).
+
+An open_clip `CLIP`: class-token ViT of""",
+    "embedded:map": """# The embedded model with an attentional pooler
+
+Made by `python -m legrad.embedded.evaluate --model embedded:map --output docs/{page}`; do not edit.
+The model with a class token: [embedded-model.md](embedded-model.md).
+
+`legrad.load("embedded:map")` judges the pooler route on trained weights. Trained by
+`python -m legrad.embedded.train --kind map`, which resumes from `runs/embedded-map`. Its trunk was **not** trained from
+random weights but from those of the class-token model (see Start): the two models are relatives, not independent
+witnesses.
+
+An open_clip `CustomTextCLIP` with a timm trunk that SigLIP's are made of (no prefix tokens, MAP head, whose MLP is
+narrower than SigLIP's to stay below 12 MB): ViT of""",
+}
+
+
 def markdown(content: dict[str, Any]) -> str:
-    """The page about the embedded model: its card and its scores."""
-    card = content["card"]
+    """The page about an embedded model: its card and its scores."""
+    card, name = content["card"], content["model"]
+    _, page = MODELS[name]
     stages = "\n".join(
         f"| {s['size']} | {s['objects'][0]} to {s['objects'][1]} | {s['pictures']:,} | "
-        f"{s['rate'][0]} to {s['rate'][1]} |"
+        f"{s['rate'][0]} to {s['rate'][1]} | {'head' if s.get('head_only') else 'all'} |"
         for s in card["recipe"]["stages"]
     )
-    scores = "\n".join(f"| {name} | {' | '.join(cells)} |" for name, cells in rows(content["results"]))
-    return f"""# The embedded model
+    scores = "\n".join(f"| {row} | {' | '.join(cells)} |" for row, cells in rows(content["results"]))
+    return f"""{_ABOUT[name].format(page=page)} {model.VISION["layers"]} blocks,
+width {model.VISION["width"]}, patches of {model.VISION["patch_size"]} pixels on
+{model.IMAGE_SIZE} x {model.IMAGE_SIZE}; a text transformer of {model.TEXT["layers"]} layers with a word-and-byte
+tokenizer. It knows {len(NAMES)} concepts as emoji draw them, and nothing of photographs.
 
-Made by `python -m legrad.embedded.evaluate --output docs/{PAGE}`; do not edit.
-
-An open_clip `CLIP`: class-token ViT of {model.VISION["layers"]} blocks, width {model.VISION["width"]}, patches of
-{model.VISION["patch_size"]} pixels on {model.IMAGE_SIZE} x {model.IMAGE_SIZE}; a text transformer of
-{model.TEXT["layers"]} layers with a word-and-byte tokenizer. It knows {len(NAMES)} concepts as emoji draw them, and
-nothing of photographs.
-
+- Start: {card.get("start", "random weights")}.
 - Data: {card["data"]}.
 - Training: {card["pictures"]:,} pictures in {card["steps"]:,} steps, {card["seconds"] / 60:.0f} minutes
   ({card["machine"]}, torch {card["torch"]}); sigmoid loss of every picture against the texts of all concepts.
 - Note: {card.get("note", "none")}.
 
-| canvas | objects | pictures | learning rate, relative |
-| --- | --- | --- | --- |
+| canvas | objects | pictures | learning rate, relative | learns |
+| --- | --- | --- | --- | --- |
 {stages}
 
 ## Scores

@@ -3,6 +3,8 @@
 Every picture is matched against the texts of all concepts with a sigmoid loss (Zhai et al., arXiv:2303.15343). The
 model never sees a mask, a box or where an object was pasted. Stages go from small canvases with one object to full
 scenes; position embeddings are interpolated in between. Needs about four hours on two CPU cores, minutes on a GPU.
+
+``--kind map`` trains the attention-pooled sibling, from the weights of the first model (``warm_start``).
 """
 
 import json
@@ -27,6 +29,7 @@ from legrad.embedded import model as embedded
 from legrad.embedded.concepts import CONCEPTS, NAMES
 from legrad.embedded.drawing import TRAINING_SEED, scene
 from legrad.embedded.tokenizer import VOCABULARY, WordTokenizer
+from legrad.embedded.warm_start import ORIGIN, warm_start
 
 PROMPT = "a photo of a {}"
 TEMPLATES = (PROMPT, "{}", "a {}", "the {}", "a picture of a {}", "an image of the {}", "there is a {} in the scene")
@@ -42,6 +45,7 @@ class Stage:
         pictures: how many.
         reference: picture size in pixels that the objects' sizes are relative to.
         rate: factor on the learning rates at the stage's beginning and end; half a cosine in between.
+        head_only: only the attentional pooler and what follows it learn.
     """
 
     size: int
@@ -49,6 +53,7 @@ class Stage:
     pictures: int
     reference: int
     rate: tuple[float, float]
+    head_only: bool = False
 
 
 # Small canvases filled with objects teach most per second; the last stage settles on full scenes.
@@ -62,12 +67,19 @@ STAGES = (
     Stage(128, (1, 4), 115_200, 150, (0.6, 0.25)),
     Stage(192, (1, 4), 54_400, 184, (0.25, 0.0)),
 )
+# The attention-pooled sibling, from the weights that the stages above have made: its new head first.
+MAP_STAGES = (
+    Stage(128, (1, 4), 19_200, 150, (1.0, 0.5), head_only=True),
+    Stage(128, (1, 4), 32_000, 150, (0.35, 0.25)),
+    Stage(192, (1, 4), 28_800, 184, (0.25, 0.0)),
+)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that training depends on, besides the code."""
+    """All that training depends on, besides the code and the weights it starts from."""
 
+    kind: embedded.Kind = "token"
     stages: tuple[Stage, ...] = STAGES
     batch: int = 64
     learning_rate: float = 1.5e-3
@@ -76,6 +88,13 @@ class Recipe:
     warmup: int = 100  # steps, at the start of every stage
     replays: int = 2  # each rendered batch is used that often, mirrored at random
     seed: int = TRAINING_SEED
+
+
+# the sibling's scenes are not those that its trunk has seen already
+RECIPES: dict[embedded.Kind, Recipe] = {
+    "token": Recipe(),
+    "map": Recipe("map", MAP_STAGES, seed=TRAINING_SEED + 10),
+}
 
 
 class Batches(Dataset[tuple[Tensor, Tensor]]):
@@ -123,11 +142,12 @@ def prompts(rng: random.Random) -> list[str]:
 
 def text_features(model: Any, tokens: Tensor) -> Tensor:
     """``model.encode_text`` on the used columns only: the texts are short and the mask is causal."""
+    tower = getattr(model, "text", model)
     used = int((tokens != 0).sum(1).max())
     tokens = tokens[:, :used]
-    x = model.token_embedding(tokens) + model.positional_embedding[:used]
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:used, :used]))
-    return x[torch.arange(len(x)), tokens.argmax(1)] @ model.text_projection
+    x = tower.token_embedding(tokens) + tower.positional_embedding[:used]
+    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:used, :used]))
+    return x[torch.arange(len(x)), tokens.argmax(1)] @ tower.text_projection
 
 
 def loss_of(model: Any, images: Tensor, labels: Tensor, tokens: Tensor) -> Tensor:
@@ -136,17 +156,6 @@ def loss_of(model: Any, images: Tensor, labels: Tensor, tokens: Tensor) -> Tenso
     text = F.normalize(text_features(model, tokens), dim=-1)
     logits = model.logit_scale.exp() * image @ text.T + model.logit_bias
     return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(1).mean()
-
-
-def resize_model(model: Any, vocab_size: int, size: int) -> Any:
-    """The same weights for another picture size, position embedding interpolated."""
-    from open_clip.model import resize_pos_embed
-
-    resized = embedded.build(vocab_size, size)
-    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    resize_pos_embed(state, resized)
-    resized.load_state_dict(state)
-    return resized
 
 
 @torch.no_grad()
@@ -171,9 +180,9 @@ def recall(model: Any, tokenizer: WordTokenizer, device: torch.device, stage: St
 
 
 def optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices (half the pictures of AdamW for the same loss), AdamW for the rest."""
+    """Muon for the matrices of blocks and pooler (half the pictures of AdamW for the same loss), AdamW for the rest."""
     named = list(model.named_parameters())
-    muon = [p for n, p in named if recipe.muon_rate and p.ndim == 2 and "resblocks" in n]
+    muon = [p for n, p in named if recipe.muon_rate and p.ndim == 2 and ("blocks." in n or "attn_pool." in n)]
     chosen = {id(p) for p in muon}
     matrices = [p for _, p in named if p.ndim >= 2 and id(p) not in chosen]
     vectors = [p for _, p in named if p.ndim < 2]
@@ -188,6 +197,25 @@ def optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
             )
         )
     return result
+
+
+def set_learning(model: Any, head_only: bool) -> None:
+    """Let all weights learn, or only those behind the trunk; no gradient is computed for the others."""
+    for name, parameter in model.named_parameters():
+        behind = name.startswith(("visual.trunk.attn_pool.", "visual.head.", "logit_"))
+        parameter.requires_grad_(behind or not head_only)
+
+
+def start(recipe: Recipe, initial: Path | None, size: int) -> Any:
+    """The model before the first step: random weights, or those of a file, of either kind."""
+    if initial is None:
+        return embedded.build(WordTokenizer(vocabulary()).vocab_size, size, recipe.kind)
+    model, _ = embedded.load(initial)
+    if embedded.kind_of(model) != recipe.kind:
+        stage = replace(recipe.stages[0], size=embedded.IMAGE_SIZE, reference=embedded.IMAGE_SIZE)
+        pictures, _ = Batches(stage, recipe.batch, recipe.seed, 0, 1)[0]
+        model = warm_start(model, embedded.normalise(pictures))
+    return embedded.resized(model, size)
 
 
 def train(
@@ -211,16 +239,14 @@ def train(
         log: gets lines of progress.
         save_every: seconds between checkpoints.
         validation: held-out scenes that are looked at after each stage.
-        initial: weights to start from; default random ones.
+        initial: weights to start from; default random ones. The sibling can start from the class-token model's.
         first_stage: the stage to begin with, counted from 0; for weights that have seen the ones before.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
     torch.manual_seed(recipe.seed)
     tokenizer = WordTokenizer(vocabulary())
-    model = embedded.build(tokenizer.vocab_size, recipe.stages[first_stage].size)
-    if initial is not None:
-        model = resize_model(embedded.load(initial)[0], tokenizer.vocab_size, recipe.stages[first_stage].size)
+    model = start(recipe, initial, recipe.stages[first_stage].size)
     model = model.to(device).train()
     optims = optimizers(model, recipe)
     stage_index, step, stage_step = first_stage, 0, 0
@@ -228,7 +254,7 @@ def train(
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         stage_index, step, stage_step, seconds = (state[k] for k in ("stage", "step", "stage_step", "seconds"))
-        model = resize_model(model, tokenizer.vocab_size, recipe.stages[stage_index].size)
+        model = embedded.resized(model, recipe.stages[stage_index].size)
         model.load_state_dict(state["model"])
         model = model.to(device).train()
         optims = optimizers(model, recipe)
@@ -255,6 +281,7 @@ def train(
     rates = [[group["lr"] for group in optim.param_groups] for optim in optimizers(model, recipe)]
     while stage_index < len(recipe.stages):
         stage = recipe.stages[stage_index]
+        set_learning(model, stage.head_only)
         steps = stage.pictures // recipe.batch
         rendered = -(-steps // recipe.replays)
         # after an odd number of steps the last batch is drawn again: a resumed run starts with an empty ring
@@ -306,25 +333,39 @@ def train(
         log(f"stage {stage_index} done: held-out recall@k {recall(model, tokenizer, device, stage, validation):.3f}")
         stage_index, stage_step = stage_index + 1, 0
         if stage_index < len(recipe.stages) and recipe.stages[stage_index].size != stage.size:
-            model = resize_model(model, tokenizer.vocab_size, recipe.stages[stage_index].size).to(device).train()
+            model = embedded.resized(model, recipe.stages[stage_index].size).to(device).train()
             optims = optimizers(model, recipe)
         save()
     return model
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="Where checkpoints go; an interrupted run goes on from there.")] = Path(
-        "runs/embedded"
-    ),
+    kind: Annotated[
+        embedded.Kind, typer.Option(help="What makes the image feature: class token or MAP head.")
+    ] = "token",
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Where checkpoints go, an interrupted run goes on from there; default runs/embedded[-map]."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cuda" if torch.cuda.is_available() else "cpu",
     scale: Annotated[float, typer.Option(help="Multiplies the number of pictures of every stage.")] = 1.0,
     workers: Annotated[int, typer.Option(help="Processes that draw scenes.")] = 1,
-    output: Annotated[Path, typer.Option(help="Where the weights go.")] = embedded.WEIGHTS,
-    initial: Annotated[Path | None, typer.Option(help="Weights to start from, for instance the shipped ones.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where the weights go; default into the package.")] = None,
+    initial: Annotated[
+        Path | None,
+        typer.Option(help="Weights to start from; default none, for `--kind map` the shipped class-token model's."),
+    ] = None,
     first_stage: Annotated[int, typer.Option(help="The stage to begin with; for --initial.")] = 0,
 ) -> None:
-    """Train the embedded model and write its weights, vocabulary and model card."""
-    recipe = Recipe(stages=tuple(replace(stage, pictures=int(stage.pictures * scale)) for stage in STAGES))
+    """Train the embedded model, or its sibling, and write weights, vocabulary and model card."""
+    recipe = RECIPES[kind]
+    recipe = replace(
+        recipe, stages=tuple(replace(stage, pictures=int(stage.pictures * scale)) for stage in recipe.stages)
+    )
+    folder = folder or Path("runs/embedded" if kind == "token" else f"runs/embedded-{kind}")
+    output = output or embedded.FILES[kind]
+    if kind == "map" and initial is None:
+        initial = embedded.WEIGHTS
     model = train(
         folder,
         recipe,
@@ -342,6 +383,8 @@ def main(
         model,
         output,
         {
+            "kind": kind,
+            "start": "random weights" if initial is None else _origin(initial, kind),
             "data": "scenes of emoji on textured backgrounds, image-level names only (no masks, boxes, patch labels)",
             "recipe": asdict(recipe),
             "steps": state["step"],
@@ -353,6 +396,13 @@ def main(
         },
     )
     print(json.dumps(embedded.card(output), indent=2))
+
+
+def _origin(initial: Path, kind: embedded.Kind) -> str:
+    """Where the first weights came from, for the card."""
+    card = embedded.card(initial)
+    told = f"the weights of {initial.name}, trained on {card['pictures']:,} pictures"
+    return told if card.get("kind", "token") == kind else f"{told}; {ORIGIN}"
 
 
 if __name__ == "__main__":
