@@ -176,6 +176,8 @@ def main(
     """Print recall@k, pointing game and prompt-swap on held-out scenes, with 95 % intervals."""
     if name not in MODELS:
         raise typer.BadParameter(f"unknown model {name!r}; expected one of {', '.join(MODELS)}", param_hint="--model")
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)  # now, not when minutes of work are done
     results = evaluate(legrad.load(name, device=device), n, seed)
     table = Table("what", *QUESTIONS.values(), title=f"{name}, {n} held-out scenes, 95 % intervals")
     for row, cells in rows(results):

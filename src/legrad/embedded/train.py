@@ -70,8 +70,9 @@ STAGES = (
 # The attention-pooled sibling, from the weights that the stages above have made: its new head first.
 MAP_STAGES = (
     Stage(128, (1, 4), 19_200, 150, (1.0, 0.5), head_only=True),
-    Stage(128, (1, 4), 32_000, 150, (0.35, 0.25)),
-    Stage(192, (1, 4), 28_800, 184, (0.25, 0.0)),
+    Stage(128, (1, 4), 19_200, 150, (0.35, 0.28)),
+    Stage(192, (1, 4), 8_960, 184, (0.2, 0.0)),
+    Stage(192, (1, 4), 9_600, 192, (0.35, 0.0)),
 )
 
 
