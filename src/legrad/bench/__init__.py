@@ -1,0 +1,1 @@
+"""The paper's evaluation as benchmarks: ``legrad bench segmentation``, or ``legrad.bench.runner.run`` from Python."""

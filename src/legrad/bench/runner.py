@@ -1,0 +1,315 @@
+"""Runs a benchmark over a data set, item by item, into a journal; the result file is computed from the journal."""
+
+import hashlib
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from legrad.bench.benchmark import Benchmark
+from legrad.bench.journal import Journal, Key
+from legrad.bench.result import Result, finite, summarise
+from legrad.bench.subject import Subject, Variant
+from legrad.datasets import Dataset, Sample
+from legrad.errors import InputError, LeGradError, UnsupportedModelError
+from legrad.saving import slug
+
+_GIVE_UP = 20  # failures in a row, without any success, after which a method is not tried again
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is measured.
+
+    Attributes:
+        items: samples per method; None for all.
+        per_method: fewer samples for some methods.
+        seconds: time for this call; item counts are cut to fit it by the cost measured on the way. None for no limit.
+    """
+
+    items: int | None = None
+    per_method: Mapping[str, int] = field(default_factory=dict)
+    seconds: float | None = None
+
+    def of(self, method: str, available: int) -> int:
+        """Samples for one method."""
+        wanted = [available, self.items, self.per_method.get(method.partition(":")[0])]
+        return min(count for count in wanted if count is not None)
+
+
+@dataclass
+class Progress:
+    """What the runner tells while it works; the command line draws it."""
+
+    started: Callable[[str, int], None] = lambda name, total: None
+    advanced: Callable[[int], None] = lambda items: None
+    problem: Callable[[str], None] = lambda line: None
+
+
+def run(
+    benchmark: Benchmark,
+    subject: Subject,
+    data: Dataset,
+    methods: Sequence[str],
+    out: Path,
+    limits: Limits = Limits(),
+    seed: int = 0,
+    strict: bool = False,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Result:
+    """Measure what is not in the journal yet, and write the result.
+
+    Items come in an order that is shuffled with ``seed``, so that the first ones of a sorted data set stand for all. A
+    sample that cannot be read or measured is a problem in the result, and is tried again by the next run.
+
+    Args:
+        benchmark: what is measured, with its switches.
+        subject: the model.
+        data: the samples.
+        methods: names or variants, see ``subject.Variant``; the first is what the others are compared with.
+        out: folder; ``NAME.jsonl`` is the journal, ``NAME-MODEL-SETTINGS.json`` the result.
+        limits: item counts and time.
+        seed: of the order and of the bootstrap.
+        strict: raise at the first problem.
+        progress: told about the work.
+        clock: in seconds.
+
+    Returns:
+        The result, as written. On Ctrl-C it is written too, marked as incomplete, and the interrupt goes on.
+
+    Raises:
+        InputError: unknown methods, unusable data or folder; with ``strict`` any problem.
+    """
+    _check_methods(methods)
+    keys = list(data.keys())
+    if not keys:
+        raise InputError(f"{data.name} has no items")
+    if len(set(keys)) < len(keys):
+        double = next(key for key in keys if keys.count(key) > 1)
+        raise InputError(f"{data.name} has two items with the key {double!r}")
+    benchmark.prepare(subject, data)
+    described = describe(benchmark, subject, data, seed)
+    with Journal(out / f"{benchmark.name}.jsonl") as journal:
+        work = _Run(
+            benchmark, subject, data, keys, list(methods), limits, seed, strict, progress or Progress(), clock, journal
+        )
+        work.settings = digest(described)
+        try:
+            work.all_items()
+        finally:  # an interrupted run leaves a result of what there is
+            result = summarise(
+                benchmark,
+                described,
+                list(journal.of(work.settings)),
+                methods=methods,
+                unsupported=work.unsupported,
+                cuts=work.cuts,
+                complete=work.complete,
+                seed=seed,
+            )
+            name = f"{benchmark.name}-{slug(described['subject']['model'])}-{work.settings[:8]}"
+            result.write(out / f"{name}.json")
+    return result
+
+
+def describe(benchmark: Benchmark, subject: Subject, data: Dataset, seed: int) -> dict[str, Any]:
+    """All that decides about an item's scores; records of other settings are never mixed in."""
+    import legrad
+
+    return {
+        "benchmark": benchmark.name,
+        "protocol": dict(benchmark.protocol()),
+        "subject": subject.settings,
+        "data": {"name": data.name, **data.facts},
+        "seed": seed,
+        "legrad": legrad.__version__,
+    }
+
+
+def digest(described: Mapping[str, Any]) -> str:
+    """Short name of settings; what a data set's reader found wrong does not count, it may be mended."""
+    data = {key: value for key, value in described["data"].items() if key not in ("problems", "items")}
+    text = json.dumps({**described, "data": data}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check_methods(methods: Sequence[str]) -> None:
+    if not methods:
+        raise InputError("name at least one method")
+    if len(set(methods)) < len(methods):
+        raise InputError(f"a method is named twice: {', '.join(methods)}")
+    for method in methods:
+        Variant.parse(method)
+
+
+def share_out(needs: Mapping[str, float], budget: float) -> dict[str, float]:
+    """Seconds for each method: all that it needs, or an equal share of what the cheaper ones leave."""
+    granted: dict[str, float] = {}
+    left = budget
+    for place, (method, need) in enumerate(sorted(needs.items(), key=lambda pair: pair[1])):
+        granted[method] = min(need, left / (len(needs) - place))
+        left -= granted[method]
+    return granted
+
+
+@dataclass
+class _Run:
+    benchmark: Benchmark
+    subject: Subject
+    data: Dataset
+    keys: list[str]
+    methods: list[str]
+    limits: Limits
+    seed: int
+    strict: bool
+    progress: Progress
+    clock: Callable[[], float]
+    journal: Journal
+    settings: str = ""
+    unsupported: dict[str, str] = field(default_factory=dict)
+    cuts: list[str] = field(default_factory=list)
+    complete: bool = False
+
+    def all_items(self) -> None:
+        """Batch by batch, every method on the same samples; each batch is on disk before the next one starts."""
+        order = np.random.default_rng(self.seed).permutation(len(self.keys)).tolist()
+        targets = {method: self.limits.of(method, len(order)) for method in self.methods}
+        self.progress.started(self.benchmark.name, sum(targets.values()))
+        start = self.clock()
+        seconds: dict[str, list[float]] = defaultdict(list)
+        failures: dict[str, list[str]] = defaultdict(list)
+        allowed = dict(targets)
+        step = self.benchmark.batch
+        for first in range(0, max(targets.values()), step):
+            batch = order[first : first + step]
+            wanted: dict[str, list[int]] = {}
+            for method in self.methods:
+                if method in self.unsupported:
+                    continue
+                mine = batch[: max(0, allowed[method] - first)]
+                missing = [i for i in mine if not self.journal.done(Key(self.keys[i], method, self.settings))]
+                self.progress.advanced(len(mine) - len(missing))
+                if missing:
+                    wanted[method] = missing
+            samples, records = self._read(wanted)
+            for method, missing in wanted.items():
+                ready = [samples[i] for i in missing if i in samples]
+                found = self._measure(ready, method) if ready else []
+                self.progress.advanced(len(missing))
+                for record in found:
+                    if "problem" in record:
+                        failures[method].append(record["problem"])
+                    else:
+                        seconds[method].append(record["seconds"])
+                records.extend(found)
+                if not seconds[method] and len(failures[method]) >= _GIVE_UP:
+                    self._drop(method, f"{len(failures[method])} items failed in a row: {failures[method][-1]}")
+            if records:
+                self.journal.append(records)
+            if self.limits.seconds is not None:
+                overhead = self.clock() - start - sum(map(sum, seconds.values()))
+                budget = self.limits.seconds - overhead
+                allowed = self._plan(targets, allowed, seconds, min(first + step, len(order)), budget)
+        for method in self.methods:
+            if allowed[method] < targets[method] and method not in self.unsupported:
+                cost = statistics.median(seconds[method]) if seconds[method] else float("nan")
+                self.cuts.append(
+                    f"{method}: {allowed[method]} of {targets[method]} items, cut to fit {self.limits.seconds:.0f} s "
+                    f"at {cost:.2f} s per item"
+                )
+        self.complete = True
+
+    def _plan(
+        self,
+        targets: Mapping[str, int],
+        allowed: Mapping[str, int],
+        seconds: Mapping[str, list[float]],
+        done: int,
+        budget: float,
+    ) -> dict[str, int]:
+        """How many items each method may have in all, by its median cost so far.
+
+        Args:
+            targets: what was wanted.
+            allowed: by the last plan.
+            seconds: of every item measured by this run.
+            done: how far the run is in the order.
+            budget: seconds for all measurements of the run, the past ones included.
+        """
+        active = [m for m in self.methods if allowed[m] > done and seconds[m] and m not in self.unsupported]
+        budget -= sum(sum(spent) for method, spent in seconds.items() if method not in active)
+        costs = {method: max(statistics.median(seconds[method]), 1e-9) for method in active}
+        granted = share_out({m: sum(seconds[m]) + costs[m] * (targets[m] - done) for m in active}, budget)
+        plan = dict(allowed)
+        for method in active:
+            more = (granted[method] - sum(seconds[method])) / costs[method]
+            plan[method] = min(targets[method], done + max(0, round(more)))
+        return plan
+
+    def _read(self, wanted: Mapping[str, Sequence[int]]) -> tuple[dict[int, Sample], list[dict[str, Any]]]:
+        """The samples that any method wants, and a problem for each that wanted one which cannot be read."""
+        samples, records = {}, []
+        for index in sorted({index for missing in wanted.values() for index in missing}):
+            try:
+                samples[index] = self.data[index]
+            except Exception as error:
+                line = self._problem(self.keys[index], error)
+                records += [
+                    self._record(self.keys[index], method, problem=line)
+                    for method, missing in wanted.items()
+                    if index in missing
+                ]
+        return samples, records
+
+    def _measure(self, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+        """One record per sample; a batch that fails is taken apart."""
+        self.subject.synchronize()
+        start = self.clock()
+        try:
+            scores = self.benchmark.measure(self.subject, samples, method)
+        except UnsupportedModelError as error:
+            self._drop(method, _line(error))
+            return []
+        except Exception as error:
+            if len(samples) == 1 or self.strict:
+                line = self._problem(f"{samples[0].key}, {method}", error)
+                return [self._record(samples[0].key, method, problem=line)]
+            found = []
+            for sample in samples:
+                if method not in self.unsupported:
+                    found += self._measure([sample], method)
+            return found
+        self.subject.synchronize()
+        seconds = (self.clock() - start) / len(samples)
+        return [
+            self._record(sample.key, method, seconds=seconds, scores=finite(one))
+            for sample, one in zip(samples, scores, strict=True)
+        ]
+
+    def _record(self, key: str, method: str, **found: Any) -> dict[str, Any]:
+        return {"key": key, "method": method, "settings": self.settings, **found}
+
+    def _problem(self, where: str, error: Exception) -> str:
+        """Tell of an item that failed, in one line; raise it if the run is strict."""
+        line = _line(error)
+        if self.strict:
+            raise InputError(f"{where}: {line}") from error
+        self.progress.problem(f"{where}: {line}")
+        return line
+
+    def _drop(self, method: str, why: str) -> None:
+        self.unsupported[method] = why
+        self.progress.problem(f"{method}: {why}")
+
+
+def _line(error: Exception) -> str:
+    """An exception as one line; its kind is named if it is not one of ours."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, LeGradError) else f"{type(error).__name__}: {text}"

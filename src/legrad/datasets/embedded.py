@@ -1,0 +1,96 @@
+"""The embedded scenes as a data set: held-out pictures with exact masks, and points drawn from them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from legrad.datasets.sample import Sample
+from legrad.embedded.concepts import NAMES
+from legrad.embedded.drawing import TRAINING_SEEDS, scene
+from legrad.errors import InputError
+
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+class EmbeddedScenes:
+    """Scenes that the embedded models never saw.
+
+    Every sample has the masks of all its objects; its label is the one with most visible pixels. Points of an object
+    are drawn from inside its mask (positive), and, half each, from the other objects and from the background (negative;
+    all from the background where the object is alone).
+
+    Args:
+        seed: the stream of scenes; not one that was trained on.
+        objects: smallest and largest number of objects in a scene.
+        count: how many scenes there are.
+        points: positive points per object, and as many negative ones.
+
+    Raises:
+        InputError: a seed that was trained on, or a number out of range.
+    """
+
+    def __init__(self, seed: int = 1, objects: tuple[int, int] = (1, 4), count: int = 10_000, points: int = 5) -> None:
+        if seed < 0 or seed in TRAINING_SEEDS:
+            raise InputError(f"seed {seed} cannot be used: it is negative, or the embedded model was trained on it")
+        if not 1 <= objects[0] <= objects[1] <= 8:
+            raise InputError(f"objects is (smallest, largest) with 1 <= smallest <= largest <= 8, got {objects}")
+        if count < 1 or points < 1:
+            raise InputError(f"count and points are at least 1, got {count} and {points}")
+        self.name = "embedded"
+        self.seed, self.objects, self.points = seed, objects, points
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What a result has to say about the data."""
+        return {
+            "path": "embedded",
+            "items": len(self),
+            "problems": [],
+            "scenes": "legrad.embedded.scenes, held out",
+            "seed": self.seed,
+            "objects": list(self.objects),
+            "points per object": self.points,
+            "classes": list(NAMES),
+        }
+
+    def keys(self) -> Sequence[str]:
+        """Names of the scenes, in order."""
+        return [f"scene-{self.seed}-{index}" for index in range(len(self))]
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        made = scene(self.seed, index, objects=self.objects)
+        masks = dict(zip(made.names, made.masks, strict=True))
+        # another stream than the scene's own, whose index is below 2 ** 32
+        rng = np.random.default_rng([self.seed, index, 1])
+        return Sample(
+            key=f"scene-{self.seed}-{index}",
+            image=Image.fromarray(made.image),
+            label=made.names[int(made.masks.sum((1, 2)).argmax())],
+            masks=masks,
+            points={name: _points(rng, name, masks, self.points) for name in made.names},
+        )
+
+
+def _points(rng: np.random.Generator, name: str, masks: Mapping[str, NDArray[np.bool_]], count: int) -> Points:
+    """Positive and negative points (count, 2) of one object, as x, y of pixel centres."""
+    own = masks[name]
+    others = np.any([mask for key, mask in masks.items() if key != name] or [np.zeros_like(own)], axis=0)
+    background = ~(own | others)
+    on_others = min(count // 2, int(others.sum()))
+    negative = [_draw(rng, others, on_others), _draw(rng, background, count - on_others)]
+    return _draw(rng, own, count), np.concatenate(negative)
+
+
+def _draw(rng: np.random.Generator, inside: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
+    """Different pixels of a region, (at most count, 2), as x, y of their centres."""
+    places: NDArray[np.float64] = np.argwhere(inside)[:, ::-1] + np.float64(0.5)
+    return places[rng.choice(len(places), min(count, len(places)), replace=False)]
