@@ -270,16 +270,6 @@ def test_the_last_record_of_an_item_counts(tmp_path):
 # -- statistics ---------------------------------------------------------------------------------------------------
 
 
-def test_an_interval_covers_the_truth_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    covered = 0
-    for repeat in range(100):
-        items = {"a": {str(i): {"x": float(x)} for i, x in enumerate(rng.normal(3, 1, 50))}}
-        found = compare(items, mean(lambda item: item["x"]), seed=repeat, resamples=200)[0]["a"]
-        covered += found.low <= 3 <= found.high
-    assert 87 <= covered <= 99
-
-
 def test_a_paired_difference_is_tighter_than_its_parts():
     rng = np.random.default_rng(0)
     base = rng.normal(0, 1, 200)
@@ -287,29 +277,24 @@ def test_a_paired_difference_is_tighter_than_its_parts():
         "a": {str(i): {"x": x} for i, x in enumerate(base)},
         "b": {str(i): {"x": x + 0.1 + 0.01 * rng.normal()} for i, x in enumerate(base)},
     }
-    values, differences = compare(items, mean(lambda item: item["x"]), reference="a")
-    assert values["a"].high - values["a"].low > 0.2
-    assert differences["b"].low == pytest.approx(0.1, abs=0.01)
-    assert differences["b"].high == pytest.approx(0.1, abs=0.01)
-    assert set(differences) == {"b"}
+    found = compare(items, mean(lambda item: item["x"]), "a")
+    assert found["a"]["high"] - found["a"]["low"] > 0.2
+    assert found["a"]["difference"] is None
+    assert found["b"]["difference_low"] == pytest.approx(0.1, abs=0.01)
+    assert found["b"]["difference_high"] == pytest.approx(0.1, abs=0.01)
 
 
 def test_a_difference_is_over_common_items():
-    items = {
-        "a": {"0": {"x": 1.0}, "1": {"x": 5.0}},
-        "b": {"0": {"x": 2.0}},
-        "c": {},
-    }
-    values, differences = compare(items, mean(lambda item: item["x"]), reference="a")
-    assert values["a"].value == 3
-    assert differences["b"].value == 1
-    assert set(values) == {"a", "b"}
+    items = {"a": {"0": {"x": 1.0}, "1": {"x": 5.0}}, "b": {"0": {"x": 2.0}}, "c": {}}
+    found = compare(items, mean(lambda item: item["x"]), "a")
+    assert (found["a"]["value"], found["b"]["value"]) == (3, 2)
+    assert found["b"]["difference"] == 1
+    assert set(found) == {"a", "b"}
 
 
-def test_ratio_of_sums_and_unknown_numbers():
+def test_ratio_of_sums():
     items = [{"hit": 1, "of": 3}, {"hit": 1, "of": 1}]
     statistic = ratio(lambda i: i["hit"], lambda i: i["of"])(items)
     assert statistic(np.array([1.0, 1.0])) == 0.5
     assert statistic(np.array([2.0, 0.0])) == pytest.approx(1 / 3)
     assert np.isnan(statistic(np.zeros(2)))
-    assert mean(lambda i: i)([1.0, None, float("nan"), 3.0])(np.ones(4)) == 2

@@ -1,10 +1,10 @@
 """What a benchmark is: switches, a measurement per item, and metrics that summarise the items."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from legrad.bench.statistics import Item, Statistic
+from legrad.bench.statistics import Summary
 from legrad.bench.subject import Subject
 from legrad.datasets import Dataset, Sample
 
@@ -15,17 +15,17 @@ class Metric:
 
     Attributes:
         title: for a table's head.
-        statistic: the scores of some items -> how a draw of them is summarised.
+        statistic: its ``Summary``.
         better: which direction is good, None where neither is.
         chance: what a map that knows nothing gets: a number, or a summary of the items like ``statistic``.
         meaning: one sentence for a new reader.
     """
 
     title: str
-    statistic: Callable[[Sequence[Item]], Statistic]
+    statistic: Summary
     better: Literal["higher", "lower"] | None
     meaning: str
-    chance: float | Callable[[Sequence[Item]], Statistic] | None = None
+    chance: float | Summary | None = None
 
 
 class Benchmark(Protocol):

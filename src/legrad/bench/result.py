@@ -6,10 +6,11 @@ import math
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from legrad.bench.benchmark import Benchmark
@@ -76,14 +77,11 @@ def summarise(
     metrics: dict[str, dict[str, Any]] = {method: {} for method in scores}
     chance: dict[str, Any] = {}
     for name, metric in benchmark.metrics.items():
-        values, differences = compare(scores, metric.statistic, methods[0], seed)
-        for method, value in values.items():
-            metrics[method][name] = {**asdict(value), "difference": None}
-            if method in differences:
-                metrics[method][name]["difference"] = asdict(differences[method])
+        for method, numbers in compare(scores, metric.statistic, methods[0], seed).items():
+            metrics[method][name] = numbers
         if callable(metric.chance):
             items = next((of for of in scores.values() if of), {})
-            chance[name] = metric.chance(list(items.values()))(torch.ones(len(items)).double().numpy())
+            chance[name] = metric.chance(list(items.values()))(np.ones(len(items))) if items else None
         else:
             chance[name] = metric.chance
     return Result(

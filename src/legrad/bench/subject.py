@@ -1,10 +1,11 @@
 """The model under test: maps in the pixels of its input, features of pixels, names as directions of features."""
 
+import functools
 import hashlib
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from legrad import capture, geometry
+from legrad.bench import classes
 from legrad.errors import FlatMapWarning, InputError, UnsupportedModelError
 from legrad.explainer import Explainer
 from legrad.inputs import prepare, stack
@@ -70,10 +72,12 @@ class Subject:
         explainer: of a model for still pictures.
         layers: as in ``Explainer.explain``.
         readout: as in ``Explainer.explain``.
+        facts: of the data set, for its classes.
+        names: what classes are called in prompts, where the data set's labels say it badly.
         templates: texts with ``{}`` in them, whose embeddings are averaged for a class name.
 
     Raises:
-        UnsupportedModelError: a model for videos or sounds.
+        UnsupportedModelError: a model for videos or sounds, or whose input is not square.
     """
 
     def __init__(
@@ -81,14 +85,20 @@ class Subject:
         explainer: Explainer,
         layers: int | Sequence[int] | None = None,
         readout: str = "auto",
+        facts: Mapping[str, Any] | None = None,
+        names: Mapping[str, str] | None = None,
         templates: Sequence[str] = TEMPLATES,
     ) -> None:
         if explainer.anatomy.axes != ("rows", "cols"):
             raise UnsupportedModelError("the benchmarks are for models of still pictures")
+        height, width = explainer.anatomy.image_size
+        if height != width:
+            raise UnsupportedModelError(f"the protocols are for square inputs, this model takes {height} x {width}")
         self.explainer = explainer
         self._arguments: dict[str, Any] = {"layers": layers, "readout": readout}
         self.templates = tuple(templates)
-        self._directions: dict[Any, Tensor] = {}
+        self._facts, self._names = facts or {}, names or {}
+        self._directions: dict[str | int, Tensor] = {}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -98,13 +108,14 @@ class Subject:
             "weights": fingerprint(self.explainer.model),
             **self._arguments,
             "templates": list(self.templates) if self.zero_shot else None,
+            "names": dict(self._names),
             "dtype": str(self.explainer.anatomy.dtype).removeprefix("torch."),
         }
 
     @property
-    def size(self) -> geometry.Size:
-        """(height, width) of the model's input, where all is measured."""
-        return self.explainer.anatomy.image_size
+    def size(self) -> int:
+        """Side of the model's input, where all is measured."""
+        return self.explainer.anatomy.image_size[0]
 
     @property
     def zero_shot(self) -> bool:
@@ -125,8 +136,9 @@ class Subject:
         Returns:
             For every picture (its targets, height, width), raw relevance in the pixels of the model's input.
         """
+        size = (self.size, self.size)
         return [
-            geometry.place(grid, geometry.Frame(self.size, self.size), self.explainer.anatomy.cells, self.size)
+            geometry.place(grid, geometry.Frame(size, size), self.explainer.anatomy.cells, size)
             for grid in self.grids(pictures, targets, method, fit)
         ]
 
@@ -134,33 +146,94 @@ class Subject:
         self, pictures: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: str = "squash"
     ) -> list[Tensor]:
         """The same on the patch grid, (its targets, rows, cols)."""
+        return self.evidence(pictures, targets, method, fit)[0]
+
+    def evidence(
+        self, pictures: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: str = "squash"
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps as ``grids`` has them, and the model's own scores (its targets,) of every picture."""
         variant = Variant.parse(method)
         found = self.explain(pictures, targets, variant.method, fit=fit, **variant.arguments)
-        return [grid[: len(own)] for grid, own in zip(found.relevance, targets, strict=True)]
+        counts = [len(own) for own in targets]
+        return (
+            [grid[:count] for grid, count in zip(found.relevance, counts, strict=True)],
+            [score[:count] for score, count in zip(found.scores, counts, strict=True)],
+        )
 
-    def explain(self, pictures: Sequence[Image], targets: Any, method: str, **arguments: Any) -> Any:
-        """``Explainer.explain`` with the run's settings; flat maps are counted by whoever asks, not warned of."""
+    def explain(self, pictures: Sequence[Image] | Tensor, targets: Any, method: str, **arguments: Any) -> Any:
+        """``Explainer.explain`` with the run's settings; flat maps are counted by whoever asks, not warned of.
+
+        ``pictures`` may be what ``inputs`` returns.
+        """
+        ready = isinstance(pictures, Tensor)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FlatMapWarning)
             warnings.filterwarnings("ignore", message=".*hardly depend.*")
             return self.explainer.explain(
-                list(pictures),
+                pictures if ready else list(pictures),
                 [list(own) for own in targets],
                 method=method,
-                **{"fit": "squash", **self._arguments, **arguments},
+                **{**({} if ready else {"fit": "squash"}), **self._arguments, **arguments},
             )
 
-    def target(self, name: str | int) -> Tensor | int:
-        """A class as ``explain`` takes it: an embedding, or an index of a classifier."""
-        direction = self.direction(name)
-        return direction if self.zero_shot else int(direction.argmax())
+    # -- classes ------------------------------------------------------------------------------------------------------
 
-    def direction(self, name: str | int) -> Tensor:
-        """(features,): a feature's inner product with it is the class's score. Remembered.
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """The data set's labels; empty where it does not list them."""
+        return classes.listed(self._facts)
+
+    @functools.cached_property
+    def choices(self) -> tuple[str, ...]:
+        """Labels that a zero-shot prediction chooses from; empty for a classifier, which has its own."""
+        return classes.choices(self._facts) if self.zero_shot else ()
+
+    def target(self, label: str) -> Tensor | int:
+        """A class as ``explain`` takes it: an embedding, or an index of a classifier.
 
         Raises:
             InputError: a class that the model does not know.
         """
+        if self.zero_shot:
+            return self.direction(classes.name(label, self._names))
+        outputs, labels = len(self.direction(0)), self.explainer.adapter.labels
+        return int(self.direction(classes.column(label, self._facts, labels, outputs)).argmax())
+
+    def column(self, label: str) -> int:
+        """Where a class stands in ``logits``.
+
+        Raises:
+            InputError: it does not.
+        """
+        if not self.zero_shot:
+            return int(self.target(label))
+        self._need_choices()
+        if label not in self.choices:
+            raise InputError(f"class {label!r} is not among the {len(self.choices)} that the model chooses from")
+        return self.choices.index(label)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(batch, classes): cosine similarities with the names of ``choices``, or the classifier's own logits."""
+        return features @ self._matrix.T if self.zero_shot else features
+
+    def at_column(self, column: int) -> Tensor | int:
+        """The class at a place of ``logits``, as ``explain`` takes it."""
+        return self._matrix[column] if self.zero_shot else column
+
+    @functools.cached_property
+    def _matrix(self) -> Tensor:
+        self._need_choices()
+        return torch.stack([self.direction(classes.name(label, self._names)) for label in self.choices])
+
+    def _need_choices(self) -> None:
+        if not self.choices:
+            raise InputError(
+                "a prediction needs the classes to choose from, which this data set does not list; explain the true "
+                "class (--explained truth)"
+            )
+
+    def direction(self, name: str | int) -> Tensor:
+        """(features,): a feature's inner product with it is the score of a text or class. Remembered."""
         if name not in self._directions:
             asked = Prompts(name, self.templates) if self.zero_shot and isinstance(name, str) else name
             anatomy, adapter = self.explainer.anatomy, self.explainer.adapter
@@ -170,9 +243,7 @@ class Subject:
             self._directions[name] = score.direction[0].detach()
         return self._directions[name]
 
-    def directions(self, names: Sequence[str | int]) -> Tensor:
-        """(names, features)."""
-        return torch.stack([self.direction(name) for name in names])
+    # -- pixels -------------------------------------------------------------------------------------------------------
 
     def inputs(self, pictures: Sequence[Image], fit: str = "squash") -> Tensor:
         """Normalised model inputs (pictures, 3, height, width)."""
@@ -193,6 +264,11 @@ class Subject:
             output = anatomy.run(inputs)
         output = output.to(torch.promote_types(output.dtype, torch.float32))
         return F.normalize(output, dim=-1) if anatomy.output != "logits" else output
+
+    def forward(self, inputs: Tensor) -> None:
+        """The model's own pass with nothing around it, for clocks."""
+        with torch.inference_mode():
+            self.explainer.anatomy.run(inputs)
 
     def synchronize(self) -> None:
         """Wait until the device has finished, before a clock is read."""

@@ -1,0 +1,107 @@
+"""Is it there? Whether a map's strength tells a class that is in the picture from one that is not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from legrad.bench import evidence
+from legrad.bench.benchmark import Metric
+from legrad.bench.statistics import Item, Summary
+from legrad.bench.subject import Subject
+from legrad.datasets import Dataset, Sample
+from legrad.errors import InputError
+from legrad.metrics.bootstrap import Statistic
+
+_KINDS = ("maximum", "mean", "score")
+
+
+def auroc(kind: int) -> Summary:
+    """Probability that a class that is there has more evidence than one that is not, over all samples; ties half."""
+
+    def of(items: Sequence[Item]) -> Statistic:
+        values, signs, owners = [], [], []
+        for owner, item in enumerate(items):
+            for sign, pairs in ((True, item["present"]), (False, item["absent"])):
+                values += [pair[kind] for pair in pairs]
+                signs += [sign] * len(pairs)
+                owners += [owner] * len(pairs)
+        rank = np.unique(values, return_inverse=True)[1]
+        positive, owner_of = np.array(signs, bool), np.array(owners, np.int64)
+        levels = int(rank.max(initial=-1)) + 1
+
+        def statistic(weights: NDArray[Any]) -> float:
+            each = weights[owner_of]
+            high = np.bincount(rank[positive], each[positive], levels)
+            low = np.bincount(rank[~positive], each[~positive], levels)
+            won = float(high @ (np.cumsum(low) - low / 2))
+            return won / float(high.sum() * low.sum()) if high.sum() and low.sum() else float("nan")
+
+        return statistic
+
+    return of
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Classes in the picture against as many that are not.
+
+    Attributes:
+        seed: of the absent classes.
+    """
+
+    seed: int = 0
+    name: ClassVar[str] = "presence"
+    batch: ClassVar[int] = 8
+    question: ClassVar[str] = "Does the strength of a map tell whether the thing is in the picture at all?"
+    reading: ClassVar[str] = (
+        "Every picture is asked for the classes in it and for as many that are not. AUROC is the probability that one "
+        "that is there gets more evidence than one that is not. The model's own score is the yardstick: a map that is "
+        "stretched to [0, 1] before it is looked at hides this evidence."
+    )
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "auroc_maximum": Metric("AUROC of the map's maximum", auroc(0), "higher", "evidence = largest relevance", 0.5),
+        "auroc_mean": Metric("AUROC of the map's mean", auroc(1), "higher", "evidence = mean relevance", 0.5),
+        "auroc_score": Metric(
+            "AUROC of the score", auroc(2), "higher", "evidence = the model's own score, the same for every method", 0.5
+        ),
+    }
+
+    def protocol(self) -> Mapping[str, Any]:
+        """Switches and conventions."""
+        return {
+            **asdict(self),
+            "absent": "as many classes as are present, drawn from the data set's own",
+            "geometry": "squash",
+            "relevance": "raw, on the patch grid",
+        }
+
+    def prepare(self, subject: Subject, data: Dataset) -> None:
+        """The absent classes come out of the data set's list."""
+        if len(subject.listed) < 2:
+            raise InputError(f"presence needs a data set that lists its classes; {data.name} does not")
+
+    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+        """[maximum, mean, score] of every class asked for."""
+        asked = [self._asked(sample, subject.listed) for sample in samples]
+        targets = [[subject.target(label) for label in [*present, *absent]] for present, absent in asked]
+        pictures = [sample.image for sample in samples]
+        grids, scores = subject.evidence(pictures, targets, method)
+        found = []
+        for (present, _), grid, score in zip(asked, grids, scores, strict=True):
+            flat = grid.flatten(1)
+            rows = [list(row) for row in zip(flat.amax(1).tolist(), flat.mean(1).tolist(), score.tolist(), strict=True)]
+            found.append({"present": rows[: len(present)], "absent": rows[len(present) :]})
+        return found
+
+    def _asked(self, sample: Sample, classes: Sequence[str]) -> tuple[list[str], list[str]]:
+        present = [name for name, mask in sample.masks.items() if mask.any()]
+        present += [name for name, (inside, _) in sample.points.items() if len(inside) and name not in present]
+        present = present or [evidence.label(sample)]
+        others = [name for name in classes if name not in present]
+        if len(others) < len(present):
+            raise InputError(f"{sample.key} holds more than half of the classes; none are left to be absent")
+        rng = evidence.generator(sample, self.seed)
+        return present, [others[i] for i in rng.choice(len(others), len(present), replace=False)]

@@ -1,0 +1,134 @@
+"""Object segmentation by a heatmap, ImageNet-Segmentation and its like (protocol of Chefer et al., CVPR 2021)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+from legrad.bench import evidence
+from legrad.bench.benchmark import Metric
+from legrad.bench.statistics import Item, Summary, mean
+from legrad.bench.subject import Subject
+from legrad.datasets import IGNORE, Dataset, Sample
+from legrad.errors import InputError
+from legrad.metrics import segmentation
+from legrad.metrics.bootstrap import ratio_of
+from legrad.metrics.geometry import Geometry, frame_mask
+
+_FITS = {"squash": "squash", "crop": "model", "prs_compat": "model"}
+_COUNTS = ("tp", "fp", "fn", "tn")
+
+
+def ratio(name: str, threshold: str) -> Summary:
+    """One of ``metrics.segmentation.RATIOS``, counts summed over all pictures first."""
+    place = segmentation.RATIOS.index(name)
+
+    def of(items: Sequence[Item]) -> Any:
+        counts = segmentation.counts_of([item[threshold] for item in items])
+        return ratio_of(lambda sums: segmentation.ratios(sums)[place], counts)
+
+    return of
+
+
+def coin(items: Sequence[Item]) -> Any:
+    """mIoU of a map that calls every pixel object with probability 1/2."""
+
+    def expected(sums: Any) -> float:
+        tp, fp, fn, tn = sums
+        share = (tp + fn) / (tp + fp + fn + tn)
+        return float((share / (1 + share) + (1 - share) / (2 - share)) / 2)
+
+    return ratio_of(expected, segmentation.counts_of([item["mean"] for item in items]))
+
+
+def _mean(name: str, threshold: str = "mean") -> Summary:
+    return mean(lambda item: item[threshold][name])
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Foreground is where the min-maxed map exceeds a threshold.
+
+    Attributes:
+        explained: "predicted": the class that the model predicts, against the mask of the picture's label. "truth":
+            every class that has a mask, against its own.
+        geometry: "squash": picture and mask. "crop": both by the model's own transform. "prs_compat": picture cropped,
+            mask squashed, as TextSpan's code does.
+    """
+
+    explained: Literal["predicted", "truth"] = "predicted"
+    geometry: Geometry = "squash"
+    name: ClassVar[str] = "segmentation"
+    batch: ClassVar[int] = 8
+    question: ClassVar[str] = "Does the map cover the object, and nothing else?"
+    reading: ClassVar[str] = (
+        "The map is stretched to [0, 1]; what exceeds its own mean (or 0.5) is called object and compared with the "
+        "mask, pixel by pixel. Pixel accuracy and mIoU (mean of object and background) sum over all pictures first. "
+        "mAP needs no threshold. Chance is a map that calls every second pixel object, wherever it lies; a map that "
+        "calls nothing object gets the background's share as accuracy."
+    )
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "miou": Metric("mIoU", ratio("miou", "mean"), "higher", "threshold = the map's mean", coin),
+        "accuracy": Metric("pixel accuracy", ratio("accuracy", "mean"), "higher", "threshold = the map's mean", 0.5),
+        "map": Metric("mAP", _mean("ap"), "higher", "average precision over object and background, no threshold", 0.5),
+        "miou_half": Metric("mIoU at 0.5", ratio("miou", "half"), "higher", "threshold = 0.5"),
+        "accuracy_half": Metric("pixel accuracy at 0.5", ratio("accuracy", "half"), "higher", "threshold = 0.5"),
+        "iou_foreground": Metric("object IoU", ratio("iou_foreground", "mean"), "higher", "without the background"),
+        "flat": Metric("flat maps", _mean("flat"), None, "share of maps without contrast: all background, AP 0.5"),
+    }
+
+    def protocol(self) -> Mapping[str, Any]:
+        """Switches and conventions."""
+        return {
+            **asdict(self),
+            "thresholds": ["mean", 0.5],
+            "comparison": "strict >",
+            "mIoU": "counts summed over the data set, mean of 2 classes",
+            "AP": "per picture, (1 - R, R) pooled",
+            "resolution": "the model's input",
+            "flat maps": "all background, AP 0.5",
+            "ignored pixels": "count nowhere",
+        }
+
+    def prepare(self, subject: Subject, data: Dataset) -> None:
+        """A prediction needs classes to choose from."""
+        if self.explained == "predicted" and subject.zero_shot and not subject.choices:
+            raise InputError(f"{data.name} does not list its classes, so none can be predicted; take --explained truth")
+
+    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+        """Counts of every sample, summed over its classes, at both thresholds."""
+        fit = _FITS[self.geometry]
+        pictures = [sample.image for sample in samples]
+        masks = [self._masks(sample, subject.size) for sample in samples]
+        if self.explained == "predicted":
+            best = subject.logits(subject.features(subject.inputs(pictures, fit))).argmax(-1).tolist()
+            targets = [[subject.at_column(column)] for column in best]
+        else:
+            targets = [[subject.target(name) for name in own] for own in masks]
+        found = []
+        for sample, own, maps in zip(samples, masks, subject.maps(pictures, targets, method, fit), strict=True):
+            ignore = sample.extra.get(IGNORE)
+            if ignore is not None:
+                ignore = frame_mask(ignore, subject.size, self.geometry)
+            pairs = [(one.numpy(), mask) for one, mask in zip(maps, own.values(), strict=True)]
+            # the average precision knows no threshold and takes most of the time: once
+            half = [segmentation.confusion(segmentation.foreground(one, 0.5), mask, ignore) for one, mask in pairs]
+            found.append({"mean": _total([segmentation.measure(*pair, ignore) for pair in pairs]), "half": _sums(half)})
+        return found
+
+    def _masks(self, sample: Sample, size: int) -> dict[str, Any]:
+        if self.explained == "truth":
+            return evidence.objects(sample, size, self.geometry)
+        label = evidence.label(sample)
+        if label not in sample.masks:
+            raise InputError(f"{sample.key} has no mask of its label {label!r}")
+        return {label: frame_mask(sample.masks[label], size, self.geometry)}
+
+
+def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: sum(row[name] for row in rows) for name in _COUNTS}
+
+
+def _total(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts of a picture's classes added, the rest averaged."""
+    known = {name: [row[name] for row in rows if row[name] is not None] for name in ("ap", "flat")}
+    return {**_sums(rows), **{name: sum(values) / len(values) if values else None for name, values in known.items()}}
