@@ -56,6 +56,7 @@ def assemble(
     *,
     null_threshold: float | None,
     keep_layers: bool,
+    same_for_all_targets: bool = False,
     layers: list[int],
     axes: tuple[str, ...],
     settings: dict[str, Any],
@@ -68,6 +69,7 @@ def assemble(
         valid: (images, targets) bool.
         null_threshold: the parts' last target is the null target, with this threshold; None if there is none.
         keep_layers: keep the maps of all layers too.
+        same_for_all_targets: the method does not look at the target, which is not worth a warning.
         layers: ascending indices.
         axes: names of the grid's axes.
         settings: for the record.
@@ -83,7 +85,7 @@ def assemble(
         for found in ([m.flat for m in merged], [m.insensitive for m in merged], [m.scores for m in merged])
     )
     labels, predicted = _told(parts, valid)
-    _warn(flat & valid, insensitive, valid, inputs, labels)
+    _warn(flat & valid, insensitive & (not same_for_all_targets), valid, inputs, labels)
     cells = {row: part.cells for part in parts for row in part.rows}
     return Explanation(
         relevance=_padded([m.relevance for m in merged])[order],

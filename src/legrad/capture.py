@@ -190,7 +190,8 @@ class AttentionTap(TorchFunctionMode):
         mask = _merge_masks(attn_mask, key_padding_mask, num_heads, q.dtype)
         causal = is_causal and mask is None
         output = self._attention(q, k, v, mask, dropout_p if training else 0.0, causal)
-        self.calls[-1].projection = out_proj_weight.detach()
+        if self.calls:
+            self.calls[-1].projection = out_proj_weight.detach()
         result = F.linear(output.transpose(1, 2).flatten(2), out_proj_weight, out_proj_bias).transpose(0, 1)
         if not need_weights:
             return result, None
@@ -544,3 +545,227 @@ def _outside(module: nn.Module, inside: set[int], prefix: str = "") -> Iterator[
     for name, child in module.named_children():
         if id(child) not in inside:
             yield from _outside(child, inside, f"{prefix}{name}.")
+
+
+@dataclass
+class Attention:
+    """One attention of a ``whole`` pass.
+
+    Attributes:
+        output: O, (batch, heads, queries, head_dim), part of the graph; for eager attention the map A itself.
+        query, key, value: detached, (batch, heads, tokens, head_dim), keys and values repeated for grouped queries;
+            None for eager attention.
+        mask: as the model gave it: additive, or bool with True where attention may flow.
+        scale: of the logits; None stands for 1 / sqrt(head_dim).
+    """
+
+    output: Tensor
+    query: Tensor | None = None
+    key: Tensor | None = None
+    value: Tensor | None = None
+    mask: Tensor | None = None
+    scale: float | None = None
+
+    def probabilities(self) -> Tensor:
+        """The map A written out, (batch, heads, queries, keys), detached, at least float32."""
+        dtype = torch.promote_types(self.output.dtype, torch.float32)
+        if self.query is None or self.key is None:
+            return _with_heads(self.output.detach().to(dtype))
+        mask = self.mask if self.mask is None or self.mask.dtype == torch.bool else self.mask.to(dtype)
+        return _with_heads(_softmax_attention(self.query.to(dtype), self.key.to(dtype), mask, self.scale))
+
+    def sensitivity(self, output_grad: Tensor, rows: Tensor | slice) -> Tensor:
+        """dS/dA = (dS/dO) V^T of some query rows, (batch, heads, rows, keys), at least float32."""
+        dtype = torch.promote_types(output_grad.dtype, torch.float32)
+        gradient = _with_heads(output_grad.to(dtype))[:, :, rows]
+        return gradient if self.value is None else gradient @ _with_heads(self.value.to(dtype)).transpose(-2, -1)
+
+
+def _with_heads(tensor: Tensor) -> Tensor:
+    return tensor[:, None] if tensor.ndim == 3 else tensor
+
+
+@dataclass
+class Whole:
+    """One forward pass with the graph from the first block to the output.
+
+    Attributes:
+        output: what ``run`` returned.
+        entered: the tokens that entered each block, as the block got them; those of block 0 are a leaf.
+        left: what each block returned.
+        inside: the attentions of each block.
+        behind: the attentions after the last block.
+    """
+
+    output: Tensor
+    entered: list[Any]
+    left: list[Any]
+    inside: list[list[Attention]]
+    behind: list[Attention]
+
+
+Replacements = Mapping[Any, Callable[..., Any]]
+
+
+class _WholeTap(AttentionTap):
+    """Keeps queries and keys too, and replaces functions by others with the same value and another derivative."""
+
+    def __init__(self, kind: Kind, replacements: Replacements, attend: Callable[..., Tensor]) -> None:
+        super().__init__(kind)
+        self.seen: list[Attention] = []
+        self._replacements = replacements
+        self._attend = attend
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self._replacements and torch.is_grad_enabled():
+            return self._replacements[func](*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def _softmax(self, attention: Tensor) -> Tensor:
+        self.seen.append(Attention(attention))
+        return attention
+
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        output = self._attend(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        q, k, v = (_repeated(t.detach(), query) for t in (query, key, value))
+        mask = _visible(None, True, query, key) if is_causal else attn_mask
+        self.seen.append(Attention(output, q, k, v, mask, scale))
+        return output
+
+
+def _repeated(tensor: Tensor, query: Tensor) -> Tensor:
+    """Each group of query heads shares one key and value head."""
+    if query.ndim != 4 or tensor.shape[1] == query.shape[1]:
+        return tensor
+    return tensor.repeat_interleave(query.shape[1] // tensor.shape[1], dim=1)
+
+
+def _first_replaced(
+    args: tuple[Any, ...], kwargs: dict[str, Any], value: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return ((value, *args[1:]), kwargs) if args else (args, {**kwargs, next(iter(kwargs)): value})
+
+
+def whole(
+    run: Callable[[], Tensor],
+    blocks: Sequence[nn.Module],
+    kind: Kind = "fused",
+    replacements: Replacements | None = None,
+    attend: Callable[..., Tensor] = F.scaled_dot_product_attention,
+    cut: Callable[[nn.Module], bool] | None = None,
+) -> Whole:
+    """Run the model once and keep the graph of all blocks and of what follows them, for methods that need gradients
+    through the whole model. Nothing is kept but by the result.
+
+    Call it inside ``plain``. Only the calling thread's forward is seen.
+
+    Args:
+        run: the forward pass of the vision tower.
+        blocks: all transformer blocks, in order; each must run exactly once.
+        kind: the kind of attention to look at.
+        replacements: torch functions -> what to call instead from the first block on.
+        attend: called in place of fused attention.
+        cut: which direct children of blocks hand on their output without its graph.
+
+    Raises:
+        TruthCheckError: a block did not run, or ran more than once.
+    """
+    tap = _WholeTap(kind, replacements or {}, attend)
+    entered: list[Any] = [[] for _ in blocks]
+    left: list[Any] = [[] for _ in blocks]
+    spans: list[slice] = [slice(0)] * len(blocks)
+    thread = threading.get_ident()
+    handles: list[Any] = []
+
+    def watch(layer: int) -> None:
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if threading.get_ident() != thread:
+                return None
+            changed = None
+            if layer == 0:
+                torch.set_grad_enabled(True)
+                tokens = args[0] if args else next(iter(kwargs.values()))
+                changed = args, kwargs = _first_replaced(args, kwargs, tokens.detach().requires_grad_())
+            entered[layer].append(args[0] if args else next(iter(kwargs.values())))
+            spans[layer] = slice(len(tap.seen), None)
+            return changed
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            if threading.get_ident() == thread:
+                left[layer].append(output)
+                spans[layer] = slice(spans[layer].start, len(tap.seen))
+
+        handles.append(blocks[layer].register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(blocks[layer].register_forward_hook(leave))
+        for child in blocks[layer].children():
+            if cut is not None and cut(child):
+                handles.append(child.register_forward_hook(lambda _module, _args, output: _detached(output)))
+
+    try:
+        for layer in range(len(blocks)):
+            watch(layer)
+        with torch.no_grad(), tap:
+            output = run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    for layer, found in enumerate(left):
+        if len(found) != 1:
+            raise TruthCheckError(
+                f"block {layer} ({type(blocks[layer]).__name__}) ran {len(found)} times in one forward pass, expected "
+                "once: its tokens cannot be explained"
+            )
+    return Whole(
+        output,
+        [found[0] for found in entered],
+        [found[0] for found in left],
+        [tap.seen[span] for span in spans],
+        tap.seen[spans[-1].stop :],
+    )
+
+
+class _Values(AttentionTap):
+    """Every token attends to itself alone: attention hands on its values."""
+
+    def _attention(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.calls.append(AttentionCall(value, value, None))
+        return _repeated(value, query)
+
+
+def values_only(run: Callable[[], Tensor], block: nn.Module) -> tuple[Any, int]:
+    """What a block returns when each of its tokens attends to itself alone, and how many attentions it ran.
+
+    Call it inside ``plain``; fused attention only.
+    """
+    found: list[Any] = []
+    tap = _Values()
+    inside = contextlib.ExitStack()  # left at the block's end, or by an exception
+    thread = threading.get_ident()
+
+    def enter(module: nn.Module, args: Any) -> None:
+        if threading.get_ident() == thread:
+            inside.enter_context(tap)
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == thread:
+            inside.close()
+            found.append(_detached(output))
+
+    handles = [block.register_forward_pre_hook(enter), block.register_forward_hook(leave, prepend=True)]
+    try:
+        with inside:
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0], len(tap.calls)

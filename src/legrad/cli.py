@@ -20,7 +20,8 @@ from rich.table import Column, Table
 import legrad
 from legrad import images, sounds, videos, viz
 from legrad.errors import InputError, LeGradError
-from legrad.explainer import FITS, METHODS, READOUTS, check_choice
+from legrad.explainer import FITS, READOUTS, check_choice
+from legrad.methods import METHODS
 from legrad.saving import Folder
 
 app = typer.Typer(
@@ -105,7 +106,7 @@ def explain(
         str | None, typer.Option(help="How many of the last layers (3), or which (0,3,-1). Default: all.")
     ] = None,
     readout: Annotated[str, typer.Option(help=" | ".join(READOUTS))] = "auto",
-    method: Annotated[str, typer.Option(help=" | ".join(METHODS))] = "legrad",
+    method: Annotated[str, typer.Option(help="legrad, a baseline or a control; see `legrad methods`.")] = "legrad",
     size: Annotated[str | None, typer.Option(help="Input size, 448 or HEIGHTxWIDTH. Default: the model's.")] = None,
     fit: Annotated[str, typer.Option(help=" | ".join(FITS))] = "model",
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Add a figure with every layer.")] = False,
@@ -120,7 +121,7 @@ def explain(
     arguments: dict[str, Any] = {
         "layers": parse_layers(layers),
         "readout": check_choice("readout", readout, READOUTS),
-        "method": check_choice("method", method, METHODS),
+        "method": check_choice("method", method, list(METHODS)),
         "size": parse_size(size),
         "fit": check_choice("fit", fit, FITS),
         "keep_layers": per_layer,
@@ -267,6 +268,15 @@ def models(
         soft_wrap=True,
         highlight=False,
     )
+
+
+@app.command()
+def methods() -> None:
+    """List the methods for `legrad explain --method`: what each map is, and where it comes from."""
+    table = Table(Column("method", no_wrap=True), "the map", Column("source", overflow="fold"))
+    for one in METHODS.values():
+        table.add_row(one.name, one.summary, one.source)
+    console.print(table)
 
 
 @app.command()

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from legrad import adapters, capture, geometry
+from legrad import adapters, capture, geometry, methods
 from legrad.anatomy import ViTAnatomy
 from legrad.assembling import Part, assemble
 from legrad.chunks import Chunks, ran_out
 from legrad.errors import InputError
 from legrad.explanation import Explanation
 from legrad.inputs import Input, by_size, prepare, stack
-from legrad.layers import resolve_layers
 from legrad.planning import Planner
 from legrad.positions import no_position_check, position_check, random_input
 from legrad.resolving import Resolver, class_names
@@ -26,7 +25,6 @@ from legrad.truth import truth_check
 
 READOUTS = ("auto", "published", "native")
 FITS = ("model", "squash", "pad")
-METHODS = ("legrad",)
 
 
 def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> "Explainer":
@@ -130,7 +128,7 @@ class Explainer:
         targets: Any,
         layers: int | Sequence[int] | None = None,
         readout: str = "auto",
-        method: str = "legrad",
+        method: str | methods.Method = "legrad",
         size: int | Sequence[int] | None = None,
         fit: str = "model",
         null_target: Any = None,
@@ -152,7 +150,8 @@ class Explainer:
             layers: None for all, k for the last k blocks, or a sequence of indices (negative ones count from the end).
             readout: how a layer's tokens become the scored feature. "published": as the authors' code, "native": the
                 model's own head, "auto": published for class-token models, native for the others.
-            method: "legrad".
+            method: "legrad", or a name of ``legrad.methods.METHODS`` (baselines and controls; docs/methods.md). What a
+                method cannot use (``layers``, ``readout``, ``null_target``, ``keep_layers``) is refused if given.
             size: input size in pixels, int or (H, W), for pictures; default the model's own.
             fit: how a picture gets there: "model" (its own transform), "squash" (whole picture, no crop) or "pad".
             null_target: a target whose map is taken for background, for instance "a photo of a".
@@ -173,12 +172,13 @@ class Explainer:
         """
         check_choice("readout", readout, READOUTS)
         check_choice("fit", fit, FITS)
-        check_choice("method", method, METHODS)
+        kind = methods.find(method)
+        kind.check(self.anatomy, layers, readout, null_target, keep_layers)
         if memory != "auto" and (not isinstance(memory, int) or isinstance(memory, bool) or memory <= 0):
             raise InputError(f"memory is 'auto' or a positive number of bytes, got {memory!r}")
         if not 0 <= null_threshold <= 1:
             raise InputError(f"null_threshold lies in [0, 1], got {null_threshold}")
-        blocks = resolve_layers(layers, len(self.anatomy.blocks))
+        blocks = kind.blocks(layers, len(self.anatomy.blocks))
         chosen = str(self.anatomy.default_readout) if readout == "auto" else readout
         if chosen not in self.anatomy.readouts:
             raise InputError(f"this model has no {chosen} read-out, only {', '.join(self.anatomy.readouts)}")
@@ -195,20 +195,21 @@ class Explainer:
                 for input_size, members in by_size(inputs).items():
                     anatomy = self.anatomy.at(input_size)
                     plan = self._plan(stack([inputs[members[0]]], anatomy), anatomy)
-                    parts.extend(_in_chunks(anatomy, inputs, members, asked, blocks, chosen, plan, memory))
+                    parts.extend(_in_chunks(kind, anatomy, inputs, members, asked, blocks, chosen, plan, memory))
             return assemble(
                 parts,
                 inputs,
                 valid,
                 null_threshold=null_threshold if null else None,
                 keep_layers=keep_layers,
+                same_for_all_targets=not kind.targets,
                 layers=blocks,
                 axes=self.anatomy.axes,
                 settings={
                     "model": self._adapter.name or type(self.model).__name__,
-                    "method": method,
+                    "method": kind.name,
                     "layers": blocks,
-                    "readout": chosen,
+                    "readout": chosen if kind.readout else None,
                     "fit": fit,
                     "input_size": list(inputs[0].frame.input),
                     "null_target": None if null is None else null.label_of(0),
@@ -240,6 +241,7 @@ class Explainer:
 
 
 def _in_chunks(
+    method: methods.Method,
     anatomy: ViTAnatomy,
     inputs: Sequence[Input],
     members: list[int],
@@ -258,12 +260,14 @@ def _in_chunks(
         own = [score.rows(rows) for score in scores]
         try:
             batch = stack([inputs[row] for row in rows], anatomy)
-            passes = [
-                explain_batch(
-                    anatomy, batch, own[i : i + chunks.targets], layers, readout, plan, chunks.defer, chunks.numbers
-                )
-                for i in range(0, len(own), chunks.targets)
-            ]
+            passes = []
+            for first in range(0, len(own), chunks.targets):
+                asked = own[first : first + chunks.targets]
+                if method.function is None:
+                    one = explain_batch(anatomy, batch, asked, layers, readout, plan, chunks.defer, chunks.numbers)
+                else:
+                    one = methods.explain_batch(method, anatomy, batch, asked, layers, readout, memory)
+                passes.append(one)
         except (MemoryError, RuntimeError) as error:
             if not ran_out(error):
                 raise

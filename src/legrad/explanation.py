@@ -26,11 +26,11 @@ class Explanation:
     """Where the model looked, for some pictures and targets. All tensors are detached and on the CPU.
 
     Attributes:
-        relevance: (images, targets, *grid), raw, non-negative, comparable between targets; mean over layers. The grid
-            is (rows, cols) or what ``axes`` says; where pictures have grids of their own, zeros follow the smaller
-            ones.
+        relevance: (images, targets, *grid), raw, non-negative, comparable between targets; mean over layers. Of some
+            methods other than LeGrad it is signed: negative values speak against the target. The grid is (rows, cols)
+            or what ``axes`` says; where pictures have grids of their own, zeros follow the smaller ones.
         layer_relevance: (images, targets, layers, *grid), or None unless it was asked for.
-        layers: ascending indices of the explained blocks.
+        layers: ascending indices of the explained blocks; the last one for methods that know no layers.
         scores: (images, targets), the model's own final answer: cosine similarity or logit.
         valid: (images, targets) bool, False where a picture has fewer targets than others; zeros there.
         labels: the targets' names, ``labels[image][target]``.

@@ -1,0 +1,109 @@
+"""Methods that read attention maps, with and without their gradients."""
+
+import torch
+from torch import Tensor
+
+from legrad.capture import Attention
+from legrad.errors import UnsupportedModelError
+from legrad.methods.calling import Call
+from legrad.methods.passes import Pass, layer_maps, through
+
+
+def raw_attention(call: Call) -> Tensor:
+    """Attention from the token(s) that the head reads to the patches, mean over heads.
+
+    Class token: its row; averaged models: mean over the patches' rows; attentional pooler: its own attention.
+    """
+    return layer_maps(through(call), lambda a, _, patches: a.mean((1, 2)), gradients=False)
+
+
+def gradient_attention(call: Call) -> Tensor:
+    """Positive part of attention times gradient, mean over heads: one layer of CheferCAM without the rollout."""
+    return layer_maps(through(call), lambda a, g, patches: (a * g).clamp(min=0).mean((1, 2)))
+
+
+def attention_cam(call: Call) -> Tensor:
+    """Grad-CAM on the attention map: heads weighted by their mean gradient over the patches.
+
+    The weighted rows are averaged over heads (and queries), then the positive part is taken.
+    """
+
+    def formula(attention: Tensor, gradient: Tensor, patches: slice) -> Tensor:
+        weight = gradient[..., patches].mean(-1, keepdim=True)
+        return (weight * attention).mean((1, 2)).clamp(min=0)
+
+    return layer_maps(through(call), formula)
+
+
+def rollout(call: Call) -> Tensor:
+    """Product over the layers of (mean attention over heads + identity) / 2, row(s) that the head reads.
+
+    Of a pooler: its own attention times the rollout of the blocks.
+    """
+    made = through(call)
+    total = None
+    for layer in call.layers:
+        mean = _mean([attention.probabilities().mean(1) for attention in made.attentions(layer)])
+        mixed = (mean + _identity(mean)) / 2
+        total = mixed if total is None else mixed @ total
+    assert total is not None
+    pooled = [attention.probabilities()[:, :, 0].mean(1) for attention in _pooler(made)]
+    return call.same_for_all_targets(made.on_grid(_read(made, total, pooled)))
+
+
+def chefer_cam(call: Call) -> Tensor:
+    """R = I; R += mean over heads of (A * dS/dA)+ times R, layer by layer; row(s) that the head reads, less I.
+
+    Of a pooler: the same product for its query 0, times the R of the blocks.
+    """
+    made = through(call)
+    blocks = [made.attentions(layer) for layer in call.layers]
+    behind = _pooler(made)
+    every = [attention for layer in [*blocks, behind] for attention in layer]
+    results = []
+    for target in range(len(call.scores)):
+        above = iter(made.needed(target, [attention.output for attention in every]))
+        total = None
+        for layer in blocks:
+            mean = _mean([_weighted(attention, next(above), slice(None)) for attention in layer])
+            total = _identity(mean) if total is None else total
+            total = total + mean @ total
+        pooled = [_weighted(attention, next(above), slice(0, 1))[:, 0] for attention in behind]
+        assert total is not None
+        # the identity adds the same to every patch that the head reads: it ranks nothing
+        rest = total if behind else total - _identity(total)
+        results.append(made.on_grid(_read(made, rest, pooled)))
+    return torch.stack(results, 1)[:, :, None]
+
+
+def _weighted(attention: Attention, output_grad: Tensor, rows: slice) -> Tensor:
+    """Mean over heads of (A * dS/dA)+, (batch, rows, keys)."""
+    product = attention.probabilities()[:, :, rows] * attention.sensitivity(output_grad, rows)
+    return product.clamp(min=0).mean(1)
+
+
+def _mean(maps: list[Tensor]) -> Tensor:
+    return torch.stack(maps).mean(0)
+
+
+def _identity(matrix: Tensor) -> Tensor:
+    return torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+
+
+def _pooler(made: Pass) -> list[Attention]:
+    return made.pooler() if made.anatomy.route == "pooler" else []
+
+
+def _read(made: Pass, matrix: Tensor, pooled: list[Tensor]) -> Tensor:
+    """What the head reads of a (batch, tokens, tokens) matrix: its rows, or a pooler's weights times the matrix."""
+    if not pooled:
+        return matrix[:, made.rows].mean(1)
+    weights = _mean(pooled)
+    anatomy, tokens = made.anatomy, matrix.shape[1]
+    if weights.shape[1] != tokens - anatomy.num_prefix_tokens + anatomy.key_prefix or weights.shape[1] > tokens:
+        raise UnsupportedModelError(
+            f"the attentional pooler has {weights.shape[1]} keys for the {tokens} tokens of the blocks (a class token "
+            "of its own): their attentions cannot be chained"
+        )
+    # a pooler may leave the prefix tokens out, which come first
+    return (weights[:, None] @ matrix[:, -weights.shape[1] :])[:, 0]

@@ -1,0 +1,140 @@
+"""Methods that were made for CLIP: Grad-ECLIP, MaskCLIP's value map, the decomposition of the image feature."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from legrad import capture, relevance
+from legrad.errors import UnsupportedModelError
+from legrad.methods import rules
+from legrad.methods.calling import Call
+from legrad.methods.passes import Pass, layer_maps, patches_of, through
+from legrad.truth import as_float
+
+
+def grad_eclip(call: Call) -> Tensor:
+    """Positive part of the sum over channels of (dS/do) * v_j, times a loosened attention: the cosine similarity of
+    q and k_j, stretched to [0, 1] over the patches.
+
+    o is the head output of the token(s) that the head reads (channels of all heads side by side), before the output
+    projection; the mean over them is taken before the positive part. Of a pooler its own query 0.
+    """
+    made = through(call)
+    pooled = made.anatomy.route == "pooler"
+    found = [made.pooler()] if pooled else [made.attentions(layer) for layer in call.layers]
+    rows: Tensor | slice = slice(0, 1) if pooled else made.rows
+    flat = [attention for layer in found for attention in layer]
+    loosened = [_loosened(made, attention, rows) for attention in flat]
+    results = []
+    for target in range(len(call.scores)):
+        above = made.needed(target, [attention.output for attention in flat])
+        maps = []
+        for attention, gradient, similarity in zip(flat, above, loosened, strict=True):
+            # (dS/do) . v_j over all heads and channels
+            weighted = attention.sensitivity(gradient, rows).sum(1)[..., patches_of(made.anatomy)]
+            maps.append((similarity * weighted).mean(1).clamp(min=0).unflatten(-1, made.anatomy.grid))
+        results.append(torch.stack(maps, 1).unflatten(1, (len(found), -1)).mean(2))
+    return torch.stack(results, 1)
+
+
+def _loosened(made: Pass, attention: capture.Attention, rows: Tensor | slice) -> Tensor:
+    """Cosine similarity of queries and patch keys over all heads, stretched to [0, 1]: (batch, rows, patches)."""
+    if attention.query is None or attention.key is None:
+        raise UnsupportedModelError(
+            f"{type(made.anatomy.tower).__name__} writes its attention out: the queries and keys that Grad-ECLIP needs "
+            "cannot be seen"
+        )
+    query, key = (
+        as_float(one) if one.ndim == 4 else as_float(one)[:, None] for one in (attention.query, attention.key)
+    )
+    q = F.normalize(query[:, :, rows].transpose(1, 2).flatten(2), dim=-1)
+    k = F.normalize(key[:, :, patches_of(made.anatomy)].transpose(1, 2).flatten(2), dim=-1)
+    return relevance.min_max(q @ k.transpose(-2, -1), dims=1)
+
+
+def value_map(call: Call) -> Tensor:
+    """Every patch's own score: in the last block each token attends to itself alone, then the model's head reads each
+    patch as if it were the whole picture. Signed: similarities, or logits.
+
+    Attentional poolers read a single patch, so that their attention hands on its value.
+    """
+    anatomy = call.anatomy
+    if anatomy.lay is not None:
+        raise UnsupportedModelError(f"the tokens of {type(anatomy.tower).__name__} do not lie in one grid of patches")
+    prefix = anatomy.num_prefix_tokens
+    if anatomy.route == "pooler":
+        if anatomy.key_prefix > prefix:
+            raise UnsupportedModelError(
+                f"{type(anatomy.tower).__name__} adds a class token of its own in its pooler: no patch is read alone"
+            )
+        with capture.record(anatomy.blocks) as outputs:
+            call.output = anatomy.run(call.batch)
+        last = outputs[-1]
+    else:
+        if anatomy.attention != "fused":
+            raise UnsupportedModelError(
+                f"{type(anatomy.tower).__name__} writes its attention out: the values of its last block cannot be seen"
+            )
+        last, fired = capture.values_only(lambda: anatomy.run(call.batch), anatomy.blocks[-1])
+        if fired != anatomy.attentions or fired != len(anatomy.taps):
+            raise UnsupportedModelError(
+                f"{type(anatomy.blocks[-1]).__name__} ran {fired} attentions that are no plain ones: no value map"
+            )
+    tokens = anatomy.to_tokens(last)
+    start = prefix if anatomy.route == "pooler" else anatomy.key_prefix
+    patches = relevance.on_grid(tokens.transpose(1, 2), start, anatomy.grid).flatten(2).transpose(1, 2)
+    maps = [call.scored(picture, _alone(call, own)).T for picture, own in enumerate(patches)]
+    return torch.stack(maps).unflatten(-1, anatomy.grid)[:, :, None]
+
+
+def _alone(call: Call, patches: Tensor) -> Tensor:
+    """The native head on copies of each patch: (patches, dim) -> (patches, features)."""
+    anatomy = call.anatomy
+    copies = as_float(patches)[:, None].expand(-1, anatomy.num_prefix_tokens + 1, -1)
+    native = anatomy.readouts["native"].function
+    try:
+        return capture.InFloat(anatomy.tower, anatomy.blocks)(native, copies)
+    except RuntimeError as error:
+        raise UnsupportedModelError(
+            f"the head of {type(anatomy.tower).__name__} reads the whole grid, not single patches: no value map"
+        ) from error
+
+
+def decomposition(call: Call) -> Tensor:
+    """Each patch's direct contribution to the score through the attention of each layer, summed over heads; signed.
+
+    The image feature is a sum of what every block wrote into the residual stream. The part that came from patch j
+    through attention, A_j v_j W_o, goes straight through the final norm (its standard deviation held constant) and the
+    projection; later blocks are left out. Layers are averaged, which is their sum but for a factor. Attentional poolers
+    are decomposed alone, what follows their attention by its gradient.
+
+    Raises:
+        UnsupportedModelError: blocks that are no residual pre-norm blocks.
+    """
+    pooled = call.anatomy.route == "pooler"
+    made = through(call, rules.FROZEN_NORMS, cut=None if pooled else _is_norm, frozen_norm=True)
+    if not pooled:
+        _check_residual(made)
+    return layer_maps(made, lambda a, g, patches: (a * g).sum(1).mean(1))
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
+
+
+def _check_residual(made: Pass) -> None:
+    """With the branches of all blocks cut behind their norms, a block's input and output have the same gradient, and
+    attention still reaches the output."""
+    blocks = range(len(made.anatomy.blocks))
+    tokens = [made.tokens(layer, entering)[0] for layer in blocks for entering in (True, False)]
+    heads = [attention.output for layer in made.call.layers for attention in made.attentions(layer)]
+    for target in range(len(made.call.scores)):
+        gradients = made.gradients(target, [*tokens, *heads])
+        through, at_heads = gradients[: len(tokens)], gradients[len(tokens) :]
+        pairs = zip(through[::2], through[1::2], strict=True)
+        whole = all(a is not None and b is not None and torch.allclose(a, b, rtol=1e-3, atol=1e-30) for a, b in pairs)
+        if not whole or any(one is None for one in at_heads):
+            raise UnsupportedModelError(
+                f"{type(made.anatomy.blocks[0]).__name__} is no residual block with norms in front of its branches: "
+                "the image feature is no sum of the blocks' contributions"
+            )

@@ -1,0 +1,44 @@
+"""Controls: maps that know nothing about the model. Who does not beat them explains nothing."""
+
+import hashlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from legrad.methods.calling import Call, on_cells, pictures_only
+
+_SIGMA = 0.5  # of the centre prior; 1 is the distance from the centre to an edge
+_SOBEL = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
+
+
+def random(call: Call) -> Tensor:
+    """Uniform noise in [0, 1), seeded by the picture's own pixels: the same picture always gets the same map."""
+    maps = []
+    for picture in call.batch:
+        pixels = picture.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+        seed = int.from_bytes(hashlib.blake2b(pixels, digest_size=7).digest(), "big")
+        maps.append(torch.rand(call.anatomy.grid, generator=torch.Generator().manual_seed(seed)))
+    return call.same_for_all_targets(torch.stack(maps))
+
+
+def uniform(call: Call) -> Tensor:
+    """One everywhere. A flat map is returned as zeros, with a ``FlatMapWarning``."""
+    return call.same_for_all_targets(torch.ones(len(call.batch), *call.anatomy.grid))
+
+
+def centre(call: Call) -> Tensor:
+    """A Gaussian around the middle of the grid's last two axes."""
+    rows, cols = call.anatomy.grid[-2:]
+    y, x = ((2 * torch.arange(n) + 1) / n - 1 for n in (rows, cols))
+    one = torch.exp(-(y[:, None] ** 2 + x**2) / (2 * _SIGMA**2))
+    return call.same_for_all_targets(one.expand(len(call.batch), *call.anatomy.grid))
+
+
+def edges(call: Call) -> Tensor:
+    """Strength of the edges: length of the Sobel gradient of the grey picture, mean over each patch."""
+    pictures_only(call, "edges")
+    grey = call.batch.to(torch.promote_types(call.batch.dtype, torch.float32)).mean(1, keepdim=True)
+    kernels = torch.stack([_SOBEL, _SOBEL.T])[:, None].to(grey)
+    gradient = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), kernels)
+    return call.same_for_all_targets(on_cells(call, gradient.norm(dim=1)))

@@ -1,0 +1,127 @@
+"""Backward rules: torch functions with the same value and another derivative.
+
+Relevance propagation with these rules is gradient times input (Achtibat et al., AttnLRP, ICML 2024, arXiv:2402.05602):
+linear layers by the epsilon rule with epsilon 0, which is their gradient; products of two activations share
+evenly (uniform rule); activation functions and norms are identities up to a factor that is held constant; the softmax
+keeps its gradient.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def layer_norm(
+    input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """``F.layer_norm``, the standard deviation held constant."""
+    dims = tuple(range(-len(normalized_shape), 0))
+    centred = input - input.mean(dims, keepdim=True)
+    result = centred * (centred.detach().square().mean(dims, keepdim=True) + eps).rsqrt()
+    result = result if weight is None else result * weight
+    return result if bias is None else result + bias
+
+
+def rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    """``F.rms_norm``, the root mean square held constant."""
+    dims = tuple(range(-len(normalized_shape), 0))
+    eps = torch.finfo(input.dtype).eps if eps is None else eps
+    result = input * (input.detach().square().mean(dims, keepdim=True) + eps).rsqrt()
+    return result if weight is None else result * weight
+
+
+def constant(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function's result without its graph: a factor of norms and activations that are written out."""
+
+    def replaced(*args: Any, **kwargs: Any) -> Tensor:
+        return function(*args, **kwargs).detach()
+
+    return replaced
+
+
+def identity(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Activation f(x) = x * (f(x) / x), the factor held constant."""
+
+    def replaced(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        kwargs.pop("inplace", None)
+        value = function(input.detach(), *args, **kwargs)
+        factor = torch.where(input == 0, 0, value / input.detach().masked_fill(input == 0, 1))
+        # the value itself stays exact
+        return input * factor + (value - input.detach() * factor)
+
+    return replaced
+
+
+def half(tensor: Tensor) -> Tensor:
+    """The same numbers, half the gradient."""
+    return tensor / 2 + (tensor / 2).detach()
+
+
+def product(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Elementwise product; of two activations each gets half."""
+
+    def replaced(a: Any, b: Any, **kwargs: Any) -> Tensor:
+        if _activations(a, b) and a.shape == b.shape:
+            a, b = half(a), half(b)
+        return function(a, b, **kwargs)
+
+    return replaced
+
+
+def matrix_product(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Matrix product; of two activations each gets half."""
+
+    def replaced(a: Any, b: Any, **kwargs: Any) -> Tensor:
+        if _activations(a, b) and a.ndim == b.ndim > 2:
+            a, b = half(a), half(b)
+        return function(a, b, **kwargs)
+
+    return replaced
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Fused attention as two products and a softmax: A and V share evenly, and of A's half Q and K each take half."""
+    return F.scaled_dot_product_attention(half(half(query)), half(half(key)), half(value), *args, **kwargs)
+
+
+def _activations(a: Any, b: Any) -> bool:
+    """Whether both depend on the tokens; weights are leaves, or views of leaves with fewer dimensions."""
+    return all(isinstance(t, Tensor) and t.requires_grad and not t.is_leaf and t.ndim > 2 for t in (a, b))
+
+
+# the standard deviation of norms is a constant: what is left of them is linear
+FROZEN_NORMS: Mapping[Any, Callable[..., Tensor]] = {
+    F.layer_norm: layer_norm,
+    F.rms_norm: rms_norm,
+    torch.rsqrt: constant(torch.rsqrt),
+    Tensor.rsqrt: constant(torch.rsqrt),
+}
+LRP: Mapping[Any, Callable[..., Tensor]] = {
+    **FROZEN_NORMS,
+    **{
+        function: identity(function)
+        for function in (F.gelu, F.silu, F.relu, F.relu6, F.leaky_relu, F.elu, F.hardswish, F.mish, torch.relu)
+    },
+    # of activations that are written out, x * sigmoid(1.702 x) and the like
+    **{
+        function: constant(function)
+        for function in (
+            torch.sigmoid,
+            Tensor.sigmoid,
+            F.sigmoid,
+            torch.tanh,
+            Tensor.tanh,
+            F.tanh,
+            torch.erf,
+            Tensor.erf,
+        )
+    },
+    **{function: product(function) for function in (torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__)},
+    **{
+        function: matrix_product(function)
+        for function in (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm)
+    },
+}

@@ -1,0 +1,61 @@
+"""Methods that weigh the tokens themselves."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from legrad.methods import rules
+from legrad.methods.calling import Call
+from legrad.methods.passes import Pass, layer_maps, through
+
+
+def grad_cam(call: Call) -> Tensor:
+    """Grad-CAM with tokens for feature maps: channels weighted by their mean gradient over the patches, positive part.
+
+    The tokens are those that enter a block (behind the last block only the class token has a gradient); in models with
+    an attentional pooler those that leave it.
+    """
+    made = through(call)
+    entering = made.anatomy.route == "self-attention"
+    found = [made.tokens(layer, entering) for layer in call.layers]
+    results = []
+    for target in range(len(call.scores)):
+        gradients = made.needed(target, [tensor for tensor, _ in found])
+        maps = [_cam(made, tensor, above, read) for (tensor, read), above in zip(found, gradients, strict=True)]
+        results.append(torch.stack(maps, 1))
+    return torch.stack(results, 1)
+
+
+def _cam(made: Pass, tokens: Tensor, gradient: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
+    """(batch, *grid) of one layer."""
+    tokens, gradient = (read(one).to(gradient.dtype) for one in (tokens.detach(), gradient))
+    patches = made.patches(tokens.shape[1])
+    weight = gradient[:, patches].mean(1, keepdim=True)
+    return made.on_grid((weight * tokens).sum(-1).clamp(min=0))
+
+
+def lrp(call: Call) -> Tensor:
+    """Relevance of the tokens that enter the first block, summed over channels, by the rules of AttnLRP; signed.
+
+    It stops at the embedded patches, positions included, and does not go on to pixels.
+    """
+    made = _relevance_pass(call)
+    tensor, read = made.tokens(0, entering=True)
+    results = []
+    for target in range(len(call.scores)):
+        (gradient,) = made.needed(target, [tensor])
+        relevance = read(tensor.detach()).to(gradient.dtype) * read(gradient)
+        results.append(made.on_grid(relevance.sum(-1)))
+    return torch.stack(results, 1)[:, :, None]
+
+
+def partial_lrp(call: Call) -> Tensor:
+    """Relevance of the attention map by the rules of AttnLRP: positive part, mean over heads, row(s) of the head."""
+    # products share evenly; where attention is fused the half of A is still to be taken
+    share = 0.5 if call.anatomy.attention == "fused" else 1.0
+    return layer_maps(_relevance_pass(call), lambda a, g, patches: (share * a * g).clamp(min=0).mean((1, 2)))
+
+
+def _relevance_pass(call: Call) -> Pass:
+    return through(call, rules.LRP, rules.attend, frozen_norm=True)
