@@ -249,13 +249,23 @@ class Subject:
         """Normalised model inputs (pictures, 3, height, width)."""
         return stack(prepare(list(pictures), self.explainer.adapter, None, fit), self.explainer.anatomy)
 
-    def black(self) -> Tensor:
-        """(3, 1, 1): a black pixel in the model's input."""
-        transform = self.explainer.adapter.transform
+    @functools.cached_property
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and std (3, 1, 1) of the model's input."""
+        transform, anatomy = self.explainer.adapter.transform, self.explainer.anatomy
         scale = None if transform is None else geometry.normalisation(transform(None, "squash"))
         if scale is None:
             raise UnsupportedModelError("erasing pixels needs the model's mean and std, which its transform lacks")
-        return (-scale[0] / scale[1])[:, None, None].to(self.explainer.anatomy.device, self.explainer.anatomy.dtype)
+        mean, std = (one[:, None, None].to(anatomy.device, anatomy.dtype) for one in scale)
+        return mean, std
+
+    def pixels(self, pictures: Sequence[Image], fit: str = "squash") -> Tensor:
+        """Model inputs before mean and std, (pictures, 3, size, size) in [0, 1]."""
+        return self.inputs(pictures, fit) * self._scale[1] + self._scale[0]
+
+    def seen(self, pixels: Tensor) -> Tensor:
+        """``features`` of pixels in [0, 1]."""
+        return self.features((pixels - self._scale[0]) / self._scale[1])
 
     def features(self, inputs: Tensor) -> Tensor:
         """(batch, features), float32: L2-normalised embeddings or raw logits, in a plain forward."""
