@@ -8,20 +8,21 @@ import torch
 from PIL import Image
 
 from legrad.datasets import Sample
-from legrad.errors import InputError, UnsupportedModelError
+from legrad.errors import InputError
 
 NAMES = ("square", "bar", "dot")
+SIZE = 8
 
 
-def scene(key, masks, label=None, points=None, size=(8, 8)):
+def scene(key, masks, label=None, points=None):
     rng = np.random.default_rng(len(key))
-    image = Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8))
+    image = Image.fromarray(rng.integers(0, 255, (SIZE, SIZE, 3), np.uint8))
     return Sample(key=key, image=image, label=label or next(iter(masks)), masks=masks, points=points or {})
 
 
-def block(rows, cols, size=(8, 8)):
+def block(rows, cols):
     """A mask that is True in rows x cols."""
-    mask = np.zeros(size, bool)
+    mask = np.zeros((SIZE, SIZE), bool)
     mask[slice(*rows), slice(*cols)] = True
     return mask
 
@@ -32,7 +33,8 @@ class Data:
 
     samples: list[Any]
     name: str = "tiny"
-    facts: dict[str, Any] = field(default_factory=lambda: {"path": "tiny", "problems": [], "classes": list(NAMES)})
+    classes: tuple[str, ...] = NAMES
+    facts: dict[str, Any] = field(default_factory=lambda: {"path": "tiny", "problems": []})
 
     def __len__(self):
         return len(self.samples)
@@ -47,13 +49,18 @@ class Data:
 
 
 class Subject:
-    """Gives for the n-th class of a picture the map that ``draw(picture's sample, class, method)`` makes."""
+    """Gives for a class of a picture the map ``draw(its sample, the class, method)``, (SIZE, SIZE).
 
-    size = (8, 8)
+    The model is an eye: the feature of a picture is the darkness of its left and right half, and the classes "square"
+    and "bar" stand for the one that is lighter.
+    """
+
+    size = SIZE
     zero_shot = True
+    labels = choices = NAMES
     settings = {"model": "fake", "weights": "none"}  # noqa: RUF012
 
-    def __init__(self, data, draw):
+    def __init__(self, data, draw=None):
         self._by_image = {id(s.image): s for s in data.samples if s is not None}
         self._draw = draw
         self.asked = []
@@ -61,14 +68,38 @@ class Subject:
     def target(self, name):
         return name
 
+    def direction(self, name):
+        return name
+
+    def column(self, name):
+        return NAMES.index(name)
+
+    def at_column(self, column):
+        return NAMES[column]
+
     def maps(self, pictures, targets, method, fit="squash"):
-        if method == "legrad:layers=9":
-            raise UnsupportedModelError("no such layer")
-        self.asked.append((method, [self._by_image[id(p)].key for p in pictures]))
+        self.asked.append((method, [self._by_image[id(p)].key for p in pictures], targets))
         return [
-            torch.stack([self._draw(self._by_image[id(p)], name, method) for name in own])
+            torch.stack([torch.as_tensor(self._draw(self._by_image[id(p)], name, method)).float() for name in own])
             for p, own in zip(pictures, targets, strict=True)
         ]
+
+    def evidence(self, pictures, targets, method, fit="squash"):
+        maps = self.maps(pictures, targets, method)
+        return maps, [one.flatten(1).sum(1) for one in maps]
+
+    def inputs(self, pictures, fit="squash"):
+        return torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) / 255 for p in pictures])
+
+    pixels = inputs
+
+    def seen(self, pixels):
+        return torch.stack([pixels[..., : SIZE // 2].mean((1, 2, 3)), pixels[..., SIZE // 2 :].mean((1, 2, 3))], 1)
+
+    features = seen
+
+    def logits(self, features):
+        return torch.cat([features, torch.zeros(len(features), 1)], 1)
 
     def synchronize(self):
         pass

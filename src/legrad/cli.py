@@ -19,6 +19,7 @@ from rich.table import Column, Table
 
 import legrad
 from legrad import images, sounds, videos, viz
+from legrad.bench import cli as bench
 from legrad.errors import InputError, LeGradError
 from legrad.explainer import FITS, READOUTS, check_choice
 from legrad.methods import METHODS
@@ -27,6 +28,7 @@ from legrad.saving import Folder
 app = typer.Typer(
     help="Where did the model look, for this text or this class?", no_args_is_help=True, pretty_exceptions_enable=False
 )
+app.add_typer(bench.app, name="bench")
 # ":cat:" in a file name or a prompt is no emoji
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from legrad.datasets import names
 from legrad.errors import InputError
@@ -15,16 +14,9 @@ def is_wordnet(label: str) -> bool:
     return _WORDNET_ID.fullmatch(label) is not None
 
 
-def listed(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """The labels of a data set, as in its samples; empty where it does not list them."""
-    found = facts.get("classes")
-    return tuple(map(str, found)) if isinstance(found, Sequence) and not isinstance(found, str) else ()
-
-
-def choices(facts: Mapping[str, Any]) -> tuple[str, ...]:
+def choices(labels: Sequence[str]) -> tuple[str, ...]:
     """What a zero-shot prediction chooses from: the data set's classes, all 1000 of ImageNet for its synsets."""
-    labels = listed(facts)
-    return tuple(names.imagenet_indices()) if labels and all(map(is_wordnet, labels)) else labels
+    return tuple(names.imagenet_indices()) if labels and all(map(is_wordnet, labels)) else tuple(labels)
 
 
 def name(label: str, given: Mapping[str, str]) -> str:
@@ -36,12 +28,12 @@ def name(label: str, given: Mapping[str, str]) -> str:
     return given.get(label) or (names.of_wordnet(label) if is_wordnet(label) else label)
 
 
-def column(label: str, facts: Mapping[str, Any], labels: Sequence[str] | None, outputs: int) -> int | str:
+def column(label: str, listed: Sequence[str], labels: Sequence[str] | None, outputs: int) -> int | str:
     """Which class of a classifier a label is: an index, or a name that the model's own labels know.
 
     Args:
         label: as in the samples.
-        facts: of the data set.
+        listed: all of the data set.
         labels: the model's own.
         outputs: how many classes it has.
 
@@ -52,9 +44,8 @@ def column(label: str, facts: Mapping[str, Any], labels: Sequence[str] | None, o
         return names.imagenet_indices()[label]
     if labels is not None:
         return label
-    own = listed(facts)
-    if len(own) == outputs and label in own:
-        return own.index(label)
+    if len(listed) == outputs and label in listed:
+        return listed.index(label)
     raise InputError(
         f"class {label!r} is unknown to the model: it has {outputs} outputs without names, and the data set's classes "
         "are not as many"

@@ -44,7 +44,7 @@ class Perturbation:
         seed: of ``ties="random"``.
     """
 
-    explained: Literal["both", "predicted", "target"] = "both"
+    explained: Literal["both", "predicted", "truth"] = "both"
     fill: perturbation.Fill = "black"
     patch: int = 1
     ties: perturbation.Ties = "index"
@@ -117,7 +117,7 @@ class Perturbation:
         predicted = clean.argmax(-1).tolist()
         wanted = {"predicted": predicted, "target": truth}
         if self.explained != "both":
-            wanted = {self.explained: wanted[self.explained]}
+            wanted.pop("target" if self.explained == "predicted" else "predicted")
         asked = [list(dict.fromkeys(columns)) for columns in zip(*wanted.values(), strict=True)]
         targets = [[subject.at_column(column) for column in columns] for columns in asked]
         found = []

@@ -65,7 +65,7 @@ class Presence:
         "auroc_maximum": Metric("AUROC of the map's maximum", auroc(0), "higher", "evidence = largest relevance", 0.5),
         "auroc_mean": Metric("AUROC of the map's mean", auroc(1), "higher", "evidence = mean relevance", 0.5),
         "auroc_score": Metric(
-            "AUROC of the score", auroc(2), "higher", "evidence = the model's own score, the same for every method", 0.5
+            "AUROC of the score", auroc(2), None, "evidence = the model's own score, the same for every method", 0.5
         ),
     }
 
@@ -80,12 +80,12 @@ class Presence:
 
     def prepare(self, subject: Subject, data: Dataset) -> None:
         """The absent classes come out of the data set's list."""
-        if len(subject.listed) < 2:
+        if len(subject.labels) < 2:
             raise InputError(f"presence needs a data set that lists its classes; {data.name} does not")
 
     def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """[maximum, mean, score] of every class asked for."""
-        asked = [self._asked(sample, subject.listed) for sample in samples]
+        asked = [self._asked(sample, subject.labels) for sample in samples]
         targets = [[subject.target(label) for label in [*present, *absent]] for present, absent in asked]
         pictures = [sample.image for sample in samples]
         grids, scores = subject.evidence(pictures, targets, method)

@@ -1,6 +1,7 @@
 """Runs a benchmark over a data set, item by item, into a journal; the result file is computed from the journal."""
 
 import hashlib
+import itertools
 import json
 import statistics
 import time
@@ -186,9 +187,10 @@ class _Run:
         seconds: dict[str, list[float]] = defaultdict(list)
         failures: dict[str, list[str]] = defaultdict(list)
         allowed = dict(targets)
-        step = self.benchmark.batch
-        for first in range(0, max(targets.values()), step):
-            batch = order[first : first + step]
+        # the first sample alone: its cost is known before a whole batch is spent on a slow method
+        edges = sorted({0, 1, *range(0, max(targets.values()), self.benchmark.batch), max(targets.values())})
+        for first, end in itertools.pairwise(edges):
+            batch = order[first:end]
             wanted: dict[str, list[int]] = {}
             for method in self.methods:
                 if method in self.unsupported:
@@ -216,7 +218,7 @@ class _Run:
             if self.limits.seconds is not None:
                 overhead = self.clock() - start - sum(map(sum, seconds.values()))
                 budget = self.limits.seconds - overhead
-                allowed = self._plan(targets, allowed, seconds, min(first + step, len(order)), budget)
+                allowed = self._plan(targets, allowed, seconds, end, budget)
         for method in self.methods:
             if allowed[method] < targets[method] and method not in self.unsupported:
                 cost = statistics.median(seconds[method]) if seconds[method] else float("nan")

@@ -52,17 +52,19 @@ def shuffled(parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
                 parameter.copy_(value)
 
 
-def _last(of: str) -> Callable[[Mapping[str, Any]], Any]:
-    return lambda item: item[of][-1]
+def _size(of: str, place: int) -> Callable[[Mapping[str, Any]], Any]:
+    """Size of one correlation, since a map upside down is still the same map; None where there is none."""
 
-
-def _first(of: str) -> Callable[[Mapping[str, Any]], Any]:
-    return lambda item: item[of][0]
-
-
-def _mean(of: str) -> Callable[[Mapping[str, Any]], Any]:
     def value(item: Mapping[str, Any]) -> float | None:
-        known = [one for one in item[of] if one is not None]
+        one = item[of][place] if item[of] else None
+        return None if one is None else abs(one)
+
+    return value
+
+
+def _mean_size(of: str) -> Callable[[Mapping[str, Any]], Any]:
+    def value(item: Mapping[str, Any]) -> float | None:
+        known = [abs(one) for one in item[of] if one is not None]
         return sum(known) / len(known) if known else None
 
     return value
@@ -81,19 +83,18 @@ class Sanity:
     batch: ClassVar[int] = 16
     question: ClassVar[str] = "Does a map change when the model forgets what it learned, or is asked for nonsense?"
     reading: ClassVar[str] = (
-        "Rank correlation between the map of the trained model and the map after its parameters were shuffled: from "
-        "the last block down to the whole tower (cascade), and each block alone. A map that stays the same (near 1) "
-        "shows the picture, not the model. The last column compares the map of the true class with that of a "
-        "meaningless word: a method that does not look at the prompt gets 1. Maps without contrast do not count."
+        "Size of the rank correlation between the map of the trained model and the map after its parameters were "
+        "shuffled: from the last block down to the whole tower (cascade), and each block alone. A map that stays the "
+        "same (near 1) shows the picture, not the model; two unrelated maps get a little above 0. The last column "
+        "compares the map of the true class with that of a meaningless word: a method that does not look at the prompt "
+        "gets 1. Maps without contrast do not count."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "cascade_all": Metric("all parameters shuffled", mean(_last("cascade")), "lower", "whole tower shuffled", 0.0),
-        "cascade_mean": Metric("cascade, mean", mean(_mean("cascade")), "lower", "mean over the cascade's steps"),
-        "cascade_last_block": Metric("last block shuffled", mean(_first("cascade")), "lower", "only the last block"),
-        "alone_mean": Metric("one block at a time, mean", mean(_mean("alone")), "lower", "mean over the blocks"),
-        "gibberish": Metric(
-            "meaningless prompt", mean(lambda item: item["gibberish"]), "lower", "map of a random word", 0.0
-        ),
+        "cascade_all": Metric("all parameters shuffled", mean(_size("cascade", -1)), "lower", "whole tower shuffled"),
+        "cascade_mean": Metric("cascade, mean", mean(_mean_size("cascade")), "lower", "mean over the cascade's steps"),
+        "cascade_last_block": Metric("last block shuffled", mean(_size("cascade", 0)), "lower", "only the last block"),
+        "alone_mean": Metric("one block at a time, mean", mean(_mean_size("alone")), "lower", "mean over the blocks"),
+        "gibberish": Metric("meaningless prompt", mean(_size("gibberish", 0)), "lower", "map of a random word"),
     }
 
     def protocol(self) -> Mapping[str, Any]:
@@ -103,7 +104,7 @@ class Sanity:
             "randomisation": "numbers of every parameter permuted among themselves",
             "cascade": "blocks from the last to the first, then all other parameters of the vision tower",
             "alone": "each block alone, from the last to the first, then the other parameters alone",
-            "similarity": "Spearman on the patch grid, signed",
+            "similarity": "Spearman on the patch grid; absolute values in the metrics",
             "explained": "truth",
             "meaningless prompt": "a word of 8 random consonants in the same template; image-text models only",
             "geometry": "squash",
@@ -121,7 +122,7 @@ class Sanity:
             return [grid[0] for grid in subject.grids(pictures, targets, method)]
 
         trained = maps()
-        found: list[dict[str, Any]] = [{"cascade": [], "alone": [], "gibberish": None} for _ in samples]
+        found: list[dict[str, Any]] = [{"cascade": [], "alone": [], "gibberish": []} for _ in samples]
 
         def compare(kind: str, parameters: Sequence[nn.Parameter], stage: int) -> None:
             with shuffled(parameters, self.seed + stage):
@@ -137,7 +138,7 @@ class Sanity:
             words = [self._gibberish(sample) for sample in samples]
             nonsense = subject.grids(pictures, [[subject.direction(word)] for word in words], method)
             for one, before, grid in zip(found, trained, nonsense, strict=True):
-                one["gibberish"] = rank_correlation(before, grid[0])
+                one["gibberish"].append(rank_correlation(before, grid[0]))
         return found
 
     def _gibberish(self, sample: Sample) -> str:

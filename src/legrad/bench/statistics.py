@@ -11,6 +11,7 @@ Summary = Callable[[Sequence[Item]], Statistic]
 
 RESAMPLES = 1000
 LEVEL = 0.95
+_DIFFERENCE = ("difference", "difference_low", "difference_high")
 
 
 def mean(of: Callable[[Item], float | None]) -> Summary:
@@ -49,15 +50,23 @@ def compare(
         method -> {"value", "low", "high", "difference", "difference_low", "difference_high"}; the last three are None
         for the reference itself, and where no item is common.
     """
-    found = {}
+    base = items.get(reference, {})
+    found: dict[str, dict[str, float | None]] = {}
+    # most methods have the same items: their draws and their own numbers are needed once
+    alike = [method for method, scores in items.items() if scores and scores.keys() == base.keys()]
+    if alike:
+        keys = sorted(base)
+        statistics = {method: summary([items[method][key] for key in keys]) for method in alike}
+        found.update(intervals(statistics, len(keys), reference, resamples, seed, LEVEL))
+        found[reference] |= dict.fromkeys(_DIFFERENCE)
     for method, scores in items.items():
-        if not scores:
+        if method in found or not scores:
             continue
         alone = intervals({method: summary(list(scores.values()))}, len(scores), None, resamples, seed, LEVEL)[method]
-        found[method] = {**alone, **dict.fromkeys(("difference", "difference_low", "difference_high"))}
-        common = sorted(set(scores) & set(items.get(reference, {})))
-        if method != reference and common:
+        found[method] = {**alone, **dict.fromkeys(_DIFFERENCE)}
+        common = sorted(scores.keys() & base.keys())
+        if common:
             pair = {name: summary([items[name][key] for key in common]) for name in (reference, method)}
             both = intervals(pair, len(common), reference, resamples, seed, LEVEL)[method]
-            found[method].update({name: both[name] for name in both if name.startswith("difference")})
-    return found
+            found[method] |= {name: both[name] for name in _DIFFERENCE}
+    return {method: found[method] for method in items if method in found}

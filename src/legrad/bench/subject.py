@@ -2,8 +2,6 @@
 
 import functools
 import hashlib
-import importlib
-import importlib.util
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from legrad.bench import classes
 from legrad.errors import FlatMapWarning, InputError, UnsupportedModelError
 from legrad.explainer import Explainer
 from legrad.inputs import prepare, stack
+from legrad.methods import METHODS
 from legrad.resolving import Resolver
 from legrad.targets import Prompts
 
@@ -28,9 +27,7 @@ _SAMPLED = 1000  # values of each tensor that enter the fingerprint
 
 def known_methods() -> tuple[str, ...]:
     """Names that ``explain(method=...)`` takes."""
-    if importlib.util.find_spec("legrad.methods") is None:
-        return ("legrad",)
-    return tuple(importlib.import_module("legrad.methods").METHODS)
+    return tuple(METHODS)
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class Subject:
         explainer: of a model for still pictures.
         layers: as in ``Explainer.explain``.
         readout: as in ``Explainer.explain``.
-        facts: of the data set, for its classes.
+        labels: all classes of the data set, as in its samples; empty if it does not list them.
         names: what classes are called in prompts, where the data set's labels say it badly.
         templates: texts with ``{}`` in them, whose embeddings are averaged for a class name.
 
@@ -85,7 +82,7 @@ class Subject:
         explainer: Explainer,
         layers: int | Sequence[int] | None = None,
         readout: str = "auto",
-        facts: Mapping[str, Any] | None = None,
+        labels: Sequence[str] = (),
         names: Mapping[str, str] | None = None,
         templates: Sequence[str] = TEMPLATES,
     ) -> None:
@@ -97,7 +94,7 @@ class Subject:
         self.explainer = explainer
         self._arguments: dict[str, Any] = {"layers": layers, "readout": readout}
         self.templates = tuple(templates)
-        self._facts, self._names = facts or {}, names or {}
+        self.labels, self._names = tuple(labels), names or {}
         self._directions: dict[str | int, Tensor] = {}
 
     @property
@@ -109,6 +106,7 @@ class Subject:
             **self._arguments,
             "templates": list(self.templates) if self.zero_shot else None,
             "names": dict(self._names),
+            "classes": _digest("\n".join(self.labels).encode()),
             "dtype": str(self.explainer.anatomy.dtype).removeprefix("torch."),
         }
 
@@ -178,15 +176,10 @@ class Subject:
 
     # -- classes ------------------------------------------------------------------------------------------------------
 
-    @property
-    def listed(self) -> tuple[str, ...]:
-        """The data set's labels; empty where it does not list them."""
-        return classes.listed(self._facts)
-
     @functools.cached_property
     def choices(self) -> tuple[str, ...]:
         """Labels that a zero-shot prediction chooses from; empty for a classifier, which has its own."""
-        return classes.choices(self._facts) if self.zero_shot else ()
+        return classes.choices(self.labels) if self.zero_shot else ()
 
     def target(self, label: str) -> Tensor | int:
         """A class as ``explain`` takes it: an embedding, or an index of a classifier.
@@ -197,7 +190,7 @@ class Subject:
         if self.zero_shot:
             return self.direction(classes.name(label, self._names))
         outputs, labels = len(self.direction(0)), self.explainer.adapter.labels
-        return int(self.direction(classes.column(label, self._facts, labels, outputs)).argmax())
+        return int(self.direction(classes.column(label, self.labels, labels, outputs)).argmax())
 
     def column(self, label: str) -> int:
         """Where a class stands in ``logits``.
@@ -301,3 +294,7 @@ def fingerprint(model: torch.nn.Module) -> str:
         some = flat[:: max(1, flat.numel() // _SAMPLED)].double().cpu().contiguous()
         digest.update(some.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,75 @@
+"""Opens what ``--data`` names: the embedded scenes, or a file or folder in one of the known formats."""
+
+import os
+import re
+from pathlib import Path
+
+from legrad import datasets
+from legrad.datasets import Dataset
+from legrad.datasets.embedded import EmbeddedScenes
+from legrad.errors import InputError
+
+SEED = 1  # of the held-out scenes
+# benchmark -> objects in an embedded scene: one where a picture is one class
+_OBJECTS = {
+    "segmentation": (1, 1),
+    "perturbation": (1, 1),
+    "sanity": (1, 1),
+    "speed": (1, 1),
+}
+_SEVERAL = (2, 4)
+
+
+def open_data(
+    name: str,
+    benchmark: str,
+    *,
+    images: Path | None = None,
+    classes: Path | None = None,
+    explained: str | None = None,
+) -> Dataset:
+    """The samples.
+
+    Args:
+        name: "embedded", "embedded:LOW-HIGH" (objects in a scene), or a path: ``gtsegs_ijcv.mat``, a table of points
+            (.csv), or a folder: ImageNet-S, ``images/`` with ``masks/``, class folders, ImageNet's validation set.
+        benchmark: decides how many objects "embedded" scenes have.
+        images: the folder of pictures that belongs to a table of points.
+        classes: class descriptions of Open Images, or the class list of ImageNet-S.
+        explained: as the segmentation benchmark has it: "truth" explains each of several objects.
+
+    Raises:
+        InputError: nothing there, or of no known format.
+    """
+    if name.partition(":")[0] == "embedded":
+        several = benchmark not in _OBJECTS or (benchmark == "segmentation" and explained == "truth")
+        return EmbeddedScenes(SEED, _objects(name, _SEVERAL if several else _OBJECTS[benchmark]))
+    if not os.path.exists(name):
+        raise InputError(f"--data: no file or folder {name!r}; 'embedded' are the scenes inside the package")
+    path = Path(name)
+    if path.is_file():
+        if path.suffix.lower() != ".csv":
+            return datasets.ImageNetSegmentation(path)
+        if images is None:
+            raise InputError(f"--data {name} is a table of points; say where its pictures are with --images FOLDER")
+        with path.open(encoding="utf-8-sig") as table:
+            header = table.readline()
+        if "EstimatedYesNo" in header:
+            return datasets.OpenImagesPoints(path, images, classes)
+        return datasets.PointsCsv(path, images)
+    if (path / "validation-segmentation").is_dir():
+        return datasets.ImageNetS(path, classes)
+    if (path / "images").is_dir() and (path / "masks").is_dir():
+        return datasets.MaskFolder(path)
+    return datasets.ImageFolder(path)
+
+
+def _objects(name: str, default: tuple[int, int]) -> tuple[int, int]:
+    _, colon, text = name.partition(":")
+    if not colon:
+        return default
+    found = re.fullmatch(r"(\d)(?:-(\d))?", text)
+    if not found:
+        raise InputError(f"--data {name!r}: expected embedded:LOW-HIGH, the number of objects, as in embedded:2-4")
+    low = int(found[1])
+    return low, int(found[2] or low)

@@ -1,0 +1,164 @@
+"""The figures of a report, drawn from a result file's content."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from legrad.metrics import perturbation
+from legrad.saving import write_atomically
+from legrad.viz import png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_LINES = 8
+
+
+def draw(content: Mapping[str, Any], stem: Path) -> list[Path]:
+    """The figures of one result, as ``STEM.png`` and ``STEM-curves.png``; none without any numbers."""
+    written = []
+    figures = [("", bars(content)), ("-curves", curves(content))]
+    for suffix, figure in figures:
+        if figure is not None:
+            path = stem.with_name(f"{stem.name}{suffix}.png")
+            write_atomically(path, png(figure))
+            written.append(path)
+    return written
+
+
+def bars(content: Mapping[str, Any]) -> "Figure | None":
+    """The headline metric of every method with its interval, best on top; of a fingerprint the layers' shares."""
+    if content["benchmark"] == "fingerprint":
+        return _shares(content)
+    name, metric = next(iter(content["metrics"].items()))
+    rows = _known(content, name)
+    if not rows:
+        return None
+    rows.sort(key=lambda row: row[1]["value"], reverse=metric["better"] == "lower")
+    figure, axes = _new(height=1 + 0.3 * len(rows))
+    for place, (_, numbers) in enumerate(rows):
+        axes.plot([numbers["low"], numbers["high"]], [place, place], color="0.4", lw=2, solid_capstyle="butt")
+        axes.plot([numbers["value"]], [place], "o", color="C0")
+    axes.set_yticks(range(len(rows)), [method for method, _ in rows])
+    chance = content["chance"].get(name)
+    if chance is not None:
+        axes.axvline(chance, color="C3", ls="--", lw=1, label="chance")
+        axes.legend(loc="lower right", fontsize=8)
+    arrow = {"higher": " (higher is better)", "lower": " (lower is better)", None: ""}[metric["better"]]
+    axes.set_xlabel(f"{metric['title']}{arrow}")
+    axes.set_title(f"{content['benchmark']}, {content['settings']['subject']['model']}", fontsize=10)
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def curves(content: Mapping[str, Any]) -> "Figure | None":
+    """What a benchmark has beyond single numbers: accuracy over erased pixels, the cascade, the layers."""
+    drawer = {"perturbation": _perturbation, "sanity": _sanity, "ablation": _layers}.get(content["benchmark"])
+    return None if drawer is None else drawer(content)
+
+
+def _perturbation(content: Mapping[str, Any]) -> "Figure | None":
+    shown = [method for method in _ranked(content) if content["scores"][method]]
+    if not shown:
+        return None
+    explained = "predicted" if "predicted" in next(iter(content["scores"][shown[0]].values())) else "target"
+    figure, axes = _new(columns=2)
+    for ax, direction in zip(axes, ("negative", "positive"), strict=True):
+        for method in shown:
+            rows = [one[explained][direction] for one in content["scores"][method].values()]
+            ax.plot([0.0, *perturbation.STEPS], np.mean(rows, 0), marker=".", label=method)
+        ax.set_title(f"{direction}: {'least' if direction == 'negative' else 'most'} relevant first", fontsize=10)
+        ax.set_xlabel("share of pixels erased")
+        ax.set_ylabel(f"accuracy, map of the {explained} class")
+        ax.set_ylim(-0.02, 1.02)
+    axes[0].legend(fontsize=7)
+    return figure
+
+
+def _sanity(content: Mapping[str, Any]) -> "Figure | None":
+    shown = [method for method, scores in content["scores"].items() if scores]
+    if not shown:
+        return None
+    figure, axes = _new(columns=2)
+    for ax, kind in zip(axes, ("cascade", "alone"), strict=True):
+        for method in shown:
+            rows = np.array([one[kind] for one in content["scores"][method].values()], np.float64)
+            known = ~np.isnan(rows)
+            means = np.where(known.any(0), np.nansum(rows, 0) / np.maximum(known.sum(0), 1), np.nan)
+            ax.plot(range(1, len(means) + 1), means, marker=".", label=method)
+        what = "blocks shuffled, from the last" if kind == "cascade" else "block shuffled alone, 1 = the last"
+        ax.set_xlabel(f"{what}; the end is the rest of the tower")
+        ax.set_ylabel("rank correlation with the trained map")
+        ax.set_title(kind, fontsize=10)
+        ax.axhline(0, color="0.7", lw=1)
+    axes[0].legend(fontsize=7)
+    return figure
+
+
+def _layers(content: Mapping[str, Any]) -> "Figure | None":
+    """The headline metric over the number of last layers, a line per method and read-out."""
+    name, metric = next(iter(content["metrics"].items()))
+    lines: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for method, numbers in _known(content, name):
+        found = re.fullmatch(r"(.+):layers=(\d+):readout=(\w+)", method)
+        if found:
+            lines.setdefault(f"{found[1]}, {found[3]}", []).append((int(found[2]), numbers))
+    if not lines:
+        return None
+    figure, axes = _new()
+    for label, points in lines.items():
+        points.sort(key=lambda point: point[0])
+        layers = [layer for layer, _ in points]
+        axes.plot(layers, [numbers["value"] for _, numbers in points], marker=".", label=label)
+        axes.fill_between(
+            layers, [numbers["low"] for _, numbers in points], [numbers["high"] for _, numbers in points], alpha=0.15
+        )
+    axes.set_xlabel("last layers used")
+    axes.set_ylabel(metric["title"])
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _shares(content: Mapping[str, Any]) -> "Figure | None":
+    methods = [method for method, one in content["methods"].items() if one["items"]]
+    layers = [name for name in content["metrics"] if name.startswith("layer_")]
+    if not methods:
+        return None
+    figure, axes = _new()
+    width = 0.8 / len(methods)
+    for place, method in enumerate(methods):
+        numbers = [content["methods"][method]["metrics"][name] for name in layers]
+        values = np.array([one["value"] for one in numbers], np.float64)
+        errors = np.array([[one["value"] - one["low"], one["high"] - one["value"]] for one in numbers], np.float64).T
+        axes.bar(np.arange(len(layers)) + place * width, values, width, yerr=errors.clip(min=0), label=method)
+    axes.axhline(1 / len(layers), color="C3", ls="--", lw=1, label="all alike")
+    axes.set_xlabel("layer")
+    axes.set_ylabel("share of the relevance")
+    axes.set_xticks(np.arange(len(layers)) + 0.4 - width / 2, [name.removeprefix("layer_") for name in layers])
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _known(content: Mapping[str, Any], metric: str) -> list[tuple[str, Mapping[str, Any]]]:
+    found = [(method, one["metrics"].get(metric)) for method, one in content["methods"].items()]
+    return [(method, numbers) for method, numbers in found if numbers is not None and numbers["value"] is not None]
+
+
+def _ranked(content: Mapping[str, Any]) -> list[str]:
+    """The reference, the best by the headline metric and the random map: few enough for a legend."""
+    name, metric = next(iter(content["metrics"].items()))
+    rows = sorted(_known(content, name), key=lambda row: row[1]["value"], reverse=metric["better"] != "lower")
+    first = [content["statistics"]["paired with"], "random", *(method for method, _ in rows)]
+    present = {method for method, _ in rows}
+    return [method for method in dict.fromkeys(first) if method in present][:_MOST_LINES]
+
+
+def _new(columns: int = 1, height: float = 3.6) -> "tuple[Figure, Any]":
+    """A figure of its own, no global state, and its axes: one, or an array of them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7 if columns == 1 else 10, height), layout="constrained", dpi=110)
+    return figure, figure.subplots(1, columns)

@@ -1,0 +1,80 @@
+"""All benchmarks by name, with the switches that each takes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from legrad.anatomy import ViTAnatomy
+from legrad.bench import ablation
+from legrad.bench.benchmark import Benchmark
+from legrad.bench.fingerprint import Fingerprint
+from legrad.bench.localisation import Localisation
+from legrad.bench.openvocab import OpenVocabulary
+from legrad.bench.perturbation import Perturbation
+from legrad.bench.presence import Presence
+from legrad.bench.sanity import Sanity
+from legrad.bench.segmentation import Segmentation
+from legrad.bench.speed import Speed
+from legrad.errors import InputError
+from legrad.methods import METHODS
+
+_PLAIN: dict[str, Callable[..., Benchmark]] = {
+    "segmentation": Segmentation,
+    "openvocab": OpenVocabulary,
+    "perturbation": Perturbation,
+    "localisation": Localisation,
+    "sanity": Sanity,
+    "presence": Presence,
+    "speed": Speed,
+}
+NAMES = (*_PLAIN, "ablation", "fingerprint")
+# switch -> benchmark -> allowed values; None = any of its type
+SWITCHES: dict[str, dict[str, tuple[str, ...] | None]] = {
+    "explained": {"segmentation": ("predicted", "truth"), "perturbation": ("both", "predicted", "truth")},
+    "geometry": {"segmentation": ("squash", "crop", "prs_compat")},
+    "threshold": {"openvocab": None},
+    "fill": {"perturbation": ("black", "mean", "blur")},
+    "patch": {"perturbation": None},
+    "ties": {"perturbation": ("index", "random")},
+    "tolerance": {"localisation": None},
+    "on": {"ablation": ("localisation", "segmentation", "openvocab", "perturbation")},
+}
+
+
+def build(name: str, anatomy: ViTAnatomy, switches: Mapping[str, Any]) -> Benchmark:
+    """A benchmark with its switches; None stands for a default.
+
+    Raises:
+        InputError: an unknown name, a switch that it does not take, or a value that the switch does not take.
+    """
+    if name not in NAMES:
+        raise InputError(f"no benchmark {name!r}; there are {', '.join(NAMES)}")
+    given = {switch: value for switch, value in switches.items() if value is not None}
+    base = given.pop("on", "localisation") if name == "ablation" else name
+    if base != name:
+        _check("ablation", "on", base)
+    for switch, value in given.items():
+        _check(base, switch, value)
+    if name == "fingerprint":
+        return Fingerprint(len(anatomy.blocks))
+    made = _PLAIN[base](**given)
+    return ablation.Ablation(made) if name == "ablation" else made
+
+
+def methods(name: str, anatomy: ViTAnatomy) -> list[str]:
+    """What is compared unless the user says: all methods but black boxes, or what the benchmark is about."""
+    if name == "ablation":
+        return ablation.variants(anatomy)
+    if name == "fingerprint":
+        return ["legrad"]
+    # a control costs nothing and explains nothing: its speed would only confuse
+    left_out = ("black box", "nothing") if name == "speed" else ("black box",)
+    return [method for method, facts in METHODS.items() if facts.needs not in left_out]
+
+
+def _check(benchmark: str, switch: str, value: Any) -> None:
+    takes = SWITCHES[switch]
+    if benchmark not in takes:
+        raise InputError(f"{benchmark} has no switch --{switch}; it is for {', '.join(takes)}")
+    allowed = takes[benchmark]
+    if allowed is not None and value not in allowed:
+        raise InputError(f"--{switch} of {benchmark} is one of {', '.join(allowed)}, got {value!r}")

@@ -1,0 +1,459 @@
+"""The benchmarks on real tiny models, the report, and the command line."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import legrad
+from legrad import cli
+from legrad.bench import report, table
+from legrad.bench.classes import choices, column
+from legrad.bench.data import open_data
+from legrad.bench.fingerprint import Fingerprint
+from legrad.bench.result import Result
+from legrad.bench.runner import Limits, run
+from legrad.bench.sanity import Sanity, shuffled, stages
+from legrad.bench.speed import Speed
+from legrad.bench.study import Part, Scale, study
+from legrad.bench.subject import Subject, fingerprint
+from legrad.datasets import MaskFolder, PointsCsv
+from legrad.datasets.embedded import EmbeddedScenes
+from legrad.errors import InputError, UnsupportedModelError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*maps (are flat|hardly depend)")
+
+
+def transform(size=32):
+    from torchvision import transforms as t
+
+    return t.Compose([t.Resize((size, size)), t.ToTensor(), t.Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))])
+
+
+@pytest.fixture(scope="module")
+def clip():
+    model = models.clip()
+    model.visual.preprocess_cfg = {
+        "size": (32, 32),
+        "mode": "RGB",
+        "mean": (0.5, 0.4, 0.3),
+        "std": (0.2, 0.3, 0.4),
+        "interpolation": "bicubic",
+        "resize_mode": "squash",
+        "fill_color": 0,
+    }
+    return legrad.wrap(model, tokenizer=models.tokenizer)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5)
+    return legrad.wrap(models.randomised(model))
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return EmbeddedScenes(1, (2, 3), count=6)
+
+
+def subject(explainer, data, **options):
+    return Subject(explainer, labels=data.classes, **options)
+
+
+# -- the embedded data set ----------------------------------------------------------------------------------------
+
+
+def test_embedded_scenes(scenes):
+    assert len(scenes) == len(scenes.keys()) == 6
+    sample, again = scenes[2], scenes[2]
+    assert sample.key == scenes.keys()[2]
+    assert np.array_equal(sample.image, again.image)
+    assert max(sample.masks, key=lambda name: sample.masks[name].sum()) == sample.label
+    assert set(sample.masks) == set(sample.points) <= set(scenes.classes)
+    for name, (positive, negative) in sample.points.items():
+        rows, cols = np.floor(positive[:, 1]).astype(int), np.floor(positive[:, 0]).astype(int)
+        assert sample.masks[name][rows, cols].all()
+        rows, cols = np.floor(negative[:, 1]).astype(int), np.floor(negative[:, 0]).astype(int)
+        assert not sample.masks[name][rows, cols].any()
+        others = np.any([mask for other, mask in sample.masks.items() if other != name], axis=0)
+        assert others[rows, cols].sum() == 2
+        assert len(positive) == len(negative) == 5
+    with pytest.raises(IndexError):
+        scenes[6]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": legrad.embedded.TRAINING_SEEDS[0]}, "trained on"),
+        ({"seed": -1}, "negative"),
+        ({"objects": (0, 2)}, "smallest"),
+        ({"count": 0}, "at least 1"),
+    ],
+)
+def test_embedded_scenes_refuse(arguments, message):
+    with pytest.raises(InputError, match=message):
+        EmbeddedScenes(**arguments)
+
+
+# -- the subject --------------------------------------------------------------------------------------------------
+
+
+def test_maps_are_explains_in_the_pixels_of_the_input(clip, scenes):
+    asked = subject(clip, scenes)
+    pictures = [scenes[0].image, scenes[1].image]
+    names = [["dog", "cat"], ["sun"]]
+    maps = asked.maps(pictures, [[asked.target(name) for name in own] for own in names], "legrad")
+    assert [tuple(one.shape) for one in maps] == [(2, 32, 32), (1, 32, 32)]
+    expected = clip.explain(pictures[1], ["a photo of a sun"], fit="squash")
+    grid = asked.grids(pictures[1:], [[asked.target("sun")]], "legrad")[0]
+    assert torch.allclose(grid, expected.relevance[0], rtol=1e-4, atol=1e-9)
+    last = asked.grids(pictures[1:], [[asked.target("sun")]], "legrad:layers=1:readout=native")[0]
+    expected = clip.explain(pictures[1], ["a photo of a sun"], fit="squash", layers=1, readout="native")
+    assert torch.allclose(last, expected.relevance[0], rtol=1e-4, atol=1e-9)
+
+
+def test_logits_are_similarities_with_the_names(clip, scenes):
+    asked = subject(clip, scenes)
+    logits = asked.logits(asked.features(asked.inputs([scenes[0].image])))
+    assert logits.shape == (1, 200)
+    place = asked.column("koala")
+    expected = clip.explain(scenes[0].image, ["a photo of a koala"], fit="squash").scores
+    assert logits[0, place].item() == pytest.approx(expected.item(), abs=1e-5)
+    assert torch.equal(asked.at_column(place), asked.target("koala"))
+    pixels = asked.pixels([scenes[0].image])
+    assert pixels.min() >= -1e-6
+    assert pixels.max() <= 1 + 1e-6
+    assert torch.allclose(asked.logits(asked.seen(pixels)), logits, atol=1e-5)
+    with pytest.raises(InputError, match="class 'unicorn' is not among the 200"):
+        asked.column("unicorn")
+    with pytest.raises(InputError, match="does not list; explain the true"):
+        Subject(clip).column("koala")
+
+
+def test_names_and_templates(clip, scenes):
+    plain = subject(clip, scenes).target("dog")
+    renamed = subject(clip, scenes, names={"dog": "cat"}).target("dog")
+    assert torch.equal(renamed, subject(clip, scenes).target("cat"))
+    assert not torch.equal(plain, subject(clip, scenes, templates=("{}!",)).target("dog"))
+
+
+def test_classes_of_a_classifier(classifier):
+    labels = ("ant", "bee", "cow", "dog", "eel")
+    asked = Subject(classifier, labels=labels)
+    assert not asked.zero_shot
+    assert (asked.target("cow"), asked.column("cow"), asked.at_column(2)) == (2, 2, 2)
+    with pytest.raises(InputError, match="'fox' is unknown to the model: it has 5 outputs"):
+        asked.target("fox")
+
+
+def test_imagenet_classes():
+    assert column("n01443537", (), None, 1000) == 1
+    assert len(choices(["n01440764", "n01443537"])) == 1000
+    assert choices(["dog", "n01443537"]) == ("dog", "n01443537")
+    # a hypernym is no class of the 1000
+    with pytest.raises(InputError, match="n00001740"):
+        column("n00001740", (), None, 1000)
+
+
+def test_fingerprints_tell_weights_apart():
+    first, again, other = models.clip(), models.clip(), models.clip(seed=1)
+    assert fingerprint(first) == fingerprint(again) != fingerprint(other)
+
+
+def test_models_that_cannot_be_measured(clip):
+    from dataclasses import replace
+
+    wide = legrad.Explainer(replace(clip.adapter, anatomy=replace(clip.anatomy, image_size=(32, 48))))
+    with pytest.raises(UnsupportedModelError, match="square"):
+        Subject(wide)
+
+
+# -- benchmarks that need a real model ----------------------------------------------------------------------------
+
+
+def test_sanity_leaves_the_model_as_found(clip, scenes, tmp_path):
+    data = subject(clip, scenes)
+    with models.left_as_found(clip.model):
+        result = run(Sanity(), data, scenes, ["legrad", "centre"], tmp_path, Limits(2)).content
+    scores = result["scores"]["legrad"]
+    for one in scores.values():
+        assert len(one["cascade"]) == len(one["alone"]) == len(clip.anatomy.blocks) + 1
+        assert len(one["gibberish"]) == 1
+        assert one["cascade"][0] == one["alone"][0] != 1
+    assert all(set(one["cascade"]) == {pytest.approx(1)} for one in result["scores"]["centre"].values())
+    assert result["methods"]["centre"]["metrics"]["gibberish"]["value"] == pytest.approx(1)
+
+
+def test_every_parameter_of_the_tower_is_shuffled_once(clip):
+    parts = stages(clip.anatomy.tower, clip.anatomy.blocks)
+    assert len(parts) == len(clip.anatomy.blocks) + 1
+    flat = [id(p) for part in parts for p in part]
+    assert sorted(flat) == sorted(id(p) for p in clip.anatomy.tower.parameters())
+    assert {id(p) for p in parts[0]} == {id(p) for p in clip.anatomy.blocks[-1].parameters()}
+    before = parts[0][0].detach().clone()
+    with pytest.raises(RuntimeError, match="stop"), shuffled(parts[0], 0):
+        assert not torch.equal(parts[0][0], before)
+        assert torch.equal(parts[0][0].flatten().sort().values, before.flatten().sort().values)
+        raise RuntimeError("stop")
+    assert torch.equal(parts[0][0], before)
+
+
+def test_the_fingerprint_is_each_layers_share(clip, scenes, tmp_path):
+    result = run(
+        Fingerprint(4), subject(clip, scenes), scenes, ["legrad", "legrad:layers=1", "rollout"], tmp_path
+    ).content
+    explanation = clip.explain(scenes[0].image, [f"a photo of a {scenes[0].label}"], fit="squash", keep_layers=True)
+    sums = explanation.layer_relevance[0, 0].sum((1, 2))
+    assert result["scores"]["legrad"][scenes.keys()[0]]["layers"] == pytest.approx(
+        (sums / sums.sum()).tolist(), rel=1e-3
+    )
+    assert set(result["unsupported"]) == {"legrad:layers=1", "rollout"}
+
+
+def test_speed_measures_both(clip, scenes, tmp_path):
+    result = run(Speed(1), subject(clip, scenes), scenes, ["legrad", "random"], tmp_path, Limits(3)).content
+    for method in ("legrad", "random"):
+        assert all(one["seconds"] > 0 < one["forward"] for one in result["scores"][method].values())
+    numbers = result["methods"]["legrad"]["metrics"]
+    assert numbers["fps"]["value"] < numbers["fps_forward"]["value"]
+    assert numbers["slowdown"]["value"] > 1
+
+
+@pytest.mark.parametrize("name", [name for name in table.NAMES if name not in ("speed", "sanity", "fingerprint")])
+def test_every_benchmark_on_a_tiny_model(clip, name, tmp_path):
+    data = open_data("embedded", name)
+    benchmark = table.build(name, clip.anatomy, {})
+    result = run(benchmark, subject(clip, data), data, ["legrad", "random"], tmp_path, Limits(2)).content
+    assert (result["problems"], result["unsupported"], result["complete"]) == ([], {}, True)
+    assert result["methods"]["legrad"]["items"] == 2
+    json.dumps(result["settings"])
+    headline = next(iter(result["metrics"]))
+    assert 0 <= result["methods"]["random"]["metrics"][headline]["value"] <= 90
+
+
+@pytest.mark.parametrize("name", ["segmentation", "perturbation", "localisation", "presence", "sanity"])
+def test_every_kind_of_benchmark_on_a_classifier(classifier, name, tmp_path):
+    labels = ("ant", "bee", "cow", "dog", "eel")
+    root = tmp_path / "data"
+    for folder in ("images", *(f"masks/{label}" for label in labels[:2])):
+        (root / folder).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        Image.fromarray(rng.integers(0, 255, (40, 30, 3), np.uint8)).save(root / f"images/{index}.png")
+        for label in labels[:2]:
+            mask = np.zeros((40, 30), np.uint8)
+            mask[:20] = 255 * (label == "ant")
+            mask[20:] = 255 * (label == "bee")
+            Image.fromarray(mask).save(root / f"masks/{label}/{index}.png")
+
+    from dataclasses import replace
+
+    class Labelled(MaskFolder):
+        def __getitem__(self, index):
+            return replace(super().__getitem__(index), label="bee")
+
+    data = Labelled(root)
+    data.classes = labels
+    result = run(
+        table.build(name, classifier.anatomy, {}), subject(classifier, data), data, ["legrad", "random"], tmp_path
+    ).content
+    assert result["problems"] == []
+    assert result["methods"]["legrad"]["items"] == 2
+
+
+# -- switches and data --------------------------------------------------------------------------------------------
+
+
+def test_switches(clip):
+    anatomy = clip.anatomy
+    assert table.build("segmentation", anatomy, {"explained": "truth", "fill": None}).explained == "truth"
+    made = table.build("ablation", anatomy, {"on": "segmentation", "explained": "truth"})
+    assert (made.base.name, made.base.explained) == ("segmentation", "truth")
+    assert len(table.methods("ablation", anatomy)) == 1 + 2 * 2 * 4
+    assert "rise" not in table.methods("localisation", anatomy)
+    wrong = [
+        ("nonsense", {}, "no benchmark 'nonsense'"),
+        ("segmentation", {"fill": "black"}, "segmentation has no switch --fill; it is for perturbation"),
+        ("segmentation", {"explained": "both"}, "one of predicted, truth, got 'both'"),
+        ("ablation", {"on": "speed"}, "--on of ablation is one of"),
+    ]
+    for name, switches, message in wrong:
+        with pytest.raises(InputError, match=message):
+            table.build(name, anatomy, switches)
+
+
+def test_what_data_names(tmp_path):
+    assert open_data("embedded", "perturbation").objects == (1, 1)
+    assert open_data("embedded", "segmentation", explained="truth").objects == (2, 4)
+    assert open_data("embedded:3", "perturbation").objects == (3, 3)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images/a.png")
+    Image.new("L", (8, 8)).save(tmp_path / "masks/a.png")
+    assert isinstance(open_data(str(tmp_path), "segmentation"), MaskFolder)
+    points = tmp_path / "points.csv"
+    points.write_text("image,class,x,y,label\na.png,dog,1,1,yes\n")
+    assert isinstance(open_data(str(points), "openvocab", images=tmp_path / "images"), PointsCsv)
+    wrong = [("absent", "no file or folder 'absent'"), (str(points), "--images"), ("embedded:x", "LOW-HIGH")]
+    for name, message in wrong:
+        with pytest.raises(InputError, match=message):
+            open_data(name, "openvocab")
+
+
+# -- study, report, command line ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(clip, tmp_path_factory):
+    """A study of a tiny model, with a few methods."""
+    out = tmp_path_factory.mktemp("study")
+    methods = ("legrad", "random", "rollout")
+    parts = [
+        Part("fingerprint", 20, 1, methods=("legrad",)),
+        Part("ablation", 20, 1, methods=("legrad", "legrad:layers=1:readout=native", "legrad:layers=2:readout=native")),
+        Part("sanity", 20, 1, methods=methods),
+        Part("localisation", 20, 1, methods=methods),
+        Part("perturbation", 20, 1, methods=methods),
+        Part("segmentation", 20, 1, {"explained": "truth"}, methods),
+    ]
+    results = study(clip, "embedded", out / "tiny", Scale(None, 10), parts=parts)
+    assert [one.content["methods"]["legrad"]["items"] for one in results] == [2] * 6
+    return out
+
+
+def test_report(folder):
+    page = report.report(folder)
+    text = page.read_text()
+    assert text.startswith("# Benchmark report")
+    rows = list(csv.DictReader((folder / "report.csv").open()))
+    chosen = [r for r in rows if (r["benchmark"], r["method"], r["metric"]) == ("localisation", "random", "pointing")]
+    assert len(chosen) == 1
+    (path,) = (folder / "tiny").glob("localisation-*.json")
+    content = Result.read(path).content
+    assert float(chosen[0]["value"]) == content["methods"]["random"]["metrics"]["pointing"]["value"]
+    for benchmark in ("fingerprint", "ablation (localisation)", "sanity", "perturbation", "segmentation (truth)"):
+        assert f"\n## {benchmark}, CLIP\n" in text
+    assert f"chance is {content['chance']['pointing']:.3f}" in text
+    assert "| *chance* |" in text
+    pictures = [line[line.index("(") + 1 : -1] for line in text.splitlines() if line.startswith("![")]
+    assert len(pictures) == 9
+    for name in pictures:
+        with Image.open(folder / name) as picture:
+            assert min(picture.size) > 100
+    # headings of a table and its rows have as many cells
+    for block in text.split("\n\n"):
+        if block.startswith("| "):
+            assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+def test_the_report_marks_what_is_better_and_worse():
+    def numbers(low, high):
+        return {"difference_low": low, "difference_high": high}
+
+    assert report._mark(numbers(0.1, 0.2), "higher") == report._mark(numbers(-0.2, -0.1), "lower") == " ▲"
+    assert report._mark(numbers(0.1, 0.2), "lower") == report._mark(numbers(-0.2, -0.1), "higher") == " ▼"
+    assert report._mark(numbers(-0.1, 0.2), "higher") == report._mark(numbers(None, None), "higher") == ""
+    assert report._mark(numbers(0.1, 0.2), None) == ""
+
+
+def test_few_pictures_cannot_be_best():
+    def one(items, value):
+        return {"items": items, "metrics": {"x": {"value": value}}}
+
+    content = {"metrics": {"x": {"better": "higher"}}, "methods": {"few": one(49, 1.0), "many": one(100, 0.5)}}
+    assert report._best(content, "x") == "many"
+    content["methods"]["many"]["items"] = 20
+    assert report._best(content, "x") == "few"
+
+
+def test_a_report_of_nothing(tmp_path):
+    with pytest.raises(InputError, match="no result"):
+        report.report(tmp_path)
+    with pytest.raises(InputError, match="no folder"):
+        report.report(tmp_path / "absent")
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(InputError, match=r"a.json is not a result of legrad bench"):
+        report.report(tmp_path)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def run_cli(*arguments):
+        monkeypatch.setattr(sys, "argv", ["legrad", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stopped.value.code or 0, out, err
+
+    return run_cli
+
+
+def test_the_command(call):
+    code, out, err = call("bench", "localisation", "--methods", "random,centre", "--items", "2", "--out", "results")
+    assert (code, err) == (0, "")
+    assert "report: results/report.md" in out
+    (path,) = Path("results").glob("localisation-embedded-*.json")
+    assert set(Result.read(path).content["methods"]) == {"random", "centre"}
+    assert call("bench", "report", "results")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("segmentation", "--fill", "black"), "no switch --fill"),
+        (("localisation", "--methods", "legrat"), "no method 'legrat'"),
+        (("localisation", "--data", "absent"), "no file or folder 'absent'"),
+        (("localisation", "--model", "absent"), "unknown model"),
+        (("all", "--quick", "--full"), "exclude each other"),
+        (("report", "absent"), "no folder"),
+    ],
+)
+def test_wrong_commands(call, arguments, message):
+    code, out, err = call("bench", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_killed_command_goes_on(tmp_path):
+    """A real process, really killed."""
+    command = [sys.executable, "-m", "legrad.cli", "bench", "localisation", "--methods", "random,centre"]
+    command += ["--items", "60", "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(legrad.__file__).parents[1])}
+    journal = tmp_path / "out" / "localisation.jsonl"
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (journal.is_file() and journal.read_bytes().count(b"\n") > 10) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = journal.read_bytes().count(b"\n")
+    assert 10 < before < 120
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=300)
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert len(records) == len({(one["key"], one["method"]) for one in records}) == 120
+
+
+def test_help_is_fast():
+    code = "import sys, legrad.cli; print([m for m in ('sklearn', 'h5py', 'matplotlib', 'legrad.bench.runner') if m in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": str(Path(legrad.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "[]"
