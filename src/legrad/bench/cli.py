@@ -29,8 +29,8 @@ Model = Annotated[str, typer.Option(help="embedded, open_clip:ARCH/TAG, timm:NAM
 Data = Annotated[
     str,
     typer.Option(
-        help="embedded, embedded:LOW-HIGH (objects in a scene), gtsegs_ijcv.mat, a table of points (.csv), or a folder: "
-        "ImageNet-S, images/ with masks/, class folders, ImageNet's validation set."
+        help="embedded, embedded:LOW-HIGH (objects in a scene), gtsegs_ijcv.mat, a table of points (.csv), or a "
+        "folder: ImageNet-S, images/ with masks/, class folders, ImageNet's validation set."
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for results; the same command goes on with an interrupted run.")]

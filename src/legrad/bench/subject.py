@@ -67,8 +67,8 @@ class Subject:
 
     Args:
         explainer: of a model for still pictures.
-        layers: as in ``Explainer.explain``.
-        readout: as in ``Explainer.explain``.
+        layers: as in ``Explainer.explain``, for methods that have layers to choose from.
+        readout: as in ``Explainer.explain``, for methods that read layers out.
         labels: all classes of the data set, as in its samples; empty if it does not list them.
         names: what classes are called in prompts, where the data set's labels say it badly.
         templates: texts with ``{}`` in them, whose embeddings are averaged for a class name.
@@ -161,9 +161,17 @@ class Subject:
     def explain(self, pictures: Sequence[Image] | Tensor, targets: Any, method: str, **arguments: Any) -> Any:
         """``Explainer.explain`` with the run's settings; flat maps are counted by whoever asks, not warned of.
 
-        ``pictures`` may be what ``inputs`` returns.
+        ``pictures`` may be what ``inputs`` returns. Layers and read-out of the run are for the methods that can use
+        them; ``arguments`` have to be usable.
+
+        Raises:
+            UnsupportedModelError: the method cannot use ``arguments``.
         """
         ready = isinstance(pictures, Tensor)
+        shared = {name: value for name, value in self._arguments.items() if not self._refused(method, {name: value})}
+        refused = self._refused(method, arguments)
+        if refused:
+            raise UnsupportedModelError(refused)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FlatMapWarning)
             warnings.filterwarnings("ignore", message=".*hardly depend.*")
@@ -171,8 +179,18 @@ class Subject:
                 pictures if ready else list(pictures),
                 [list(own) for own in targets],
                 method=method,
-                **{**({} if ready else {"fit": "squash"}), **self._arguments, **arguments},
+                **{**({} if ready else {"fit": "squash"}), **shared, **arguments},
             )
+
+    def _refused(self, method: str, arguments: Mapping[str, Any]) -> str:
+        """Why a method cannot use arguments, or ""."""
+        asked: dict[str, Any] = {"layers": None, "readout": "auto", "null_target": None, "keep_layers": False}
+        asked.update((name, arguments[name]) for name in asked if name in arguments)
+        try:
+            METHODS[method].check(self.explainer.anatomy, **asked)
+        except InputError as error:
+            return str(error)
+        return ""
 
     # -- classes ------------------------------------------------------------------------------------------------------
 
