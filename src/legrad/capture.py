@@ -622,8 +622,8 @@ class _WholeTap(AttentionTap):
         return super().__torch_function__(func, types, args, kwargs)
 
     def _softmax(self, attention: Tensor) -> Tensor:
-        self.seen.append(Attention(attention))
-        return attention
+        self.seen.append(Attention(_in_graph(attention)))
+        return self.seen[-1].output
 
     def _attention(
         self,
@@ -637,10 +637,16 @@ class _WholeTap(AttentionTap):
         enable_gqa: bool = False,
     ) -> Tensor:
         output = self._attend(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        output = _in_graph(output)
         q, k, v = (_repeated(t.detach(), query) for t in (query, key, value))
         mask = _visible(None, True, query, key) if is_causal else attn_mask
         self.seen.append(Attention(output, q, k, v, mask, scale))
         return output
+
+
+def _in_graph(tensor: Tensor) -> Tensor:
+    """Itself, or a leaf where parameters are frozen and nothing before it has a graph."""
+    return tensor if tensor.requires_grad or not torch.is_grad_enabled() else tensor.detach().requires_grad_()
 
 
 def _repeated(tensor: Tensor, query: Tensor) -> Tensor:

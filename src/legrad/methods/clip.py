@@ -115,7 +115,7 @@ def decomposition(call: Call) -> Tensor:
     made = through(call, rules.FROZEN_NORMS, cut=None if pooled else _is_norm, frozen_norm=True)
     if not pooled:
         _check_residual(made)
-    return layer_maps(made, lambda a, g, patches: (a * g).sum(1).mean(1))
+    return layer_maps(made, lambda a, g, patches: (a * g).sum((1, 2)))
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -99,26 +99,15 @@ FROZEN_NORMS: Mapping[Any, Callable[..., Tensor]] = {
     torch.rsqrt: constant(torch.rsqrt),
     Tensor.rsqrt: constant(torch.rsqrt),
 }
+_ACTIVATIONS = (
+    *(F.gelu, F.silu, F.relu, F.relu6, F.leaky_relu, F.elu, F.hardswish, F.mish, torch.relu),
+    *(torch.tanh, Tensor.tanh, F.tanh),
+)
 LRP: Mapping[Any, Callable[..., Tensor]] = {
     **FROZEN_NORMS,
-    **{
-        function: identity(function)
-        for function in (F.gelu, F.silu, F.relu, F.relu6, F.leaky_relu, F.elu, F.hardswish, F.mish, torch.relu)
-    },
-    # of activations that are written out, x * sigmoid(1.702 x) and the like
-    **{
-        function: constant(function)
-        for function in (
-            torch.sigmoid,
-            Tensor.sigmoid,
-            F.sigmoid,
-            torch.tanh,
-            Tensor.tanh,
-            F.tanh,
-            torch.erf,
-            Tensor.erf,
-        )
-    },
+    **{function: identity(function) for function in _ACTIVATIONS},
+    # gates of activations that are written out: x * sigmoid(1.702 x), x * (1 + erf(x / sqrt(2))) / 2
+    **{function: constant(function) for function in (torch.sigmoid, Tensor.sigmoid, F.sigmoid, torch.erf, Tensor.erf)},
     **{function: product(function) for function in (torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__)},
     **{
         function: matrix_product(function)
