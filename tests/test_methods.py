@@ -414,6 +414,108 @@ def test_signed_maps_are_stretched_from_the_lowest_value():
     assert torch.allclose(saliency.amax((-2, -1)), torch.ones(2, 2))
 
 
+@pytest.mark.parametrize("name", [name for name in TARGETED if METHODS[name].needs == "gradients"])
+def test_attention_that_is_written_out_gives_the_same(name):
+    model, images, targets = setting("average")
+    explainer = legrad.wrap(model)
+    want = explained(explainer, images, asked("average", targets), method=name).relevance
+    eager = replace(explainer.anatomy, attention="softmax", switches=())
+    for block in model.blocks:
+        block.attn.fused_attn = False
+    written = legrad.wrap(model, anatomy=eager)
+    if name == "grad-eclip":
+        with pytest.raises(legrad.UnsupportedModelError, match="queries and keys"):
+            explained(written, images, asked("average", targets), method=name)
+        return
+    found = explained(written, images, asked("average", targets), method=name).relevance
+    assert torch.allclose(found, want, rtol=1e-8, atol=1e-10 * float(want.abs().max()))
+
+
+def zoo(library, name):
+    import importlib
+
+    import sweep
+
+    return importlib.import_module(sweep.ZOOS[library]).build(name).double()
+
+
+@pytest.mark.parametrize(
+    ("library", "model", "refused"),
+    [
+        # class attention behind blocks whose maps cannot be chained with it
+        (
+            "timm",
+            "cait_m36_384",
+            {"rollout": "cannot be seen", "chefercam": "cannot be seen", "maskclip": "its pooler"},
+        ),
+        # heads folded into the batch
+        ("timm", "samvit_base_patch16", {"raw-attention": "between all tokens", "maskclip": "one grid"}),
+        ("timm", "vit_dlittle_patch16_reg1_gap_256", {"gradient-attention": "differential", "maskclip": "plain"}),
+        ("timm", "vit_base_patch16_rpn_224", {"textspan": "no residual block"}),
+        ("timm", "vit_base_patch16_18x2_224", {"textspan": "no residual block"}),
+        ("transformers", "BlipModel", {"maskclip": "writes its attention out", "grad-eclip": "queries and keys"}),
+        (
+            "transformers, video and audio",
+            "timesformer",
+            {
+                "rise": "frames x rows x cols",
+                "edges": "for pictures",
+                "rollout": "between all tokens",
+                "lrp": "one grid",
+            },
+        ),
+    ],
+)
+def test_what_makes_no_sense_for_a_model_is_refused_in_a_sentence(library, model, refused):
+    from legrad.doctor import random_input
+
+    model = zoo(library, model)
+    explainer = legrad.wrap(model)
+    batch = random_input(explainer.anatomy)
+    for name, reason in refused.items():
+        with models.left_as_found(model), pytest.raises(legrad.UnsupportedModelError, match=reason) as caught:
+            explained(explainer, batch, lambda f: f[:, 1], method=name)
+        assert "\n" not in str(caught.value)
+    for name in ("legrad-norelu", "random", "centre"):
+        assert bool(explained(explainer, batch, lambda f: f[:, 1], method=name).relevance.any())
+
+
+def test_an_activation_as_a_head_keeps_its_relevance():
+    """ViT's pooler ends in tanh, which is no gate of something else."""
+    model = zoo("transformers", "ViTModel")
+    from legrad.doctor import random_input
+
+    explainer = legrad.wrap(model)
+    found = explained(explainer, random_input(explainer.anatomy), lambda f: f[:, 1], method="lrp")
+    assert bool(found.relevance.any())
+
+
+def test_gated_activations_share_evenly():
+    """EVA-02's SwiGLU is a product of two activations: all relevance arrives, but for biases and the softmax."""
+    from legrad.methods import rules
+
+    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    w, u = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
+    tap = capture._WholeTap("fused", rules.LRP, F.scaled_dot_product_attention)
+    for gated in (
+        lambda: F.silu(x @ w) * (x @ u),
+        lambda: (x @ w) * torch.sigmoid(1.702 * (x @ w)),
+        lambda: F.gelu(F.layer_norm(x, (4,)) @ w),
+        lambda: F.relu(F.rms_norm(x, (4,)) @ w),
+        lambda: torch.tanh(x @ w),
+        lambda: (x @ w) @ (x @ u).transpose(-2, -1),
+        lambda: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6),
+    ):
+        plain = gated()
+        with tap:
+            ruled = gated()
+        assert torch.allclose(ruled, plain)
+        (gradient,) = torch.autograd.grad(ruled.sum(), x)
+        assert torch.allclose((gradient * x).sum(), plain.sum())
+        (usual,) = torch.autograd.grad(plain.sum(), x)
+        assert not torch.allclose((usual * x).sum(), plain.sum())
+
+
 def test_the_rows_that_a_head_reads():
     from legrad.methods.passes import through
 

@@ -59,10 +59,10 @@ def _mean(call: AttentionCall, output_grad: Tensor, rows: slice) -> Tensor:
     parts = [output_grad, call.value, call.keep]
     gradient, value, keep = (one[:, None] if one is not None and output_grad.ndim == 3 else one for one in parts)
     assert gradient is not None
-    sensitivity = relevance.attention_gradient(
-        as_float(gradient[:, :, rows]), None if value is None else as_float(value)
-    )
-    if keep is not None:
-        # a mask may stand for all queries at once
-        sensitivity = sensitivity * (keep if keep.shape[2] == 1 else keep[:, :, rows])
-    return sensitivity.mean((1, 2))
+    gradient = as_float(gradient[:, :, rows])
+    value = None if value is None else as_float(value)
+    if keep is None:  # the mean of products with V is the product of the mean with V
+        return relevance.attention_gradient(gradient.mean(2, keepdim=True), value).mean((1, 2))
+    # a mask may stand for all queries at once
+    keep = keep if keep.shape[2] == 1 else keep[:, :, rows]
+    return (relevance.attention_gradient(gradient, value) * keep).mean((1, 2))

@@ -1,5 +1,7 @@
 """Methods that read attention maps, with and without their gradients."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,7 @@ from legrad.capture import Attention
 from legrad.errors import UnsupportedModelError
 from legrad.methods.calling import Call
 from legrad.methods.passes import Pass, layer_maps, through
+from legrad.truth import as_float
 
 
 def raw_attention(call: Call) -> Tensor:
@@ -44,11 +47,11 @@ def rollout(call: Call) -> Tensor:
     total = None
     for layer in call.layers:
         mean = _mean([attention.probabilities().mean(1) for attention in made.attentions(layer)])
-        mixed = (mean + _identity(mean)) / 2
+        mixed = (mean + torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)) / 2
         total = mixed if total is None else mixed @ total
     assert total is not None
     pooled = [attention.probabilities()[:, :, 0].mean(1) for attention in _pooler(made)]
-    return call.same_for_all_targets(made.on_grid(_read(made, total, pooled)))
+    return call.same_for_all_targets(made.on_grid(_read(made, total, _mean(pooled) if pooled else None)))
 
 
 def chefer_cam(call: Call) -> Tensor:
@@ -59,46 +62,42 @@ def chefer_cam(call: Call) -> Tensor:
     made = through(call)
     blocks = [made.attentions(layer) for layer in call.layers]
     behind = _pooler(made)
-    every = [attention for layer in [*blocks, behind] for attention in layer]
-    results = []
-    for target in range(len(call.scores)):
-        above = iter(made.needed(target, [attention.output for attention in every]))
-        total = None
-        for layer in blocks:
-            mean = _mean([_weighted(attention, next(above), slice(None)) for attention in layer])
-            total = _identity(mean) if total is None else total
-            total = total + mean @ total
-        pooled = [_weighted(attention, next(above), slice(0, 1))[:, 0] for attention in behind]
-        assert total is not None
+    flat = [attention.output for layer in [*blocks, behind] for attention in layer]
+    gradients = [iter(made.needed(target, flat)) for target in range(len(call.scores))]
+    tokens = made.anatomy.to_tokens(made.found.left[-1])
+    identity = torch.eye(tokens.shape[1], dtype=as_float(tokens).dtype, device=tokens.device)
+    totals = [identity.expand(len(tokens), -1, -1)] * len(call.scores)
+    for layer in blocks:
+        totals = [total + mean @ total for total, mean in zip(totals, _weighted(layer, gradients), strict=True)]
+    if behind:
+        pooled = [mean[:, 0] for mean in _weighted(behind, gradients, slice(0, 1))]
+        read = [_read(made, total, weights) for total, weights in zip(totals, pooled, strict=True)]
+    else:
         # the identity adds the same to every patch that the head reads: it ranks nothing
-        rest = total if behind else total - _identity(total)
-        results.append(made.on_grid(_read(made, rest, pooled)))
-    return torch.stack(results, 1)[:, :, None]
+        read = [_read(made, total - identity) for total in totals]
+    return torch.stack([made.on_grid(one) for one in read], 1)[:, :, None]
 
 
-def _weighted(attention: Attention, output_grad: Tensor, rows: slice) -> Tensor:
-    """Mean over heads of (A * dS/dA)+, (batch, rows, keys)."""
-    product = attention.probabilities()[:, :, rows] * attention.sensitivity(output_grad, rows)
-    return product.clamp(min=0).mean(1)
+def _weighted(layer: list[Attention], gradients: list[Iterator[Tensor]], rows: slice = slice(None)) -> Iterator[Tensor]:
+    """Mean over heads (and attentions side by side) of (A * dS/dA)+ for every target, (batch, rows, keys)."""
+    maps = [attention.probabilities()[:, :, rows] for attention in layer]
+    for own in gradients:
+        products = [a * one.sensitivity(next(own), rows) for a, one in zip(maps, layer, strict=True)]
+        yield _mean([product.clamp(min=0).mean(1) for product in products])
 
 
 def _mean(maps: list[Tensor]) -> Tensor:
     return torch.stack(maps).mean(0)
 
 
-def _identity(matrix: Tensor) -> Tensor:
-    return torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-
-
 def _pooler(made: Pass) -> list[Attention]:
     return made.pooler() if made.anatomy.route == "pooler" else []
 
 
-def _read(made: Pass, matrix: Tensor, pooled: list[Tensor]) -> Tensor:
+def _read(made: Pass, matrix: Tensor, weights: Tensor | None = None) -> Tensor:
     """What the head reads of a (batch, tokens, tokens) matrix: its rows, or a pooler's weights times the matrix."""
-    if not pooled:
+    if weights is None:
         return matrix[:, made.rows].mean(1)
-    weights = _mean(pooled)
     anatomy, tokens = made.anatomy, matrix.shape[1]
     if weights.shape[1] != tokens - anatomy.num_prefix_tokens + anatomy.key_prefix or weights.shape[1] > tokens:
         raise UnsupportedModelError(

@@ -213,8 +213,8 @@ def patches_of(anatomy: ViTAnatomy) -> slice:
 def _only_whole_maps(taps: int, attentions: int, where: str) -> None:
     if taps != attentions:
         raise UnsupportedModelError(
-            f"{where} combines {attentions} attentions into one map (differential attention), of which only the "
-            "gradient is known: use legrad or a black-box method"
+            f"{where} runs {attentions} attentions that do not make one map (differential attention, layers of a "
+            "pooler): use legrad, a control or a black-box method"
         )
 
 
