@@ -524,3 +524,23 @@ def test_equal_names_are_shown_with_their_folders(run):
     _, out, _ = run("explain", "x/a.png", "y/a.png", "-t", "a dog")
     assert "x/a.png" in out
     assert "y/a.png" in out
+
+
+def test_methods_are_listed():
+    from legrad.methods import METHODS
+
+    result = subprocess.run([sys.executable, "-m", "legrad.cli", "methods"], capture_output=True, text=True, check=True)
+    rows = [line.split()[1] for line in result.stdout.splitlines() if line.startswith(("│", "┃"))]
+    assert set(METHODS) <= set(rows)
+    assert "arXiv:2404.03214" in "".join(result.stdout.split("│")).replace(" ", "").replace("\n", "")
+
+
+def test_another_method(run):
+    photo("a.png")
+    code, _, _ = run("explain", "a.png", "-t", "a dog", "--method", "gradcam", "--layers", "1")
+    assert code == 0
+    assert manifest()["settings"]["method"] == "gradcam"
+    assert_error(
+        run("explain", "a.png", "-t", "a dog", "--method", "lrp", "--layers", "2"),
+        "method 'lrp' cannot use layers: it has no layers to choose from",
+    )
