@@ -380,17 +380,6 @@ def test_an_unknown_method_is_refused_with_all_names():
         legrad.wrap(models.clip()).explain(torch.randn(1, 3, 32, 32), torch.randn(32), method="grad-cam")
 
 
-def test_a_method_of_ones_own():
-    def brightness(call):
-        return call.same_for_all_targets(call.batch.mean(1).unflatten(-1, (4, 8)).unflatten(-3, (4, 8)).mean((-3, -1)))
-
-    model, images, targets = setting("token")
-    own = replace(METHODS["edges"], name="brightness", function=brightness)
-    found = legrad.wrap(model).explain(images, targets[0], method=own)
-    assert torch.allclose(found.relevance[0, 0, 1, 2], images[0, :, 8:16, 16:24].mean())
-    assert found.settings["method"] == "brightness"
-
-
 def test_null_target_works_for_methods_that_see_targets():
     model, images, targets = setting("token")
     explainer = legrad.wrap(model)
@@ -546,3 +535,31 @@ def test_no_method_loads_anything_heavy():
     code = f"import legrad.methods, sys; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_the_page_has_every_method_with_its_source():
+    from pathlib import Path
+
+    page = (Path(__file__).parent.parent / "docs" / "methods.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert [row[0].strip("| `") for row in rows] == list(METHODS)
+    for row, method in zip(rows, METHODS.values(), strict=True):
+        assert ("signed" in row[1]) == method.signed
+        if "arXiv:" in method.source and "as above" not in row[2]:
+            authors = method.source.split(",")[0].removeprefix("rules of ").split(" et al")[0]
+            assert authors.split()[-1] in row[2] or "rules as above" in row[2]
+
+
+def test_the_snippets_of_the_page_run():
+    import test_docs
+
+    explainer = legrad.wrap(models.clip())
+    images, targets = torch.randn(1, 3, 32, 32), torch.randn(32)
+    first, second = test_docs.snippets("docs/methods.md")
+    assert 'method="chefercam"' in first
+    variables = {"explainer": explainer, "images": images, "targets": targets, "torch": torch}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        exec(second.replace("masks=4000", "masks=4"), variables)
+    found = explainer.explain(images, targets, method=variables["own"])
+    assert torch.allclose(found.relevance[0, 0, 1, 2], images[0, :, 8:16, 16:24].mean())
