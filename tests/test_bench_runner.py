@@ -197,6 +197,9 @@ def test_limits_on_items(go):
     result, _ = go(data, limits=limits)
     assert len(areas(result)) == 3
     assert len(areas(go(data, limits=Limits(items=4))[0])) == 4
+    left_out, asked = go(data, ("legrad", "random"), limits=Limits(per_method={"random": 0}))
+    assert left_out.content["cuts"] == ["random: left out by this run's limits"]
+    assert {method for method, _ in asked} == {"legrad"}
 
 
 def test_time_cuts_items_and_says_so(go):
@@ -285,9 +288,9 @@ def test_a_paired_difference_is_tighter_than_its_parts():
 
 
 def test_a_difference_is_over_common_items():
-    items = {"a": {"0": {"x": 1.0}, "1": {"x": 5.0}}, "b": {"0": {"x": 2.0}}, "c": {}}
+    items = {"a": {"0": {"x": 1.0}, "1": {"x": 5.0}}, "b": {"0": {"x": 2.0}, "7": {"x": 9.0}}, "c": {}}
     found = compare(items, mean(lambda item: item["x"]), "a")
-    assert (found["a"]["value"], found["b"]["value"]) == (3, 2)
+    assert (found["a"]["value"], found["b"]["value"]) == (3, 5.5)
     assert found["b"]["difference"] == 1
     assert set(found) == {"a", "b"}
 

@@ -154,7 +154,9 @@ def everything(
     ] = None,
     data: Data = "embedded",
     out: Out = Path("legrad-bench"),
-    quick: Annotated[bool, typer.Option("--quick", help="One item in ten; about 3 minutes on two cores.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One item in ten, no black boxes; about 3 minutes on two cores.")
+    ] = False,
     full: Annotated[
         bool, typer.Option("--full", help="All items, however long it takes; both embedded models.")
     ] = False,

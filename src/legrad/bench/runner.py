@@ -30,7 +30,7 @@ class Limits:
 
     Attributes:
         items: samples per method; None for all.
-        per_method: fewer samples for some methods.
+        per_method: fewer samples for some methods; 0 leaves a method out, and the result says so.
         seconds: time for this call; item counts are cut to fit it by the cost measured on the way. None for no limit.
     """
 
@@ -188,7 +188,8 @@ class _Run:
         failures: dict[str, list[str]] = defaultdict(list)
         allowed = dict(targets)
         # the first sample alone: its cost is known before a whole batch is spent on a slow method
-        edges = sorted({0, 1, *range(0, max(targets.values()), self.benchmark.batch), max(targets.values())})
+        most = max(targets.values())
+        edges = sorted({0, min(1, most), *range(0, most, self.benchmark.batch), most})
         for first, end in itertools.pairwise(edges):
             batch = order[first:end]
             wanted: dict[str, list[int]] = {}
@@ -220,7 +221,9 @@ class _Run:
                 budget = self.limits.seconds - overhead
                 allowed = self._plan(targets, allowed, seconds, end, budget)
         for method in self.methods:
-            if allowed[method] < targets[method] and method not in self.unsupported:
+            if not targets[method]:
+                self.cuts.append(f"{method}: left out by this run's limits")
+            elif allowed[method] < targets[method] and method not in self.unsupported:
                 cost = statistics.median(seconds[method]) if seconds[method] else float("nan")
                 self.cuts.append(
                     f"{method}: {allowed[method]} of {targets[method]} items, cut to fit {self.limits.seconds:.0f} s "

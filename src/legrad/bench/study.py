@@ -14,7 +14,6 @@ from legrad.bench.subject import Subject
 from legrad.explainer import Explainer
 from legrad.methods import METHODS
 
-_BLACK_BOX = 100  # samples for methods that run the model hundreds of times
 _CONTROLS = ("random", "centre")
 
 
@@ -64,13 +63,16 @@ class Scale:
     Attributes:
         seconds: for all parts together, None for no limit.
         share: one item in so many.
+        black_box: samples for methods that run the model hundreds of times; 0 leaves them out.
     """
 
     seconds: float | None = SECONDS
     share: int = 1
+    black_box: int = 100
 
 
-FULL, QUICK = Scale(None), Scale(QUICK_SECONDS, QUICK_SHARE)
+# one item of a black box costs as much as dozens of the others': too much for a quick look
+FULL, QUICK = Scale(None), Scale(QUICK_SECONDS, QUICK_SHARE, black_box=0)
 
 
 def study(
@@ -111,9 +113,7 @@ def study(
         methods = list(METHODS) if part.methods is None else list(part.methods)
         limits = Limits(
             items=max(1, part.items // scale.share),
-            per_method={
-                name: max(1, _BLACK_BOX // scale.share) for name, one in METHODS.items() if one.needs == "black box"
-            },
+            per_method={name: scale.black_box for name, one in METHODS.items() if one.needs == "black box"},
             seconds=None
             if scale.seconds is None
             else max(0.0, scale.seconds - (clock() - start))
