@@ -449,6 +449,26 @@ def test_wrong_commands(call, arguments, message):
     assert err.count("\n") == 1
 
 
+def test_ctrl_c_is_one_line(call, monkeypatch):
+    arguments = ("bench", "localisation", "--methods", "random", "--items", "3", "--out", "results")
+    measure = Localisation.measure
+
+    def interrupted(self, subject, samples, method):
+        if len(samples) > 1:
+            raise KeyboardInterrupt
+        return measure(self, subject, samples, method)
+
+    monkeypatch.setattr(Localisation, "measure", interrupted)
+    assert call(*arguments) == (130, "", "interrupted; the same command goes on where this one stopped\n")
+    (path,) = Path("results").glob("*.json")
+    content = Result.read(path).content
+    assert (content["complete"], content["methods"]["random"]["items"]) == (False, 1)
+    monkeypatch.setattr(Localisation, "measure", measure)
+    assert call(*arguments)[0] == 0
+    content = Result.read(path).content
+    assert (content["complete"], content["methods"]["random"]["items"]) == (True, 3)
+
+
 def test_a_killed_command_goes_on(tmp_path):
     """A real process, really killed."""
     command = [sys.executable, "-m", "legrad.cli", "bench", "localisation", "--methods", "random,centre"]
