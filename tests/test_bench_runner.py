@@ -225,6 +225,20 @@ def test_time_cuts_items_and_says_so(go):
     assert now[0] == pytest.approx(14)
 
 
+def test_a_slow_first_call_does_not_decide(go):
+    data = Data([scene(f"item-{i}", {"square": block((0, 1), (0, 1))}) for i in range(40)])
+    now = [0.0]
+
+    class Warming(Area):
+        def measure(self, subject, samples, method):
+            now[0] += 0.1 * len(samples) if now[0] else 4.0
+            return super().measure(subject, samples, method)
+
+    result, _ = go(data, benchmark=Warming(), limits=Limits(seconds=9.0), clock=lambda: now[0])
+    assert result.content["methods"]["legrad"]["items"] == 40
+    assert result.content["cuts"] == []
+
+
 def test_share_out():
     assert share_out({"a": 1, "b": 10, "c": 10}, 30) == {"a": 1, "b": 10, "c": 10}
     assert share_out({"a": 1, "b": 10, "c": 40}, 13) == {"a": 1, "b": 6, "c": 6}

@@ -1,7 +1,6 @@
 """Runs a benchmark over a data set, item by item, into a journal; the result file is computed from the journal."""
 
 import hashlib
-import itertools
 import json
 import statistics
 import time
@@ -189,8 +188,9 @@ class _Run:
         allowed = dict(targets)
         # the first sample alone: its cost is known before a whole batch is spent on a slow method
         most = max(targets.values())
-        edges = sorted({0, min(1, most), *range(0, most, self.benchmark.batch), most})
-        for first, end in itertools.pairwise(edges):
+        early = {min(count, most) for count in (0, 1, 2, 4)}
+        edges = sorted({*early, *range(0, most, self.benchmark.batch), most})
+        for first, end, after in zip(edges, edges[1:], [*edges[2:], most], strict=False):
             batch = order[first:end]
             wanted: dict[str, list[int]] = {}
             for method in self.methods:
@@ -219,7 +219,11 @@ class _Run:
             if self.limits.seconds is not None:
                 overhead = self.clock() - start - sum(map(sum, seconds.values()))
                 budget = self.limits.seconds - overhead
-                allowed = self._plan(targets, allowed, seconds, end, budget)
+                before, allowed = allowed, self._plan(targets, allowed, seconds, end, budget)
+                if self.clock() - start < self.limits.seconds / 2:
+                    # the first calls of a method are its slowest: they decide nothing while there is time
+                    still = [method for method in self.methods if before[method] >= end]
+                    allowed |= {method: max(allowed[method], min(after, targets[method])) for method in still}
         for method in self.methods:
             if not targets[method]:
                 self.cuts.append(f"{method}: left out by this run's limits")
@@ -248,9 +252,9 @@ class _Run:
             done: how far the run is in the order.
             budget: seconds for all measurements of the run, the past ones included.
         """
-        active = [m for m in self.methods if allowed[m] > done and seconds[m] and m not in self.unsupported]
+        active = [m for m in self.methods if allowed[m] >= done and seconds[m] and m not in self.unsupported]
         budget -= sum(sum(spent) for method, spent in seconds.items() if method not in active)
-        costs = {method: max(statistics.median(seconds[method]), 1e-9) for method in active}
+        costs = {method: max(statistics.median_low(seconds[method]), 1e-9) for method in active}
         granted = share_out({m: sum(seconds[m]) + costs[m] * (targets[m] - done) for m in active}, budget)
         plan = dict(allowed)
         for method in active:
