@@ -44,35 +44,43 @@ def confirmed_tail(anatomy: ViTAnatomy, layer: int, tokens: Tensor, calls: list[
         return None
     with torch.no_grad():
         tail = tails.recognise(block, call, tokens)
-    if tail is None or not _agrees(tail, block, tokens, call, folded=False):
+    if tail is None:
         return None
-    return replace(tail, foldable=_agrees(tail, block, tokens, call, folded=True))
+    plain, folded = _agreeing(tail, block, tokens, call)
+    return replace(tail, foldable=folded) if plain else None
 
 
-def _agrees(tail: Tail, block: torch.nn.Module, tokens: Tensor, call: capture.AttentionCall, folded: bool) -> bool:
-    """Does the closed form equal autograd, for arbitrary gradients at all tokens and at single ones?
+def _agreeing(tail: Tail, block: torch.nn.Module, tokens: Tensor, call: capture.AttentionCall) -> tuple[bool, bool]:
+    """Do the plain and the folded closed form equal autograd, for arbitrary gradients at all tokens and at one?
 
     The shares of the MLP and of the sum in front of it are compared apart as well: a tiny LayerScale would hide one.
     """
     count = tokens.shape[1]
+    agreeing = [True, True]
     try:
-        norm = block.get_submodule(tail.norm)
+        norm, fc2 = (block.get_submodule(name) for name in (tail.norm, tail.fc2))
         before = next(one.entered for one in call.behind if one.module is norm)
-        after = next(one.left for one in call.behind if one.module is block.get_submodule(tail.fc2))
-        for rows in (slice(0, count), slice(0, 1), slice(count // 2, count // 2 + 1)):
-            g = _wave(tokens, rows)
-            shares = ((tokens, None), (before, (g, torch.zeros_like(g))), (after, (torch.zeros_like(g), g)))
-            for at, share in shares:
-                (expected,) = torch.autograd.grad(at, call.output, g, retain_graph=True)
+        after = next(one.left for one in call.behind if one.module is fc2)
+        g, alone = _wave(tokens, slice(0, count)), slice(count // 2, count // 2 + 1)
+        nothing = torch.zeros_like(g)
+        checks = (
+            (tokens, g, slice(0, count), None),
+            (before, g, slice(0, count), (g, nothing)),
+            (after, g, slice(0, count), (nothing, g)),
+            (tokens, _wave(tokens, alone), alone, None),
+        )
+        for at, above, rows, share in checks:
+            (expected,) = torch.autograd.grad(at, call.output, above, retain_graph=True)
+            for form in (0, 1):
                 with torch.no_grad():
                     found = torch.zeros_like(expected)
-                    found[:, :, rows] = _closed(tail, block, call, g, rows, share, folded)
+                    found[:, :, rows] = _closed(tail, block, call, above, rows, share, folded=bool(form))
                     # a comparison with NaN is False, and NaN must not pass
-                    if not (found - expected).abs().max() <= _LIMITS[tokens.dtype] * expected.abs().max():
-                        return False
+                    near = (found - expected).abs().max() <= _LIMITS[tokens.dtype] * expected.abs().max()
+                    agreeing[form] &= bool(near)
     except (RuntimeError, TruthCheckError):  # shapes that do not fit, in-place changes: not the common block after all
-        return False
-    return True
+        return False, False
+    return agreeing[0], agreeing[1]
 
 
 def _wave(tokens: Tensor, rows: slice) -> Tensor:
@@ -95,7 +103,7 @@ def _closed(
     """The closed form at some rows, (batch, heads, rows, head_dim); of a share if one is given."""
     entered, *hidden = (one.detach()[:, rows] for one in tails.activations(tail, block, call))
     parts = tails.weights(tail, block, call)
-    state = tails.State(parts, tails.fold(parts) if folded else None, entered, hidden)
+    state = tails.State(parts, tails.fold(parts, multiplied=False) if folded else None, entered, hidden)
     if share is None:
         found = state.head_gradient(g[:, None, rows])
     else:

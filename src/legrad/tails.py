@@ -23,6 +23,7 @@ A tail is recognised by the modules that ran, and used only after both forms wer
 is guessed, the result is not.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -281,21 +282,24 @@ class Folded:
 
     Attributes:
         out: Wo', (dim, heads * head_dim).
-        inner: F_k, (hidden, heads * head_dim) each.
+        inner: F_k, (hidden, heads * head_dim) each, as a product of one or two matrices.
         offsets: c_k, (hidden,) each.
         eps: of the norm.
         centred: LayerNorm subtracts the mean, RMSNorm does not.
     """
 
     out: Tensor
-    inner: list[Tensor]
+    inner: Sequence[tuple[Tensor, ...]]
     offsets: list[Tensor | float]
     eps: float
     centred: bool
 
 
-def fold(parts: Weights) -> Folded:
-    """Costs (hidden * dim * heads * head_dim) multiply-adds, as much as 4 * dim tokens through these layers."""
+def fold(parts: Weights, multiplied: bool = True) -> Folded:
+    """Costs (hidden * dim * heads * head_dim) multiply-adds, as much as 4 * dim tokens through these layers.
+
+    ``multiplied=False`` leaves F_k two matrices, for a single use.
+    """
     norm = parts.norm
     centred = "rms" not in type(norm).__name__.lower()
     gamma, beta = (getattr(norm, name, None) for name in ("weight", "bias"))
@@ -308,7 +312,8 @@ def fold(parts: Weights) -> Folded:
     for matrix, bias in zip(parts.inner, parts.biases, strict=True):
         offset: Tensor | float = 0.0 if beta is None else matrix @ beta.detach()
         offsets.append(offset if bias is None else bias + offset)
-    return Folded(out, [matrix @ right for matrix in parts.inner], offsets, float(eps), centred)
+    inner = [(matrix @ right,) if multiplied else (matrix, right) for matrix in parts.inner]
+    return Folded(out, inner, offsets, float(eps), centred)
 
 
 class State:
@@ -374,7 +379,7 @@ class State:
 
     def _through_folded(self, folded: Folded, g: Tensor, u: Tensor) -> Tensor:
         pairs = zip(self._slopes, folded.inner, strict=True)
-        result = _total([(u * slope[:, None]) @ matrix for slope, matrix in pairs])
+        result = _total([functools.reduce(torch.matmul, product, u * slope[:, None]) for slope, product in pairs])
         if u.shape[2] == 1:
             inner = _total([shared @ u[:, :, 0].transpose(1, 2) for shared in self._shared]).transpose(1, 2)[..., None]
         else:
