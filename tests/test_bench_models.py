@@ -179,7 +179,7 @@ def test_fingerprints_tell_weights_apart():
 def test_models_that_cannot_be_measured(clip):
     from dataclasses import replace
 
-    wide = legrad.Explainer(replace(clip.adapter, anatomy=replace(clip.anatomy, image_size=(32, 48))))
+    wide = legrad.Explainer(replace(clip.adapter, anatomy=replace(clip.anatomy, image_size=(32, 48), grid=(4, 6))))
     with pytest.raises(UnsupportedModelError, match="square"):
         Subject(wide)
 
@@ -451,10 +451,11 @@ def test_wrong_commands(call, arguments, message):
 
 def test_ctrl_c_is_one_line(call, monkeypatch):
     arguments = ("bench", "localisation", "--methods", "random", "--items", "3", "--out", "results")
-    measure = Localisation.measure
+    measure, calls = Localisation.measure, []
 
     def interrupted(self, subject, samples, method):
-        if len(samples) > 1:
+        calls.append(len(samples))
+        if len(calls) > 1:
             raise KeyboardInterrupt
         return measure(self, subject, samples, method)
 
