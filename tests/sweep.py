@@ -6,6 +6,7 @@ all blocks; batch against one by one; other sizes; and nothing about the model m
 """
 
 import argparse
+import copy
 import importlib
 import json
 import multiprocessing
@@ -26,6 +27,9 @@ from twin import distance
 import legrad
 from legrad import capture
 from legrad.doctor import allowed_sizes, position_check, random_input
+from legrad.planning import Planner
+from legrad.streaming import Plan, explain_batch
+from legrad.targets import Score
 from legrad.truth import truth_check
 
 # each has names(), not_applicable(name) -> reason or "", build(name) -> a tiny model
@@ -37,6 +41,7 @@ ZOOS = {
     "torchvision": "zoo_torchvision",
 }
 EXACT = 1e-10
+SAME = 1e-6  # closed form and autograd in float32
 # final norms in front of an attentional pooler, which the published read-out leaves out
 NORMS = (
     "norm",
@@ -68,6 +73,7 @@ class Row:
     attention: str = ""
     readout: str = ""
     sizes: str = ""
+    tail: str = ""
 
 
 def judge(library: str, name: str) -> Row:
@@ -92,6 +98,7 @@ def examine(library: str, name: str, model: torch.nn.Module) -> Row:
             for batch in (random_input(anatomy, seed) for seed in range(2)):
                 truth_check(anatomy, batch)
                 positions(anatomy, batch)
+        tail = closed_form(explainer, random_input(anatomy, batch=2))
         model = model.double()
         explainer = legrad.wrap(model)
         batch = random_input(explainer.anatomy, batch=2)
@@ -116,6 +123,7 @@ def examine(library: str, name: str, model: torch.nn.Module) -> Row:
         attention=anatomy.attention + (f", {len(anatomy.taps)} of {anatomy.attentions}" * (anatomy.attentions > 1)),
         readout=anatomy.default_readout,
         sizes="fixed" if sizes.endswith("only") else sizes.partition(" (")[0],
+        tail=tail,
     )
 
 
@@ -147,6 +155,43 @@ def against_twin(explainer: legrad.Explainer, batch: Tensor, readout: str, size:
     if found.shape != expected.shape:
         raise AssertionError(f"maps of shape {tuple(found.shape)}, the twin's are {tuple(expected.shape)}")
     return distance(found, expected)
+
+
+def closed_form(explainer: legrad.Explainer, batch: Tensor) -> str:
+    """Which tails the float32 model uses; closed forms, plain and folded, are compared with autograd's maps."""
+    anatomy = explainer.anatomy
+    with torch.no_grad(), capture.plain(anatomy.tower, anatomy.switches):
+        features = anatomy.run(batch[:1]).shape[-1]
+        planner = Planner(anatomy)
+        truth_check(anatomy, batch[:1], planner.visit)
+    closed = planner.plan.tails
+    if not closed:
+        return "pooler" if anatomy.route == "pooler" else "autograd"
+    scores = [Score("", torch.randn(1, features, generator=torch.Generator().manual_seed(i))) for i in range(40)]
+    layers = range(len(anatomy.blocks))
+    for readout in anatomy.readouts:
+        for count in (1, len(scores)):
+            with torch.no_grad(), capture.plain(anatomy.tower, anatomy.switches):
+                found, expected = (
+                    explain_batch(anatomy, batch, scores[:count], layers, readout, plan).relevance
+                    for plan in (planner.plan, Plan())
+                )
+            worst = apart(found, expected)
+            if worst > SAME:  # only where float32 itself is no better
+                double = legrad.wrap(copy.deepcopy(explainer.model).double()).anatomy
+                with torch.no_grad(), capture.plain(double.tower, double.switches):
+                    exact = explain_batch(double, batch.double(), scores[:count], layers, readout).relevance
+                worst = SAME * apart(found, exact) / max(SAME, 1.5 * apart(expected, exact))
+            if not worst <= SAME:
+                raise AssertionError(f"closed form and autograd differ by {worst:.2g} ({readout}, {count} targets)")
+    folded = all(tail.foldable for tail in closed.values())
+    return ("closed" if len(closed) == len(anatomy.blocks) else "closed in part") + ("" if folded else ", not folded")
+
+
+def apart(found: Tensor, expected: Tensor) -> float:
+    """Largest difference of a layer's maps, all pictures and targets, relative to the largest of its values."""
+    pairs = zip(found.unbind(2), expected.unbind(2), strict=True)
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs if a.any() or b.any())
 
 
 def positions(anatomy: Any, batch: Tensor) -> None:

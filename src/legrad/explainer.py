@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -222,7 +223,8 @@ class Explainer:
 
     def _plan(self, picture: Tensor, anatomy: ViTAnatomy) -> Plan:
         """Made by the truth check at the first use of a shape, dtype and device; a user's positions are checked too."""
-        if next(anatomy.blocks[0].parameters()).is_inference():
+        weights = itertools.chain(anatomy.blocks[0].parameters(), anatomy.blocks[0].buffers())
+        if next(weights).is_inference():
             raise InputError(
                 "the model was made under torch.inference_mode() and cannot be differentiated; load it outside"
             )

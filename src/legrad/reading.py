@@ -101,7 +101,7 @@ class Reader:
         with torch.enable_grad():
             leaf = means.detach().requires_grad_()
             feature = self._of_one(leaf)
-            (found,) = pulled_back(feature, [leaf], at_feature(scores, feature, groups))
+            (found,) = gradients(scores, feature, [leaf], groups)
         # contiguous, or every product with it copies the weights
         return found.transpose(0, 1).contiguous()
 
@@ -122,8 +122,25 @@ class Reader:
         with torch.enable_grad():
             leaf = tokens.detach().requires_grad_()
             feature = self(leaf)
-            (found,) = pulled_back(feature, [leaf], at_feature(scores, feature))
+            (found,) = gradients(scores, feature, [leaf])
         return found.transpose(0, 1).contiguous()
+
+
+def gradients(scores: Sequence[Score], feature: Tensor, at: Sequence[Tensor], groups: int = 1) -> list[Tensor]:
+    """Of every score at what the feature was computed from.
+
+    Args:
+        scores: the targets, for ``batch`` pictures.
+        feature: (groups * batch, features).
+        at: tensors of its graph.
+        groups: several layers' worth of pictures.
+
+    Returns:
+        (targets, *shape) for each of ``at``.
+    """
+    if len(scores) == groups == 1:
+        return [one[None] for one in _used(torch.autograd.grad(scores[0](feature).sum(), at, allow_unused=True))]
+    return pulled_back(feature, at, at_feature(scores, feature, groups))
 
 
 def at_feature(scores: Sequence[Score], feature: Tensor, groups: int = 1) -> Tensor:
@@ -173,6 +190,10 @@ def pulled_back(feature: Tensor, at: Sequence[Tensor], above: Tensor) -> list[Te
             found = [None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True)]
     else:
         found = [None if one is None else one[None] for one in back(above[0], batched=False)]
+    return _used(found)
+
+
+def _used(found: Sequence[Tensor | None]) -> list[Tensor]:
     if any(one is None for one in found):
         raise TruthCheckError("the feature does not depend on this layer's tokens or attention")
     return [one for one in found if one is not None]

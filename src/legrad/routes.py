@@ -150,13 +150,12 @@ def pooler_layers(
     To the pooler several layers are further pictures.
     """
     images = len(visited[0].tokens)
-    leaf = torch.cat([as_float(one.tokens.detach()) for one in visited])
+    leaves = [as_float(one.tokens.detach()) for one in visited]
+    leaf = torch.cat(leaves) if len(leaves) > 1 else leaves[0]
     feature, calls = capture.tapped(lambda: reader(leaf), anatomy.attention)
     check_calls(anatomy, calls, f"the attentional pooler on block {visited[0].layer}")
     heads = [calls[tap] for tap in anatomy.taps]
-    gradients = reading.pulled_back(
-        feature, [call.output for call in heads], reading.at_feature(scores, feature, len(visited))
-    )
+    gradients = reading.gradients(scores, feature, [call.output for call in heads], len(visited))
     results = []
     for target in range(len(scores)):
         maps = [

@@ -81,6 +81,8 @@ def explain_batch(
     plan = plan or Plan()
     reader = Reader(anatomy, anatomy.readouts[readout])
     known = {layer: tail for layer, tail in plan.tails.items() if layer in layers and tail.fits(anatomy.blocks[layer])}
+    # a float64 model is after exactness, and other company rounds differently
+    together = 1 if batch.dtype == torch.float64 else _LAYERS_TOGETHER
     waiting = any(score.late for score in scores)
     if waiting and not defer:
         answer = _answer(anatomy, anatomy.run(batch))
@@ -114,7 +116,7 @@ def explain_batch(
                 return None if waiting else differentiate()
         kept.append(one)
         tokens = math.prod(one.tokens.shape[:2])
-        if not waiting and len(kept) >= min(_LAYERS_TOGETHER, _TOKENS_TOGETHER // tokens):
+        if not waiting and len(kept) >= min(together, _TOKENS_TOGETHER // tokens):
             explain()
         return None
 
