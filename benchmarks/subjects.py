@@ -98,7 +98,10 @@ def _open_clip(name: str, size: int | None) -> nn.Module:
 def _torchvision(name: str, size: int | None) -> nn.Module:
     import torchvision
 
-    return torchvision.models.get_model(name, weights=None, image_size=size or 224)
+    model = torchvision.models.get_model(name, weights=None, image_size=size or 224)
+    # torchvision begins with a head of zeros, through which nothing can be explained
+    nn.init.normal_(model.heads.head.weight, std=0.02)
+    return model
 
 
 def _timm(name: str, size: int | None) -> nn.Module:
