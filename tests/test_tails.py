@@ -208,6 +208,20 @@ def test_another_head():
     assert twin.distance(found, through_autograd(model, x, [0, 5], readout="native")) < 2e-6
 
 
+def test_classes_are_counted_once_and_again_for_another_head():
+    model = timm_vit()
+    explainer, x, runs = legrad.wrap(model), torch.randn(2, 3, 32, 32), []
+    explainer.explain(x, 6)
+    model.register_forward_hook(lambda *_: runs.append(1))
+    explainer.explain(x, [6, 2])
+    assert len(runs) == 1
+    model.reset_classifier(9)
+    nn.init.normal_(model.head.weight)
+    explainer.explain(x, 8)
+    with pytest.raises(legrad.InputError, match=r"outside 0\.\.8"):
+        explainer.explain(x, 9)
+
+
 def test_adapters_that_were_off_at_the_first_use():
     import peft
 

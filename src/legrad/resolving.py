@@ -3,13 +3,14 @@
 import difflib
 import operator
 import warnings
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from legrad import capture
 from legrad.adapters import Adapter
@@ -29,6 +30,8 @@ from legrad.targets import (
     per_picture,
 )
 from legrad.texts import cut, tokenized
+
+_counted: weakref.WeakKeyDictionary[nn.Module, tuple[Any, int]] = weakref.WeakKeyDictionary()
 
 
 class Resolver:
@@ -249,9 +252,13 @@ def class_names(labels: Sequence[str], anatomy: ViTAnatomy) -> tuple[str, ...]:
 
 
 def _features(anatomy: ViTAnatomy) -> int:
-    """How many numbers the model answers with."""
-    blank = torch.zeros(1, *anatomy.shape, device=anatomy.device, dtype=anatomy.dtype)
-    return int(anatomy.run(blank).shape[-1])
+    """How many classes there are: seen in one forward pass, again only after the model's weights changed."""
+    state = capture.fingerprint(anatomy.tower)
+    known = _counted.get(anatomy.tower)
+    if known is None or known[0] != state:
+        blank = torch.zeros(1, *anatomy.shape, device=anatomy.device, dtype=anatomy.dtype)
+        _counted[anatomy.tower] = known = (state, int(anatomy.run(blank).shape[-1]))
+    return known[1]
 
 
 def _warn_of_cut(texts: Sequence[str]) -> None:
