@@ -16,7 +16,6 @@ from legrad.bench.perturbation import Perturbation
 from legrad.bench.runner import run
 from legrad.bench.segmentation import Segmentation
 from legrad.errors import InputError
-from legrad.metrics.presence import auroc
 
 LEFT, RIGHT = block((0, 8), (0, 4)), block((0, 8), (4, 8))
 SQUARE, BAR = block((0, 4), (0, 4)), block((6, 8), (0, 8))
@@ -166,20 +165,6 @@ def test_presence(tmp_path):
     assert found["legrad:layers=1"]["auroc_mean"] == 0
     assert set(found["legrad:layers=2"].values()) == {0.5}
     assert all(len(one["absent"]) == len(one["present"]) == 1 for one in result["scores"]["legrad"].values())
-
-
-def test_the_weighted_auroc_is_scikit_learns():
-    rng = np.random.default_rng(0)
-    items = [
-        {kind: [[float(rng.integers(0, 5) + (kind == "present"))] for _ in range(2)] for kind in ("present", "absent")}
-        for _ in range(30)
-    ]
-    weights = rng.integers(0, 4, 30).astype(float)
-    evidence = [pair[0] for item in items for kind in ("present", "absent") for pair in item[kind]]
-    truth = [kind == "present" for _ in items for kind in ("present", "absent") for _ in range(2)]
-    expected = auroc(evidence, truth, np.repeat(weights, 4))
-    assert presence.auroc(0)(items)(weights) == pytest.approx(expected)
-    assert np.isnan(presence.auroc(0)(items)(np.zeros(30)))
 
 
 def test_rank_correlation():

@@ -4,42 +4,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from legrad.bench import evidence
 from legrad.bench.benchmark import Metric
 from legrad.bench.statistics import Item, Summary
 from legrad.bench.subject import Subject
 from legrad.datasets import Dataset, Sample
 from legrad.errors import InputError
+from legrad.metrics import presence
 from legrad.metrics.bootstrap import Statistic
-
-_KINDS = ("maximum", "mean", "score")
 
 
 def auroc(kind: int) -> Summary:
-    """Probability that a class that is there has more evidence than one that is not, over all samples; ties half."""
+    """Over all prompts of all samples together, by one of the three kinds of evidence."""
 
     def of(items: Sequence[Item]) -> Statistic:
-        values, signs, owners = [], [], []
-        for owner, item in enumerate(items):
-            for sign, pairs in ((True, item["present"]), (False, item["absent"])):
-                values += [pair[kind] for pair in pairs]
-                signs += [sign] * len(pairs)
-                owners += [owner] * len(pairs)
-        rank = np.unique(values, return_inverse=True)[1]
-        positive, owner_of = np.array(signs, bool), np.array(owners, np.int64)
-        levels = int(rank.max(initial=-1)) + 1
-
-        def statistic(weights: NDArray[Any]) -> float:
-            each = weights[owner_of]
-            high = np.bincount(rank[positive], each[positive], levels)
-            low = np.bincount(rank[~positive], each[~positive], levels)
-            won = float(high @ (np.cumsum(low) - low / 2))
-            return won / float(high.sum() * low.sum()) if high.sum() and low.sum() else float("nan")
-
-        return statistic
+        prompts = [
+            [(pair[kind], there) for there in (True, False) for pair in item["present" if there else "absent"]]
+            for item in items
+        ]
+        return presence.Table(prompts).statistic
 
     return of
 
