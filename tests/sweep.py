@@ -262,6 +262,11 @@ def summary(rows: list[Row]) -> list[dict[str, Any]]:
     ]
 
 
+def tails(rows: list[Row]) -> dict[str, int]:
+    """How many names use which tail."""
+    return dict(Counter(row.tail for row in rows if row.verdict == "exact").most_common())
+
+
 def markdown(rows: list[Row]) -> str:
     """The table for people."""
     lines = ["# Which models are explained, and proven to be", ""]
@@ -271,6 +276,9 @@ def markdown(rows: list[Row]) -> str:
         f"out, plain autograd, float64) to {EXACT:g} of the maximum; pixels of a patch move the token of its cell;",
         "batch equals one by one; other sizes hold too; the model is left as it was found. *Refused*: one clear",
         "sentence, no map.",
+        "",
+        "*Tail*: closed = in closed form, equal to autograd's map in float32 to 1e-6, plain and folded; autograd = by",
+        f"autograd ({', '.join(f'{count} {tail}' for tail, count in tails(rows).items())}).",
         "",
         "| library | exact | refused | fails |",
         "| --- | --- | --- | --- |",
@@ -284,11 +292,12 @@ def markdown(rows: list[Row]) -> str:
             lines += ["| fails | error |", "| --- | --- |"]
             lines += [f"| {row.name} | {row.reason.replace('|', '/')} |" for row in failing] + [""]
         lines += [
-            "| exact | class, block | prefix | explained attention | auto | sizes | difference |",
-            "|" + " --- |" * 7,
+            "| exact | class, block | prefix | explained attention | tail | auto | sizes | difference |",
+            "|" + " --- |" * 8,
         ]
         lines += [
-            f"| {r.name} | {r.model}, {r.block} | {r.prefix_tokens} | {r.route}, {r.attention} | {r.readout} "
+            f"| {r.name} | {r.model}, {r.block} | {r.prefix_tokens} | {r.route}, {r.attention} | {r.tail} "
+            f"| {r.readout} "
             f"| {r.sizes} | {r.difference:.0e} |"
             for r in own
             if r.verdict == "exact"
