@@ -208,6 +208,16 @@ def test_another_head():
     assert twin.distance(found, through_autograd(model, x, [0, 5], readout="native")) < 2e-6
 
 
+def test_another_pooling_without_another_parameter():
+    model = timm_vit()
+    explainer, x = legrad.wrap(model), torch.randn(2, 3, 32, 32)
+    explainer.explain(x, [0], readout="native")
+    assert plan_of(explainer).readings["native"].rows == (0, 1)
+    model.global_pool = "avg"
+    found = explainer.explain(x, [0, 5], readout="native", keep_layers=True).layer_relevance
+    assert twin.distance(found, through_autograd(model, x, [0, 5], readout="native")) < 2e-6
+
+
 def test_classes_are_counted_once_and_again_for_another_head():
     model = timm_vit()
     explainer, x, runs = legrad.wrap(model), torch.randn(2, 3, 32, 32), []
@@ -250,6 +260,29 @@ def test_a_parallel_block_whose_scale_hides_it():
     assert agrees(explainer, x, [0])
 
 
+def test_a_parameter_of_the_block_that_did_nothing_at_the_first_use():
+    from timm.models.vision_transformer import Block
+
+    class Gained(Block):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.gain = nn.Parameter(torch.ones(()))
+
+        def forward(self, x, *other, **options):
+            x = x + self.gain * self.attn(self.norm1(x))
+            return x + self.gain * self.mlp(self.norm2(x))
+
+    model, x = timm_vit(block_fn=Gained), torch.randn(2, 3, 32, 32)
+    explainer = legrad.wrap(model)
+    explainer.explain(x, [0])
+    assert plan_of(explainer).tails
+    with torch.no_grad():
+        for block in model.blocks:
+            block.gain.fill_(0.3)
+    assert agrees(explainer, x, [0, 3])
+    assert not plan_of(explainer).tails
+
+
 def test_a_block_that_writes_on_its_input():
     from timm.models.vision_transformer import Block
 
@@ -260,10 +293,12 @@ def test_a_block_that_writes_on_its_input():
 
     model, x = timm_vit(block_fn=InPlace), torch.randn(2, 3, 32, 32)
     explainer = legrad.wrap(model)
-    late = explainer.explain(x, legrad.PREDICTED)
     best = model(x).argmax(-1).tolist()
-    want = explainer.explain(x, [[i] for i in best])
-    assert twin.distance(late.relevance, want.relevance) < 1e-5
+    # one block after the other, so that nothing is kept to be written on
+    want = through_autograd(model, x, [[i] for i in best])
+    for targets in (legrad.PREDICTED, [[i] for i in best]):
+        found = explainer.explain(x, targets, keep_layers=True).layer_relevance
+        assert twin.distance(found, want) < 1e-5
 
 
 def test_norms_that_mix_tokens():
@@ -321,6 +356,8 @@ def test_out_of_memory_halves_the_chunks_and_goes_on_with_one_warning():
     assert sum("out of memory" in str(one.message) for one in told) == 1
     assert twin.distance(found.relevance, want.relevance) < 1e-5
     assert torch.allclose(found.scores, want.scores, atol=1e-6)
+    assert passes[0] == (5, 6)
+    assert passes[1] == (2, 6)  # nothing is tried twice
     assert passes[-1] == (1, 1)
     assert len(passes) < 40
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from legrad.errors import TruthCheckError, UnsupportedModelError
+from legrad.relevance import attention_gradient
 
 Kind = Literal["fused", "softmax"]
 _PROBED_QUERIES = 4
@@ -578,7 +579,7 @@ class Attention:
         """dS/dA = (dS/dO) V^T of some query rows, (batch, heads, rows, keys), at least float32."""
         dtype = torch.promote_types(output_grad.dtype, torch.float32)
         gradient = _with_heads(output_grad.to(dtype))[:, :, rows]
-        return gradient if self.value is None else gradient @ _with_heads(self.value.to(dtype)).transpose(-2, -1)
+        return attention_gradient(gradient, None if self.value is None else _with_heads(self.value.to(dtype)))
 
 
 def _with_heads(tensor: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from legrad import capture
@@ -15,7 +14,7 @@ from legrad.reading import Reader, Reading
 from legrad.routes import Visited, block_layer, closed_layers, pooler_layers
 from legrad.tails import Tail
 from legrad.targets import Score
-from legrad.truth import as_float, check_calls, native_feature, same_output
+from legrad.truth import as_float, check_calls, final_answer, native_feature, same_output
 
 # So many layers are worked off together, if they have no more tokens than that: the read-outs and poolers of a few
 # pictures take their time in the weights and in Python, not in the numbers.
@@ -85,7 +84,7 @@ def explain_batch(
     together = 1 if batch.dtype == torch.float64 else _LAYERS_TOGETHER
     waiting = any(score.late for score in scores)
     if waiting and not defer:
-        answer = _answer(anatomy, anatomy.run(batch))
+        answer = final_answer(anatomy, anatomy.run(batch))
         scores, waiting = [score.known(answer) for score in scores], False
     kept: list[Visited] = []
     graphs: list[Visited] = []
@@ -130,7 +129,7 @@ def explain_batch(
     )
     native = native_feature(anatomy, anatomy.to_tokens(last))
     same_output(native, as_float(final), "the native read-out of the last block's tokens", batch.dtype)
-    answer = _answer(anatomy, final)
+    answer = final_answer(anatomy, final)
     original, scores = scores, [score.known(answer) for score in scores]
     with torch.enable_grad():
         differentiate()
@@ -143,9 +142,3 @@ def explain_batch(
         return explain_batch(anatomy, batch, original, layers, readout, plan, defer, numbers)
     values = torch.stack([one(answer) for one in scores], 1).cpu()
     return Explained(torch.stack([found[layer] for layer in layers], 2), values, scores)
-
-
-def _answer(anatomy: ViTAnatomy, output: Tensor) -> Tensor:
-    """The model's final answer in at least float32: raw logits, or L2-normalised embeddings."""
-    output = as_float(output)
-    return output if anatomy.output == "logits" else F.normalize(output, dim=-1)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from legrad import capture
@@ -23,6 +24,12 @@ def native_feature(anatomy: ViTAnatomy, tokens: Tensor) -> Tensor:
     """The native head on block tokens, before L2, at least float32: (batch, features)."""
     native = anatomy.readouts["native"].function
     return capture.InFloat(anatomy.tower, anatomy.blocks)(native, as_float(tokens))
+
+
+def final_answer(anatomy: ViTAnatomy, output: Tensor) -> Tensor:
+    """The model's own answer, of ``anatomy.run``, in at least float32: raw logits, or L2-normalised embeddings."""
+    output = as_float(output)
+    return output if anatomy.output == "logits" else F.normalize(output, dim=-1)
 
 
 def _tolerance(dtype: torch.dtype) -> float:

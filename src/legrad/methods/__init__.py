@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from legrad.anatomy import ViTAnatomy
@@ -26,7 +25,7 @@ from legrad.methods import ablation, attention, black_box, clip, controls, token
 from legrad.methods.calling import Call
 from legrad.streaming import Explained
 from legrad.targets import Score
-from legrad.truth import as_float
+from legrad.truth import final_answer
 
 _AUTO_MEMORY = 2 << 30  # bytes
 
@@ -310,8 +309,7 @@ def explain_batch(
     """
     assert method.function is not None, "LeGrad itself is computed by legrad.streaming"
     if any(score.late for score in scores):
-        output = as_float(anatomy.run(batch))
-        answer = output if anatomy.output == "logits" else F.normalize(output, dim=-1)
+        answer = final_answer(anatomy, anatomy.run(batch))
         scores = [score.known(answer) for score in scores]
     maps, answers = [], []
     count = _pictures_per_pass(method, anatomy, memory)

@@ -10,7 +10,7 @@ from torch import Tensor
 from legrad.anatomy import ViTAnatomy
 from legrad.errors import UnsupportedModelError
 from legrad.targets import Score
-from legrad.truth import as_float
+from legrad.truth import final_answer
 
 
 @dataclass
@@ -37,16 +37,12 @@ class Call:
         """The model's own scores, (images, targets)."""
         if self.output is None:
             self.output = self.anatomy.run(self.batch)
-        feature = as_float(self.output)
-        if self.anatomy.output != "logits":
-            feature = F.normalize(feature, dim=-1)
+        feature = final_answer(self.anatomy, self.output)
         return torch.stack([score(feature) for score in self.scores], 1)
 
     def scored(self, picture: int, outputs: Tensor) -> Tensor:
         """Scores of several outputs of the tower, all taken for one picture: (n, features) -> (n, targets)."""
-        feature = as_float(outputs)
-        if self.anatomy.output != "logits":
-            feature = F.normalize(feature, dim=-1)
+        feature = final_answer(self.anatomy, outputs)
         return torch.stack([_of_picture(score, picture, feature) for score in self.scores], 1)
 
     def same_for_all_targets(self, maps: Tensor) -> Tensor:
