@@ -1,5 +1,6 @@
 """``load`` and ``wrap`` a model, ``explain`` pictures: the streaming pass around the formula in ``relevance``."""
 
+import contextlib
 import functools
 import importlib.metadata
 import itertools
@@ -16,7 +17,7 @@ from legrad.assembling import Part, assemble
 from legrad.chunks import Chunks, ran_out
 from legrad.errors import InputError
 from legrad.explanation import Explanation
-from legrad.inputs import Input, by_size, prepare, stack
+from legrad.inputs import Input, by_size, sources, stack
 from legrad.planning import Planner
 from legrad.positions import no_position_check, position_check, random_input
 from legrad.resolving import Resolver, class_names
@@ -26,6 +27,7 @@ from legrad.truth import truth_check
 
 READOUTS = ("auto", "published", "native")
 FITS = ("model", "squash", "pad")
+_WINDOW = 256  # pictures that a device gets at once
 
 
 def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> "Explainer":
@@ -185,18 +187,25 @@ class Explainer:
             raise InputError(f"this model has no {chosen} read-out, only {', '.join(self.anatomy.readouts)}")
         # the whole call: results made under inference mode could not be used in training code
         with torch.inference_mode(False), torch.no_grad(), capture.exclusive(self.anatomy.blocks[0]):
-            inputs = prepare(images, self._adapter, size, fit)
+            pictures = sources(images, self._adapter, size, fit)
             # inside, so that copies of the tower for other input sizes are made from it in its plain state
             with capture.plain(self.model), capture.plain(self.anatomy.tower, self.anatomy.switches):
-                resolver = Resolver(self._adapter, self.anatomy, inputs)
+                resolver = Resolver(self._adapter, self.anatomy, len(pictures))
                 scores, valid = resolver.resolve(targets)
                 null = None if null_target is None else resolver.one(null_target)
                 asked = scores if null is None else [*scores, null]
+                question = _Question(kind, asked, blocks, chosen, memory)
+                inputs: list[Input] = []
                 parts: list[Part] = []
-                for input_size, members in by_size(inputs).items():
-                    anatomy = self.anatomy.at(input_size)
-                    plan = self._plan(stack([inputs[members[0]]], anatomy), anatomy)
-                    parts.extend(_in_chunks(kind, anatomy, inputs, members, asked, blocks, chosen, plan, memory))
+                # while a device works on one window of pictures, the processor prepares the next
+                count = None if self.anatomy.device.type == "cpu" else _WINDOW
+                with contextlib.closing(pictures.windows(count)) as windows:
+                    for window in windows:
+                        inputs += window
+                        for input_size, members in by_size(inputs, len(inputs) - len(window)).items():
+                            anatomy = self.anatomy.at(input_size)
+                            plan = self._plan(stack([inputs[members[0]]], anatomy), anatomy)
+                            parts.extend(_in_chunks(question, anatomy, inputs, members, plan))
             return assemble(
                 parts,
                 inputs,
@@ -242,19 +251,28 @@ class Explainer:
         return self._plans[key]
 
 
+class _Question:
+    """What is asked of all pictures of a call, and how much of it goes into one pass, for every size of pictures."""
+
+    def __init__(
+        self, method: methods.Method, scores: list[Score], layers: list[int], readout: str, memory: str | int
+    ) -> None:
+        self.method, self.scores, self.layers, self.readout, self.memory = method, scores, layers, readout, memory
+        self._chunks: dict[tuple[int, ...], Chunks] = {}
+
+    def chunks(self, anatomy: ViTAnatomy) -> Chunks:
+        """The same ones for every window of pictures of a shape: what turned out to be too much stays so."""
+        if anatomy.shape not in self._chunks:
+            self._chunks[anatomy.shape] = Chunks(anatomy, len(self.scores), len(self.layers), self.memory)
+        return self._chunks[anatomy.shape]
+
+
 def _in_chunks(
-    method: methods.Method,
-    anatomy: ViTAnatomy,
-    inputs: Sequence[Input],
-    members: list[int],
-    scores: list[Score],
-    layers: list[int],
-    readout: str,
-    plan: Plan,
-    memory: str | int,
+    question: _Question, anatomy: ViTAnatomy, inputs: Sequence[Input], members: list[int], plan: Plan
 ) -> Iterator[Part]:
     """Explain pictures of one size in chunks of pictures and targets that fit into memory."""
-    chunks = Chunks(anatomy, len(scores), len(layers), memory)
+    method, layers, readout = question.method, question.layers, question.readout
+    scores, chunks = question.scores, question.chunks(anatomy)
     late = any(score.late for score in scores)
     start = 0
     while start < len(members):
@@ -268,7 +286,7 @@ def _in_chunks(
                 if method.function is None:
                     one = explain_batch(anatomy, batch, asked, layers, readout, plan, chunks.defer, chunks.numbers)
                 else:
-                    one = methods.explain_batch(method, anatomy, batch, asked, layers, readout, memory)
+                    one = methods.explain_batch(method, anatomy, batch, asked, layers, readout, question.memory)
                 passes.append(one)
         except (MemoryError, RuntimeError) as error:
             if not ran_out(error):

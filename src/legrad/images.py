@@ -81,11 +81,10 @@ def read(source: Any, of_video: bool = False) -> Image.Image:
 
 def _open(file: Any, name: str) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as picture:
-                single = _upright_rgb(picture, name)
-                count = _frames(picture)
+        # no filter for warnings here: they are the whole process', and pictures are read in threads
+        with Image.open(file) as picture:
+            single = _upright_rgb(picture, name)
+            count = _frames(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{name} has too many pixels to be opened safely: {error}; make it smaller first") from error
     except InputError:

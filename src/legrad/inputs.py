@@ -1,6 +1,9 @@
 """Whatever ``explain`` takes as images -> tensors with their frames in the original pictures."""
 
-from collections.abc import Mapping, Sequence
+import functools
+import os
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +21,8 @@ _TENSORS = {
     "frames": "(batch, frames, 3, height, width)",
     "frequency": "(batch, time, frequency)",
 }
+_THREADS = 16  # reading and resizing pictures give the interpreter's lock away
+_ROWS = 32  # of a batch whose pixels are computed at once
 # names under which processors of transformers return their tensors
 _BATCHED = ("pixel_values", "pixel_values_videos", "input_values", "input_features")
 
@@ -41,11 +46,51 @@ class Input:
     timing: geometry.Timing = field(default_factory=geometry.Timing)
 
 
+class Sources:
+    """What was given as images, counted but perhaps not read yet.
+
+    Args:
+        jobs: one per input, each makes it. They may run in threads of their own.
+    """
+
+    def __init__(self, jobs: Sequence[Callable[[], Input]]) -> None:
+        self._jobs = jobs
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def windows(self, count: int | None = None) -> Generator[list[Input]]:
+        """The inputs in order, at most ``count`` at a time; threads work on the next ones meanwhile.
+
+        Raises:
+            InputError: one of those that would come next cannot be read; those behind it are given up.
+        """
+        if len(self) == 1:
+            yield [self._jobs[0]()]
+            return
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "legrad-pictures") as pool:
+            futures = [pool.submit(job) for job in self._jobs]
+            try:
+                step = count or len(futures)
+                for first in range(0, len(futures), step):
+                    yield [future.result() for future in futures[first : first + step]]
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
 def prepare(source: Any, adapter: Adapter, size: int | Sequence[int] | None = None, fit: str = "model") -> list[Input]:
-    """Read and preprocess; arguments as for ``Explainer.explain``.
+    """Read and preprocess everything, see ``sources``."""
+    return next(sources(source, adapter, size, fit).windows())
+
+
+def sources(source: Any, adapter: Adapter, size: int | Sequence[int] | None = None, fit: str = "model") -> Sources:
+    """What there is to read and preprocess; arguments as for ``Explainer.explain``.
+
+    Files and addresses are read when their turn comes. What is in memory is looked at here: two threads must not load
+    the same lazily opened picture.
 
     Raises:
-        InputError: a picture that cannot be read, or a tensor of another shape or type.
+        InputError: nothing, a picture in memory that cannot be read, or a tensor of another shape or type.
     """
     kind, shape = adapter.anatomy.axes[0], adapter.anatomy.shape
     wanted = _TENSORS[kind]
@@ -54,12 +99,13 @@ def prepare(source: Any, adapter: Adapter, size: int | Sequence[int] | None = No
     if isinstance(source, Tensor | Mapping):
         if size is not None or fit != "model":
             raise InputError("size and fit are for pictures; resize tensor input yourself")
-        return _of_tensor(source, adapter) if isinstance(source, Tensor) else _of_batch(source, adapter)
+        ready = _of_tensor(source, adapter) if isinstance(source, Tensor) else _of_batch(source, adapter)
+        return Sources([functools.partial(_itself, one) for one in ready])
     split = {"rows": _pictures, "frames": videos.split, "frequency": sounds.split}[kind]
-    sources = split(source)
-    if not sources:
+    items = split(source)
+    if not items:
         raise InputError("no images")
-    if kind != "frequency" and any(isinstance(item, Tensor) for item in sources):
+    if kind != "frequency" and any(isinstance(item, Tensor) for item in items):
         raise InputError(f"give tensor input as one float tensor {wanted}, not inside a list")
     if adapter.transform is None:
         raise InputError(
@@ -67,11 +113,18 @@ def prepare(source: Any, adapter: Adapter, size: int | Sequence[int] | None = No
             f"tensor {wanted}"
         )
     transform = adapter.transform(None if size is None else geometry.as_size(size), fit)
+    if kind == "rows":
+        items = [item if isinstance(item, str | os.PathLike) else images.read(item) for item in items]
+        return Sources([functools.partial(_of_picture, item, transform, index) for index, item in enumerate(items)])
     if kind == "frames":
-        return [_of_video(item, transform, shape[0], index) for index, item in enumerate(sources)]
-    if kind == "frequency":
-        return [_of_sound(item, transform, index) for index, item in enumerate(sources)]
-    return [_of_picture(item, transform, index) for index, item in enumerate(sources)]
+        made = [_of_video(item, transform, shape[0], index) for index, item in enumerate(items)]
+    else:
+        made = [_of_sound(item, transform, index) for index, item in enumerate(items)]
+    return Sources([functools.partial(_itself, one) for one in made])
+
+
+def _itself(one: Input) -> Input:
+    return one
 
 
 def _pictures(source: Any) -> list[Any]:
@@ -80,17 +133,22 @@ def _pictures(source: Any) -> list[Any]:
     return list(source) if isinstance(source, list | tuple) else [source]
 
 
-def by_size(inputs: Sequence[Input]) -> dict[geometry.Size, list[int]]:
-    """Indices of the inputs of every size, in the order of the inputs."""
+def by_size(inputs: Sequence[Input], first: int = 0) -> dict[geometry.Size, list[int]]:
+    """Indices of the inputs of every size, in their order from ``first`` on."""
     groups: dict[geometry.Size, list[int]] = {}
-    for index, one in enumerate(inputs):
+    for index, one in enumerate(inputs[first:], first):
         groups.setdefault(one.frame.input, []).append(index)
     return groups
 
 
 def stack(inputs: Sequence[Input], anatomy: ViTAnatomy) -> Tensor:
     """(batch, *anatomy.shape) on the model's device and in its type; the inputs are of one shape."""
-    return torch.stack([one.tensor for one in inputs]).to(anatomy.device, anatomy.dtype)
+    rows = [one.tensor for one in inputs]
+    if anatomy.device.type != "cuda" or rows[0].is_cuda:
+        return torch.stack(rows).to(anatomy.device, anatomy.dtype)
+    # page-locked, so that the copy runs beside what the processor does next
+    batch = torch.empty(len(rows), *rows[0].shape, dtype=rows[0].dtype, pin_memory=True)
+    return torch.stack(rows, out=batch).to(anatomy.device, non_blocking=True).to(anatomy.dtype)
 
 
 def _of_picture(source: Any, transform: Any, index: int) -> Input:
@@ -149,7 +207,7 @@ def _of_tensor(tensor: Tensor, adapter: Adapter) -> list[Input]:
     else:
         size = (tensor.shape[-2], tensor.shape[-1])
         scale = None if adapter.transform is None else geometry.normalisation(adapter.transform(None, "model"))
-        pictures = [_denormalised(row, scale) for row in tensor]
+        pictures = [row for rows in tensor.split(_ROWS) for row in _denormalised(rows, scale)]
     frame = geometry.Frame(size, size)
     what = {"rows": "image", "frames": "video", "frequency": "sound"}[kind]
     return [
@@ -174,12 +232,13 @@ def _of_batch(batch: Mapping[str, Any], adapter: Adapter) -> list[Input]:
     return [replace(one, name=f"image {index}") for index, one in enumerate(singles)]
 
 
-def _denormalised(tensor: Tensor, scale: tuple[Tensor, Tensor] | None) -> Any:
-    """The picture behind normalised input, (..., H, W, 3) uint8; stretched to grey if mean and std are not known."""
-    pixels = tensor.detach().float().cpu()
+def _denormalised(batch: Tensor, scale: tuple[Tensor, Tensor] | None) -> Any:
+    """The pictures behind normalised input, (batch, ..., H, W, 3) uint8; grey and stretched without mean and std."""
+    pixels = batch.float()
     if scale is None:
         grey = pixels.mean(-3)
-        pixels = relevance.min_max(grey, grey.ndim).unsqueeze(-3).expand_as(pixels)
+        pixels = relevance.min_max(grey, grey.ndim - 1).unsqueeze(-3).expand_as(pixels)
     else:
-        pixels = pixels * scale[1][:, None, None] + scale[0][:, None, None]
-    return (pixels.clamp(0, 1) * 255).round().byte().movedim(-3, -1).contiguous().numpy()
+        mean, std = (part.to(pixels)[:, None, None] for part in scale)
+        pixels = torch.addcmul(mean, pixels, std)
+    return (pixels.clamp(0, 1) * 255).round().byte().movedim(-3, -1).contiguous().cpu().numpy()

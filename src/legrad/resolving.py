@@ -40,21 +40,20 @@ class Resolver:
     Args:
         adapter: the model's.
         anatomy: for any size.
-        inputs: the pictures.
+        count: of the pictures.
     """
 
-    def __init__(self, adapter: Adapter, anatomy: ViTAnatomy, inputs: list[Input]) -> None:
-        self._adapter, self._anatomy, self._inputs = adapter, anatomy, inputs
+    def __init__(self, adapter: Adapter, anatomy: ViTAnatomy, count: int) -> None:
+        self._adapter, self._anatomy, self._count = adapter, anatomy, count
 
     def resolve(self, targets: Any) -> tuple[list[Score], Tensor]:
         """Targets as scores shared by all pictures, and which of (images, targets) are asked for."""
-        inputs = self._inputs
         listed = as_list(targets)
         if not isinstance(listed[0], list):
-            return self._scores(listed), torch.ones(len(inputs), len(listed), dtype=torch.bool)
-        if len(listed) != len(inputs):
+            return self._scores(listed), torch.ones(self._count, len(listed), dtype=torch.bool)
+        if len(listed) != self._count:
             raise InputError(
-                f"got {len(listed)} lists of targets for {len(inputs)} pictures; give one list per picture"
+                f"got {len(listed)} lists of targets for {self._count} pictures; give one list per picture"
             )
         rows = [self._scores(own) for own in listed]
         count = max(map(len, rows))

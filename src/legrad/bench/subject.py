@@ -249,7 +249,7 @@ class Subject:
             asked = Prompts(name, self.templates) if self.zero_shot and isinstance(name, str) else name
             anatomy, adapter = self.explainer.anatomy, self.explainer.adapter
             with torch.no_grad(), capture.exclusive(anatomy.blocks[0]), capture.plain(self.explainer.model):
-                score = Resolver(adapter, anatomy, []).one(asked)
+                score = Resolver(adapter, anatomy, 0).one(asked)
             assert score.direction is not None
             self._directions[name] = score.direction[0].detach()
         return self._directions[name]
