@@ -232,3 +232,10 @@ def test_a_size_that_is_no_multiple_of_the_patch_leaves_a_rest_unseen():
 def test_a_convolutional_stem_asks_for_whole_patches():
     with pytest.raises(legrad.InputError, match="multiples of"):
         legrad.wrap(models.TOWERS["vitamin"]()).explain(torch.randn(1, 3, 70, 64), torch.randn(32))
+
+
+def test_a_trunk_that_was_resized_behind_open_clips_back():
+    model = models.TOWERS["siglip"]()
+    model.visual.trunk.set_input_size(img_size=48)
+    found = legrad.wrap(model).explain(torch.randn(1, 3, 48, 48), torch.randn(32))
+    assert found.relevance.shape == (1, 1, 6, 6)

@@ -139,7 +139,7 @@ def _timm(visual: Any) -> ViTAnatomy:
     trunk = visual.trunk
     trunks.check_plain(trunk)
     pooled = trunks.has_pooler(trunk)
-    image_size = pair(visual.image_size)
+    image_size = pair(trunk.patch_embed.img_size)  # visual.image_size knows nothing of trunk.set_input_size
     prefix = int(trunk.num_prefix_tokens)
     class_token = trunk.global_pool == "token"
 
