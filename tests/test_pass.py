@@ -343,3 +343,33 @@ def test_grouped_queries_repeat_values():
     assert calls[0].mismatch < 1e-5
     assert torch.equal(calls[0].value[:, 1], v[:, 0])
     assert output.requires_grad
+
+
+@pytest.mark.parametrize("setting", [True, False])
+def test_attention_is_fused_in_blocks_that_nobody_looks_at_and_the_switch_is_put_back(setting):
+    """``nn.MultiheadAttention`` writes its maps out without gradients; a thread that leaves first changes nothing."""
+    mha, before, seen = torch.backends.mha, torch.backends.mha.get_fastpath_enabled(), []
+    inside, leave = threading.Event(), threading.Event()
+    model = models.clip()
+    model.visual.transformer.resblocks[0].register_forward_hook(lambda *_: seen.append(mha.get_fastpath_enabled()))
+
+    def stay():
+        with capture.plain(models.clip()):
+            inside.set()
+            leave.wait(10)
+
+    try:
+        mha.set_fastpath_enabled(setting)
+        other = threading.Thread(target=stay)
+        other.start()
+        assert inside.wait(10)
+        legrad.wrap(model).explain(torch.randn(1, 3, 32, 32), torch.randn(32), layers=1)
+        assert not mha.get_fastpath_enabled()  # the other thread is still inside
+        leave.set()
+        other.join()
+        assert mha.get_fastpath_enabled() == setting
+        assert seen
+        assert not any(seen)
+    finally:
+        leave.set()
+        mha.set_fastpath_enabled(before)

@@ -315,6 +315,33 @@ def borrowed(settings: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
             setattr(owner, name, value)
 
 
+class _FusedOnly:
+    """``nn.MultiheadAttention`` without its fast path, which writes attention out on the processor.
+
+    At 1022 px that costs as much as the rest of a ViT-B/16. The switch is the whole process': several threads may be
+    inside, the last one puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                torch.backends.mha.set_fastpath_enabled(self._before)
+
+
+_fused_only = _FusedOnly()
+
+
 @contextlib.contextmanager
 def plain(model: nn.Module, settings: Iterable[tuple[Any, str, Any]] = ()) -> Iterator[None]:
     """The model in eval mode, without gradients, outside inference mode and autocast; all as before afterwards.
@@ -332,6 +359,7 @@ def plain(model: nn.Module, settings: Iterable[tuple[Any, str, Any]] = ()) -> It
         torch.inference_mode(False),
         torch.no_grad(),
         torch.autocast(device, enabled=False),
+        _fused_only,
         borrowed([*training, *compiled, *settings]),
     ):
         yield

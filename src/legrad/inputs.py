@@ -22,7 +22,7 @@ _TENSORS = {
     "frequency": "(batch, time, frequency)",
 }
 _THREADS = 16  # reading and resizing pictures give the interpreter's lock away
-_ROWS = 32  # of a batch whose pixels are computed at once
+_ROWS = 8  # of a batch whose pixels are computed at once: memory for a few pictures is always there
 # names under which processors of transformers return their tensors
 _BATCHED = ("pixel_values", "pixel_values_videos", "input_values", "input_features")
 
