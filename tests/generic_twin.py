@@ -101,7 +101,12 @@ class _Run:
         return _like(_mean(_tokens(output), self.batch), output) if self.mean else None
 
 
-def layer_maps(
+def layer_maps(*args: Any, **options: Any) -> Tensor:
+    """Relevance of every block, the mean of ``head_maps`` over the heads: (batch, layers, *grid) float64."""
+    return head_maps(*args, **options).mean(2)
+
+
+def head_maps(
     model: nn.Module,
     anatomy_of: Callable[[nn.Module], Any],
     batch: Tensor,
@@ -110,7 +115,7 @@ def layer_maps(
     identity: Sequence[str] = (),
     normalize: bool = True,
 ) -> Tensor:
-    """Relevance of every block, (batch, layers, *grid) float64.
+    """Relevance of every head of every block, (batch, layers, heads, *grid) float64.
 
     Args:
         model: any dtype; a float64 copy is used.
@@ -149,7 +154,7 @@ def layer_maps(
             assert len(fired) == anatomy.attentions, f"{len(fired)} attentions, expected {anatomy.attentions}"
             gradients = torch.autograd.grad(score(feature).sum(), [fired[tap] for tap in anatomy.taps])
             found = [
-                _on_grid(anatomy, _keys(gradient, pooled), tap, len(batch))
+                torch.stack([_on_grid(anatomy, head, tap, len(batch)) for head in _keys(gradient, pooled).unbind(1)], 1)
                 for tap, gradient in zip(anatomy.taps, gradients, strict=True)
             ]
             layers.append(torch.stack(found).mean(0))
@@ -158,7 +163,7 @@ def layer_maps(
 
 def _keys(gradient: Tensor, pooled: bool) -> Tensor:
     positive = (gradient if gradient.ndim == 4 else gradient[:, None]).clamp(min=0)
-    return positive[:, :, 0].mean(1) if pooled else positive.mean((1, 2))
+    return positive[:, :, 0] if pooled else positive.mean(2)
 
 
 def _on_grid(anatomy: Any, keys: Tensor, tap: int, batch: int) -> Tensor:

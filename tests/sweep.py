@@ -25,7 +25,7 @@ from torch import Tensor
 from twin import distance
 
 import legrad
-from legrad import capture
+from legrad import capture, heads
 from legrad.doctor import allowed_sizes, position_check, random_input
 from legrad.planning import Planner
 from legrad.streaming import Plan, explain_batch
@@ -149,12 +149,19 @@ def against_twin(explainer: legrad.Explainer, batch: Tensor, readout: str, size:
 
     names = dict(anatomy.tower.named_modules())
     skipped = [] if type(anatomy.tower).__name__ in NORM_LAST else [norm for norm in NORMS if norm in names]
-    expected = generic_twin.layer_maps(
+    expected = generic_twin.head_maps(
         explainer.model, anatomy_of, batch, score, readout, skipped, anatomy.readouts[readout].normalize
     )
-    if found.shape != expected.shape:
-        raise AssertionError(f"maps of shape {tuple(found.shape)}, the twin's are {tuple(expected.shape)}")
-    return distance(found, expected)
+    if found.shape != expected.mean(2).shape:
+        raise AssertionError(f"maps of shape {tuple(found.shape)}, the twin's are {tuple(expected.mean(2).shape)}")
+    try:
+        by_head = heads.head_relevance(explainer, batch, score, readout=readout)[:, 0]
+    except legrad.UnsupportedModelError:  # heads folded into the batch
+        by_head = found[:, :, None]
+    if by_head.shape != expected.shape:
+        raise AssertionError(f"heads of shape {tuple(by_head.shape)}, the twin's are {tuple(expected.shape)}")
+    # a single head may have nothing to say, and a layer always has
+    return max(distance(found, expected.mean(2)), float((by_head - expected).abs().max() / expected.abs().max()))
 
 
 def closed_form(explainer: legrad.Explainer, batch: Tensor) -> str:

@@ -108,7 +108,13 @@ READOUTS: dict[tuple[bool, str], Callable[[Any, Tensor], Tensor]] = {
 
 
 def relevance(
-    model: Any, images: Tensor, score: Callable[[Tensor], Tensor], readout: str, prefix: int, grid: tuple[int, int]
+    model: Any,
+    images: Tensor,
+    score: Callable[[Tensor], Tensor],
+    readout: str,
+    prefix: int,
+    grid: tuple[int, int],
+    by_head: bool = False,
 ) -> Tensor:
     """Relevance of every layer, (images, layers, rows, cols) float64.
 
@@ -116,6 +122,7 @@ def relevance(
         score: (images, features) -> (images,).
         readout: "native" or "published".
         prefix: keys in front of the patches.
+        by_head: (images, layers, heads, rows, cols) instead.
     """
     model = copy.deepcopy(model).double().eval()
     is_timm = hasattr(model.visual, "trunk")
@@ -135,8 +142,9 @@ def relevance(
             attention = maps[-1] if pooler else attention
             (gradient,) = torch.autograd.grad(score(feature).sum(), attention, retain_graph=True)
             positive = gradient.clamp(min=0)
-            positive = positive[:, :, 0].mean(1) if pooler else positive.mean((1, 2))
-            layers.append(positive[:, prefix:].reshape(len(images), *grid))
+            positive = positive[:, :, 0] if pooler else positive.mean(2)
+            heads = positive[:, :, prefix:].unflatten(-1, grid)
+            layers.append(heads if by_head else heads.mean(1))
     return torch.stack(layers, 1)
 
 

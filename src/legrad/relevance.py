@@ -10,10 +10,13 @@ attention map itself is never needed. This file is the only place that holds the
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+# d score / d O (batch, targets, heads, rows, head_dim), V, keep -> something of every key, see ``key_relevance``
+Reduction = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 
 # One chunk is about this many numbers: small enough to stay in a processor's cache; many more on a GPU (True), where
 # every chunk costs a launch. Fewer rows than these would make a poor matrix product.
@@ -75,6 +78,25 @@ def key_relevance(
             positive *= keep[some, :, :, part]
         total[some, asked] += positive.sum(dim=(1, 3))
     return total / (heads * (queries or rows))
+
+
+def head_relevance(output_grad: Tensor, value: Tensor | None, keep: Tensor | None = None) -> Tensor:
+    """``key_relevance`` of every head by itself; their mean is that of all heads.
+
+    Args:
+        output_grad, value, keep: as there.
+
+    Returns:
+        (batch, targets, heads, keys), non-negative.
+    """
+    batch, _, heads, _, _ = output_grad.shape
+    if keep is not None:
+        keep = keep.expand(batch, heads, -1, -1).flatten(0, 1)[:, None]
+    if value is not None:
+        value = value.flatten(0, 1)[:, None]
+    # to the formula heads are further pictures, of one head each
+    alone = key_relevance(output_grad.transpose(1, 2).flatten(0, 1)[:, :, None], value, keep)
+    return alone.unflatten(0, (batch, heads)).transpose(1, 2)
 
 
 def on_grid(relevance: Tensor, start: int, grid: Sequence[int]) -> Tensor:

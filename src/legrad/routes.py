@@ -8,7 +8,7 @@ from torch import Tensor
 
 from legrad import capture, reading, relevance, tails
 from legrad.anatomy import ViTAnatomy
-from legrad.errors import TruthCheckError
+from legrad.errors import TruthCheckError, UnsupportedModelError
 from legrad.reading import Reader, Reading
 from legrad.tails import Tail
 from legrad.targets import Score
@@ -118,8 +118,17 @@ def _part(keep: Tensor | None, pictures: slice, rows: tuple[int, int]) -> Tensor
     return keep[:, :, slice(*rows)] if keep.shape[2] > 1 else keep
 
 
-def block_layer(anatomy: ViTAnatomy, reader: Reader, visited: Visited, scores: Sequence[Score]) -> Tensor:
-    """Self-attention route: autograd from the layer's scores to its head outputs, (batch, targets, *grid)."""
+def block_layer(
+    anatomy: ViTAnatomy,
+    reader: Reader,
+    visited: Visited,
+    scores: Sequence[Score],
+    reduction: relevance.Reduction = relevance.key_relevance,
+) -> Tensor:
+    """Self-attention route: autograd from the layer's scores to its head outputs, (batch, targets, *grid).
+
+    ``reduction`` may be another one than the formula; if it keeps the heads apart they come in front of the grid.
+    """
     tokens = visited.tokens
     leaf = as_float(tokens.detach()).requires_grad_()
     feature = reader(leaf)
@@ -137,13 +146,18 @@ def block_layer(anatomy: ViTAnatomy, reader: Reader, visited: Visited, scores: S
                     f"an attention of block {visited.layer} does not reach the block's output: wrong attention or "
                     "wrong block"
                 )
-            maps.append(anatomy.on_grid(_keys(call, gradient, slice(None)), tap, len(tokens)))
-        results.append(relevance.merge_layers(maps) / undo.reshape(-1, *[1] * len(anatomy.grid)))
+            maps.append(_on_grid(anatomy, _keys(call, gradient, slice(None), reduction), tap, len(tokens)))
+        merged = relevance.merge_layers(maps)
+        results.append(merged / undo.reshape(-1, *[1] * (merged.ndim - 1)))
     return torch.stack(results, 1)
 
 
 def pooler_layers(
-    anatomy: ViTAnatomy, reader: Reader, visited: Sequence[Visited], scores: Sequence[Score]
+    anatomy: ViTAnatomy,
+    reader: Reader,
+    visited: Sequence[Visited],
+    scores: Sequence[Score],
+    reduction: relevance.Reduction = relevance.key_relevance,
 ) -> list[Tensor]:
     """Pooler route: the same at the pooler's attention over the blocks' tokens, query 0 only.
 
@@ -159,21 +173,35 @@ def pooler_layers(
     results = []
     for target in range(len(scores)):
         maps = [
-            anatomy.on_grid(_keys(call, gradient[target], slice(0, 1)), tap, len(leaf))
+            _on_grid(anatomy, _keys(call, gradient[target], slice(0, 1), reduction), tap, len(leaf))
             for tap, call, gradient in zip(anatomy.taps, heads, gradients, strict=True)
         ]
         results.append(relevance.merge_layers(maps))
     return list(torch.stack(results, 1).split(images))
 
 
-def _keys(call: capture.AttentionCall, gradient: Tensor, queries: slice) -> Tensor:
-    """Relevance of the keys of one attention, (batch, keys); heads may be folded into the batch."""
+def _on_grid(anatomy: ViTAnatomy, keys: Tensor, tap: int, batch: int) -> Tensor:
+    """Keys (batch', keys), or (batch', heads, keys), as the anatomy lays them."""
+    if keys.ndim == 2:
+        return anatomy.on_grid(keys, tap, batch)
+    return torch.stack([anatomy.on_grid(one, tap, batch) for one in keys.unbind(1)], 1)
+
+
+def _keys(call: capture.AttentionCall, gradient: Tensor, queries: slice, reduction: relevance.Reduction) -> Tensor:
+    """The reduction of one attention to its keys, (batch, keys) or (batch, heads, keys); heads may be folded into the
+    batch."""
     value, keep = call.value, call.keep
-    if gradient.ndim == 3:
+    folded = gradient.ndim == 3
+    if folded:
         gradient = gradient[:, None]
         value, keep = (None if t is None else t[:, None] for t in (value, keep))
     keep = None if keep is None else keep[:, :, queries]
-    return relevance.key_relevance(gradient[:, None, :, queries], value, keep)[:, 0]
+    keys = reduction(gradient[:, None, :, queries], value, keep)[:, 0]
+    if folded and keys.ndim == 3:
+        raise UnsupportedModelError(
+            "this model's attention has its heads folded into the batch: they cannot be told apart"
+        )
+    return keys
 
 
 def _shifted(gradient: Tensor, dtype: torch.dtype, apart: int) -> tuple[Tensor, Tensor]:

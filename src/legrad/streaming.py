@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from legrad import capture
+from legrad import capture, relevance
 from legrad.anatomy import ViTAnatomy
 from legrad.reading import Reader, Reading
 from legrad.routes import Visited, block_layer, closed_layers, pooler_layers
@@ -39,7 +39,7 @@ class Explained:
     """What one pass finds, on the CPU, float32 or float64.
 
     Attributes:
-        relevance: (images, targets, layers, *grid).
+        relevance: (images, targets, layers, *grid); with heads in front of the grid if the reduction kept them apart.
         values: the model's own scores, (images, targets).
         scores: the targets; those that waited for the model's answer are known now.
     """
@@ -58,6 +58,7 @@ def explain_batch(
     plan: Plan | None = None,
     defer: bool = False,
     numbers: int | None = None,
+    reduction: relevance.Reduction = relevance.key_relevance,
 ) -> Explained:
     """Relevance of every layer, and the model's own scores, from one forward pass.
 
@@ -73,13 +74,15 @@ def explain_batch(
         defer: where targets depend on the model's answer, keep what all layers need until it is there, instead of
             running the model twice.
         numbers: most numbers per activation that a chunk inside a layer holds; default a good size for the device.
+        reduction: of gradients and values to keys; another one than the formula goes without closed forms.
 
     Raises:
         TruthCheckError: an attention did not fire as declared, or the native read-out is not the model's output.
     """
     plan = plan or Plan()
     reader = Reader(anatomy, anatomy.readouts[readout])
-    known = {layer: tail for layer, tail in plan.tails.items() if layer in layers and tail.fits(anatomy.blocks[layer])}
+    tails = plan.tails if reduction is relevance.key_relevance else {}
+    known = {layer: tail for layer, tail in tails.items() if layer in layers and tail.fits(anatomy.blocks[layer])}
     # a float64 model is after exactness, and other company rounds differently
     together = 1 if batch.dtype == torch.float64 else _LAYERS_TOGETHER
     waiting = any(score.late for score in scores)
@@ -93,12 +96,12 @@ def explain_batch(
     def differentiate() -> None:
         while graphs:
             one = graphs.pop()
-            found[one.layer] = block_layer(anatomy, reader, one, scores).cpu()
+            found[one.layer] = block_layer(anatomy, reader, one, scores, reduction).cpu()
 
     def explain() -> None:
         """Work off what was kept."""
         if anatomy.route == "pooler":
-            results = pooler_layers(anatomy, reader, kept, scores)
+            results = pooler_layers(anatomy, reader, kept, scores, reduction)
         else:
             if readout not in plan.readings:
                 plan.readings[readout] = reader.detect(as_float(kept[0].tokens[:1]))
@@ -139,6 +142,6 @@ def explain_batch(
     if seen is not None and seen.mean and not reader.reads(seen, as_float(anatomy.to_tokens(last))):
         # the read-out changed its ways
         plan.readings[readout] = Reading(None)
-        return explain_batch(anatomy, batch, original, layers, readout, plan, defer, numbers)
+        return explain_batch(anatomy, batch, original, layers, readout, plan, defer, numbers, reduction)
     values = torch.stack([one(answer) for one in scores], 1).cpu()
     return Explained(torch.stack([found[layer] for layer in layers], 2), values, scores)

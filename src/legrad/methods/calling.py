@@ -24,6 +24,7 @@ class Call:
         layers: ascending block indices.
         readout: a key of ``anatomy.readouts``, for methods with layer features.
         output: of the tower, left here by methods that ran it anyway.
+        known: the model's own scores, left here by methods that know them.
     """
 
     anatomy: ViTAnatomy
@@ -32,9 +33,12 @@ class Call:
     layers: Sequence[int]
     readout: str
     output: Tensor | None = None
+    known: Tensor | None = None
 
     def answer(self) -> Tensor:
         """The model's own scores, (images, targets)."""
+        if self.known is not None:
+            return self.known
         if self.output is None:
             self.output = self.anatomy.run(self.batch)
         feature = final_answer(self.anatomy, self.output)
