@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 import legrad
-from legrad import cli
-from legrad.bench import report, table
+from legrad import cli, heads
+from legrad.bench import figures, report, table
 from legrad.bench.classes import choices, column
 from legrad.bench.data import open_data
 from legrad.bench.fingerprint import Fingerprint
@@ -216,7 +216,7 @@ def test_every_parameter_of_the_tower_is_shuffled_once(clip):
 
 def test_the_fingerprint_is_each_layers_share(clip, scenes, tmp_path):
     result = run(
-        Fingerprint(4), subject(clip, scenes), scenes, ["legrad", "legrad:layers=1", "rollout"], tmp_path
+        Fingerprint.of(clip.anatomy), subject(clip, scenes), scenes, ["legrad", "legrad:layers=1", "rollout"], tmp_path
     ).content
     explanation = clip.explain(scenes[0].image, [f"a photo of a {scenes[0].label}"], fit="squash", keep_layers=True)
     sums = explanation.layer_relevance[0, 0].sum((1, 2))
@@ -225,6 +225,73 @@ def test_the_fingerprint_is_each_layers_share(clip, scenes, tmp_path):
     )
     assert set(result["unsupported"]) == {"legrad:layers=1", "rollout"}
     assert result["problems"] == []
+
+
+@pytest.mark.parametrize("kind", ["class token", "pooler"])
+def test_the_fingerprint_has_every_heads_share(clip, kind, scenes, tmp_path):
+    from dataclasses import replace
+
+    explainer = clip
+    if kind == "pooler":
+        model = models.TOWERS["siglip"]()
+        adapter = legrad.wrap(model, tokenizer=models.tokenizer).adapter
+        explainer = legrad.Explainer(replace(adapter, transform=clip.adapter.transform))
+    asked = subject(explainer, scenes)
+    benchmark = table.build("fingerprint", explainer.anatomy, {})
+    layers = len(explainer.anatomy.blocks)
+    assert (benchmark.layers, benchmark.heads) == (layers, 2)
+    result = run(benchmark, asked, scenes, ["legrad", "legrad-norelu"], tmp_path).content
+    target = [[asked.target(scenes[0].label)]]
+    maps = heads.head_relevance(explainer, scenes[0].image, target, fit="squash")[0, 0].sum((2, 3))
+    own = result["scores"]["legrad"][scenes.keys()[0]]
+    assert np.allclose(own["heads"], maps / maps.sum(), rtol=1e-3)
+    assert np.allclose(own["layers"], np.sum(own["heads"], 1))
+    assert np.sum(own["heads"]) == pytest.approx(1)
+    assert "heads" not in result["scores"]["legrad-norelu"][scenes.keys()[0]]
+    numbers = result["methods"]["legrad"]["metrics"]
+    every = [one["heads"] for one in result["scores"]["legrad"].values()]
+    assert len(every) == 6
+    found = [[numbers[f"head_{layer}_{head}"]["value"] for head in range(2)] for layer in range(layers)]
+    assert np.allclose(found, np.mean(every, 0))
+    assert numbers["head_0_1"]["low"] <= numbers["head_0_1"]["value"] <= numbers["head_0_1"]["high"]
+    assert result["methods"]["legrad-norelu"]["metrics"]["head_0_1"]["value"] is None
+    # the page has the layers, the figure and the table for computing the heads
+    page = report.report(tmp_path).read_text()
+    assert "layer 0" in page
+    assert "layer 0, head 1" not in page
+    assert "heads for half" in page
+    assert len([line for line in (tmp_path / "report.csv").read_text().splitlines() if ",head_0_1," in line]) == 2
+    figure = figures.curves(Result.read(next(tmp_path.glob("fingerprint-*.json"))).content)
+    drawn = figure.axes[0].images[0].get_array()
+    assert np.allclose(drawn, found)
+    assert [figure.axes[0].get_xlabel()[:4], figure.axes[0].get_ylabel()] == ["head", "layer"]
+
+
+def test_heads_for_half_of_the_relevance():
+    half = Fingerprint(2, 2).metrics["half"].statistic
+    items = [{"heads": [[0.25, 0.25], [0.25, 0.25]]}, {"heads": [[0.1, 0.1], [0.5, 0.3]]}, {"layers": [1, 0]}]
+    assert [half([item])(np.ones(1)) for item in items[:2]] == [0.5, 0.25]
+    assert half(items)(np.ones(3)) == 0.375
+    assert np.isnan(half([{"heads": [[None, None], [None, None]]}])(np.ones(1)))
+
+
+def test_the_fingerprint_of_folded_heads_has_layers_only(clip, scenes, tmp_path):
+    result = run(Fingerprint(4), subject(clip, scenes), scenes, ["legrad"], tmp_path, Limits(2)).content
+    assert all(set(one) == {"layers"} for one in result["scores"]["legrad"].values())
+    assert not [name for name in result["metrics"] if name.startswith("head")]
+
+
+def test_variants_of_some_heads(clip, scenes):
+    asked = subject(clip, scenes)
+    pictures, targets = [scenes[0].image], [[asked.target("sun")]]
+    every = heads.head_relevance(clip, pictures, targets, fit="squash", layers=1)[0, 0, 0]
+    assert torch.allclose(asked.grids(pictures, targets, "legrad:layers=1:heads=1")[0][0], every[1])
+    assert torch.allclose(asked.grids(pictures, targets, "legrad:heads=0+1:layers=1")[0][0], every.mean(0))
+    strongest = asked.grids(pictures, targets, "legrad:layers=1:heads=strongest")[0][0]
+    assert torch.allclose(strongest, every[every.sum((1, 2)).argmax()])
+    for wrong in ("gradcam:heads=0", "legrad:heads=best", "legrad:heads=", "legrad:heads=0+-1"):
+        with pytest.raises(InputError, match="a variant is METHOD:layers=K"):
+            asked.grids(pictures, targets, wrong)
 
 
 def test_arguments_that_a_method_cannot_use(clip, scenes, tmp_path):
@@ -300,7 +367,7 @@ def test_switches(clip):
     assert table.build("segmentation", anatomy, {"explained": "truth", "fill": None}).explained == "truth"
     made = table.build("ablation", anatomy, {"on": "segmentation", "explained": "truth"})
     assert (made.base.name, made.base.explained) == ("segmentation", "truth")
-    assert len(table.methods("ablation", anatomy)) == 1 + 2 * 2 * 4
+    assert len(table.methods("ablation", anatomy)) == 1 + 2 * 2 * 4 + len(heads.CHOICES) + 2
     assert "rise" not in table.methods("localisation", anatomy)
     wrong = [
         ("nonsense", {}, "no benchmark 'nonsense'"),

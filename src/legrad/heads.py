@@ -9,7 +9,7 @@ The mean over heads and layers is LeGrad's own map. A head's number says nothing
 nothing to do with head 3 of the next. So ``of_heads`` also chooses by what the heads do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,9 +35,8 @@ CHOICES = ("strongest", "weakest", "stronger-half", "weaker-half")
 class Explains(Protocol):
     """An ``Explainer``, or whatever explains with its arguments."""
 
-    def explain(
-        self, images: Any, targets: Any, *, method: Method, keep_layers: bool, **arguments: Any
-    ) -> "Explanation":
+    @property
+    def explain(self) -> Callable[..., "Explanation"]:
         """As ``Explainer.explain``."""
         ...
 

@@ -1,18 +1,22 @@
-"""LeGrad's own switches, scored by another benchmark: number of layers, read-out, ReLU."""
+"""LeGrad's own switches, scored by another benchmark: number of layers, read-out, ReLU, heads."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from legrad import heads
 from legrad.anatomy import ViTAnatomy
 from legrad.bench.benchmark import Benchmark, Metric
 from legrad.bench.subject import Subject, known_methods
 from legrad.datasets import Dataset, Sample
+from legrad.errors import UnsupportedModelError
 
 
 def variants(anatomy: ViTAnatomy) -> list[str]:
-    """The default first; then the last 1 to L layers with each read-out, with and without the positive part."""
+    """The default first; then the last 1 to L layers with each read-out, with and without the positive part; then some
+    heads of all layers, and every single head of the last one."""
     methods = [name for name in ("legrad", "legrad-norelu") if name in known_methods()]
+    number = heads_of(anatomy)
     return [
         "legrad",
         *(
@@ -21,7 +25,17 @@ def variants(anatomy: ViTAnatomy) -> list[str]:
             for readout in anatomy.readouts
             for layers in range(1, len(anatomy.blocks) + 1)
         ),
+        *(f"legrad:heads={choice}" for choice in (heads.CHOICES if number > 1 else ())),
+        *(f"legrad:layers=1:heads={head}" for head in range(number)),
     ]
+
+
+def heads_of(anatomy: ViTAnatomy) -> int:
+    """How many there are, 0 if they cannot be told apart."""
+    try:
+        return heads.count(anatomy)
+    except UnsupportedModelError:
+        return 0
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,9 @@ class Ablation:
         """As the base."""
         return (
             f"Scored by the benchmark '{self.base.name}'. layers=K are the last K blocks; 'norelu' leaves out the "
-            f"positive part; differences are from LeGrad's default settings. {self.base.reading}"
+            "positive part. heads=strongest is the one head of every layer with most of the relevance for the asked "
+            "target, heads=stronger-half half of them, and the opposite; layers=1:heads=H is head H of the last block "
+            f"alone. Differences are from LeGrad's default settings. {self.base.reading}"
         )
 
     @property

@@ -19,6 +19,7 @@ class Metric:
         better: which direction is good, None where neither is.
         chance: what a map that knows nothing gets: a number, or a summary of the items like ``statistic``.
         meaning: one sentence for a new reader.
+        detail: one of many numbers that a figure shows better than the page's tables.
     """
 
     title: str
@@ -26,6 +27,7 @@ class Metric:
     better: Literal["higher", "lower"] | None
     meaning: str
     chance: float | Summary | None = None
+    detail: bool = False
 
 
 class Benchmark(Protocol):

@@ -48,8 +48,8 @@ _ABOUT = {
     "localisation": "Does the map fall on the one thing asked for? Pointing game, energy, prompt-swap.",
     "sanity": "Does a map change when parameters are shuffled, or nonsense is asked?",
     "presence": "Does a map's strength tell what is there from what is not? AUROC.",
-    "ablation": "LeGrad's own switches: number of layers, read-out, ReLU; scored by another benchmark (--on).",
-    "fingerprint": "How much of a map comes from which layer?",
+    "ablation": "LeGrad's own switches: number of layers, read-out, ReLU, heads; scored by another benchmark (--on).",
+    "fingerprint": "How much of a map comes from which layer, and from which head?",
     "speed": "How many pictures per second, next to the bare forward pass?",
 }
 
@@ -63,7 +63,7 @@ def _single(
             str | None,
             typer.Option(
                 help="Comma-separated, the first is what the others are compared with; 'all' has the black boxes too; "
-                "variants are METHOD:layers=K:readout=published|native. See `legrad methods`."
+                "variants are METHOD:layers=K:readout=published|native, legrad:heads=0+3. See `legrad methods`."
             ),
         ] = None,
         data: Data = "embedded",

@@ -1,7 +1,7 @@
 """The figures of a report, drawn from a result file's content."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +39,7 @@ def bars(content: Mapping[str, Any]) -> "Figure | None":
         return None
     rows.sort(key=lambda row: row[1]["value"], reverse=metric["better"] == "lower")
     figure, axes = _new(height=1 + 0.3 * len(rows))
-    for place, (_, numbers) in enumerate(rows):
-        axes.plot([numbers["low"], numbers["high"]], [place, place], color="0.4", lw=2, solid_capstyle="butt")
-        axes.plot([numbers["value"]], [place], "o", color="C0")
-    axes.set_yticks(range(len(rows)), [method for method, _ in rows])
+    _dots(axes, rows)
     chance = content["chance"].get(name)
     if chance is not None:
         axes.axvline(chance, color="C3", ls="--", lw=1, label="chance")
@@ -50,13 +47,13 @@ def bars(content: Mapping[str, Any]) -> "Figure | None":
     arrow = {"higher": " (higher is better)", "lower": " (lower is better)", None: ""}[metric["better"]]
     axes.set_xlabel(f"{metric['title']}{arrow}")
     axes.set_title(f"{content['benchmark']}, {content['settings']['subject']['model']}", fontsize=10)
-    axes.grid(axis="x", alpha=0.3)
     return figure
 
 
 def curves(content: Mapping[str, Any]) -> "Figure | None":
-    """What a benchmark has beyond single numbers: accuracy over erased pixels, the cascade, the layers."""
-    drawer = {"perturbation": _perturbation, "sanity": _sanity, "ablation": _layers}.get(content["benchmark"])
+    """What a benchmark has beyond single numbers: accuracy over erased pixels, the cascade, layers and heads."""
+    drawers = {"perturbation": _perturbation, "sanity": _sanity, "ablation": _switches, "fingerprint": _heads}
+    drawer = drawers.get(content["benchmark"])
     return None if drawer is None else drawer(content)
 
 
@@ -98,27 +95,74 @@ def _sanity(content: Mapping[str, Any]) -> "Figure | None":
     return figure
 
 
-def _layers(content: Mapping[str, Any]) -> "Figure | None":
-    """The headline metric over the number of last layers, a line per method and read-out."""
+def _switches(content: Mapping[str, Any]) -> "Figure | None":
+    """The headline metric over the number of last layers, a line per method and read-out; beside it the heads."""
     name, metric = next(iter(content["metrics"].items()))
     lines: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    heads: list[tuple[str, Mapping[str, Any]]] = []
     for method, numbers in _known(content, name):
         found = re.fullmatch(r"(.+):layers=(\d+):readout=(\w+)", method)
         if found:
             lines.setdefault(f"{found[1]}, {found[3]}", []).append((int(found[2]), numbers))
+        if method == "legrad":
+            heads.append(("all heads, all layers", numbers))
+        elif one := re.fullmatch(r"legrad(:layers=1)?:heads=(.+)", method):
+            heads.append((f"last layer, head {one[2]}" if one[1] else f"{one[2]}, all layers", numbers))
     if not lines:
         return None
-    figure, axes = _new()
+    beside = len(heads) > 1
+    figure, axes = _new(columns=1 + beside, height=max(3.6, 1 + 0.3 * len(heads)))
+    left = axes[0] if beside else axes
     for label, points in lines.items():
         points.sort(key=lambda point: point[0])
         layers = [layer for layer, _ in points]
-        axes.plot(layers, [numbers["value"] for _, numbers in points], marker=".", label=label)
-        axes.fill_between(
+        left.plot(layers, [numbers["value"] for _, numbers in points], marker=".", label=label)
+        left.fill_between(
             layers, [numbers["low"] for _, numbers in points], [numbers["high"] for _, numbers in points], alpha=0.15
         )
-    axes.set_xlabel("last layers used")
-    axes.set_ylabel(metric["title"])
-    axes.legend(fontsize=8)
+    left.set_xlabel("last layers used")
+    left.set_ylabel(metric["title"])
+    left.legend(fontsize=8)
+    if beside:
+        _dots(axes[1], heads[::-1])
+        axes[1].set_xlabel(metric["title"])
+        axes[1].set_title("heads", fontsize=10)
+    return figure
+
+
+def _dots(axes: Any, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """A value with its interval per row, the first at the bottom."""
+    for place, (_, numbers) in enumerate(rows):
+        axes.plot([numbers["low"], numbers["high"]], [place, place], color="0.4", lw=2, solid_capstyle="butt")
+        axes.plot([numbers["value"]], [place], "o", color="C0")
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _heads(content: Mapping[str, Any]) -> "Figure | None":
+    """Share of every head: layers x heads, a panel per method that has them."""
+    places = [re.fullmatch(r"head_(\d+)_(\d+)", name) for name in content["metrics"]]
+    cells = [(place[0], int(place[1]), int(place[2])) for place in places if place]
+    panels = {}
+    for method, one in content["methods"].items():
+        values = {name: one["metrics"][name]["value"] for name, _, _ in cells if name in one["metrics"]}
+        if values and None not in values.values():
+            shares = np.zeros((1 + max(layer for _, layer, _ in cells), 1 + max(head for _, _, head in cells)))
+            for name, layer, head in cells:
+                shares[layer, head] = values[name]
+            panels[method] = shares
+    if not panels:
+        return None
+    figure, axes = _new(columns=len(panels), height=max(3.6, 1.2 + 0.25 * len(next(iter(panels.values())))))
+    highest = max(float(shares.max()) for shares in panels.values())
+    for ax, (method, shares) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        drawn = ax.imshow(shares, vmin=0, vmax=highest, cmap="viridis", aspect="auto", origin="lower")
+        ax.set_xlabel("head (numbers mean nothing across layers)")
+        ax.set_ylabel("layer")
+        ax.set_xticks(range(shares.shape[1]))
+        ax.set_yticks(range(shares.shape[0]))
+        ax.set_title(f"{method}: share of the relevance, {1 / shares.size:.3f} if all alike", fontsize=10)
+        figure.colorbar(drawn, ax=ax)
     return figure
 
 

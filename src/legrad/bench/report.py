@@ -60,7 +60,7 @@ never look at the model."""
 def _overview(contents: Sequence[Mapping[str, Any]]) -> str:
     rows = ["| benchmark | model | metric | best method | value | chance |", "| --- | --- | --- | --- | --- | --- |"]
     for content in contents:
-        for name, metric in content["metrics"].items():
+        for name, metric in _shown(content).items():
             best = _best(content, name)
             if best is None:
                 continue
@@ -127,12 +127,17 @@ def _sentence(content: Mapping[str, Any]) -> str:
 
 def _legend(content: Mapping[str, Any]) -> str:
     directions = {"higher": ", higher is better", "lower": ", lower is better", None: ""}
-    metrics = content["metrics"].values()
+    metrics = _shown(content).values()
     return "; ".join(f"{one['title']}: {one['meaning']}{directions[one['better']]}" for one in metrics) + "."
 
 
+def _shown(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics that have a column; the others are in the files and figures."""
+    return {name: metric for name, metric in content["metrics"].items() if not metric.get("detail")}
+
+
 def _table(content: Mapping[str, Any]) -> str:
-    metrics = content["metrics"]
+    metrics = _shown(content)
     best = {name: _best(content, name) for name in metrics}
     lines = [
         f"| method | {' | '.join(one['title'] for one in metrics.values())} | pictures | problems | s per picture |",

@@ -96,7 +96,12 @@ def summarise(
             "versions": versions(),
             "machine": machine(),
             "metrics": {
-                name: {"title": metric.title, "better": metric.better, "meaning": metric.meaning}
+                name: {
+                    "title": metric.title,
+                    "better": metric.better,
+                    "meaning": metric.meaning,
+                    "detail": metric.detail,
+                }
                 for name, metric in benchmark.metrics.items()
             },
             "chance": chance,

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
-from legrad import capture, geometry
+from legrad import capture, geometry, heads
 from legrad.bench import classes
 from legrad.errors import FlatMapWarning, InputError, UnsupportedModelError
 from legrad.explainer import Explainer
 from legrad.inputs import prepare, stack
-from legrad.methods import METHODS
+from legrad.methods import METHODS, Method, find
 from legrad.resolving import Resolver
 from legrad.targets import Prompts
 
@@ -32,32 +32,40 @@ def known_methods() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Variant:
-    """A method with arguments of its own: ``legrad``, ``legrad:layers=2``, ``legrad:layers=1:readout=native``.
+    """A method with arguments of its own: ``legrad``, ``legrad:layers=2``, ``legrad:layers=1:readout=native``,
+    ``legrad:heads=0+3``, ``legrad:heads=strongest``.
 
     Attributes:
         method: as in ``explain``.
         arguments: that replace the run's.
     """
 
-    method: str
+    method: str | Method
     arguments: dict[str, Any]
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
         """Raises ``InputError`` for an unknown method or argument, with the known ones."""
-        method, *parts = text.split(":")
-        if method not in known_methods():
-            raise InputError(f"no method {method!r}; known: {', '.join(known_methods())}")
+        name, *parts = text.split(":")
+        if name not in known_methods():
+            raise InputError(f"no method {name!r}; known: {', '.join(known_methods())}")
+        method: str | Method = name
         arguments: dict[str, Any] = {}
         for part in parts:
-            name, _, value = part.partition("=")
-            if name == "layers" and value.isdecimal():
-                arguments[name] = int(value)
-            elif name == "readout" and value in ("published", "native"):
-                arguments[name] = value
+            argument, _, value = part.partition("=")
+            numbers = value.split("+")
+            if argument == "layers" and value.isdecimal():
+                arguments[argument] = int(value)
+            elif argument == "readout" and value in ("published", "native"):
+                arguments[argument] = value
+            elif argument == "heads" and method == "legrad" and all(number.isdecimal() for number in numbers):
+                method = heads.of_heads([int(number) for number in numbers])
+            elif argument == "heads" and method == "legrad" and value in heads.CHOICES:
+                method = heads.of_heads(value)
             else:
                 raise InputError(
-                    f"method {text!r}: a variant is METHOD:layers=K or METHOD:readout=published|native, got {part!r}"
+                    f"method {text!r}: a variant is METHOD:layers=K, METHOD:readout=published|native or "
+                    f"legrad:heads=0+3|{'|'.join(heads.CHOICES)}, got {part!r}"
                 )
         return cls(method, arguments)
 
@@ -158,7 +166,7 @@ class Subject:
             [score[:count] for score, count in zip(found.scores, counts, strict=True)],
         )
 
-    def explain(self, pictures: Sequence[Image] | Tensor, targets: Any, method: str, **arguments: Any) -> Any:
+    def explain(self, pictures: Sequence[Image] | Tensor, targets: Any, method: str | Method, **arguments: Any) -> Any:
         """``Explainer.explain`` with the run's settings; flat maps are counted by whoever asks, not warned of.
 
         ``pictures`` may be what ``inputs`` returns. Layers and read-out of the run are for the methods that can use
@@ -182,12 +190,12 @@ class Subject:
                 **{**({} if ready else {"fit": "squash"}), **shared, **arguments},
             )
 
-    def _refused(self, method: str, arguments: Mapping[str, Any]) -> str:
+    def _refused(self, method: str | Method, arguments: Mapping[str, Any]) -> str:
         """Why a method cannot use arguments, or ""."""
         asked: dict[str, Any] = {"layers": None, "readout": "auto", "null_target": None, "keep_layers": False}
         asked.update((name, arguments[name]) for name in asked if name in arguments)
         try:
-            METHODS[method].check(self.explainer.anatomy, **asked)
+            find(method).check(self.explainer.anatomy, **asked)
         except InputError as error:
             return str(error)
         return ""

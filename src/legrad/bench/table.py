@@ -55,7 +55,7 @@ def build(name: str, anatomy: ViTAnatomy, switches: Mapping[str, Any]) -> Benchm
     for switch, value in given.items():
         _check(base, switch, value)
     if name == "fingerprint":
-        return Fingerprint(len(anatomy.blocks))
+        return Fingerprint.of(anatomy)
     made = _PLAIN[base](**given)
     return ablation.Ablation(made) if name == "ablation" else made
 
