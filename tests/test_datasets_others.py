@@ -142,6 +142,14 @@ def test_a_folder_of_classes(tmp_path):
         ImageFolder(tmp_path / "fish")
 
 
+def test_pictures_beside_the_class_folders_are_told(tmp_path):
+    picture(tmp_path / "dogs/1.jpg")
+    picture(tmp_path / "stray.jpg")
+    data = ImageFolder(tmp_path)
+    assert data.keys() == ["dogs/1.jpg"]
+    assert data.facts["problems"] == ["1 x a picture outside the class folders, left out; first: stray.jpg"]
+
+
 def test_a_part_of_imagenet_keeps_its_numbers(tmp_path):
     for wnid in ("n01443537", "n02099601"):
         picture(tmp_path / "val" / wnid / "ILSVRC2012_val_00000001.JPEG")
@@ -181,6 +189,10 @@ def test_flat_imagenet_takes_its_labels_from_the_devkit(tmp_path, form):
     picture(tmp_path / "val/ILSVRC2012_val_00000004.JPEG")
     with pytest.raises(InputError, match="4 validation pictures, but the devkit has labels for 3"):
         ImageFolder(tmp_path)
+    for number in (3, 4):
+        (tmp_path / f"val/ILSVRC2012_val_0000000{number}.JPEG").unlink()
+    with pytest.raises(InputError, match="2 validation pictures, but the devkit has labels for 3"):
+        ImageFolder(tmp_path)
 
 
 def test_a_devkit_that_is_broken(tmp_path):
@@ -188,6 +200,11 @@ def test_a_devkit_that_is_broken(tmp_path):
     (tmp_path / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(b"half")
     with pytest.raises(InputError, match=r"cannot read .*meta.mat"):
         ImageFolder(tmp_path)
+    truth = _devkit(tmp_path) / "data/ILSVRC2012_validation_ground_truth.txt"
+    for wrong in ("3\n", "4\n", "dog\n"):  # a parent, nobody, no number
+        truth.write_text(wrong)
+        with pytest.raises(InputError, match="not a list of its class ids"):
+            ImageFolder(tmp_path)
     (tmp_path / "meta.bin").write_bytes(b"half")
     with pytest.raises(InputError, match=r"not the meta.bin"):
         ImageFolder(tmp_path)
@@ -232,6 +249,12 @@ def test_ade20k_speech_prompted(ade20k):
         "1 x a row whose class is not a number; first: 'x' in line 6",
     ]
     assert ADE20KPrompted(root, names={3365: "dog"})[0].label == "dog"
+
+
+def test_words_of_ade20k_may_be_moments(ade20k):
+    root, rows = ade20k
+    table(root / "prompted_segmentation.csv", [rows[0], ["train/a.jpg", "3365", "clip.wav", "[1.5, 1.5]"]])
+    assert ADE20KPrompted(root)[0].extra["timing"] == (1.5, 1.5)
 
 
 def test_ade20k_sound_prompted(ade20k):

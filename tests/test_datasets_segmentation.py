@@ -114,6 +114,15 @@ def test_a_broken_item_of_gtsegs_is_one_line_and_leaves_the_others(gtsegs, repla
     np.testing.assert_array_equal(np.asarray(data[1].image), pairs[1][0])
 
 
+def test_as_many_masks_as_gtsegs_may_refer_to(gtsegs):
+    made, _ = gtsegs
+    image, mask = _pair(4, 7)
+    made.add(image, mask, "many", "n01440764", parts=32)
+    sample = ImageNetSegmentation(made.close())[2]
+    assert sample.extra["parts"] == 32
+    np.testing.assert_array_equal(sample.masks["n01440764"], mask == 1)
+
+
 def test_identifiers_of_gtsegs_that_are_not_unique_are_told_and_told_apart(gtsegs):
     made, _ = gtsegs
     made.add(*_pair(4, 7), "n01440764_1", "n01440764")
@@ -211,6 +220,11 @@ def test_broken_items_of_imagenet_s(imagenet_s):
     coded(mask, np.full((2, 3), 255), np.full((2, 3), 3))
     with pytest.raises(InputError, match="class id 1023, there are 919"):
         data[0]
+    coded(mask, np.full((2, 3), 920 % 256), np.full((2, 3), 920 // 256))
+    with pytest.raises(InputError, match="class id 920, there are 919"):
+        data[0]
+    coded(mask, np.full((2, 3), 919 % 256), np.full((2, 3), 919 // 256))
+    assert data[0].masks[WNIDS[918]].all()
     coded(mask, np.zeros((3, 3)), np.zeros((3, 3)))
     with pytest.raises(InputError, match="the mask is 3 x 3 pixels, its picture 3 x 2"):
         data[0]
@@ -223,6 +237,14 @@ def test_broken_items_of_imagenet_s(imagenet_s):
     (root / "validation" / WNIDS[6] / "ILSVRC2012_val_00000002.JPEG").write_bytes(b"no picture")
     with pytest.raises(InputError, match="not a picture"):
         data[0]
+
+
+def test_folders_of_imagenet_s_that_the_list_does_not_have(imagenet_s):
+    root, classes = imagenet_s
+    picture(root / "validation/n99999999/a.JPEG", (3, 2))
+    data = ImageNetS(root, classes)
+    assert len(data) == 2
+    assert "its class is not in the list; first: n99999999" in data.facts["problems"][0]
 
 
 MASK = np.array([[0, 1, 1], [0, 0, 1]])
@@ -267,6 +289,21 @@ def test_masks_of_class_ids(tmp_path):
     with pytest.raises(InputError, match="class id 9, which has no name"):
         MaskFolder(tmp_path, names={7: "dog"})[0]
     with pytest.raises(InputError, match="say what they mean with names="):
+        MaskFolder(tmp_path)[0]
+    other = MaskFolder(tmp_path, names={7: "dog", 255: "cat"}, ignore=9)[0]
+    np.testing.assert_array_equal(other.extra[IGNORE], [[0, 0, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(other.masks["cat"], [[0, 0, 0], [1, 0, 0]])
+    with pytest.raises(InputError, match="class id 255, which has no name"):
+        MaskFolder(tmp_path, names={7: "dog", 9: "cat"}, ignore=None)[0]
+
+
+def test_what_a_black_and_white_mask_may_hold(tmp_path):
+    picture(tmp_path / "images/a.jpg", (3, 2))
+    for values, expected in ((MASK * 0, MASK * 0), (MASK * 0 + 1, MASK * 0 + 1), (MASK * 3, MASK)):
+        grey(tmp_path / "masks/a.png", values)
+        np.testing.assert_array_equal(MaskFolder(tmp_path)[0].masks["object"], expected)
+    grey(tmp_path / "masks/a.png", [[0, 1, 2], [0, 0, 0]])
+    with pytest.raises(InputError, match="holds the values 0, 1, 2; a black and white"):
         MaskFolder(tmp_path)[0]
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import binom
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from legrad.errors import InputError
-from legrad.metrics import audio, bootstrap, localisation, perturbation, presence, ranking, segmentation
+from legrad.metrics import audio, bootstrap, localisation, perturbation, presence, ranges, ranking, segmentation
 
 RNG = np.random.default_rng(0)
 
@@ -124,6 +125,9 @@ def test_the_pointing_game():
     assert localisation.pointing(miss, MASKS[0]) == 0
     assert localisation.pointing(miss, MASKS[0], tolerance=1) == 0
     assert localisation.pointing(miss, MASKS[0], tolerance=1.5) == 1
+    beside = np.array([[0, 0, 0], [0, 9, 0]])
+    assert localisation.pointing(beside, MASKS[0], tolerance=1) == 1
+    assert localisation.pointing(beside, MASKS[0], tolerance=0.9) == 0
     assert localisation.pointing(np.array([[9, 0, 9], [0, 0, 0]]), MASKS[0]) == 0.5
     assert localisation.pointing(np.full((2, 3), np.nan), MASKS[0]) == pytest.approx(2 / 6)
     assert localisation.pointing(miss, np.zeros((2, 3), bool)) is None
@@ -144,6 +148,36 @@ def test_prompt_swap():
     assert localisation.swaps(same, MASKS) == (1, 2)
     # no contrast: chance
     assert localisation.swaps(np.full((2, 2, 3), 0.1), MASKS) == (1, 2)
+
+
+def test_prompt_swap_compares_means_over_masks_of_any_size():
+    """Of map i over mask j; each map against its own mask."""
+    masks = np.zeros((3, 1, 10), bool)
+    masks[0, 0, :1], masks[1, 0, 1:4], masks[2, 0, 4:] = True, True, True
+    means = np.array([[3.0, 2, 4], [5, 1, 6], [7, 8, 9]])
+    maps = np.stack([(row[:, None, None] * masks).sum(0) for row in means])
+    won = sum(means[i, i] > means[i, j] for i in range(3) for j in range(3) if i != j)
+    assert localisation.swaps(maps, masks) == (won, 6) == (3, 6)
+    # equal everywhere that is looked at, and yet not flat: the sums are rounded, a tie is a tie
+    even = np.where(masks[:2].any(0), 0.1, 0.9)
+    assert localisation.swaps(np.stack([even, even]), masks[:2]) == (1, 2)
+
+
+def test_maps_and_masks_are_planes_of_one_shape():
+    for shape in ((2, 2, 2), (4,), (0, 3)):
+        for metric in (localisation.pointing, localisation.energy):
+            with pytest.raises(InputError, match=r"one shape \(H, W\)"):
+                metric(np.zeros(shape), np.zeros(shape, bool))
+
+
+def test_maps_without_contrast_or_numbers():
+    nothing = [np.full((2, 2), 3.0), np.zeros((2, 2)), np.array([[0.0, np.nan]]), np.array([[0.0, 1.0, np.inf]])]
+    nothing.append(np.array([[0.0, 1.0, -np.inf]]))
+    for one in nothing:
+        assert ranges.is_flat(one)
+        assert np.isnan(ranges.unit_range(one)).all()
+    assert ranges.unit_range(np.array([[-2.0, 0], [6, 2]])).tolist() == [[0, 0.25], [1, 0.5]]
+    assert ranges.unit_range(np.array([5, 7])).tolist() == [0, 1]
 
 
 def test_localisation_of_a_data_set():
@@ -296,6 +330,15 @@ def test_intervals_are_paired_and_seeded():
     for name in ("difference", "difference_low", "difference_high"):
         assert found["b"][name] == pytest.approx(0.01)
         assert found["a"][name] == 0
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_intervals_are_percentiles_of_draws_with_replacement(level):
+    """Of the numbers 0 and 1: the mean of 400 draws is binomial."""
+    values = [0.0, 1.0] * 200
+    found = bootstrap.intervals({"a": bootstrap.mean_of(values)}, 400, resamples=4000, level=level)["a"]
+    low, high = binom.interval(level, 400, 0.5)
+    assert (found["low"], found["high"]) == pytest.approx((low / 400, high / 400), abs=0.003)
 
 
 def test_a_statistic_of_sums_is_taken_after_summing():

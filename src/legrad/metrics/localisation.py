@@ -73,7 +73,7 @@ def swaps(maps: "NDArray[Any]", targets: "NDArray[Any]") -> tuple[float, int]:
     weights = np.asarray(targets, np.float64).reshape(len(values), -1)
     means = values @ weights.T / weights.sum(1)  # (map, mask)
     own = means.diagonal()[:, None]
-    # the flat map's means over two masks differ by rounding
+    # the means of equal values over two masks differ by rounding
     tied = np.isclose(own, means, rtol=1e-9, atol=0)
     won = np.where(tied, 0.5, own > means)
     np.fill_diagonal(won, 0)
