@@ -52,7 +52,7 @@ def test_every_public_name_is_there_and_listed():
         assert name in dir(legrad)
     contract = {"load", "wrap", "Explainer", "Explanation", "PREDICTED", "ZeroShot", "Similar", "Contrast", "Prompts"}
     contract |= {"LeGradError", "TruthCheckError", "FlatMapWarning", "ViTAnatomy", "LeWrapper", "LePreprocess"}
-    contract |= {"visualize", "list_pretrained", "embedded", "viz", "doctor"}
+    contract |= {"visualize", "list_pretrained", "embedded", "heads", "viz", "doctor"}
     assert contract <= set(legrad.__all__)
     assert legrad.__version__ == importlib.metadata.version("legrad")
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):

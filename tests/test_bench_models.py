@@ -267,6 +267,26 @@ def test_the_fingerprint_has_every_heads_share(clip, kind, scenes, tmp_path):
     assert [figure.axes[0].get_xlabel()[:4], figure.axes[0].get_ylabel()] == ["head", "layer"]
 
 
+def test_the_ablation_shows_layers_and_heads():
+    numbers = {"value": 0.5, "low": 0.4, "high": 0.6}
+    variants = ["legrad", "legrad:layers=1:readout=native", "legrad:layers=2:readout=native"]
+    one_head = ["legrad:heads=strongest", "legrad:layers=1:heads=1"]
+
+    def drawn(methods):
+        content = {"benchmark": "ablation", "metrics": {"pointing": {"title": "pointing game"}}}
+        values = {method: {**numbers, "value": 0.5 + 0.01 * place} for place, method in enumerate(methods)}
+        content["methods"] = {name: {"metrics": {"pointing": one}} for name, one in values.items()}
+        return figures.curves(content)
+
+    left, right = drawn(variants + one_head).axes
+    assert [line.get_label() for line in left.lines] == ["legrad, native"]
+    assert left.lines[0].get_ydata().tolist() == [0.51, 0.52]
+    rows = [label.get_text() for label in right.get_yticklabels()]
+    assert rows == ["last layer, head 1", "strongest, all layers", "all heads, all layers"]
+    assert [line.get_xdata()[0] for line in right.lines[1::2]] == [0.54, 0.53, 0.5]
+    assert len(drawn(variants).axes) == 1
+
+
 def test_heads_for_half_of_the_relevance():
     half = Fingerprint(2, 2).metrics["half"].statistic
     items = [{"heads": [[0.25, 0.25], [0.25, 0.25]]}, {"heads": [[0.1, 0.1], [0.5, 0.3]]}, {"layers": [1, 0]}]

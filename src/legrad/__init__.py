@@ -19,7 +19,7 @@ from legrad.explanation import Explanation
 from legrad.targets import PREDICTED, Contrast, Prompts, Similar, ZeroShot
 
 if TYPE_CHECKING:
-    from legrad import doctor, embedded, viz
+    from legrad import doctor, embedded, heads, viz
     from legrad.compat import LePreprocess, LeWrapper, list_pretrained, visualize
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "ZeroShot",
     "doctor",
     "embedded",
+    "heads",
     "list_pretrained",
     "load",
     "visualize",
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 _LAZY = dict.fromkeys(("LePreprocess", "LeWrapper", "list_pretrained", "visualize"), "legrad.compat")
-_LAZY_MODULES = ("doctor", "embedded", "viz")
+_LAZY_MODULES = ("doctor", "embedded", "heads", "viz")
 
 
 def __getattr__(name: str) -> Any:
