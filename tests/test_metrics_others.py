@@ -160,7 +160,7 @@ def test_prompt_swap_compares_means_over_masks_of_any_size():
     assert localisation.swaps(maps, masks) == (won, 6) == (3, 6)
     # equal everywhere that is looked at, and yet not flat: the sums are rounded, a tie is a tie
     even = np.where(masks[:2].any(0), 0.1, 0.9)
-    assert localisation.swaps(np.stack([even, even]), masks[:2]) == (1, 2)
+    assert localisation.swaps(np.stack([even, masks[1]]), masks[:2]) == (1.5, 2)
 
 
 def test_maps_and_masks_are_planes_of_one_shape():

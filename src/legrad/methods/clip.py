@@ -13,11 +13,16 @@ from legrad.truth import as_float
 
 
 def grad_eclip(call: Call) -> Tensor:
-    """Positive part of the sum over channels of (dS/do) * v_j, times a loosened attention: the cosine similarity of
-    q and k_j, stretched to [0, 1] over the patches.
+    """Grad-ECLIP (Zhao et al., ICML 2024): E_j = max(0, sum over channels c of w_c lambda_j v_jc).
 
-    o is the head output of the token(s) that the head reads (channels of all heads side by side), before the output
-    projection; the mean over them is taken before the positive part. Of a pooler its own query 0.
+    o, q: head output and query of the token that the model's head reads, channels of all heads side by side, before
+    the output projection; several such tokens are averaged before the positive part; of a pooler its query 0.
+    w = dS/do: what a channel of o is worth to the score.
+    v_j, k_j: value and key of patch j.
+    lambda_j = cos(q, k_j), stretched to [0, 1] over the patches: the paper's loosened attention, in the place of the
+    softmax that leaves most patches next to nothing.
+
+    The sum over c of w_c v_jc is dS/dA at patch j, summed over heads, which is how it is computed here.
     """
     made = through(call)
     pooled = made.anatomy.route == "pooler"
@@ -30,7 +35,7 @@ def grad_eclip(call: Call) -> Tensor:
         above = made.needed(target, [attention.output for attention in flat])
         maps = []
         for attention, gradient, similarity in zip(flat, above, loosened, strict=True):
-            # (dS/do) . v_j over all heads and channels
+            # w . v_j = dS/dA, summed over heads
             weighted = attention.sensitivity(gradient, rows).sum(1)[..., patches_of(made.anatomy)]
             maps.append((similarity * weighted).mean(1).clamp(min=0).unflatten(-1, made.anatomy.grid))
         results.append(torch.stack(maps, 1).unflatten(1, (len(found), -1)).mean(2))
@@ -53,8 +58,10 @@ def _loosened(made: Pass, attention: capture.Attention, rows: Tensor | slice) ->
 
 
 def value_map(call: Call) -> Tensor:
-    """Every patch's own score: in the last block each token attends to itself alone, then the model's head reads each
-    patch as if it were the whole picture. Signed: similarities, or logits.
+    """MaskCLIP (Zhou et al., ECCV 2022): every patch's own score. Signed: similarities, or logits.
+
+    In the last block A = 1, each token attends to itself alone, so that O = V; then the model's head reads each patch
+    as if it were the whole picture.
 
     Attentional poolers read a single patch, so that their attention hands on its value.
     """
@@ -101,12 +108,13 @@ def _alone(call: Call, patches: Tensor) -> Tensor:
 
 
 def decomposition(call: Call) -> Tensor:
-    """Each patch's direct contribution to the score through the attention of each layer, summed over heads; signed.
+    """TextSpan's decomposition (Gandelsman et al., ICLR 2024): each patch's direct contribution to the score. Signed.
 
-    The image feature is a sum of what every block wrote into the residual stream. The part that came from patch j
-    through attention, A_j v_j W_o, goes straight through the final norm (its standard deviation held constant) and the
-    projection; later blocks are left out. Layers are averaged, which is their sum but for a factor. Attentional poolers
-    are decomposed alone, what follows their attention by its gradient.
+    The image feature is a sum of what every block wrote into the residual stream. Patch j's part through attention in
+    layer l is the sum over heads of P norm(A_j v_j W_o): straight through the final norm (its standard deviation held
+    constant) and the projection P, later blocks left out. Its product with the text is A_j dS/dA_j once all other ways
+    are cut. Layers are averaged, which is their sum but for a factor. Attentional poolers are decomposed alone, what
+    follows their attention by its gradient.
 
     Raises:
         UnsupportedModelError: blocks that are no residual pre-norm blocks.
