@@ -454,7 +454,7 @@ def test_report(folder):
     assert f"chance is {content['chance']['pointing']:.3f}" in text
     assert "| *chance* |" in text
     pictures = [line[line.index("(") + 1 : -1] for line in text.splitlines() if line.startswith("![")]
-    assert len(pictures) == 9
+    assert len(pictures) == 10
     for name in pictures:
         with Image.open(folder / name) as picture:
             assert min(picture.size) > 100
