@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cases import Case
+from cases import CASES, Case
 from sampling import Spread, ratios
 
 GB = 1e9
@@ -20,8 +20,10 @@ class Results:
         self._entries = {key: entry for key, entry in entries.items() if "error" not in entry}
 
     def cases(self, measure: str) -> Iterator[Case]:
-        """In the order of the file."""
-        for entry in self._entries.values():
+        """In the order of ``CASES``, whenever they were measured."""
+        place = {case.key: index for index, case in enumerate(CASES)}
+        for key in sorted(self._entries, key=lambda key: place.get(key, len(place))):
+            entry = self._entries[key]
             if entry["case"]["measure"] == measure:
                 yield Case(**entry["case"])
 
