@@ -93,7 +93,7 @@ def test_embedded_is_in_eval_mode_and_explains_a_scene():
     ("name", "error", "message"),
     [
         ("nothing", legrad.InputError, "unknown model 'nothing'"),
-        ("embedded:x", legrad.InputError, "unknown model 'embedded:x'; expected 'embedded' or 'embedded:map'"),
+        ("embedded:x", legrad.InputError, "unknown model 'embedded:x'; expected 'embedded', 'embedded:map' or"),
         ("open_clip:", legrad.InputError, "unknown model"),
         ("open_clip:ViT-B-99/openai", legrad.InputError, "nearest: .*ViT-B"),
         ("open_clip:ViT-B-16", legrad.InputError, "say which weights"),

@@ -16,7 +16,8 @@ from legrad.anatomy import Readout, ViTAnatomy
 from legrad.errors import FlatMapWarning, InputError, LeGradError, TruthCheckError, UnsupportedModelError
 from legrad.explainer import Explainer, load, wrap
 from legrad.explanation import Explanation
-from legrad.targets import PREDICTED, Contrast, Prompts, Similar, ZeroShot
+from legrad.hearing import Hearing
+from legrad.targets import PREDICTED, Audio, Contrast, Prompts, Similar, ZeroShot
 
 if TYPE_CHECKING:
     from legrad import doctor, embedded, heads, viz
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PREDICTED",
+    "Audio",
     "Contrast",
     "Explainer",
     "Explanation",
     "FlatMapWarning",
+    "Hearing",
     "InputError",
     "LeGradError",
     "LePreprocess",

@@ -94,6 +94,9 @@ def explain(
     similar: Annotated[
         list[str] | None, typer.Option(help="Another picture: what looks like it in these? Repeat it.")
     ] = None,
+    audio: Annotated[
+        list[str] | None, typer.Option(help="A sound: where is what it names (or what makes it)? Repeat it.")
+    ] = None,
     contrast: Annotated[
         tuple[str, str] | None, typer.Option(metavar="A B", help="What speaks for A rather than B (texts or classes).")
     ] = None,
@@ -102,8 +105,12 @@ def explain(
     ] = None,
     predicted: Annotated[bool, typer.Option("--predicted", help="The class that the classifier predicts.")] = False,
     model: Annotated[
-        str, typer.Option(help="embedded, embedded:map, open_clip:ARCH/TAG, ...: see `legrad models`.")
-    ] = "embedded",
+        str | None,
+        typer.Option(
+            help="embedded, embedded:map, open_clip:ARCH/TAG, ...: see `legrad models`. Default: embedded, and "
+            "embedded:speech with --audio."
+        ),
+    ] = None,
     layers: Annotated[
         str | None, typer.Option(help="How many of the last layers (3), or which (0,3,-1). Default: all.")
     ] = None,
@@ -130,6 +137,7 @@ def explain(
     }
     viz.check_cmap(cmap)
     targets: list[Any] = [*(text or []), *map(_class, label or []), *map(legrad.Similar, similar or [])]
+    targets += map(legrad.Audio, audio or [])
     if predicted:
         targets.append(legrad.PREDICTED)
     if zeroshot:
@@ -137,15 +145,20 @@ def explain(
     for picture in similar or []:
         if not images.is_url(picture) and not Path(picture).is_file():
             raise InputError(f"--similar: no such picture: {picture}")
+    for sound in audio or []:
+        if not images.is_url(sound) and not Path(sound).is_file():
+            raise InputError(f"--audio: no such sound: {sound}")
     if image:
         list(images.expand(image, frozenset().union(*_SUFFIXES.values())))
     if not targets and not contrast:
         if image:
             raise InputError(
-                "say what to look for: -t 'a photo of a dog' (repeat it), --class, --predicted, --zeroshot, --similar "
-                "or --contrast"
+                "say what to look for: -t 'a photo of a dog' (repeat it), --class, --predicted, --zeroshot, --similar, "
+                "--audio or --contrast"
             )
         targets = [f"a photo of a {name}" for name in legrad.embedded.sample_names()]
+    if model is None:
+        model = "embedded:speech" if audio else "embedded"
     explainer = legrad.load(model, device=device)
     suffixes = _SUFFIXES[explainer.anatomy.axes[0]]
     sources = list(images.expand(image, suffixes)) if image else [str(legrad.embedded.SAMPLE)]

@@ -138,8 +138,9 @@ def _targets(explainer: Explainer) -> str:
         return f"class indices, PREDICTED, callables; {named}"
     if output == "embedding":
         texts = "texts, " if adapter.encode_text and adapter.tokenize else ""
+        hears = "sounds, " if adapter.hearing else ""
         missing = " (texts need a tokenizer)" if adapter.encode_text and not adapter.tokenize else ""
-        return f"{texts}embeddings, Similar, callables{missing}"
+        return f"{texts}{hears}embeddings, Similar, callables{missing}"
     return "embeddings, Similar, callables (the model has no head)"
 
 

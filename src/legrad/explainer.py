@@ -17,6 +17,7 @@ from legrad.assembling import Part, assemble
 from legrad.chunks import Chunks, ran_out
 from legrad.errors import InputError
 from legrad.explanation import Explanation
+from legrad.hearing import Hearing
 from legrad.inputs import Input, by_size, sources, stack
 from legrad.planning import Planner
 from legrad.positions import no_position_check, position_check, random_input
@@ -34,7 +35,8 @@ def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype
     """Build a pretrained model with its preprocessing and tokenizer.
 
     Args:
-        name: "embedded" or "embedded:map" (offline, inside the package, with a class token or an attentional pooler),
+        name: "embedded", "embedded:map" or "embedded:speech" (offline, inside the package: with a class token, with an
+            attentional pooler, with a class token and an ear for ``legrad.Audio``),
             "open_clip:ARCH/TAG", "timm:NAME.TAG", "hf:ORG/REPO", "hf:FOLDER", "torchvision:NAME"; open_clip and timm
             also take "local-dir:PATH" and "hf-hub:ORG/REPO" behind their prefix.
         device: where the model lives; default CPU.
@@ -53,6 +55,7 @@ def wrap(
     tokenizer: Any = None,
     anatomy: ViTAnatomy | None = None,
     labels: Sequence[str] | None = None,
+    hearing: Hearing | None = None,
 ) -> "Explainer":
     """Explain a model that is in memory already. The model is not changed, now or later.
 
@@ -66,6 +69,7 @@ def wrap(
         anatomy: your own description, see ``ViTAnatomy``; where it lays the patches is checked at the first use.
 
         labels: class names of a classifier, in the order of its logits; default those that the model carries.
+        hearing: how sounds are embedded in the space of the model's pictures, for ``legrad.Audio`` targets.
 
     Raises:
         UnsupportedModelError: a model that is not known and comes without an anatomy.
@@ -88,6 +92,8 @@ def wrap(
         adapter = replace(adapter, transform=chosen)
     if labels is not None:
         adapter = replace(adapter, labels=class_names(labels, adapter.anatomy))
+    if hearing is not None:
+        adapter = replace(adapter, hearing=hearing)
     return Explainer(adapter, own_anatomy=anatomy is not None)
 
 
@@ -121,6 +127,8 @@ class Explainer:
     def to(self, device: torch.device | str) -> "Explainer":
         """Move the model; returns itself."""
         self.model.to(device)
+        if self._adapter.hearing is not None and self._adapter.hearing.tower is not None:
+            self._adapter.hearing.tower.to(device)
         return self
 
     # -- the public call ------------------------------------------------------------------------------------------
@@ -148,8 +156,8 @@ class Explainer:
                 models: a path or URL, a waveform (samples,) at the model's rate, (waveform, rate), a list of those, or
                 spectrograms (B, time, frequency).
             targets: one or several of: text (used verbatim, no template), class index, embedding (features,),
-                ``Prompts``, ``ZeroShot``, ``Similar``, ``Contrast``, ``PREDICTED``, or a callable that gets the float32
-                read-out (B, features) and returns (B,). A list of lists gives every picture its own.
+                ``Prompts``, ``ZeroShot``, ``Similar``, ``Audio``, ``Contrast``, ``PREDICTED``, or a callable that gets
+                the float32 read-out (B, features) and returns (B,). A list of lists gives every picture its own.
             layers: None for all, k for the last k blocks, or a sequence of indices (negative ones count from the end).
             readout: how a layer's tokens become the scored feature. "published": as the authors' code, "native": the
                 model's own head, "auto": published for class-token models, native for the others.

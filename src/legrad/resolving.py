@@ -16,9 +16,11 @@ from legrad import capture
 from legrad.adapters import Adapter
 from legrad.anatomy import ViTAnatomy
 from legrad.errors import InputError
+from legrad.hearing import heard
 from legrad.inputs import Input, prepare, stack
 from legrad.targets import (
     PREDICTED,
+    Audio,
     Contrast,
     Prompts,
     Score,
@@ -102,6 +104,8 @@ class Resolver:
             return self._zero_shot(target)
         if isinstance(target, Similar):
             return self._similar(target)
+        if isinstance(target, Audio):
+            return self._audio(target)
         if isinstance(target, Contrast):
             return contrast(self._score(target.a), self._score(target.b))
         if target is PREDICTED:
@@ -110,7 +114,7 @@ class Resolver:
             return Score(getattr(target, "__name__", type(target).__name__), function=target)
         raise InputError(
             f"cannot use {type(target).__name__} as a target; give a text, class index, embedding, callable, or one of "
-            "legrad.Prompts, ZeroShot, Similar, Contrast, PREDICTED"
+            "legrad.Prompts, ZeroShot, Similar, Audio, Contrast, PREDICTED"
         )
 
     def _possible(self) -> str:
@@ -118,6 +122,8 @@ class Resolver:
         if self._anatomy.output == "logits":
             return "a class index, legrad.PREDICTED or a callable"
         feature = "legrad.Similar(picture), an embedding or a callable"
+        if self._adapter.hearing is not None:
+            feature = f"legrad.Audio(sound), {feature}"
         texts = self._anatomy.output == "embedding" and self._adapter.encode_text is not None
         return f"a text, legrad.ZeroShot(names), {feature}" if texts else feature
 
@@ -218,6 +224,15 @@ class Resolver:
         if len(other) != 1:
             raise InputError(f"Similar takes one image, got {len(other)}")
         return Score(f"similar to {other[0].name}", self._feature(other[0]))
+
+    def _audio(self, target: Audio) -> Score:
+        if self._adapter.hearing is None or self._anatomy.output == "logits":
+            raise InputError(
+                "legrad.Audio is for models that embed sounds in the space of their pictures, such as "
+                f"'embedded:speech' or one wrapped with hearing=legrad.Hearing(...); give this one {self._possible()}"
+            )
+        label, embedding = heard(target, self._adapter.hearing)
+        return Score(label, embedding[None].to(self._anatomy.device))
 
     def _predicted(self) -> Score:
         if self._anatomy.output != "logits":

@@ -39,6 +39,20 @@ def read(source: Any, rate: int) -> tuple["NDArray[np.float32]", str | None]:
     Raises:
         InputError: missing, unreadable, empty, of another kind, or of another rate that nothing here can change.
     """
+    waveform, own, name = opened(source, rate)
+    return resampled(waveform, own, rate, name or "the waveform"), name
+
+
+def opened(source: Any, rate: int) -> tuple["NDArray[np.float32]", int, str | None]:
+    """One sound as a mono waveform (samples,) at its own rate, that rate in Hz, and where it came from.
+
+    Args:
+        source: what a sound can be, see the message of the error.
+        rate: of a waveform that comes without one.
+
+    Raises:
+        InputError: missing, unreadable, empty, of another kind.
+    """
     name = None
     if images.is_url(source):
         name, own = source, _of_file(io.BytesIO(images.download(source)), source)
@@ -51,10 +65,9 @@ def read(source: Any, rate: int) -> tuple["NDArray[np.float32]", str | None]:
         own = source[0], int(source[1])
     else:
         own = source, rate
-    waveform = _mono(own[0])
-    if own[1] != rate:
-        waveform = _resampled(waveform, own[1], rate, name or "the waveform")
-    return waveform, name
+    if own[1] < 1:
+        raise InputError(f"{name or 'the waveform'}: a sampling rate is a positive number of Hz, got {own[1]}")
+    return _mono(own[0]), own[1], name
 
 
 def features(extractor: Any, waveform: "NDArray[np.float32]") -> tuple[Tensor, int]:
@@ -164,10 +177,14 @@ def _mono(waveform: Any) -> "NDArray[np.float32]":
     return np.ascontiguousarray(waveform, np.float32)
 
 
-def _resampled(waveform: "NDArray[np.float32]", own: int, rate: int, name: str) -> "NDArray[np.float32]":
-    """With whatever of soxr, torchaudio and scipy is installed."""
-    if own < 1:
-        raise InputError(f"{name}: a sampling rate is a positive number of Hz, got {own}")
+def resampled(waveform: "NDArray[np.float32]", own: int, rate: int, name: str) -> "NDArray[np.float32]":
+    """From one rate to another, with whatever of soxr, torchaudio and scipy is installed.
+
+    Raises:
+        InputError: nothing is installed that can do it.
+    """
+    if own == rate:
+        return waveform
     if importlib.util.find_spec("soxr"):
         result = importlib.import_module("soxr").resample(waveform, own, rate)
     elif importlib.util.find_spec("torchaudio"):

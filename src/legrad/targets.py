@@ -1,5 +1,6 @@
 """What can be asked about a picture, and how it becomes a score of the read-out's result."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -51,6 +52,27 @@ class Similar:
     """
 
     image: "str | Image | Any"
+
+
+@dataclass(frozen=True)
+class Audio:
+    """What a sound tells: where in the picture is what is heard, or what is named?
+
+    For models that embed sounds in the space of their pictures, such as ``legrad.load("embedded:speech")``. Channels
+    are averaged, and the waveform is resampled to the model's rate.
+
+    Attributes:
+        sound: a path, a URL, or a waveform (samples,), (samples, channels) or (channels, samples), floats in [-1, 1] or
+            integers. A list of those is one target too: the mean of their normalised embeddings, normalised again.
+        rate: sampling rate of waveforms, in Hz; default the model's own. A tuple (waveform, rate) brings its own.
+        start: where to begin, in seconds, in every one of the sounds.
+        end: where to stop, in seconds; default their ends.
+    """
+
+    sound: "str | os.PathLike[str] | Any"
+    rate: int | None = None
+    start: float = 0.0
+    end: float | None = None
 
 
 @dataclass(frozen=True)

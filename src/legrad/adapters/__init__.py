@@ -16,6 +16,7 @@ from legrad.adapters import folders
 from legrad.adapters.unwrapping import unwrap
 from legrad.anatomy import ViTAnatomy
 from legrad.errors import InputError, UnsupportedModelError
+from legrad.hearing import Hearing
 
 Size = tuple[int, int]
 
@@ -33,6 +34,7 @@ class Adapter:
             ``geometry.Preprocessing``; None if unknown.
         labels: class names in the order of the logits, None if unknown.
         unpack: a batch of the library's own processor -> one tensor per input, for layouts of its own; else None.
+        hearing: how the model embeds sounds in the space of its pictures, None if it does not.
         name: how the model was asked for.
     """
 
@@ -43,6 +45,7 @@ class Adapter:
     transform: Callable[[Size | None, str], Any] | None = None
     labels: tuple[str, ...] | None = None
     unpack: Callable[[Mapping[str, Any]], list[Tensor]] | None = None
+    hearing: Hearing | None = None
     name: str = ""
 
 
@@ -80,9 +83,10 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | str 
     prefix, _, rest = name.partition(":")
     if prefix not in _MODULES or (prefix != "embedded" and not rest):
         raise InputError(
-            f"unknown model {name!r}; expected 'embedded', 'embedded:map' or LIBRARY:NAME with LIBRARY one of "
-            f"{', '.join(key for key in _MODULES if key != 'embedded')}, as in open_clip:ViT-B-16/openai or "
-            f"timm:local-dir:PATH; `legrad models` lists what can be loaded{folders.hint(name)}"
+            f"unknown model {name!r}; expected 'embedded', 'embedded:map', 'embedded:speech' or LIBRARY:NAME with "
+            f"LIBRARY one of {', '.join(key for key in _MODULES if key != 'embedded')}, as in "
+            "open_clip:ViT-B-16/openai or timm:local-dir:PATH; `legrad models` lists what can be loaded"
+            f"{folders.hint(name)}"
         )
     try:
         torch.empty(0, device=device)
@@ -133,7 +137,7 @@ def tools(adapter: Adapter, transform: Any, tokenizer: Any) -> tuple[Adapter, An
 
 def available() -> list[tuple[str, str]]:
     """(name for ``legrad.load``, why it is not supported or "") of everything that can be named, nothing built."""
-    listed = [("embedded", ""), ("embedded:map", "")]
+    listed = [("embedded", ""), ("embedded:map", ""), ("embedded:speech", "")]
     for module in _ADAPTERS.values():
         listed.extend(importlib.import_module(module).available())
     return listed

@@ -1,0 +1,132 @@
+"""The speech tower: a small spectrogram transformer (AST, Gong et al., arXiv:2104.01778), to the same space.
+
+A timm vision transformer reads the log-mel spectrogram as a picture of one channel, (frequency, time), with the lowest
+frequency in row 0; patches are averaged. The mel filters are a buffer of the weights, made by transformers when
+training began, so that hearing needs torch alone.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from legrad.embedded.model import EMBED_DIM
+
+WEIGHTS = Path(__file__).parent.parent / "data" / "speech.safetensors"
+RATE = 16_000  # Hz
+WINDOW, HOP = 400, 160  # samples: 25 ms and 10 ms
+BINS = WINDOW // 2 + 1
+MELS, FRAMES = 64, 192
+SAMPLES = FRAMES * HOP  # 1.92 s
+DYNAMICS = 6.0  # decades of power below a clip's loudest cell; what is fainter counts as silence
+TRUNK = {"patch_size": 16, "embed_dim": 192, "depth": 6, "num_heads": 3}
+
+
+class SpeechTower(nn.Module):
+    """Waveforms -> embeddings in the space of the embedded model's pictures and texts.
+
+    Attributes:
+        mel_filters: (spectrum bins, mel filters).
+        trunk: timm's vision transformer.
+    """
+
+    mel_filters: Tensor
+    window: Tensor
+
+    def __init__(self) -> None:
+        from timm.models.vision_transformer import VisionTransformer
+
+        super().__init__()
+        self.register_buffer("mel_filters", torch.zeros(BINS, MELS))
+        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        self.trunk = VisionTransformer(
+            img_size=(MELS, FRAMES),
+            in_chans=1,
+            num_classes=EMBED_DIM,
+            global_pool="avg",
+            class_token=False,
+            **TRUNK,
+        )
+
+    def spectrograms(self, waveforms: Tensor) -> Tensor:
+        """Log-mel spectrograms, relative to the loudest cell of each: how loud a clip is plays no part.
+
+        Args:
+            waveforms: (clips, SAMPLES) at RATE Hz.
+
+        Returns:
+            (clips, FRAMES, MELS) in [-1, 1].
+        """
+        # one frame per hop, its middle on the hop's first sample
+        padded = F.pad(waveforms, (WINDOW // 2, WINDOW // 2 - HOP))
+        spectrum = torch.stft(padded, WINDOW, HOP, window=self.window, center=False, return_complex=True)
+        power = spectrum.abs().square().transpose(1, 2) @ self.mel_filters
+        decades = power.clamp(min=1e-20).log10()
+        relative = (decades - decades.amax((1, 2), keepdim=True)).clamp(min=-DYNAMICS)
+        return relative * (2 / DYNAMICS) + 1
+
+    def forward(self, spectrograms: Tensor) -> Tensor:
+        """(clips, FRAMES, MELS) -> (clips, EMBED_DIM), not normalised."""
+        embeddings: Tensor = self.trunk(spectrograms.transpose(1, 2)[:, None])
+        return embeddings
+
+    def hear(self, waveforms: Sequence[NDArray[np.float32]]) -> Tensor:
+        """Mono waveforms (samples,) at RATE Hz, of any lengths -> (waveforms, EMBED_DIM).
+
+        A shorter one is followed by silence; of a longer one the loudest SAMPLES are heard.
+        """
+        clips = torch.from_numpy(np.stack([window_of(one) for one in waveforms]))
+        return self(self.spectrograms(clips.to(self.mel_filters)))
+
+
+def window_of(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The loudest SAMPLES of a waveform, or all of it and silence behind."""
+    spare = len(waveform) - SAMPLES
+    if spare <= 0:
+        return np.pad(waveform, (0, -spare))
+    energy = np.concatenate([[0.0], np.cumsum(np.square(waveform, dtype=np.float64))])
+    # hop by hop, so that rounding does not decide
+    start = int((energy[SAMPLES:] - energy[: spare + 1])[::HOP].argmax()) * HOP
+    return waveform[start : start + SAMPLES]
+
+
+def build() -> SpeechTower:
+    """A tower with random weights, and mel filters by transformers, rounded as the file will hold them."""
+    from transformers.audio_utils import mel_filter_bank
+
+    tower = SpeechTower()
+    filters = mel_filter_bank(BINS, MELS, 40.0, RATE / 2, RATE, mel_scale="slaney")
+    tower.mel_filters.copy_(torch.from_numpy(filters).half())
+    return tower
+
+
+def save(tower: SpeechTower, path: Path, card: dict[str, Any]) -> None:
+    """Write half-precision weights with the model card in the file's metadata, atomically."""
+    weights = {name: value.detach().half().contiguous().clone() for name, value in tower.state_dict().items()}
+    draft = path.with_suffix(".tmp")
+    save_file(weights, draft, metadata={"card": json.dumps(card)})
+    draft.chmod(0o644)
+    draft.replace(path)
+
+
+def load(path: Path = WEIGHTS) -> SpeechTower:
+    """The tower in float32 eval mode."""
+    tower = SpeechTower()
+    with safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
+    tower.load_state_dict(weights)
+    return tower.eval()
+
+
+def card(path: Path = WEIGHTS) -> dict[str, Any]:
+    """The model card that training wrote: data, steps, time, scores."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["card"])

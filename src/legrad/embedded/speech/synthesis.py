@@ -1,0 +1,171 @@
+"""Spoken names, synthesised with espeak-ng (``apt-get install espeak-ng``): needed for training and evaluation only.
+
+A voice is an accent with a variant (formants, pitch, breath), as in ``en-us+m3``. Some accents and some variants are
+never trained on.
+"""
+
+import json
+import random
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from legrad import sounds
+from legrad.embedded.concepts import CONCEPTS, NAMES
+from legrad.embedded.speech.model import RATE, SAMPLES
+from legrad.errors import InputError
+
+# "en" is the British one: "en-gb" would drop its variant without a word
+ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-x-gbclan", "en-us-nyc", "en-029")
+_VARIANTS = (
+    "m1 m2 m3 m4 m5 m8 f1 f2 f3 Alex Alicia Andrea Andy Annie Denis Gene Jacky Lee Marco Michael Mike adam announcer "
+    "aunty belinda benjamin boris david ed edward grandma grandpa gustave john klatt klatt2 klatt4 linda max michel "
+    "norbert pablo paul pedro quincy rob robert shelby travis zac"
+)
+VARIANTS = tuple(_VARIANTS.split())
+HELD_OUT_ACCENTS = ("en-gb-scotland", "en-gb-x-gbcwmd")
+HELD_OUT_VARIANTS = ("m6", "m7", "f4", "f5", "Mario", "iven", "miguel", "victor", "klatt3", "sandro")
+PHRASES = ("{}", "{}", "{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", "where is the {}")
+SPEEDS = (120, 220)  # words per minute
+PITCHES = (15, 85)  # of 0 to 99
+ALIASES = 0.2  # share of utterances that say another word for the same thing
+Split = Literal["training", "variants", "accents"]
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What is said, and how.
+
+    Attributes:
+        concept: number of the concept.
+        text: the words.
+        voice: of espeak-ng, accent+variant.
+        speed: words per minute.
+        pitch: 0 to 99.
+    """
+
+    concept: int
+    text: str
+    voice: str
+    speed: int
+    pitch: int
+
+
+def utterance(split: Split, seed: int, index: int) -> Utterance:
+    """An utterance drawn at random; the concepts take turns.
+
+    Args:
+        split: "training", or held out: "variants" are new speakers with trained accents, "accents" new speakers with
+            new accents. Held-out utterances say the concept's own name.
+        seed: the stream.
+        index: place in the stream.
+    """
+    rng = random.Random(f"{split} {seed} {index}")
+    concept = index % len(NAMES)
+    name, aliases = CONCEPTS[concept].name, CONCEPTS[concept].aliases
+    if split == "training" and aliases and rng.random() < ALIASES:
+        name = rng.choice(aliases)
+    accent = rng.choice(HELD_OUT_ACCENTS if split == "accents" else ACCENTS)
+    variant = rng.choice(VARIANTS if split == "training" else HELD_OUT_VARIANTS)
+    text = _with_article(rng.choice(PHRASES), name)
+    return Utterance(concept, text, f"{accent}+{variant}", rng.randint(*SPEEDS), rng.randint(*PITCHES))
+
+
+def _with_article(phrase: str, name: str) -> str:
+    if name[0] in "aeiou":
+        phrase = phrase.replace("a {}", "an {}")
+    return phrase.format(name)
+
+
+def spoken(utterances: Sequence[Utterance]) -> list[NDArray[np.float32]]:
+    """Waveforms (samples,) at RATE Hz, without the silence around them; at most SAMPLES long, and 1 at the loudest.
+
+    A long phrase in a slow voice is said faster until it fits.
+
+    Raises:
+        InputError: espeak-ng is not installed, or cannot say something.
+    """
+    if shutil.which("espeak-ng") is None:
+        raise InputError("speech is synthesised with espeak-ng, which is not installed: apt-get install espeak-ng")
+    found = [
+        waveform for first in range(0, len(utterances), 200) for waveform in _said(utterances[first : first + 200])
+    ]
+    long = [place for place, waveform in enumerate(found) if len(waveform) > SAMPLES]
+    if long:
+        faster = [replace(utterances[place], speed=round(utterances[place].speed * 1.15)) for place in long]
+        for place, waveform in zip(long, spoken(faster), strict=True):
+            found[place] = waveform
+    return found
+
+
+def _said(utterances: Sequence[Utterance]) -> Iterator[NDArray[np.float32]]:
+    """One shell starts all the espeak-ng: a process as large as ours is slow to fork."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = [
+            shlex.join(["espeak-ng", "-v", one.voice, "-s", str(one.speed), "-p", str(one.pitch), "-w", f"{place}.wav"])
+            + f" {shlex.quote(one.text)} || exit 1\n"
+            for place, one in enumerate(utterances)
+        ]
+        done = subprocess.run(["sh"], input="".join(lines), cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise InputError(f"espeak-ng failed: {done.stderr.strip()}")
+        for place in range(len(utterances)):
+            waveform, _ = sounds.read(f"{folder}/{place}.wav", RATE)
+            loud = np.abs(waveform) > 0.005 * np.abs(waveform).max()
+            first, last = int(loud.argmax()), len(loud) - int(loud[::-1].argmax())
+            yield np.asarray(waveform[first:last] / np.abs(waveform).max(), np.float32)
+
+
+def version() -> str:
+    """Of espeak-ng, for the model card."""
+    done = subprocess.run(["espeak-ng", "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.split("Data at")[0].strip()
+
+
+class Cache:
+    """Training utterances on disk, synthesised once.
+
+    Args:
+        folder: where they lie; written there if they are not there yet.
+        seed: their stream.
+        count: how many.
+    """
+
+    def __init__(self, folder: Path, seed: int, count: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._waveforms, index = folder / "waveforms.i16", folder / "index.json"
+        wanted = {"seed": seed, "count": count}
+        if not index.exists() or json.loads(index.read_text())["stream"] != wanted:
+            self._write(index, wanted)
+        content = json.loads(index.read_text())
+        self.utterances = [Utterance(**one) for one in content["utterances"]]
+        self._ends = np.cumsum(content["lengths"])
+        self._samples = np.memmap(self._waveforms, np.int16, "r")
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, number: int) -> NDArray[np.float32]:
+        """The waveform of an utterance, (samples,) in [-1, 1]."""
+        first = self._ends[number - 1] if number else 0
+        samples = np.asarray(self._samples[first : self._ends[number]], np.float32)
+        return samples / np.float32(np.iinfo(np.int16).max)
+
+    def _write(self, index: Path, stream: dict[str, int]) -> None:
+        said = [utterance("training", stream["seed"], i) for i in range(stream["count"])]
+        lengths = []
+        with self._waveforms.open("wb") as file:
+            for first in range(0, len(said), 1000):
+                for waveform in spoken(said[first : first + 1000]):
+                    file.write((waveform * np.iinfo(np.int16).max).astype(np.int16).tobytes())
+                    lengths.append(len(waveform))
+        content = {"stream": stream, "lengths": lengths, "utterances": [asdict(one) for one in said]}
+        index.write_text(json.dumps(content), encoding="utf-8")
