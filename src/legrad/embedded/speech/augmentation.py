@@ -44,8 +44,10 @@ class Augmenter:
             )
         return torch.from_numpy(clips)
 
-    def heard(self, clips: Tensor, rng: np.random.Generator, snr: tuple[float, float] = SNR) -> Tensor:
-        """Clips (clips, SAMPLES) in a random room, through a random microphone, with random noise in most of them."""
+    def heard(
+        self, clips: Tensor, rng: np.random.Generator, snr: tuple[float, float] = SNR, quiet: float = QUIET
+    ) -> Tensor:
+        """Clips (clips, SAMPLES) in a random room, through a random microphone, with noise in all but a share."""
         chosen = torch.from_numpy(rng.integers(CHANNELS, size=len(clips)))
         spectra = torch.fft.rfft(clips, _FFT) * self._channels[chosen]
         clips = torch.fft.irfft(spectra, _FFT)[:, :SAMPLES]
@@ -53,7 +55,7 @@ class Augmenter:
         rows = rng.integers(NOISES, size=len(clips))
         noises = np.stack([self._noises[row, start : start + SAMPLES] for row, start in zip(rows, starts, strict=True)])
         levels = 10 ** (-torch.from_numpy(rng.uniform(*snr, len(clips))).float() / 20)
-        levels[torch.from_numpy(rng.random(len(clips)) < QUIET)] = 0
+        levels[torch.from_numpy(rng.random(len(clips)) < quiet)] = 0
         # of the speech, not of the silence around it
         speech = clips.abs() > 0.05 * clips.abs().amax(1, keepdim=True)
         power = (clips.square() * speech).sum(1) / speech.sum(1)

@@ -34,12 +34,12 @@ class Recipe:
     """All that training depends on, besides the code and the frozen text embeddings."""
 
     utterances: int = 20_000
-    clips: int = 200_000  # each is an utterance, distorted anew
-    batch: int = 128
+    clips: int = 120_000  # each is an utterance, distorted anew
+    batch: int = 64
     learning_rate: float = 1e-3
     muon_rate: float = 2e-3
     weight_decay: float = 0.05
-    warmup: int = 60  # steps
+    warmup: int = 100  # steps
     temperature: float = 0.05
     seed: int = 0
 
