@@ -5,10 +5,23 @@ from pathlib import Path
 from legrad.embedded.concepts import CONCEPTS, NAMES, Concept
 from legrad.embedded.drawing import TRAINING_SEEDS, Scene, scene, scenes
 
-__all__ = ["CONCEPTS", "NAMES", "SAMPLE", "TRAINING_SEEDS", "Concept", "Scene", "sample_names", "scene", "scenes"]
+__all__ = [
+    "CONCEPTS",
+    "NAMES",
+    "SAMPLE",
+    "SPOKEN",
+    "TRAINING_SEEDS",
+    "Concept",
+    "Scene",
+    "sample_names",
+    "scene",
+    "scenes",
+]
 
 SAMPLE = Path(__file__).parent / "data" / "sample.png"
 """A scene that ships with the package, for a first try."""
+SPOKEN = SAMPLE.parent / "spoken"
+"""The names of its objects as spoken by a synthesiser, NAME.wav."""
 
 
 def sample_names() -> list[str]:

@@ -34,7 +34,7 @@ class Recipe:
     """All that training depends on, besides the code and the frozen text embeddings."""
 
     utterances: int = 20_000
-    clips: int = 120_000  # each is an utterance, distorted anew
+    clips: int = 150_000  # each is an utterance, distorted anew
     batch: int = 64
     learning_rate: float = 1e-3
     muon_rate: float = 2e-3
