@@ -213,7 +213,7 @@ never heard or tested.
   a longer one the loudest part is heard. {speech.MELS} mel bands, {speech.FRAMES} frames of {speech.WINDOW} samples,
   {speech.HOP} apart, as decades below the loudest cell: how loud a sound is plays no part.
 - Model: timm's `VisionTransformer`, {speech.TRUNK["depth"]} blocks, width {speech.TRUNK["embed_dim"]}, patches of
-  {speech.TRUNK["patch_size"]} bands x {speech.TRUNK["patch_size"]} frames, mean of the patches;
+  {speech.TRUNK["patch_size"][0]} bands x {speech.TRUNK["patch_size"][1]} frames, mean of the patches;
   {speech.WEIGHTS.stat().st_size / 1e6:.1f} MB in half precision.
 - Data: {card["data"]}. {recipe["utterances"]:,} utterances ({card["espeak-ng"]}), from which
   {recipe["clips"]:,} clips were made, each distorted anew.

@@ -27,7 +27,7 @@ BINS = WINDOW // 2 + 1
 MELS, FRAMES = 64, 192
 SAMPLES = FRAMES * HOP  # 1.92 s
 DYNAMICS = 6.0  # decades of power below a clip's loudest cell; what is fainter counts as silence
-TRUNK = {"patch_size": 16, "embed_dim": 144, "depth": 6, "num_heads": 3}
+TRUNK: dict[str, Any] = {"patch_size": (32, 8), "embed_dim": 128, "depth": 5, "num_heads": 4}
 
 
 class SpeechTower(nn.Module):
