@@ -7,18 +7,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from legrad.embedded.speech.model import FRAMES, MELS, RATE, SAMPLES
+from legrad.embedded.speech.model import FRAMES, MELS, RATE
+from legrad.embedded.speech.synthesis import LONGEST
 
 CHANNELS, NOISES = 384, 64  # how many different ones are kept ready
 NOISE_SECONDS = 8
-DRY = 0.4  # share of channels without a room
-QUIET = 0.25  # share of clips without noise
-SNR = (3.0, 35.0)  # dB, of the others
+DRY = 0.5  # share of channels without a room
+QUIET = 0.4  # share of clips without noise
+SNR = (6.0, 40.0)  # dB, of the others
 PACE = (0.9, 1.1)  # changes pitch and formants too, as another speaker would
-MASKED = (10, 8)  # at most so many mel bands and frames are blanked (SpecAugment, Park et al., arXiv:1904.08779)
+MASKED = (8, 6)  # at most so many mel bands and frames are blanked (SpecAugment, Park et al., arXiv:1904.08779)
 _FFT = 36_864  # room for the echo behind a clip; a product of small primes
 _REVERBERATION = (0.1, 0.6)  # seconds until an echo has faded by 60 dB
-_TONE = 8.0  # dB that a microphone may take or give
+_TONE = 6.0  # dB that a microphone may take or give
 
 
 class Augmenter:
@@ -34,26 +35,35 @@ class Augmenter:
         self._noises = np.stack([_noise(rng) for _ in range(NOISES)])
 
     def placed(self, waveforms: Sequence[NDArray[np.float32]], rng: np.random.Generator) -> Tensor:
-        """Every waveform at another pace and at a random place of its clip, (clips, SAMPLES)."""
-        clips = np.zeros((len(waveforms), SAMPLES), np.float32)
+        """Every waveform at another pace and at a random place of its clip, (clips, LONGEST)."""
+        clips = np.zeros((len(waveforms), LONGEST), np.float32)
         for clip, waveform in zip(clips, waveforms, strict=True):
-            length = min(SAMPLES, int(len(waveform) / rng.uniform(*PACE)))
-            first = int(rng.integers(SAMPLES - length + 1))
+            length = min(LONGEST, int(len(waveform) / rng.uniform(*PACE)))
+            first = int(rng.integers(LONGEST - length + 1))
             clip[first : first + length] = np.interp(
                 np.linspace(0, len(waveform) - 1, length), np.arange(len(waveform)), waveform
             )
         return torch.from_numpy(clips)
 
+    def recorded(self, waveforms: Sequence[NDArray[np.float32]], rng: np.random.Generator) -> list[NDArray[np.float32]]:
+        """Every waveform as a recording of its own: distorted, with more or less before and behind it."""
+        clips = self.placed(waveforms, rng)
+        found = []
+        for clip, spoken in zip(self.heard(clips, rng).numpy(), clips.numpy() != 0, strict=True):
+            first, last = int(spoken.argmax()), LONGEST - int(spoken[::-1].argmax())
+            found.append(clip[int(rng.integers(first + 1)) : int(rng.integers(last, LONGEST + 1))])
+        return found
+
     def heard(
         self, clips: Tensor, rng: np.random.Generator, snr: tuple[float, float] = SNR, quiet: float = QUIET
     ) -> Tensor:
-        """Clips (clips, SAMPLES) in a random room, through a random microphone, with noise in all but a share."""
+        """Clips (clips, LONGEST) in a random room, through a random microphone, with noise in all but a share."""
         chosen = torch.from_numpy(rng.integers(CHANNELS, size=len(clips)))
         spectra = torch.fft.rfft(clips, _FFT) * self._channels[chosen]
-        clips = torch.fft.irfft(spectra, _FFT)[:, :SAMPLES]
-        starts = rng.integers(self._noises.shape[1] - SAMPLES, size=len(clips))
+        clips = torch.fft.irfft(spectra, _FFT)[:, :LONGEST]
+        starts = rng.integers(self._noises.shape[1] - LONGEST, size=len(clips))
         rows = rng.integers(NOISES, size=len(clips))
-        noises = np.stack([self._noises[row, start : start + SAMPLES] for row, start in zip(rows, starts, strict=True)])
+        noises = np.stack([self._noises[row, start : start + LONGEST] for row, start in zip(rows, starts, strict=True)])
         levels = 10 ** (-torch.from_numpy(rng.uniform(*snr, len(clips))).float() / 20)
         levels[torch.from_numpy(rng.random(len(clips)) < quiet)] = 0
         # of the speech, not of the silence around it
@@ -67,8 +77,8 @@ class Augmenter:
         for one in spectrograms:
             bands, frames = (int(rng.integers(most + 1)) for most in MASKED)
             band, frame = int(rng.integers(MELS - bands)), int(rng.integers(FRAMES - frames))
-            one[:, band : band + bands] = -1
-            one[frame : frame + frames] = -1
+            one[:, band : band + bands] = 0
+            one[frame : frame + frames] = 0
         return spectrograms
 
 
@@ -78,7 +88,7 @@ def _channel(rng: np.random.Generator) -> NDArray[np.complex64]:
     response[0] = 1
     if rng.random() > DRY:
         fading = rng.uniform(*_REVERBERATION)
-        length = min(_FFT - SAMPLES, int(fading * RATE))
+        length = min(_FFT - LONGEST, int(fading * RATE))
         time = np.arange(length) / RATE
         tail = rng.standard_normal(length) * 10 ** (-3 * time / fading)
         tail[: int(rng.uniform(0.002, 0.02) * RATE)] = 0  # the first wall is some way off

@@ -209,14 +209,15 @@ spectrogram transformer that was trained to map a spoken name to where the model
 It understands the names of the {len(NAMES)} concepts, spoken by the synthesiser espeak-ng; recorded human voices were
 never heard or tested.
 
-- Input: mono at {speech.RATE // 1000} kHz, {speech.SAMPLES / speech.RATE} s; a shorter sound is followed by silence, of
-  a longer one the loudest part is heard. {speech.MELS} mel bands, {speech.FRAMES} frames of {speech.WINDOW} samples,
+- Input: mono at {speech.RATE // 1000} kHz, {speech.SAMPLES / speech.RATE} s, laid so that they end
+  shortly after the last loud sound. {speech.MELS} mel bands, {speech.FRAMES} frames of {speech.WINDOW} samples,
   {speech.HOP} apart, as decades below the loudest cell: how loud a sound is plays no part.
 - Model: timm's `VisionTransformer`, {speech.TRUNK["depth"]} blocks, width {speech.TRUNK["embed_dim"]}, patches of
-  {speech.TRUNK["patch_size"][0]} bands x {speech.TRUNK["patch_size"][1]} frames, mean of the patches;
+  {speech.TRUNK["patch_size"][0]} bands x {speech.TRUNK["patch_size"][1]} frames ({speech.TOKENS} tokens),
+  a linear head on all tokens;
   {speech.WEIGHTS.stat().st_size / 1e6:.1f} MB in half precision.
 - Data: {card["data"]}. {recipe["utterances"]:,} utterances ({card["espeak-ng"]}), from which
-  {recipe["clips"]:,} clips were made, each distorted anew.
+  {card["steps"] * recipe["renewed"] + recipe["pool"]:,} distorted clips were made.
 - Accents: {", ".join(card["accents"])}. Variants: {", ".join(card["variants"])}.
 - Phrases: {", ".join(f"“{one.format('NAME')}”" for one in card["phrases"])}; one in five says another word for the same
   thing (“puppy”).

@@ -1,8 +1,9 @@
 """The speech tower: a small spectrogram transformer (AST, Gong et al., arXiv:2104.01778), to the same space.
 
 A timm vision transformer reads the log-mel spectrogram as a picture of one channel, (frequency, time), with the lowest
-frequency in row 0; patches are averaged. The mel filters are a buffer of the weights, made by transformers when
-training began, so that hearing needs torch alone.
+frequency in row 0. Names are laid so that they end at the same place of the clip; behind the last block every place has
+weights of its own, instead of a class token or a mean, which learns in a fraction of the steps. The mel filters are a
+buffer of the weights, made by transformers when training began, so that hearing needs torch alone.
 """
 
 import json
@@ -24,10 +25,13 @@ WEIGHTS = Path(__file__).parent.parent / "data" / "speech.safetensors"
 RATE = 16_000  # Hz
 WINDOW, HOP = 400, 160  # samples: 25 ms and 10 ms
 BINS = WINDOW // 2 + 1
-MELS, FRAMES = 64, 192
-SAMPLES = FRAMES * HOP  # 1.92 s
+MELS, FRAMES = 64, 128
+SAMPLES = FRAMES * HOP  # 1.28 s
+AFTER = 8 * HOP  # samples that are heard behind the last loud one
+_SMOOTH = 5  # hops
 DYNAMICS = 6.0  # decades of power below a clip's loudest cell; what is fainter counts as silence
-TRUNK: dict[str, Any] = {"patch_size": (32, 8), "embed_dim": 128, "depth": 5, "num_heads": 4}
+TRUNK: dict[str, Any] = {"patch_size": (32, 8), "embed_dim": 128, "depth": 4, "num_heads": 4}
+TOKENS = (MELS // TRUNK["patch_size"][0]) * (FRAMES // TRUNK["patch_size"][1])
 
 
 class SpeechTower(nn.Module):
@@ -35,7 +39,8 @@ class SpeechTower(nn.Module):
 
     Attributes:
         mel_filters: (spectrum bins, mel filters).
-        trunk: timm's vision transformer.
+        trunk: timm's vision transformer, its final norm included.
+        head: all tokens, one after the other -> embedding.
     """
 
     mel_filters: Tensor
@@ -50,11 +55,12 @@ class SpeechTower(nn.Module):
         self.trunk = VisionTransformer(
             img_size=(MELS, FRAMES),
             in_chans=1,
-            num_classes=EMBED_DIM,
-            global_pool="avg",
+            num_classes=0,
+            global_pool="",
             class_token=False,
             **TRUNK,
         )
+        self.head = nn.Linear(TOKENS * TRUNK["embed_dim"], EMBED_DIM)
 
     def spectrograms(self, waveforms: Tensor) -> Tensor:
         """Log-mel spectrograms, relative to the loudest cell of each: how loud a clip is plays no part.
@@ -63,7 +69,7 @@ class SpeechTower(nn.Module):
             waveforms: (clips, SAMPLES) at RATE Hz.
 
         Returns:
-            (clips, FRAMES, MELS) in [-1, 1].
+            (clips, FRAMES, MELS) in [0, 2]; 0 is silence.
         """
         # one frame per hop, its middle on the hop's first sample
         padded = F.pad(waveforms, (WINDOW // 2, WINDOW // 2 - HOP))
@@ -71,31 +77,37 @@ class SpeechTower(nn.Module):
         power = spectrum.abs().square().transpose(1, 2) @ self.mel_filters
         decades = power.clamp(min=1e-20).log10()
         relative = (decades - decades.amax((1, 2), keepdim=True)).clamp(min=-DYNAMICS)
-        return relative * (2 / DYNAMICS) + 1
+        return relative * (2 / DYNAMICS) + 2
 
     def forward(self, spectrograms: Tensor) -> Tensor:
         """(clips, FRAMES, MELS) -> (clips, EMBED_DIM), not normalised."""
-        embeddings: Tensor = self.trunk(spectrograms.transpose(1, 2)[:, None])
+        tokens = self.trunk.forward_features(spectrograms.transpose(1, 2)[:, None])
+        embeddings: Tensor = self.head(tokens.flatten(1))
         return embeddings
 
     def hear(self, waveforms: Sequence[NDArray[np.float32]]) -> Tensor:
         """Mono waveforms (samples,) at RATE Hz, of any lengths -> (waveforms, EMBED_DIM).
 
-        A shorter one is followed by silence; of a longer one the loudest SAMPLES are heard.
+        SAMPLES of each are heard: its end, see ``window_of``.
         """
         clips = torch.from_numpy(np.stack([window_of(one) for one in waveforms]))
         return self(self.spectrograms(clips.to(self.mel_filters)))
 
 
 def window_of(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The loudest SAMPLES of a waveform, or all of it and silence behind."""
-    spare = len(waveform) - SAMPLES
-    if spare <= 0:
-        return np.pad(waveform, (0, -spare))
-    energy = np.concatenate([[0.0], np.cumsum(np.square(waveform, dtype=np.float64))])
-    # hop by hop, so that rounding does not decide
-    start = int((energy[SAMPLES:] - energy[: spare + 1])[::HOP].argmax()) * HOP
-    return waveform[start : start + SAMPLES]
+    """SAMPLES of a waveform, laid so that the last loud sound ends AFTER samples before the window does.
+
+    The tower need not learn names at every place, and a name stands at the end of its phrase. Loud is what is closer,
+    in decibels, to the loudest than to the faintest tenth. Silence is added where the waveform has no more.
+    """
+    hops = np.pad(waveform, (0, -len(waveform) % HOP)).reshape(-1, HOP)
+    power = np.convolve(np.square(hops, dtype=np.float64).mean(1), np.full(_SMOOTH, 1 / _SMOOTH), "same")
+    level = np.log10(np.maximum(power, power.max() * 10**-DYNAMICS))
+    loud = level > (level.max() + np.quantile(level, 0.1)) / 2
+    end = (len(loud) - int(loud[::-1].argmax())) * HOP
+    start = end + AFTER - SAMPLES
+    padded = np.pad(waveform, (max(0, -start), max(0, start + SAMPLES - len(waveform))))
+    return padded[max(0, start) :][:SAMPLES]
 
 
 def build() -> SpeechTower:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from legrad import sounds
 from legrad.embedded.concepts import CONCEPTS, NAMES
-from legrad.embedded.speech.model import RATE, SAMPLES
+from legrad.embedded.speech.model import RATE
 from legrad.errors import InputError
 
 # "en" is the British one: "en-gb" would drop its variant without a word
@@ -35,6 +35,7 @@ HELD_OUT_ACCENTS = ("en-gb-scotland", "en-gb-x-gbcwmd")
 HELD_OUT_VARIANTS = ("m6", "m7", "f4", "f5", "Mario", "iven", "miguel", "victor", "klatt3", "sandro")
 PHRASES = ("{}", "{}", "{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", "where is the {}")
 SPEEDS = (120, 220)  # words per minute
+LONGEST = 30_720  # samples, 1.92 s: phrases that take longer are said faster
 PITCHES = (15, 85)  # of 0 to 99
 ALIASES = 0.2  # share of utterances that say another word for the same thing
 Split = Literal["training", "variants", "accents"]
@@ -86,7 +87,7 @@ def _with_article(phrase: str, name: str) -> str:
 
 
 def spoken(utterances: Sequence[Utterance]) -> list[NDArray[np.float32]]:
-    """Waveforms (samples,) at RATE Hz, without the silence around them; at most SAMPLES long, and 1 at the loudest.
+    """Waveforms (samples,) at RATE Hz, without the silence around them; at most LONGEST long, and 1 at the loudest.
 
     A long phrase in a slow voice is said faster until it fits.
 
@@ -98,7 +99,7 @@ def spoken(utterances: Sequence[Utterance]) -> list[NDArray[np.float32]]:
     found = [
         waveform for first in range(0, len(utterances), 200) for waveform in _said(utterances[first : first + 200])
     ]
-    long = [place for place, waveform in enumerate(found) if len(waveform) > SAMPLES]
+    long = [place for place, waveform in enumerate(found) if len(waveform) > LONGEST]
     if long:
         faster = [replace(utterances[place], speed=round(utterances[place].speed * 1.15)) for place in long]
         for place, waveform in zip(long, spoken(faster), strict=True):

@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,8 +35,10 @@ class Recipe:
     """All that training depends on, besides the code and the frozen text embeddings."""
 
     utterances: int = 20_000
-    clips: int = 150_000  # each is an utterance, distorted anew
-    batch: int = 64
+    clips: int = 200_000  # drawn in all
+    batch: int = 128
+    pool: int = 4096  # distorted clips that batches are drawn from
+    renewed: int = 32  # of them, every step
     learning_rate: float = 1e-3
     muon_rate: float = 2e-3
     weight_decay: float = 0.05
@@ -124,15 +127,31 @@ def train(
         os.replace(draft, checkpoint)
         return state
 
+    def distorted(step: int) -> tuple[Tensor, Tensor]:
+        """Spectrograms and concepts of what comes new at a step."""
+        rng = np.random.default_rng([recipe.seed, 0, step % 2**32])
+        chosen = rng.integers(len(data), size=recipe.renewed)
+        heard = augment.recorded([data[i] for i in chosen], rng)
+        clips = torch.from_numpy(np.stack([speech.window_of(one) for one in heard]))
+        with torch.no_grad():
+            spectrograms = tower.spectrograms(clips.to(device))
+        return spectrograms, torch.tensor([data.utterances[i].concept for i in chosen], device=device)
+
+    # what the steps before this one would have left
+    pool = deque(
+        (distorted(past) for past in range(step + 1 - recipe.pool // recipe.renewed, step)),
+        recipe.pool // recipe.renewed,
+    )
     steps = recipe.clips // recipe.batch
     clock = last_save = time.monotonic()
     losses: list[float] = []
     while step < steps:
-        rng = np.random.default_rng([recipe.seed, step])
-        chosen = rng.integers(len(data), size=recipe.batch)
-        clips = augment.heard(augment.placed([data[i] for i in chosen], rng), rng)
-        concepts = torch.tensor([data.utterances[i].concept for i in chosen], device=device)
-        spectrograms = augment.masked(tower.spectrograms(clips.to(device)), rng)
+        rng = np.random.default_rng([recipe.seed, 1, step])
+        pool.append(distorted(step))
+        parts, rows = rng.integers(len(pool), size=recipe.batch), rng.integers(recipe.renewed, size=recipe.batch)
+        pairs = [(pool[part][0][row], pool[part][1][row]) for part, row in zip(parts, rows, strict=True)]
+        spectrograms = augment.masked(torch.stack([one for one, _ in pairs]), rng)
+        concepts = torch.stack([one for _, one in pairs])
         factor = min((step + 1) / recipe.warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
         for optim, base in zip(optims, rates, strict=True):
             for group, rate in zip(optim.param_groups, base, strict=True):
