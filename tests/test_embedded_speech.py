@@ -165,6 +165,16 @@ def test_clips_are_heard_apart(tower):
     assert torch.allclose(together, alone, atol=1e-4)
 
 
+def test_the_last_block_reads_out_as_the_embedding(tower):
+    from legrad import capture
+
+    clip = tower.spectrograms(torch.from_numpy(model.window_of(clip_of("cow")))[None])
+    with torch.no_grad(), capture.record(tower.trunk.blocks) as outputs:
+        expected = tower(clip)
+        assert torch.equal(tower.read_out(outputs[-1]), expected)
+        assert outputs[-1].shape[1] == model.TOKENS
+
+
 # -- speech for training ------------------------------------------------------------------------------------------
 
 

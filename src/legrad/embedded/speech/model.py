@@ -81,7 +81,13 @@ class SpeechTower(nn.Module):
 
     def forward(self, spectrograms: Tensor) -> Tensor:
         """(clips, FRAMES, MELS) -> (clips, EMBED_DIM), not normalised."""
-        tokens = self.trunk.forward_features(spectrograms.transpose(1, 2)[:, None])
+        return self._embedded(self.trunk.forward_features(spectrograms.transpose(1, 2)[:, None]))
+
+    def read_out(self, tokens: Tensor) -> Tensor:
+        """What a block returns, (clips, TOKENS, width), as the embedding that the head makes of it."""
+        return self._embedded(self.trunk.norm(tokens))
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
         embeddings: Tensor = self.head(tokens.flatten(1))
         return embeddings
 
@@ -97,17 +103,24 @@ class SpeechTower(nn.Module):
 def window_of(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     """SAMPLES of a waveform, laid so that the last loud sound ends AFTER samples before the window does.
 
-    The tower need not learn names at every place, and a name stands at the end of its phrase. Loud is what is closer,
-    in decibels, to the loudest than to the faintest tenth. Silence is added where the waveform has no more.
+    The tower need not learn names at every place, and a name stands at the end of its phrase. Silence is added where
+    the waveform has no more.
+    """
+    start = start_of(waveform)
+    padded = np.pad(waveform, (max(0, -start), max(0, start + SAMPLES - len(waveform))))
+    return padded[max(0, start) :][:SAMPLES]
+
+
+def start_of(waveform: NDArray[np.float32]) -> int:
+    """The sample with which the window begins, negative where silence is put in front.
+
+    Loud is what is closer, in decibels, to the loudest than to the faintest tenth.
     """
     hops = np.pad(waveform, (0, -len(waveform) % HOP)).reshape(-1, HOP)
     power = np.convolve(np.square(hops, dtype=np.float64).mean(1), np.full(_SMOOTH, 1 / _SMOOTH), "same")
     level = np.log10(np.maximum(power, power.max() * 10**-DYNAMICS))
     loud = level > (level.max() + np.quantile(level, 0.1)) / 2
-    end = (len(loud) - int(loud[::-1].argmax())) * HOP
-    start = end + AFTER - SAMPLES
-    padded = np.pad(waveform, (max(0, -start), max(0, start + SAMPLES - len(waveform))))
-    return padded[max(0, start) :][:SAMPLES]
+    return (len(loud) - int(loud[::-1].argmax())) * HOP + AFTER - SAMPLES
 
 
 def build() -> SpeechTower:
