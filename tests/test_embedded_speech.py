@@ -302,15 +302,16 @@ def test_training_can_be_interrupted_and_resumed_to_the_same_place(tmp_path, rec
 
 def test_the_loss_wants_the_own_text(texts):
     concepts = torch.arange(200)
-    right = train.loss_of(3 * texts, concepts, texts, 0.05)
+    right = train.loss_of(3 * texts, concepts, texts, 0.05, 1.0)
     assert right < 0.2
-    assert train.loss_of(texts, concepts.roll(1), texts, 0.05) > right + 5
+    assert train.loss_of(texts, concepts.roll(1), texts, 0.05, 1.0) > right + 5
     # on the own side of all others is not enough: it has to be the text's own place
     beyond = 2 * texts - texts.mean(0)
     assert (F.normalize(beyond, dim=-1) @ texts.T).argmax(1).equal(concepts)
     cosines = (F.normalize(beyond, dim=-1) * texts).sum(1)
     cross = F.cross_entropy(F.normalize(beyond, dim=-1) @ texts.T / 0.05, concepts)
-    assert train.loss_of(beyond, concepts, texts, 0.05) == pytest.approx(float(cross + 1 - cosines.mean()), abs=1e-5)
+    expected = float(cross + 3 * (1 - cosines.mean()))
+    assert train.loss_of(beyond, concepts, texts, 0.05, 3.0) == pytest.approx(expected, abs=1e-5)
 
 
 def test_saved_and_loaded(tmp_path, tower):

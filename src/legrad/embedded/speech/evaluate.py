@@ -222,7 +222,7 @@ never heard or tested.
 - Phrases: {", ".join(f"“{one.format('NAME')}”" for one in card["phrases"])}; one in five says another word for the same
   thing (“puppy”).
 - Targets: {card["targets"]}. Cross entropy over the cosines with all {len(NAMES)} texts (temperature
-  {recipe["temperature"]}) plus the cosine distance to the own one.
+  {recipe["temperature"]}) plus {recipe["pull"]:g} times the cosine distance to the own one.
 - Training: {card["steps"]:,} steps of {recipe["batch"]} clips, {card["seconds"] / 60:.0f} minutes ({card["machine"]},
   torch {card["torch"]}).
 - Note: {card.get("note", "none")}.

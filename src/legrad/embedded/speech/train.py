@@ -35,7 +35,7 @@ class Recipe:
     """All that training depends on, besides the code and the frozen text embeddings."""
 
     utterances: int = 20_000
-    clips: int = 200_000  # drawn in all
+    clips: int = 330_000  # drawn in all
     batch: int = 128
     pool: int = 4096  # distorted clips that batches are drawn from
     renewed: int = 32  # of them, every step
@@ -44,6 +44,7 @@ class Recipe:
     weight_decay: float = 0.05
     warmup: int = 100  # steps
     temperature: float = 0.05
+    pull: float = 4.0  # weight of the distance to the own text
     seed: int = 0
 
 
@@ -54,10 +55,11 @@ def text_targets(device: torch.device) -> Tensor:
         return F.normalize(model.encode_text(tokenizer([PROMPT.format(name) for name in NAMES])), dim=-1).to(device)
 
 
-def loss_of(embeddings: Tensor, concepts: Tensor, texts: Tensor, temperature: float) -> Tensor:
-    """Cross entropy of (clips, features) over all texts' cosines, plus the cosine distance to the own text."""
+def loss_of(embeddings: Tensor, concepts: Tensor, texts: Tensor, temperature: float, pull: float) -> Tensor:
+    """Cross entropy of (clips, features) over all texts' cosines, plus ``pull`` times the distance to the own one."""
     cosines = F.normalize(embeddings, dim=-1) @ texts.T
-    return F.cross_entropy(cosines / temperature, concepts) + 1 - cosines.gather(1, concepts[:, None]).mean()
+    own = cosines.gather(1, concepts[:, None]).mean()
+    return F.cross_entropy(cosines / temperature, concepts) + pull * (1 - own)
 
 
 def optimizers(tower: speech.SpeechTower, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -156,7 +158,7 @@ def train(
         for optim, base in zip(optims, rates, strict=True):
             for group, rate in zip(optim.param_groups, base, strict=True):
                 group["lr"] = rate * factor
-        loss = loss_of(tower(spectrograms), concepts, texts, recipe.temperature)
+        loss = loss_of(tower(spectrograms), concepts, texts, recipe.temperature, recipe.pull)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
         for optim in optims:
