@@ -238,7 +238,7 @@ def test_a_loud_or_quiet_sound_is_not_clipped(explainer, x):
 def test_more_than_is_heard_is_warned_of(ear, x):
     hearing = legrad.Hearing(RATE, ear.encode, ear, longest=0.75)
     explainer = legrad.wrap(models.clip(), hearing=hearing)
-    with pytest.warns(UserWarning, match=r"lasts 0\.80 s, of which the model hears 0\.75 s; .*start and end"):
+    with pytest.warns(UserWarning, match=r"lasts 0\.80 s, the model is made for 0\.75 s at most; .*start and end"):
         explainer.explain(x, legrad.Audio(tone(seconds=0.8)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -244,10 +244,10 @@ def test_distortions_follow_their_seed_and_keep_their_measure():
     augment = augmentation.Augmenter(0)
     waveforms = [clip_of(name) for name in CLIPS] * 10
     placed = augment.placed(waveforms, np.random.default_rng(1))
-    assert placed.shape == (40, synthesis.LONGEST)
+    assert placed.shape == (40, model.LONGEST)
     starts = [int((row != 0).float().argmax()) for row in placed]
-    assert min(starts) < synthesis.LONGEST // 8
-    assert max(starts) > synthesis.LONGEST // 2
+    assert min(starts) < model.LONGEST // 8
+    assert max(starts) > model.LONGEST // 2
     heard = augment.heard(placed, np.random.default_rng(2), (10.0, 10.0), quiet=0)
     again = augmentation.Augmenter(0).heard(placed, np.random.default_rng(2), (10.0, 10.0), quiet=0)
     assert torch.equal(heard, again)

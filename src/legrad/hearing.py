@@ -34,7 +34,7 @@ class Hearing:
             be normalised.
         tower: the module behind ``encode`` where it is no part of the explained model: it moves along with the model.
         shortest: how long a sound lasts at least, in seconds.
-        longest: how much of a sound is heard, in seconds; None for all. A longer one is warned of.
+        longest: the longest sound that it is made for, in seconds; None for any. A longer one is warned of.
     """
 
     rate: int
@@ -118,7 +118,8 @@ def _check(waveform: "NDArray[np.float32]", rate: int, hearing: Hearing, name: s
         _warn(f"{name} is clipped: {clipped:.0%} of its samples are stuck at full scale, which may mislead the model")
     if hearing.longest is not None and duration > hearing.longest:
         _warn(
-            f"{name} lasts {duration:.2f} s, of which the model hears {hearing.longest} s; say which with start and end"
+            f"{name} lasts {duration:.2f} s, the model is made for {hearing.longest} s at most; say with start and end "
+            "what it is to hear"
         )
 
 

@@ -29,4 +29,4 @@ def _ear(device: torch.device | str | None) -> Hearing:
     from legrad.embedded.speech import model as speech
 
     tower = speech.load().to(device=device)
-    return Hearing(speech.RATE, tower.hear, tower, longest=speech.SAMPLES / speech.RATE)
+    return Hearing(speech.RATE, tower.hear, tower, longest=speech.LONGEST / speech.RATE)

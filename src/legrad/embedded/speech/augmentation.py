@@ -7,8 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from legrad.embedded.speech.model import FRAMES, MELS, RATE
-from legrad.embedded.speech.synthesis import LONGEST
+from legrad.embedded.speech.model import FRAMES, LONGEST, MELS, RATE
 
 CHANNELS, NOISES = 384, 64  # how many different ones are kept ready
 NOISE_SECONDS = 8

@@ -27,6 +27,7 @@ WINDOW, HOP = 400, 160  # samples: 25 ms and 10 ms
 BINS = WINDOW // 2 + 1
 MELS, FRAMES = 64, 128
 SAMPLES = FRAMES * HOP  # 1.28 s
+LONGEST = 30_720  # samples, 1.92 s: with the words before the name, of which the clip holds the last ones
 AFTER = 8 * HOP  # samples that are heard behind the last loud one
 _SMOOTH = 5  # hops
 DYNAMICS = 6.0  # decades of power below a clip's loudest cell; what is fainter counts as silence

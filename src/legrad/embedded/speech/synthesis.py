@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from legrad import sounds
 from legrad.embedded.concepts import CONCEPTS, NAMES
-from legrad.embedded.speech.model import RATE
+from legrad.embedded.speech.model import LONGEST, RATE
 from legrad.errors import InputError
 
 # "en" is the British one: "en-gb" would drop its variant without a word
@@ -35,7 +35,6 @@ HELD_OUT_ACCENTS = ("en-gb-scotland", "en-gb-x-gbcwmd")
 HELD_OUT_VARIANTS = ("m6", "m7", "f4", "f5", "Mario", "iven", "miguel", "victor", "klatt3", "sandro")
 PHRASES = ("{}", "{}", "{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", "where is the {}")
 SPEEDS = (120, 220)  # words per minute
-LONGEST = 30_720  # samples, 1.92 s: phrases that take longer are said faster
 PITCHES = (15, 85)  # of 0 to 99
 ALIASES = 0.2  # share of utterances that say another word for the same thing
 Split = Literal["training", "variants", "accents"]
