@@ -5,6 +5,7 @@ import warnings
 import wave
 
 import generic_twin
+import models
 import numpy as np
 import pytest
 import torch
@@ -296,7 +297,17 @@ def test_command_line(extractor, tmp_path, monkeypatch):
     extractor.save_pretrained(tmp_path / "model")
     sound = write_wav(tmp_path / "sound.wav", chirp())
     out = tmp_path / "out"
-    arguments = ["legrad", "explain", str(sound), "--class", "horn", "--model", f"hf:{tmp_path / 'model'}"]
+    arguments = [
+        "legrad",
+        "explain",
+        str(sound),
+        "--class",
+        "horn",
+        "-t",
+        "bell",
+        "--model",
+        f"hf:{tmp_path / 'model'}",
+    ]
     monkeypatch.setattr("sys.argv", [*arguments, "--out", str(out)])
     with pytest.raises(SystemExit) as done:
         cli.main()
@@ -305,6 +316,7 @@ def test_command_line(extractor, tmp_path, monkeypatch):
         "sound.png",
         "sound.npz",
         "sound--horn.png",
+        "sound--bell.png",
         "manifest.json",
     }
 
@@ -333,3 +345,61 @@ def test_a_folder_is_loaded_in_silence(tmp_path, capsys, recwarn):
     assert capsys.readouterr().err == ""
     assert [str(one.message) for one in recwarn if "mel filter" in str(one.message)] == []
     assert transformers.utils.logging.is_progress_bar_enabled() == enabled
+
+
+# -- seconds and Hz -----------------------------------------------------------------------------------------------
+
+
+def test_the_axes_of_a_file_are_seconds_and_hz(tmp_path):
+    """A tone lies at its own frequency and time, in the library's own spectrogram."""
+    extractor = transformers.ASTFeatureExtractor(num_mel_bins=64, max_length=100)
+    model = zoo_media.ast(num_mel_bins=64, max_length=100)
+    time = np.arange(RATE) / RATE
+    tone = np.where((time > 0.5) & (time < 0.8), np.sin(2 * np.pi * 2000 * time), 0).astype(np.float32)
+    found = legrad.wrap(model, transform=extractor).explain(write_wav(tmp_path / "tone.wav", tone), 1)
+    (centres,) = found.frequencies
+    assert len(centres) == 64
+    assert 20 < centres[0] < centres[-1] < 8000
+    row, column = np.unravel_index(found.pictures[0][..., 0].argmax(), found.pictures[0].shape[:2])
+    assert centres[row] == pytest.approx(2000, abs=(centres[row + 1] - centres[row - 1]) / 2)
+    axis = found.figure().axes[1]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("time (seconds)", "frequency (Hz)")
+    right, top = axis.images[0].get_extent()[1::2]
+    assert 0.49 < column / found.pictures[0].shape[1] * right < 0.8
+    ticks = {tick.get_text(): place for tick, place in zip(axis.get_yticklabels(), axis.get_yticks(), strict=True)}
+    assert ticks["2000"] == pytest.approx(row + 0.5, abs=1)
+    assert 0 < ticks["500"] < ticks["5000"] < top == 64
+
+
+def test_bins_lie_where_the_librarys_own_filters_do():
+    extractor = transformers.ASTFeatureExtractor(num_mel_bins=40, sampling_rate=22050)
+    filters = transformers.audio_utils.mel_filter_bank(
+        257, 40, 20, 11025, 22050, norm=None, mel_scale="kaldi", triangularize_in_mel_space=True
+    )
+    hertz = np.linspace(0, 11025, 257)
+    # a triangle in mel leans a little to the left in Hz; the lowest ones are narrower than a step of the transform
+    mean = (filters * hertz[:, None]).sum(0) / filters.sum(0)
+    assert np.asarray(sounds.frequencies(extractor))[8:] == pytest.approx(mean[8:], rel=0.04)
+
+
+# -- one call for whatever listens --------------------------------------------------------------------------------
+
+
+def test_explain_audio_is_explain(explainer):
+    found = explainer.explain_audio(chirp(), [1, 2], layers=1, readout="native")
+    expected = explainer.explain(chirp(), [1, 2], layers=1, readout="native")
+    assert torch.equal(found.relevance, expected.relevance)
+
+
+def test_explain_audio_asks_the_audio_tower(explainer):
+    """A model that sees and hears: its audio tower is explained, its pictures are left alone."""
+    seeing = legrad.wrap(models.clip())
+    both = legrad.explainer.Explainer(dataclasses.replace(seeing.adapter, listener=explainer.adapter))
+    found = both.explain_audio(chirp(), 1)
+    assert found.axes == ("frequency", "time")
+    assert torch.equal(found.relevance, explainer.explain(chirp(), 1).relevance)
+
+
+def test_what_does_not_listen_is_refused():
+    with pytest.raises(legrad.UnsupportedModelError, match=r"CLIP has no audio tower .* axes rows, cols; load"):
+        legrad.wrap(models.clip()).explain_audio(chirp(), 1)

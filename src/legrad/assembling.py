@@ -103,6 +103,7 @@ def assemble(
         axes=axes,
         predicted=predicted,
         timings=[one.timing for one in inputs],
+        frequencies=[one.frequencies for one in inputs],
     )
 
 

@@ -15,7 +15,7 @@ from legrad import adapters, capture, geometry, methods
 from legrad.anatomy import ViTAnatomy
 from legrad.assembling import Part, assemble
 from legrad.chunks import Chunks, ran_out
-from legrad.errors import InputError
+from legrad.errors import InputError, UnsupportedModelError
 from legrad.explanation import Explanation
 from legrad.hearing import Hearing
 from legrad.inputs import Input, by_size, sources, stack
@@ -105,6 +105,7 @@ class Explainer:
         self._plans: dict[tuple[Any, ...], Plan] = {}
         self._state: tuple[Any, ...] = ()
         self._own_anatomy = own_anatomy
+        self._listener: Explainer | None = None
 
     def __repr__(self) -> str:
         return f"Explainer({self._adapter.name or type(self.model).__name__}, {self.anatomy!r})"
@@ -237,6 +238,31 @@ class Explainer:
                     "versions": dict(_versions(self.anatomy.library)),
                 },
             )
+
+    def explain_audio(self, sounds: Any, targets: Any, **options: Any) -> Explanation:
+        """Where in time and frequency did the model listen, for these targets?
+
+        The same as ``explain`` for a model of sounds; of a model that sees and hears its audio tower is explained.
+
+        Args:
+            sounds: path, URL, waveform, (waveform, rate), a list of those, or spectrograms, as in ``explain``.
+            targets: as in ``explain``.
+            options: layers, readout, method and the others of ``explain``; size and fit are for pictures.
+
+        Raises:
+            UnsupportedModelError: the model does not listen, or not with a transformer that is known.
+        """
+        if self.anatomy.axes[0] == "frequency":
+            return self.explain(sounds, targets, **options)
+        if self._adapter.listener is None:
+            raise UnsupportedModelError(
+                f"{self._adapter.name or type(self.model).__name__} has no audio tower that can be explained, its "
+                f"inputs have the axes {', '.join(self.anatomy.axes)}; load a model of sounds, such as an Audio "
+                "Spectrogram Transformer: hf:FOLDER"
+            )
+        if self._listener is None:
+            self._listener = Explainer(self._adapter.listener)
+        return self._listener.explain(sounds, targets, **options)
 
     def _plan(self, picture: Tensor, anatomy: ViTAnatomy) -> Plan:
         """Made by the truth check at the first use of a shape, dtype and device; a user's positions are checked too."""

@@ -44,6 +44,7 @@ class Explanation:
         axes: names of the grid's axes: ("rows", "cols"), ("frames", "rows", "cols") or ("frequency", "time").
         predicted: (images, targets) bool, True where the model chose the class (``PREDICTED``); None for nowhere.
         timings: when the frames of every video, or every sound, are; empty if nothing is known.
+        frequencies: the centres of every spectrogram's rows in Hz, lowest first; () where they are not known.
         grids: the grid of every picture.
     """
 
@@ -62,6 +63,7 @@ class Explanation:
     axes: tuple[str, ...] = ("rows", "cols")
     predicted: Tensor | None = None
     timings: list[geometry.Timing] = field(default_factory=list)
+    frequencies: list[tuple[float, ...]] = field(default_factory=list)
 
     def __repr__(self) -> str:
         images, targets, *grid = self.relevance.shape
@@ -238,11 +240,20 @@ class Explanation:
             return viz.film([list(picture[frames]), *rows], [name, *titles], labels, cmap, note)
         panels = [self._drawn(image, one, alpha, cmap) for one in maps]
         if self.axes[0] == "frequency":
-            duration, (bins, steps) = self.timing(image).duration, picture.shape[:2]
-            time = ("time (spectrogram frames)", steps) if duration is None else ("time (seconds)", duration)
-            axes = (time, ("frequency (mel bins)", bins))
+            axes = self._spectrogram_axes(image)
             return viz.figure(picture[::-1], panels, titles, cmap, name, columns=2, axes=axes, note=note)
         return viz.figure(picture, panels, titles, cmap, name, note=note)
+
+    def _spectrogram_axes(self, image: int) -> tuple[viz.Axis, viz.Axis]:
+        """Seconds and Hz where they are known, else columns and rows of the spectrogram."""
+        duration, (bins, steps) = self.timing(image).duration, self.pictures[image].shape[:2]
+        time = (
+            viz.Axis("time (spectrogram frames)", steps) if duration is None else viz.Axis("time (seconds)", duration)
+        )
+        centres = self.frequencies[image] if self.frequencies else ()
+        if not centres:
+            return time, viz.Axis("frequency (mel bins)", bins)
+        return time, viz.Axis("frequency (Hz)", bins, viz.uneven_ticks(centres))
 
     def _index(self, image: int, target: int | str) -> int:
         """The index of a target, given as such or by its label."""

@@ -37,6 +37,7 @@ class Input:
         picture: the original, (H, W, 3) uint8; videos (frames, H, W, 3), sounds a drawn spectrogram.
         name: path, URL, or "image 0", ...
         timing: of a video's frames or a sound.
+        frequencies: centres of a spectrogram's rows in Hz, lowest first; () if not known.
     """
 
     tensor: Tensor
@@ -44,6 +45,7 @@ class Input:
     picture: Any
     name: str
     timing: geometry.Timing = field(default_factory=geometry.Timing)
+    frequencies: tuple[float, ...] = ()
 
 
 class Sources:
@@ -174,7 +176,8 @@ def _of_sound(source: Any, extractor: Any, index: int) -> Input:
     time, frequency = tensor.shape
     frame = geometry.Frame((frequency, heard), (frequency, time))
     timing = geometry.Timing(duration=heard * sounds.HOP)
-    return Input(tensor, frame, sounds.drawn(tensor[:heard]), name or f"sound {index}", timing)
+    picture = sounds.drawn(tensor[:heard])
+    return Input(tensor, frame, picture, name or f"sound {index}", timing, sounds.frequencies(extractor))
 
 
 def _transformed(picture: Any, transform: Any, frame: geometry.Frame) -> Tensor:

@@ -26,6 +26,7 @@ _KINDS = (
 )
 _MOST_SAMPLES = 100_000_000  # half an hour in stereo at 44.1 kHz: a small file can hold a very long silence
 HOP = 0.01  # seconds from one spectrogram frame to the next, in every Kaldi-style extractor
+_LOWEST = 20.0  # Hz, where the first bin of every Kaldi-style extractor begins
 
 
 def split(source: Any) -> list[Any]:
@@ -106,6 +107,17 @@ def drawn(spectrogram: Tensor) -> "NDArray[np.uint8]":
     """Spectrogram (time, frequency) -> a grey picture (frequency, time, 3), the lowest frequency in row 0."""
     grey = relevance.min_max(spectrogram.detach().float().cpu().T)
     return (grey * 255).round().byte()[..., None].expand(-1, -1, 3).contiguous().numpy()
+
+
+def frequencies(extractor: Any) -> tuple[float, ...]:
+    """Centre of every bin of the extractor's spectrogram in Hz, lowest first; () if it has no bins.
+
+    Kaldi's mel scale from 20 Hz to half the sampling rate, which both backends of transformers' extractors use.
+    """
+    bins = getattr(extractor, "num_mel_bins", 0)
+    low, high = (1127 * math.log1p(hertz / 700) for hertz in (_LOWEST, extractor.sampling_rate / 2))
+    mels = (low + (high - low) * (index + 1) / (bins + 1) for index in range(bins))
+    return tuple(700 * math.expm1(mel / 1127) for mel in mels)
 
 
 def _of_file(file: Any, name: str) -> tuple[Any, int]:

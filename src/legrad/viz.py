@@ -3,6 +3,7 @@
 import io
 import math
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,40 @@ if TYPE_CHECKING:
 
 _HATCH = 12  # pixels between two lines
 _PANEL, _TALLEST, _NARROWEST = 3.2, 4.5, 1.4  # inches: usual width, largest height and least width of a panel
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a picture, counted from the lower left corner.
+
+    Attributes:
+        label: with its unit.
+        length: of the whole picture.
+        ticks: (position, label), for scales that are not even; default matplotlib's own.
+    """
+
+    label: str
+    length: float
+    ticks: "Sequence[tuple[float, str]]" = ()
+
+
+def uneven_ticks(centres: "Sequence[float]") -> list[tuple[float, str]]:
+    """Ticks at round numbers along rows of an uneven scale.
+
+    Args:
+        centres: value at the middle of each row, ascending.
+
+    Returns:
+        (position in rows, label), at 1, 2 and 5 times the powers of ten, at least a fifteenth of the rows apart.
+    """
+    values = (digit * 10.0**power for power in range(-3, 7) for digit in (1, 2, 5))
+    ticks: list[tuple[float, str]] = []
+    for value in values:
+        if centres[0] <= value <= centres[-1]:
+            position = float(np.interp(value, centres, np.arange(len(centres)) + 0.5))
+            if not ticks or position - ticks[-1][0] >= len(centres) / 15:
+                ticks.append((position, f"{value:g}"))
+    return ticks
 
 
 def check_cmap(cmap: str) -> None:
@@ -75,7 +110,7 @@ def figure(
     cmap: str = "inferno",
     name: str = "",
     columns: int = 5,
-    axes: tuple[tuple[str, float], tuple[str, float]] | None = None,
+    axes: tuple[Axis, Axis] | None = None,
     note: str = "",
 ) -> "Figure":
     """The original and the panels side by side, with titles and one colour bar.
@@ -87,7 +122,7 @@ def figure(
         cmap: colour map of the bar.
         name: title of the original.
         columns: pictures per row.
-        axes: (label, length) of x and y, which count from the lower left corner; default no axes.
+        axes: of x and y; default none.
         note: a line below.
     """
     from matplotlib.figure import Figure
@@ -108,11 +143,13 @@ def figure(
         if axes is None:
             axis.imshow(np.asarray(content))
         else:
-            (x_label, width), (y_label, height) = axes
-            axis.imshow(np.asarray(content), extent=(0, width, 0, height), aspect="auto")
+            x, y = axes
+            axis.imshow(np.asarray(content), extent=(0, x.length, 0, y.length), aspect="auto")
             axis.set_axis_on()
-            axis.set_xlabel(x_label, fontsize=8)
-            axis.set_ylabel(y_label, fontsize=8)
+            for own, scale in ((axis.xaxis, x), (axis.yaxis, y)):
+                own.set_label_text(scale.label, fontsize=8)
+                if scale.ticks:
+                    own.set_ticks(*zip(*scale.ticks, strict=True))
             axis.tick_params(labelsize=8)
         axis.set_title(_short(title, round(38 * side / _PANEL)), fontsize=10, parse_math=False)
     _finish(result, grid, cmap, note)

@@ -33,6 +33,7 @@ class Adapter:
         transform: (size or None, fit) -> a picture transform made of torchvision-style steps, or a
             ``geometry.Preprocessing``; None if unknown.
         labels: class names in the order of the logits, None if unknown.
+        listener: the model's audio tower, which can be explained by itself; None if there is none.
         unpack: a batch of the library's own processor -> one tensor per input, for layouts of its own; else None.
         hearing: how the model embeds sounds in the space of its pictures, None if it does not.
         name: how the model was asked for.
@@ -47,6 +48,7 @@ class Adapter:
     unpack: Callable[[Mapping[str, Any]], list[Tensor]] | None = None
     hearing: Hearing | None = None
     name: str = ""
+    listener: "Adapter | None" = None
 
 
 # prefix of a model's name -> the module with ``load(rest, device, dtype)``; the module's ``adapt(model)`` returns an
