@@ -30,7 +30,7 @@ Data = Annotated[
     str,
     typer.Option(
         help="embedded, embedded:LOW-HIGH (objects in a scene), gtsegs_ijcv.mat, a table of points (.csv), or a "
-        "folder: ImageNet-S, images/ with masks/, class folders, ImageNet's validation set."
+        "folder: ImageNet-S, images/ with masks/, class folders of pictures or sounds, ImageNet's validation set."
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for results; the same command goes on with an interrupted run.")]
@@ -98,7 +98,7 @@ def _single(
         from legrad.bench import table
         from legrad.bench.data import open_data
         from legrad.bench.runner import Limits, run
-        from legrad.bench.subject import TEMPLATES, Subject
+        from legrad.bench.subject import TEMPLATES
         from legrad.cli import parse_layers
 
         wanted, given = parse_layers(layers), _names(names)
@@ -115,8 +115,14 @@ def _single(
             "on": on,
         }
         benchmark = table.build(name, explainer.anatomy, switches)
-        subject = Subject(
-            explainer, wanted, readout, getattr(samples, "classes", ()), given, tuple(template or TEMPLATES)
+        subject = table.subject(
+            name,
+            explainer,
+            samples,
+            layers=wanted,
+            readout=readout,
+            names=given,
+            templates=tuple(template or TEMPLATES),
         )
         if items is None and samples.name == "embedded":
             items = _SCENES

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from legrad import datasets
+from legrad import datasets, sounds
 from legrad.datasets import Dataset
 from legrad.datasets.embedded import EmbeddedScenes
 from legrad.errors import InputError
@@ -32,7 +32,8 @@ def open_data(
 
     Args:
         name: "embedded", "embedded:LOW-HIGH" (objects in a scene), or a path: ``gtsegs_ijcv.mat``, a table of points
-            (.csv), or a folder: ImageNet-S, ``images/`` with ``masks/``, class folders, ImageNet's validation set.
+            (.csv), or a folder: ImageNet-S, ``images/`` with ``masks/``, class folders of pictures or
+            of sounds, ImageNet's validation set.
         benchmark: decides how many objects "embedded" scenes have.
         images: the folder of pictures that belongs to a table of points.
         classes: class descriptions of Open Images, or the class list of ImageNet-S.
@@ -61,6 +62,8 @@ def open_data(
         return datasets.ImageNetS(path, classes)
     if (path / "images").is_dir() and (path / "masks").is_dir():
         return datasets.MaskFolder(path)
+    if any(path.suffix.lower() in sounds.SUFFIXES for path in path.glob("*/*")):
+        return datasets.SoundFolder(path)
     return datasets.ImageFolder(path)
 
 

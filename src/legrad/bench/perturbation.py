@@ -39,7 +39,7 @@ class Perturbation:
     Attributes:
         explained: which class's map: the one that the model predicts, the true one, or both.
         fill: what erased pixels become.
-        patch: side of what is erased as one, in pixels.
+        patch: side of what is erased as one, in pixels; of a spectrogram in bins and steps.
         ties: order of equal values.
         seed: of ``ties="random"``.
     """
@@ -112,7 +112,10 @@ class Perturbation:
         pixels = subject.pixels(pictures)
         clean = self._logits(subject, pixels)
         # a fully erased picture: of the mean colour or a blur it is another one for every sample
-        nothing = torch.cat([self._erased(one, torch.ones(1, *one.shape[1:], dtype=torch.bool)) for one in pixels])
+        extents = subject.extents(pictures, self.patch)
+        nothing = torch.cat(
+            [self._erased(one, torch.ones(1, *own, dtype=torch.bool)) for one, own in zip(pixels, extents, strict=True)]
+        )
         blank = self._logits(subject, nothing)
         predicted = clean.argmax(-1).tolist()
         wanted = {"predicted": predicted, "target": truth}
@@ -124,7 +127,7 @@ class Perturbation:
         for index, maps in enumerate(subject.maps(pictures, targets, method)):
             curves = {
                 column: self._curves(subject, pixels[index], one, clean[index], blank[index], truth[index], column)
-                for column, one in zip(asked[index], maps, strict=True)
+                for column, one in zip(asked[index], maps[..., : extents[index][0], : extents[index][1]], strict=True)
             }
             found.append(
                 {
@@ -152,7 +155,11 @@ class Perturbation:
         return curves
 
     def _erased(self, pixels: Tensor, masks: Tensor) -> Tensor:
-        return perturbation.erase(pixels, masks, self.fill)
+        """(steps, channels, height, width); masks may end before the picture does."""
+        rows, cols = masks.shape[-2:]
+        result = pixels.repeat(len(masks), 1, 1, 1)
+        result[..., :rows, :cols] = perturbation.erase(pixels[..., :rows, :cols], masks, self.fill)
+        return result
 
     @staticmethod
     def _logits(subject: Subject, pixels: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from legrad.bench import table
 from legrad.bench.data import open_data
 from legrad.bench.result import Result
 from legrad.bench.runner import Limits, Progress, run
-from legrad.bench.subject import Subject
 from legrad.explainer import Explainer
 from legrad.methods import METHODS
 
@@ -109,7 +108,7 @@ def study(
     for place, part in enumerate(parts):
         samples = open_data(data, part.name, explained=part.switches.get("explained"))
         benchmark = table.build(part.name, explainer.anatomy, part.switches)
-        subject = Subject(explainer, labels=getattr(samples, "classes", ()), names=names)
+        subject = table.subject(part.name, explainer, samples, names=names)
         methods = list(METHODS) if part.methods is None else list(part.methods)
         limits = Limits(
             items=max(1, part.items // scale.share),

@@ -94,16 +94,23 @@ class Subject:
         names: Mapping[str, str] | None = None,
         templates: Sequence[str] = TEMPLATES,
     ) -> None:
-        if explainer.anatomy.axes != ("rows", "cols"):
-            raise UnsupportedModelError("the benchmarks are for models of still pictures")
-        height, width = explainer.anatomy.image_size
-        if height != width:
-            raise UnsupportedModelError(f"the protocols are for square inputs, this model takes {height} x {width}")
+        self.check(explainer)
         self.explainer = explainer
         self._arguments: dict[str, Any] = {"layers": layers, "readout": readout}
         self.templates = tuple(templates)
         self.labels, self._names = tuple(labels), names or {}
         self._directions: dict[str | int, Tensor] = {}
+
+    @staticmethod
+    def check(explainer: Explainer) -> None:
+        """Only models of still, square pictures."""
+        if explainer.anatomy.axes != ("rows", "cols"):
+            raise UnsupportedModelError(
+                "this benchmark is for models of still pictures; of sounds there is `legrad bench perturbation`"
+            )
+        height, width = explainer.anatomy.image_size
+        if height != width:
+            raise UnsupportedModelError(f"the protocols are for square inputs, this model takes {height} x {width}")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -142,7 +149,7 @@ class Subject:
         Returns:
             For every picture (its targets, height, width), raw relevance in the pixels of the model's input.
         """
-        size = (self.size, self.size)
+        size = self.explainer.anatomy.image_size
         return [
             geometry.place(grid, geometry.Frame(size, size), self.explainer.anatomy.cells, size)
             for grid in self.grids(pictures, targets, method, fit)
@@ -281,6 +288,10 @@ class Subject:
     def pixels(self, pictures: Sequence[Image], fit: str = "squash") -> Tensor:
         """Model inputs before mean and std, (pictures, 3, size, size) in [0, 1]."""
         return self.inputs(pictures, fit) * self._scale[1] + self._scale[0]
+
+    def extents(self, pictures: Sequence[Image], patch: int = 1) -> list[tuple[int, int]]:
+        """(rows, cols) from the upper left corner of each input that can be erased: all of a picture."""
+        return [(self.size, self.size)] * len(pictures)
 
     def seen(self, pixels: Tensor) -> Tensor:
         """``features`` of pixels in [0, 1]."""

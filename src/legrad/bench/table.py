@@ -7,6 +7,7 @@ from legrad.anatomy import ViTAnatomy
 from legrad.bench import ablation
 from legrad.bench.benchmark import Benchmark
 from legrad.bench.fingerprint import Fingerprint
+from legrad.bench.listener import Listener
 from legrad.bench.localisation import Localisation
 from legrad.bench.openvocab import OpenVocabulary
 from legrad.bench.perturbation import Perturbation
@@ -14,7 +15,10 @@ from legrad.bench.presence import Presence
 from legrad.bench.sanity import Sanity
 from legrad.bench.segmentation import Segmentation
 from legrad.bench.speed import Speed
+from legrad.bench.subject import Subject
+from legrad.datasets import Dataset, SoundFolder
 from legrad.errors import InputError
+from legrad.explainer import Explainer
 from legrad.methods import METHODS
 
 _PLAIN: dict[str, Callable[..., Benchmark]] = {
@@ -54,10 +58,31 @@ def build(name: str, anatomy: ViTAnatomy, switches: Mapping[str, Any]) -> Benchm
         _check("ablation", "on", base)
     for switch, value in given.items():
         _check(base, switch, value)
+    if base == "perturbation" and anatomy.axes == ("frequency", "time"):
+        given.setdefault("patch", anatomy.patch_size[0])
     if name == "fingerprint":
         return Fingerprint.of(anatomy)
     made = _PLAIN[base](**given)
     return ablation.Ablation(made) if name == "ablation" else made
+
+
+def subject(name: str, explainer: Explainer, data: Dataset, **options: Any) -> Subject:
+    """The model under test: a ``Listener`` where sounds are erased, else a ``Subject``; ``options`` as these take them.
+
+    Raises:
+        UnsupportedModelError: a model that this benchmark cannot measure.
+        InputError: sounds for a model of pictures, or the other way round.
+    """
+    listens = explainer.anatomy.axes == ("frequency", "time")
+    made = (Listener if listens and name == "perturbation" else Subject)(
+        explainer, labels=getattr(data, "classes", ()), **options
+    )
+    if listens != isinstance(data, SoundFolder):
+        raise InputError(
+            "a model of sounds is measured on a folder of class folders with sounds, and nothing else is; --data is "
+            f"{data.facts['path']!r}"
+        )
+    return made
 
 
 def methods(name: str, anatomy: ViTAnatomy) -> list[str]:

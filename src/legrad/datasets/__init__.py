@@ -11,6 +11,7 @@ from legrad.datasets.imagenet_segmentation import ImageNetSegmentation
 from legrad.datasets.mask_folder import MaskFolder
 from legrad.datasets.points import OpenImagesPoints, PointsCsv
 from legrad.datasets.sample import IGNORE, Dataset, Sample
+from legrad.datasets.sound_folder import SoundFolder
 
 __all__ = [
     "IGNORE",
@@ -23,4 +24,5 @@ __all__ = [
     "OpenImagesPoints",
     "PointsCsv",
     "Sample",
+    "SoundFolder",
 ]

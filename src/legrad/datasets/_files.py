@@ -4,7 +4,7 @@ import csv
 import os
 import posixpath
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +49,15 @@ def inside(root: Path, name: str) -> Path:
     return root / normal
 
 
-def pictures(root: Path, nested: bool = False) -> list[Path]:
-    """The pictures of a folder, sorted, hidden ones left out."""
+def media(root: Path, suffixes: Collection[str], nested: bool = False) -> list[Path]:
+    """The files of a kind in a folder, sorted, hidden ones left out."""
     found = root.rglob("*") if nested else root.iterdir()
-    return sorted(
-        p for p in found if p.suffix.lower() in images.SUFFIXES and not p.name.startswith(".") and p.is_file()
-    )
+    return sorted(p for p in found if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file())
+
+
+def pictures(root: Path, nested: bool = False) -> list[Path]:
+    """The pictures of a folder, see ``media``."""
+    return media(root, images.SUFFIXES, nested)
 
 
 def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:

@@ -1,10 +1,8 @@
-"""What every data set gives: one picture with what is known about it."""
+"""What every data set gives: one picture, or sound, with what is known about it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
-
-from PIL import Image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,7 +16,7 @@ class Sample:
 
     Attributes:
         key: unique and stable within the data set; a run is resumed by it.
-        image: RGB, EXIF rotation applied, in its original size (W, H).
+        image: RGB, EXIF rotation applied, in its original size (W, H); of a data set of sounds the sound's path.
         label: the true class where there is one: WordNet id, folder name or index. If there are masks too, it is a key
             of them; its mask may be empty.
         masks: class name -> bool (H, W), in the image's size.
@@ -28,7 +26,7 @@ class Sample:
     """
 
     key: str
-    image: Image.Image
+    image: Any
     label: str | int | None = None
     masks: "Mapping[str, NDArray[Any]]" = field(default_factory=dict)
     points: "Mapping[str, tuple[NDArray[Any], NDArray[Any]]]" = field(default_factory=dict)

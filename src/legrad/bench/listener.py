@@ -1,0 +1,65 @@
+"""A model of sounds under test: spectrograms stand for pictures, and digital silence for black."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from legrad import sounds
+from legrad.bench.subject import Subject
+from legrad.errors import InputError, UnsupportedModelError
+from legrad.explainer import Explainer
+from legrad.inputs import prepare
+
+
+class Listener(Subject):
+    """As ``Subject``; "pictures" are what ``explain_audio`` takes, pixels the cells of their spectrograms.
+
+    Raises:
+        UnsupportedModelError: a model that does not take spectrograms.
+        InputError: a model without its feature extractor.
+    """
+
+    @staticmethod
+    def check(explainer: Explainer) -> None:
+        """Only models of spectrograms, with what makes a spectrogram."""
+        if explainer.anatomy.axes != ("frequency", "time"):
+            raise UnsupportedModelError("erasing time-frequency patches is for models of spectrograms")
+        if explainer.adapter.transform is None:
+            raise InputError("this model carries no feature extractor: give legrad.wrap(model, transform=extractor)")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As of a ``Subject``, and what black is."""
+        return {**super().settings, "black": "the extractor's value of digital silence"}
+
+    def explain(self, pictures: Sequence[Any] | Tensor, targets: Any, method: str, **arguments: Any) -> Any:
+        """As of a ``Subject``; sounds are fitted by their extractor alone."""
+        return super().explain(pictures, targets, method, **{**arguments, "fit": "model"})
+
+    def inputs(self, pictures: Sequence[Any], fit: str = "model") -> Tensor:
+        """Spectrograms (sounds, time, frequency), as the model takes them."""
+        return super().inputs(pictures, "model")
+
+    def pixels(self, pictures: Sequence[Any], fit: str = "model") -> Tensor:
+        """Spectrograms (sounds, 1, frequency, time), 0 where there is digital silence; what was padded is not 0."""
+        return (self.inputs(pictures) - self._silence).transpose(1, 2)[:, None]
+
+    def seen(self, pixels: Tensor) -> Tensor:
+        """``features`` of such spectrograms."""
+        return self.features(pixels[:, 0].transpose(1, 2) + self._silence)
+
+    def extents(self, pictures: Sequence[Any], patch: int = 1) -> list[tuple[int, int]]:
+        """(frequencies, steps) that were heard, in whole patches: padding behind a short sound is never erased."""
+        heard = [one.frame.original for one in prepare(list(pictures), self.explainer.adapter)]
+        return [(rows // patch * patch, steps // patch * patch) for rows, steps in heard]
+
+    @property
+    def _silence(self) -> float:
+        """One value for all frequencies: the logarithm has the same floor everywhere."""
+        adapter = self.explainer.adapter
+        assert adapter.transform is not None
+        extractor = adapter.transform(None, "model")
+        spectrogram, _ = sounds.features(extractor, np.zeros(extractor.sampling_rate // 10, np.float32))
+        return float(spectrogram[0].min())
