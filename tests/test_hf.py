@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import transformers
 import twin
 import zoo_transformers as zoo
-from models import left_as_found
+from models import left_as_found, randomised
 from torch import nn
 
 import legrad
@@ -318,3 +318,18 @@ def test_models_trained_otherwise_show_their_tower(name):
     pictures, target = torch.randn(1, 3, 32, 40), torch.randn(32)
     with left_as_found(model):
         legrad.wrap(model).explain(pictures, target)
+
+
+def test_the_frame_tower_of_pe_audio_video():
+    """Refused as a whole, for a reason that says what can be done; and that can be done."""
+    tower = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "ref_feat_shape": 4}
+    vision = {"model_args": tower, "num_labels": 16, "model_type": "timm_wrapper"}
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.PeVideoEncoderConfig(vision_config=vision, head_dim=16, **sizes)
+    model = randomised(transformers.PeVideoEncoder(config))
+    # one token for each of three frames
+    assert model(torch.randn(1, 3, 3, 32, 32)).last_hidden_state.shape == (1, 3, 32)
+    with pytest.raises(legrad.UnsupportedModelError, match=r"one token .*vision_model\) can be wrapped alone"):
+        legrad.wrap(model)
+    found = legrad.wrap(model.embedder.vision_model).explain(torch.randn(1, 3, 32, 32), 0)
+    assert found.relevance.shape == (1, 1, 4, 4)

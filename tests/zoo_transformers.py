@@ -146,8 +146,10 @@ def names() -> list[str]:
         auto.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
         auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
     )
+    # the others of this map have no head, or one that is in the maps above
+    joint = [name for name in auto.MODEL_MAPPING_NAMES.values() if str(name).startswith(("PeAudio", "PeVideo"))]
     found = [kinds if isinstance(kinds, tuple) else (kinds,) for kind in maps for kinds in kind.values()]
-    listed = dict.fromkeys([*CONFIGS, *(name for kinds in found for name in kinds)])
+    listed = dict.fromkeys([*CONFIGS, *(name for kinds in found for name in kinds), *joint])
     return [name for name in listed if name not in {**audio.FAMILIES, **video.FAMILIES}]  # see zoo_media
 
 

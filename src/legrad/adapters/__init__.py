@@ -68,10 +68,11 @@ _ADAPTERS = {
     "torchvision": "legrad.adapters.torchvision",
     "transformers": "legrad.adapters.hf",
     "clip": "legrad.adapters.openai_clip",
+    "imagebind": "legrad.adapters.imagebind",
 }
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # their code is often copied into other packages: recognised by its structure, imported or not
-_COPIED = {"clip"}
+_COPIED = {"clip", "imagebind"}
 
 
 def load(name: str, device: torch.device | str | None, dtype: torch.dtype | str | None) -> Adapter:
