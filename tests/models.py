@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from legrad import Hearing
+
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
 VISION = {"image_size": 32, "layers": 4, "width": 64, "head_width": 32, "patch_size": 8}
 
@@ -107,6 +109,19 @@ def tokenizer(texts: list[str]) -> torch.Tensor:
         ids[row, : len(codes)] = torch.tensor(codes)
         ids[row, len(codes)] = 63
     return ids
+
+
+def hearing(rate: int = 8000, heard: list[int] | None = None) -> Any:
+    """An ear for ``clip``: 32 features out of how long and how loud a waveform is; ``heard`` notes its samples."""
+    directions = torch.randn(2, 32, generator=torch.Generator().manual_seed(7))
+
+    def encode(waveforms: Any) -> torch.Tensor:
+        if heard is not None:
+            heard.extend(map(len, waveforms))
+        facts = [[len(one) / rate, float(abs(one).mean())] for one in waveforms]
+        return torch.tensor(facts) @ directions
+
+    return Hearing(rate, encode)
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def clip():
         "resize_mode": "squash",
         "fill_color": 0,
     }
-    return legrad.wrap(model, tokenizer=models.tokenizer)
+    return legrad.wrap(model, tokenizer=models.tokenizer, hearing=models.hearing())
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,8 @@ Data = Annotated[
     str,
     typer.Option(
         help="embedded, embedded:LOW-HIGH (objects in a scene), gtsegs_ijcv.mat, a table of points (.csv), or a "
-        "folder: ImageNet-S, images/ with masks/, class folders of pictures or sounds, ImageNet's validation set."
+        "folder: ImageNet-S, images/ with masks/, class folders of pictures or sounds, "
+        "ImageNet's validation set, ADE20K Sound- or Speech-Prompted."
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for results; the same command goes on with an interrupted run.")]
@@ -48,6 +49,7 @@ _ABOUT = {
     "localisation": "Does the map fall on the one thing asked for? Pointing game, energy, prompt-swap.",
     "sanity": "Does a map change when parameters are shuffled, or nonsense is asked?",
     "presence": "Does a map's strength tell what is there from what is not? AUROC.",
+    "audio": "Asked by a sound or a spoken word, does the map fall on what is heard? mIoU, mAP.",
     "ablation": "LeGrad's own switches: number of layers, read-out, ReLU, heads; scored by another benchmark (--on).",
     "fingerprint": "How much of a map comes from which layer, and from which head?",
     "speed": "How many pictures per second, next to the bare forward pass?",
@@ -58,7 +60,7 @@ def _single(
     name: str,
 ) -> Callable[..., None]:
     def command(
-        model: Model = "embedded",
+        model: Model = "embedded:speech" if name == "audio" else "embedded",
         methods: Annotated[
             str | None,
             typer.Option(
@@ -83,7 +85,14 @@ def _single(
             Path | None, typer.Option(help="Open Images' class descriptions, or ImageNet-S's list.")
         ] = None,
         explained: Annotated[str | None, typer.Option(help="predicted | truth; perturbation: both, too.")] = None,
-        geometry: Annotated[str | None, typer.Option(help="segmentation: squash | crop | prs_compat.")] = None,
+        geometry: Annotated[
+            str | None, typer.Option(help="segmentation: squash | crop | prs_compat; audio: crop | squash.")
+        ] = None,
+        timing: Annotated[
+            str | None,
+            typer.Option(help="audio: basic (the whole clip) | advanced (the spoken word, widened by 0.2 s)."),
+        ] = None,
+        prompt: Annotated[str | None, typer.Option(help="audio: audio | text, to ask by names for comparison.")] = None,
         threshold: Annotated[float | None, typer.Option(help="openvocab: of the min-maxed map, default 0.5.")] = None,
         tolerance: Annotated[float | None, typer.Option(help="localisation: pixels beside the mask.")] = None,
         fill: Annotated[str | None, typer.Option(help="perturbation: black | mean | blur.")] = None,
@@ -107,6 +116,8 @@ def _single(
         switches = {
             "explained": explained,
             "geometry": geometry,
+            "timing": timing,
+            "prompt": prompt,
             "threshold": threshold,
             "tolerance": tolerance,
             "fill": fill,

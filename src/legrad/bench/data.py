@@ -7,6 +7,7 @@ from pathlib import Path
 from legrad import datasets, sounds
 from legrad.datasets import Dataset
 from legrad.datasets.embedded import EmbeddedScenes
+from legrad.datasets.spoken import SpokenScenes
 from legrad.errors import InputError
 
 SEED = 1  # of the held-out scenes
@@ -33,7 +34,8 @@ def open_data(
     Args:
         name: "embedded", "embedded:LOW-HIGH" (objects in a scene), or a path: ``gtsegs_ijcv.mat``, a table of points
             (.csv), or a folder: ImageNet-S, ``images/`` with ``masks/``, class folders of pictures or
-            of sounds, ImageNet's validation set.
+            of sounds, ImageNet's validation set, ADE20K Sound- or Speech-Prompted. For the audio
+            benchmark "embedded" has the clips of the package, "embedded:espeak" espeak-ng to speak all 200 names.
         benchmark: decides how many objects "embedded" scenes have.
         images: the folder of pictures that belongs to a table of points.
         classes: class descriptions of Open Images, or the class list of ImageNet-S.
@@ -42,6 +44,11 @@ def open_data(
     Raises:
         InputError: nothing there, or of no known format.
     """
+    if name.partition(":")[0] == "embedded" and benchmark == "audio":
+        scenes, colon, rest = name.rpartition(":espeak")
+        spoken = bool(colon) and not rest
+        objects = _objects(scenes if spoken else name, _SEVERAL)
+        return SpokenScenes(SEED, objects, voices="espeak" if spoken else "samples")
     if name.partition(":")[0] == "embedded":
         several = benchmark not in _OBJECTS or (benchmark == "segmentation" and explained == "truth")
         return EmbeddedScenes(SEED, _objects(name, _SEVERAL if several else _OBJECTS[benchmark]))
@@ -58,6 +65,8 @@ def open_data(
         if "EstimatedYesNo" in header:
             return datasets.OpenImagesPoints(path, images, classes)
         return datasets.PointsCsv(path, images)
+    if (path / "prompted_segmentation.csv").is_file():
+        return datasets.ADE20KPrompted(path)
     if (path / "validation-segmentation").is_dir():
         return datasets.ImageNetS(path, classes)
     if (path / "images").is_dir() and (path / "masks").is_dir():

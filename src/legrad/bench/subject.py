@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from legrad.explainer import Explainer
 from legrad.inputs import prepare, stack
 from legrad.methods import METHODS, Method, find
 from legrad.resolving import Resolver
-from legrad.targets import Prompts
+from legrad.targets import Audio, Prompts
 
 TEMPLATES = ("a photo of a {}",)
 _SAMPLED = 1000  # values of each tensor that enter the fingerprint
@@ -99,7 +99,7 @@ class Subject:
         self._arguments: dict[str, Any] = {"layers": layers, "readout": readout}
         self.templates = tuple(templates)
         self.labels, self._names = tuple(labels), names or {}
-        self._directions: dict[str | int, Tensor] = {}
+        self._directions: dict[str | int | tuple[str, ...], Tensor] = {}
 
     @staticmethod
     def check(explainer: Explainer) -> None:
@@ -262,12 +262,32 @@ class Subject:
         """(features,): a feature's inner product with it is the score of a text or class. Remembered."""
         if name not in self._directions:
             asked = Prompts(name, self.templates) if self.zero_shot and isinstance(name, str) else name
-            anatomy, adapter = self.explainer.anatomy, self.explainer.adapter
-            with torch.no_grad(), capture.exclusive(anatomy.blocks[0]), capture.plain(self.explainer.model):
-                score = Resolver(adapter, anatomy, 0).one(asked)
-            assert score.direction is not None
-            self._directions[name] = score.direction[0].detach()
+            self._directions[name] = self._resolved(asked)
         return self._directions[name]
+
+    def _resolved(self, asked: Any) -> Tensor:
+        anatomy, adapter = self.explainer.anatomy, self.explainer.adapter
+        with torch.no_grad(), capture.exclusive(anatomy.blocks[0]), capture.plain(self.explainer.model):
+            score = Resolver(adapter, anatomy, 0).one(asked)
+        assert score.direction is not None
+        return score.direction[0].detach()
+
+    # -- sounds -------------------------------------------------------------------------------------------------------
+
+    @property
+    def hears(self) -> bool:
+        """Whether sounds can be targets."""
+        return self.explainer.adapter.hearing is not None and self.zero_shot
+
+    def heard(self, key: tuple[str, ...], clip: Callable[[], Audio]) -> Tensor:
+        """(features,): the direction of a clip; ``key`` says which, and the clip is asked for once.
+
+        Raises:
+            InputError: a clip that cannot be heard, or a model that does not hear.
+        """
+        if key not in self._directions:
+            self._directions[key] = self._resolved(clip())
+        return self._directions[key]
 
     # -- pixels -------------------------------------------------------------------------------------------------------
 

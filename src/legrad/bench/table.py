@@ -5,6 +5,7 @@ from typing import Any
 
 from legrad.anatomy import ViTAnatomy
 from legrad.bench import ablation
+from legrad.bench.audio import AudioPrompted
 from legrad.bench.benchmark import Benchmark
 from legrad.bench.fingerprint import Fingerprint
 from legrad.bench.listener import Listener
@@ -29,12 +30,15 @@ _PLAIN: dict[str, Callable[..., Benchmark]] = {
     "sanity": Sanity,
     "presence": Presence,
     "speed": Speed,
+    "audio": AudioPrompted,
 }
 NAMES = (*_PLAIN, "ablation", "fingerprint")
 # switch -> benchmark -> allowed values; None = any of its type
 SWITCHES: dict[str, dict[str, tuple[str, ...] | None]] = {
     "explained": {"segmentation": ("predicted", "truth"), "perturbation": ("both", "predicted", "truth")},
-    "geometry": {"segmentation": ("squash", "crop", "prs_compat")},
+    "geometry": {"segmentation": ("squash", "crop", "prs_compat"), "audio": ("crop", "squash")},
+    "timing": {"audio": ("basic", "advanced")},
+    "prompt": {"audio": ("audio", "text")},
     "threshold": {"openvocab": None},
     "fill": {"perturbation": ("black", "mean", "blur")},
     "patch": {"perturbation": None},

@@ -4,7 +4,7 @@ A scene depends on ``(seed, index, size, objects)`` alone, so any slice of a str
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,18 +66,25 @@ def scenes(
 
 
 def scene(
-    seed: int, index: int, size: int = 192, objects: tuple[int, int] = (1, 4), *, reference: int | None = None
+    seed: int,
+    index: int,
+    size: int = 192,
+    objects: tuple[int, int] = (1, 4),
+    *,
+    reference: int | None = None,
+    among: Sequence[int] | None = None,
 ) -> Scene:
     """Scene number ``index`` of the stream ``seed``; arguments as for ``scenes``.
 
     Args:
         reference: picture size that the objects' sizes are relative to, default ``size``. A small canvas with
             objects as large as on a big one is a cheap picture to train on.
+        among: indices of the concepts to choose from, at least as many as objects; default all.
     """
     rng = np.random.default_rng([seed, index])
     canvas = _background(rng, size)
     count = int(rng.integers(objects[0], objects[1] + 1))
-    chosen = rng.choice(len(NAMES), count, replace=False)
+    chosen = rng.choice(len(NAMES) if among is None else np.asarray(among), count, replace=False)
     masks: list[NDArray[np.bool_]] = []
     areas: list[int] = []
     names: list[str] = []
