@@ -8,6 +8,7 @@ from typing import Any
 
 import bench_fakes
 import dataset_files
+import imagebind_model
 import models
 import numpy as np
 import pytest
@@ -243,6 +244,21 @@ def test_the_maps_are_those_of_explain(explainer, ade20k):
     prompt = audio.Prompted.from_json(found["prompts"][0])
     assert prompt.relevance == pytest.approx(expected.numpy(), rel=1e-4, abs=1e-7)
     assert prompt.mask.mean() == pytest.approx(2 / 3, abs=0.02)
+
+
+def test_imagebind_as_documented(ade20k, tmp_path, monkeypatch):
+    """The snippet of docs/reproduce.md, on a model of ImageBind's structure."""
+    page = (Path(__file__).parent.parent / "docs/reproduce.md").read_text()
+    code = page.split("## ADE20K")[1].split("```python\n")[1].split("```")[0]
+    (tmp_path / "ADE20KSoundPrompted").symlink_to(ade20k)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"explainer": legrad.wrap(models.randomised(imagebind_model.model()))})
+    contents = [Result.read(path).content for path in Path("results").glob("audio-*.json")]
+    assert sorted(one["settings"]["protocol"]["timing"] for one in contents) == ["advanced", "basic"]
+    for one in contents:
+        assert one["problems"] == []
+        assert one["settings"]["subject"]["model"] == "ImageBind"
+        assert [found["items"] for found in one["methods"].values()] == [2, 2, 2]
 
 
 def test_the_command(explainer, ade20k, tmp_path, monkeypatch, capsys):
