@@ -1,6 +1,8 @@
 """Audio models: maps against the slow twin, overlapping patches, sounds of every kind in, spectrograms out."""
 
+import copy
 import dataclasses
+import json
 import warnings
 import wave
 
@@ -9,6 +11,7 @@ import models
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 import zoo_media
 from handmade import explanation
@@ -17,6 +20,8 @@ from twin import distance
 
 import legrad
 from legrad import capture, sounds
+from legrad.adapters.embedded import ear_anatomy
+from legrad.embedded.speech import model as speech
 from legrad.geometry import Cells, Frame, Timing
 
 RATE = 16000
@@ -403,3 +408,76 @@ def test_explain_audio_asks_the_audio_tower(explainer):
 def test_what_does_not_listen_is_refused():
     with pytest.raises(legrad.UnsupportedModelError, match=r"CLIP has no audio tower .* axes rows, cols; load"):
         legrad.wrap(models.clip()).explain_audio(chirp(), 1)
+
+
+# -- the embedded ear ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hearing():
+    """The embedded model with an ear that was not trained."""
+    torch.manual_seed(0)
+    tower = models.randomised(speech.build())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speech, "load", lambda: tower)
+        return legrad.load("embedded:speech")
+
+
+@pytest.mark.parametrize("readout", ["native", "published"])
+def test_maps_of_the_ear_equal_the_twin(hearing, readout):
+    tower = copy.deepcopy(hearing.listener.model).double()
+    batch = batch_of(ear_anatomy(tower))
+    with left_as_found(tower):
+        found = legrad.wrap(tower, anatomy=ear_anatomy(tower)).explain(batch, second, readout=readout, keep_layers=True)
+    expected = generic_twin.layer_maps(tower, ear_anatomy, batch, second, readout)
+    assert distance(found.layer_relevance[:, 0], expected) < 1e-10
+    assert found.axes == ("frequency", "time")
+
+
+def test_what_the_ear_hears_is_explained(hearing):
+    """Texts and sounds are targets of a sound; what is explained is what a target is made of."""
+    clip, other = tone_at(1000, 0.3), tone_at(3000, 0.9)
+    found = hearing.explain_audio([clip, other], ["a photo of a cow", legrad.Audio(clip, speech.RATE)])
+    with torch.no_grad():
+        heard = F.normalize(hearing.listener.model.hear([clip, other]), dim=-1)
+        text = F.normalize(hearing.adapter.encode_text(hearing.adapter.tokenize(["a photo of a cow"])), dim=-1)
+    assert torch.allclose(found.scores, torch.stack([heard @ text[0], heard @ heard[0]], 1), atol=1e-4)
+    # 30 and 90 of 192 steps, and nothing of the silence behind them
+    assert [picture.shape[1] for picture in found.pictures] == [30, 90]
+    assert [timing.duration for timing in found.timings] == pytest.approx([0.3, 0.9])
+    for picture, centres, hertz in zip(found.pictures, found.frequencies, (1000, 3000), strict=True):
+        assert centres[int(picture[..., 0].sum(1).argmax())] == pytest.approx(hertz, rel=0.05)
+
+
+def test_of_a_long_sound_the_loudest_part_is_shown_at_its_time(hearing):
+    clip = np.concatenate([0.01 * tone_at(500, 2), tone_at(500, 1), 0.01 * tone_at(500, 2)])
+    found = hearing.explain_audio(clip, "a photo of a cow")
+    (timing,) = found.timings
+    assert timing.duration == pytest.approx(1.92)
+    assert 1.0 < timing.start <= 2.0
+    axis = found.figure().axes[1]
+    assert axis.images[0].get_extent() == pytest.approx([timing.start, timing.start + 1.92, 0, 64])
+    loud = found.pictures[0][..., 0].max(0) > 200
+    seconds = timing.start + np.flatnonzero(loud)[[0, -1]] * 0.01
+    assert seconds == pytest.approx([2, 3], abs=0.05)
+
+
+def test_sounds_on_the_command_line_go_to_the_ear(hearing, tmp_path, monkeypatch, capsys):
+    from legrad import cli
+
+    monkeypatch.setattr(legrad, "load", lambda name, device=None: hearing)
+    sound = write_wav(tmp_path / "cow.wav", tone_at(1000, 0.5))
+    arguments = ["legrad", "explain", sound, "-t", "a photo of a cow", "--model", "embedded:speech"]
+    monkeypatch.setattr("sys.argv", [*map(str, arguments), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    assert done.value.code == 0
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["axes"] == ["targets", "frequency", "time"]
+    assert manifest["images"][0]["duration"] == pytest.approx(0.5)
+    with pytest.raises(legrad.InputError, match="neither size nor fit"):
+        hearing.explain_audio(sound, "a cow", size=64)
+
+
+def tone_at(hertz, seconds):
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)

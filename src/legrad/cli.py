@@ -160,6 +160,8 @@ def explain(
     if model is None:
         model = "embedded:speech" if audio else "embedded"
     explainer = legrad.load(model, device=device)
+    if explainer.listener is not None and image and all(Path(one).suffix.lower() in sounds.SUFFIXES for one in image):
+        explainer = explainer.listener
     suffixes = _SUFFIXES[explainer.anatomy.axes[0]]
     sources = list(images.expand(image, suffixes)) if image else [str(legrad.embedded.SAMPLE)]
     if label and explainer.anatomy.output != "logits":

@@ -105,7 +105,6 @@ class Explainer:
         self._plans: dict[tuple[Any, ...], Plan] = {}
         self._state: tuple[Any, ...] = ()
         self._own_anatomy = own_anatomy
-        self._listener: Explainer | None = None
 
     def __repr__(self) -> str:
         return f"Explainer({self._adapter.name or type(self.model).__name__}, {self.anatomy!r})"
@@ -124,6 +123,11 @@ class Explainer:
     def anatomy(self) -> ViTAnatomy:
         """What is known about the model's vision tower."""
         return self._adapter.anatomy
+
+    @functools.cached_property
+    def listener(self) -> "Explainer | None":
+        """Explains the audio tower of a model that sees and hears; None if there is none that can be explained."""
+        return None if self._adapter.listener is None else Explainer(self._adapter.listener)
 
     def to(self, device: torch.device | str) -> "Explainer":
         """Move the model; returns itself."""
@@ -254,15 +258,13 @@ class Explainer:
         """
         if self.anatomy.axes[0] == "frequency":
             return self.explain(sounds, targets, **options)
-        if self._adapter.listener is None:
+        if self.listener is None:
             raise UnsupportedModelError(
                 f"{self._adapter.name or type(self.model).__name__} has no audio tower that can be explained, its "
                 f"inputs have the axes {', '.join(self.anatomy.axes)}; load a model of sounds, such as an Audio "
                 "Spectrogram Transformer: hf:FOLDER"
             )
-        if self._listener is None:
-            self._listener = Explainer(self._adapter.listener)
-        return self._listener.explain(sounds, targets, **options)
+        return self.listener.explain(sounds, targets, **options)
 
     def _plan(self, picture: Tensor, anatomy: ViTAnatomy) -> Plan:
         """Made by the truth check at the first use of a shape, dtype and device; a user's positions are checked too."""

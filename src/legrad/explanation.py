@@ -246,10 +246,10 @@ class Explanation:
 
     def _spectrogram_axes(self, image: int) -> tuple[viz.Axis, viz.Axis]:
         """Seconds and Hz where they are known, else columns and rows of the spectrogram."""
-        duration, (bins, steps) = self.timing(image).duration, self.pictures[image].shape[:2]
-        time = (
-            viz.Axis("time (spectrogram frames)", steps) if duration is None else viz.Axis("time (seconds)", duration)
-        )
+        timing, (bins, steps) = self.timing(image), self.pictures[image].shape[:2]
+        time = viz.Axis("time (spectrogram frames)", steps)
+        if timing.duration is not None:
+            time = viz.Axis("time (seconds)", timing.duration, start=timing.start)
         centres = self.frequencies[image] if self.frequencies else ()
         if not centres:
             return time, viz.Axis("frequency (mel bins)", bins)

@@ -173,11 +173,13 @@ class Timing:
         frames: indices of the video's own frames, one for each that the model saw; () if not known.
         seconds: when each of them begins; () if not known.
         duration: seconds of the video or sound; of a sound what the model heard of it; None if not known.
+        start: of a sound, the second at which the model began to hear.
     """
 
     frames: tuple[int, ...] = ()
     seconds: tuple[float, ...] = ()
     duration: float | None = None
+    start: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -172,12 +172,12 @@ def _of_video(source: Any, transform: Any, count: int, index: int) -> Input:
 def _of_sound(source: Any, extractor: Any, index: int) -> Input:
     """Padding at the end is no part of the original."""
     waveform, name = sounds.read(source, extractor.sampling_rate)
-    tensor, heard = sounds.features(extractor, waveform)
-    time, frequency = tensor.shape
-    frame = geometry.Frame((frequency, heard), (frequency, time))
-    timing = geometry.Timing(duration=heard * sounds.HOP)
-    picture = sounds.drawn(tensor[:heard])
-    return Input(tensor, frame, picture, name or f"sound {index}", timing, sounds.frequencies(extractor))
+    found = sounds.features(extractor, waveform)
+    time, frequency = found.values.shape
+    frame = geometry.Frame((frequency, found.heard), (frequency, time))
+    timing = geometry.Timing(duration=found.heard * found.hop, start=found.start)
+    picture = sounds.drawn(found.values[: found.heard])
+    return Input(found.values, frame, picture, name or f"sound {index}", timing, found.frequencies)
 
 
 def _transformed(picture: Any, transform: Any, frame: geometry.Frame) -> Tensor:

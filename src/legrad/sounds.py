@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 import wave
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,16 +72,36 @@ def opened(source: Any, rate: int) -> tuple["NDArray[np.float32]", int, str | No
     return _mono(own[0]), own[1], name
 
 
-def features(extractor: Any, waveform: "NDArray[np.float32]") -> tuple[Tensor, int]:
+@dataclass(frozen=True)
+class Spectrogram:
+    """What a model hears of a sound.
+
+    Attributes:
+        values: (time, frequency), as the model takes them.
+        heard: how many of the time steps are sound; the rest is padding.
+        hop: seconds from one step to the next.
+        start: where in the sound the first step is, in seconds.
+        frequencies: centre of every bin in Hz, lowest first; () if not known.
+    """
+
+    values: Tensor
+    heard: int
+    hop: float = HOP
+    start: float = 0.0
+    frequencies: tuple[float, ...] = ()
+
+
+def features(extractor: Any, waveform: "NDArray[np.float32]") -> Spectrogram:
     """The model's input out of a waveform.
 
     Args:
-        extractor: a feature extractor of transformers.
+        extractor: a feature extractor of transformers, or anything with a ``sampling_rate`` and a function
+            ``spectrogram(waveform)``.
         waveform: (samples,) at its sampling rate.
-
-    Returns:
-        (time, frequency), and how many of the time steps are sound: the rest is padding.
     """
+    if hasattr(extractor, "spectrogram"):
+        own: Spectrogram = extractor.spectrogram(waveform)
+        return own
     rate = extractor.sampling_rate
     try:
         found = extractor(waveform, sampling_rate=rate, return_tensors="pt")["input_values"][0]
@@ -100,7 +121,7 @@ def features(extractor: Any, waveform: "NDArray[np.float32]") -> tuple[Tensor, i
             UserWarning,
             stacklevel=2,
         )
-    return found, heard
+    return Spectrogram(found, heard, frequencies=frequencies(extractor))
 
 
 def drawn(spectrogram: Tensor) -> "NDArray[np.uint8]":

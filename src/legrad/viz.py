@@ -29,11 +29,13 @@ class Axis:
         label: with its unit.
         length: of the whole picture.
         ticks: (position, label), for scales that are not even; default matplotlib's own.
+        start: where it begins.
     """
 
     label: str
     length: float
     ticks: "Sequence[tuple[float, str]]" = ()
+    start: float = 0.0
 
 
 def uneven_ticks(centres: "Sequence[float]") -> list[tuple[float, str]]:
@@ -144,7 +146,7 @@ def figure(
             axis.imshow(np.asarray(content))
         else:
             x, y = axes
-            axis.imshow(np.asarray(content), extent=(0, x.length, 0, y.length), aspect="auto")
+            axis.imshow(np.asarray(content), extent=_extent(x, y), aspect="auto")
             axis.set_axis_on()
             for own, scale in ((axis.xaxis, x), (axis.yaxis, y)):
                 own.set_label_text(scale.label, fontsize=8)
@@ -154,6 +156,10 @@ def figure(
         axis.set_title(_short(title, round(38 * side / _PANEL)), fontsize=10, parse_math=False)
     _finish(result, grid, cmap, note)
     return result
+
+
+def _extent(x: Axis, y: Axis) -> tuple[float, float, float, float]:
+    return x.start, x.start + x.length, y.start, y.start + y.length
 
 
 def film(

@@ -1,11 +1,13 @@
 """The models inside the package: open_clip models like any other, with a tokenizer of their own."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from legrad.adapters import Adapter
+from legrad.adapters import Adapter, timm_anatomy
 from legrad.adapters import open_clip as library
+from legrad.anatomy import ViTAnatomy
 from legrad.errors import InputError
 from legrad.hearing import Hearing
 
@@ -19,14 +21,47 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     model, tokenizer = embedded.load(embedded.MAP_WEIGHTS if name == "map" else embedded.WEIGHTS)
     adapter = library.adapt(model.to(device=device, dtype=dtype))
     assert adapter is not None
-    if name == "speech":
-        adapter = replace(adapter, hearing=_ear(device))
-    return library.with_tokenizer(adapter, tokenizer, f"embedded:{name}" if name else "embedded")
+    adapter = library.with_tokenizer(adapter, tokenizer, f"embedded:{name}" if name else "embedded")
+    return _with_ear(adapter, device) if name == "speech" else adapter
 
 
-def _ear(device: torch.device | str | None) -> Hearing:
-    """The speech tower, always in float32."""
+def _with_ear(adapter: Adapter, device: torch.device | str | None) -> Adapter:
+    """The speech tower, always in float32: for sounds as targets, and to be explained itself."""
     from legrad.embedded.speech import model as speech
 
     tower = speech.load().to(device=device)
-    return Hearing(speech.RATE, tower.hear, tower, longest=speech.LONGEST / speech.RATE)
+    hearing = Hearing(speech.RATE, tower.hear, tower, longest=speech.LONGEST / speech.RATE)
+
+    def transform(size: Any, fit: str) -> _Ear:
+        if size is not None or fit != "model":
+            raise InputError(f"sounds take neither size nor fit, got size={size}, fit={fit!r}")
+        return _Ear(tower, speech.RATE)
+
+    adapter = replace(adapter, hearing=hearing)
+    return replace(adapter, listener=replace(adapter, model=tower, anatomy=ear_anatomy(tower), transform=transform))
+
+
+def ear_anatomy(tower: Any) -> ViTAnatomy:
+    """The speech tower's: a timm vision transformer that takes (batch, time, frequency)."""
+    described = timm_anatomy.describe(tower.trunk)
+    return replace(
+        described,
+        library="embedded",
+        tower=tower,
+        run=tower,
+        output="embedding",
+        axes=("frequency", "time"),
+        shape=described.image_size[::-1],
+        resized=None,
+    )
+
+
+@dataclass(frozen=True)
+class _Ear:
+    """What makes the tower's input, for ``sounds.features``."""
+
+    tower: Any
+    sampling_rate: int
+
+    def spectrogram(self, waveform: Any) -> Any:
+        return self.tower.spectrogram(waveform)

@@ -61,5 +61,5 @@ class Listener(Subject):
         adapter = self.explainer.adapter
         assert adapter.transform is not None
         extractor = adapter.transform(None, "model")
-        spectrogram, _ = sounds.features(extractor, np.zeros(extractor.sampling_rate // 10, np.float32))
-        return float(spectrogram[0].min())
+        silence = sounds.features(extractor, np.zeros(extractor.sampling_rate // 10, np.float32))
+        return float(silence.values[0].min())
