@@ -479,5 +479,86 @@ def test_sounds_on_the_command_line_go_to_the_ear(hearing, tmp_path, monkeypatch
         hearing.explain_audio(sound, "a cow", size=64)
 
 
+# -- waveforms ----------------------------------------------------------------------------------------------------
+
+WAVEFORMS = [name for name in zoo_media.names() if name.startswith("waveform")]
+
+
+@pytest.fixture(scope="module")
+def hubert():
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
+    return legrad.wrap(zoo_media.build("waveform-hubert"), transform=extractor)
+
+
+@pytest.mark.parametrize("readout", ["native", "published"])
+@pytest.mark.parametrize("name", WAVEFORMS)
+def test_maps_of_waveforms_equal_the_twin(name, readout):
+    model = zoo_media.build(name).double()
+    batch = torch.randn(2, 500, dtype=torch.float64)
+    with torch.no_grad():
+        model(batch)  # the library hangs hooks of its own into a model at its first pass
+    with left_as_found(model):
+        found = legrad.wrap(model).explain(batch, second, readout=readout, keep_layers=True)
+    expected = generic_twin.layer_maps(model, lambda m: legrad.wrap(m).anatomy.at((1, 500)), batch, second, readout)
+    assert found.relevance.shape == (2, 1, 1, (500 - 17) // 6 + 1)
+    assert distance(found.layer_relevance[:, 0], expected) < 1e-10
+
+
+def test_what_a_token_of_a_waveform_covers():
+    """One changed sample changes the convolutions' output at all tokens that cover it, and at no other."""
+    model = zoo_media.build("waveform-wav2vec2-norm-first")
+    cells = legrad.wrap(model).anatomy.at((1, 300)).cells
+    wave = torch.randn(1, 300)
+    for sample in (0, 8, 150, 291):
+        changed = wave.clone()
+        changed[0, sample] += 1
+        with torch.no_grad():
+            features = [model.wav2vec2.feature_extractor(one) for one in (wave, changed)]
+        assert features[0].shape[-1] == cells.grid[1]
+        moved = (features[1] - features[0]).abs().amax((0, 1)).nonzero().flatten().tolist()
+        covering = [i for i in range(cells.grid[1]) if 0 <= sample - i * cells.stride[1] < cells.patch[1]]
+        assert moved == covering
+
+
+def test_a_waveform_is_shown_as_a_spectrogram(hubert, tmp_path):
+    """One row of tokens: columns of seconds, all frequencies alike."""
+    clip = np.concatenate([np.zeros(4000), tone_at(3000, 0.25)]).astype(np.float32)
+    found = hubert.explain_audio([write_wav(tmp_path / "a.wav", clip), clip[:5000]], [1, legrad.PREDICTED])
+    assert found.grids == [(1, (8000 - 17) // 6 + 1), (1, (5000 - 17) // 6 + 1)]
+    assert [timing.duration for timing in found.timings] == pytest.approx([0.5, 5000 / RATE])
+    saliency = found.saliency()[0][0]
+    assert saliency.shape == found.pictures[0].shape[:2] == (201, 101)
+    assert torch.equal(saliency[0][found.seen[0][0]], saliency[200][found.seen[0][200]])
+    # what is drawn lies at its place: silence in the first half, the tone's frequency in the second
+    grey = found.pictures[0][..., 0]
+    assert grey[:, :45].max() == 0
+    assert found.frequencies[0][int(grey[:, 75].argmax())] == pytest.approx(3000, abs=50)
+    axis = found.figure(0).axes[1]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("time (seconds)", "frequency (Hz)")
+    assert axis.images[0].get_extent() == pytest.approx([0, 0.5, 0, 201])
+    # where the strongest token is, the map is
+    best = int(found.relevance[0, 0, 0].argmax())
+    assert abs(int(saliency[100].argmax()) - (best * 6 + 8.5) / 80) <= 1
+    alone = hubert.explain(clip[:5000], 1)
+    assert distance(alone.relevance[0], found.relevance[1, :1, :, : alone.relevance.shape[-1]]) < 1e-4
+
+
+def test_tensors_of_waveforms(hubert):
+    batch = torch.randn(2, 700)
+    found = hubert.explain(batch, 1)
+    assert found.names == ["sound 0", "sound 1"]
+    assert found.relevance.shape == (2, 1, 1, (700 - 17) // 6 + 1)
+    assert found.figure().axes[1].get_xlabel() == "time (spectrogram frames)"
+    with pytest.raises(legrad.InputError, match=r"normalised float \(batch, samples\)"):
+        hubert.explain(torch.randn(1, 2, 700), 1)
+    with pytest.raises(legrad.InputError, match="smaller than one patch"):
+        hubert.explain(torch.randn(1, 5), 1)
+
+
+def test_a_mixture_of_all_layers_is_refused():
+    with pytest.raises(legrad.UnsupportedModelError, match="use_weighted_layer_sum mixes the tokens of all blocks"):
+        legrad.wrap(zoo_media.waveform(use_weighted_layer_sum=True))
+
+
 def tone_at(hertz, seconds):
     return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)

@@ -145,8 +145,9 @@ def test_refused(explainer, folder, tmp_path):
         table.subject("perturbation", legrad.wrap(models.clip()), data)
     with pytest.raises(InputError, match="no feature extractor"):
         Listener(legrad.wrap(zoo_media.build("ast")))
-    with pytest.raises(UnsupportedModelError, match="models of spectrograms"):
-        Listener(legrad.wrap(models.clip()))
+    for other in (models.clip(), zoo_media.build("waveform-hubert")):
+        with pytest.raises(UnsupportedModelError, match="models of spectrograms"):
+            Listener(legrad.wrap(other))
 
 
 def test_command_line(extractor, folder, tmp_path, monkeypatch, capsys):

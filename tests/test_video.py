@@ -22,7 +22,11 @@ from legrad.errors import TruthCheckError
 from legrad.geometry import Cells, Frame, Timing, along_time, follow
 
 NORMS = ("vjepa2.encoder.layernorm",)  # left out by the published read-out of the pooler
-NAMES = [name for name in zoo_media.names() if not name.startswith("ast") and not zoo_media.not_applicable(name)]
+NAMES = [
+    name
+    for name in zoo_media.names()
+    if not name.startswith(("ast", "waveform")) and not zoo_media.not_applicable(name)
+]
 
 
 def batch_of(anatomy, count=2, dtype=torch.float32, seed=0):

@@ -63,6 +63,16 @@ def ast(kind: str = "ASTForAudioClassification", **changes: Any) -> nn.Module:
     return getattr(transformers, kind)(config)
 
 
+def waveform(kind: str = "Wav2Vec2", **changes: Any) -> nn.Module:
+    """A token every 6 samples, out of 17: kernels of 5 and 5, strides of 3 and 2."""
+    import transformers
+
+    convolutions = {"conv_dim": (16, 16), "conv_kernel": (5, 5), "conv_stride": (3, 2)}
+    others = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4, "classifier_proj_size": 16}
+    config = getattr(transformers, f"{kind}Config")(**{**convolutions, **others, **SHAPE, **changes})
+    return getattr(transformers, f"{kind}ForSequenceClassification")(config)
+
+
 _BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "videomae": videomae,
     "videomae-first-token": lambda: videomae(use_mean_pooling=False),
@@ -79,6 +89,12 @@ _BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "ast": ast,
     "ast-side-by-side": lambda: ast(frequency_stride=8, time_stride=8),
     "ast-feature": lambda: ast("ASTModel"),
+    "waveform-wav2vec2": waveform,
+    "waveform-wav2vec2-norm-first": lambda: waveform(do_stable_layer_norm=True, feat_extract_norm="layer"),
+    "waveform-hubert": lambda: waveform("Hubert"),
+    "waveform-unispeech": lambda: waveform("UniSpeech"),
+    "waveform-unispeech-sat": lambda: waveform("UniSpeechSat"),
+    "waveform-data2vec": lambda: waveform("Data2VecAudio"),
 }
 _REFUSED: dict[str, Callable[[], nn.Module]] = {
     "timesformer-space-only": lambda: timesformer(attention_type="space_only"),

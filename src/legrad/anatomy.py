@@ -133,7 +133,8 @@ class ViTAnatomy:
             for a model of fixed size.
         stride: (height, width) in pixels from one patch to the next; default ``patch_size``, side by side.
         axes: names of the grid's axes: ("rows", "cols"), ("frames", "rows", "cols") or ("frequency", "time").
-        shape: of one input; default (3, height, width).
+        shape: of one input; default (3, height, width). A spectrogram's is (time, frequency); a waveform's (samples,),
+            with one row of patches and an ``image_size`` of (1, samples).
         notes: limits and policies that a user should know, one sentence each.
 
     What is left out follows from the rest, also after ``dataclasses.replace``.

@@ -95,7 +95,7 @@ def sources(source: Any, adapter: Adapter, size: int | Sequence[int] | None = No
         InputError: nothing, a picture in memory that cannot be read, or a tensor of another shape or type.
     """
     kind, shape = adapter.anatomy.axes[0], adapter.anatomy.shape
-    wanted = _TENSORS[kind]
+    wanted = _layout(adapter.anatomy)
     if kind == "frequency" and isinstance(source, Tensor) and source.ndim == 1:
         source = source.numpy(force=True)  # a waveform
     if isinstance(source, Tensor | Mapping):
@@ -127,6 +127,11 @@ def sources(source: Any, adapter: Adapter, size: int | Sequence[int] | None = No
 
 def _itself(one: Input) -> Input:
     return one
+
+
+def _layout(anatomy: ViTAnatomy) -> str:
+    """What tensor input looks like."""
+    return "(batch, samples)" if len(anatomy.shape) == 1 else _TENSORS[anatomy.axes[0]]
 
 
 def _pictures(source: Any) -> list[Any]:
@@ -173,11 +178,24 @@ def _of_sound(source: Any, extractor: Any, index: int) -> Input:
     """Padding at the end is no part of the original."""
     waveform, name = sounds.read(source, extractor.sampling_rate)
     found = sounds.features(extractor, waveform)
+    if found.values.ndim == 1:
+        rate = extractor.sampling_rate
+        timing = geometry.Timing(duration=len(found.values) / rate)
+        return replace(_of_waveform(found.values, name or f"sound {index}", rate), timing=timing)
     time, frequency = found.values.shape
     frame = geometry.Frame((frequency, found.heard), (frequency, time))
     timing = geometry.Timing(duration=found.heard * found.hop, start=found.start)
     picture = sounds.drawn(found.values[: found.heard])
     return Input(found.values, frame, picture, name or f"sound {index}", timing, found.frequencies)
+
+
+def _of_waveform(tensor: Tensor, name: str, rate: int | None = None) -> Input:
+    """The model's input is one row of samples; what is shown is their spectrogram."""
+    picture, column = sounds.seen(tensor)
+    rows = len(picture)
+    frame = geometry.Frame((rows, picture.shape[1]), (1, len(tensor)), (1 / rows, float(column)))
+    frequencies = () if rate is None else tuple((np.arange(rows) * rate / 2 / (rows - 1)).tolist())
+    return Input(tensor, frame, picture, name, frequencies=frequencies)
 
 
 def _transformed(picture: Any, transform: Any, frame: geometry.Frame) -> Tensor:
@@ -197,13 +215,15 @@ def _of_tensor(tensor: Tensor, adapter: Adapter) -> list[Input]:
     if not fits or not tensor.is_floating_point() or len(tensor) == 0:
         sides = "" if kind == "rows" else f" (here {' x '.join(map(str, shape))} each)"
         raise InputError(
-            f"tensor input is normalised float {_TENSORS[kind]} with at least one picture{sides}, got "
+            f"tensor input is normalised float {_layout(adapter.anatomy)} with at least one picture{sides}, got "
             f"{tuple(tensor.shape)} {tensor.dtype}"
         )
     if not bool(torch.isfinite(tensor).all()):
         raise InputError("the input tensor holds NaN or infinite values; check your preprocessing")
     # a tensor made under inference mode cannot take part in autograd
     tensor = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
+    if len(shape) == 1:
+        return [_of_waveform(row, f"sound {index}") for index, row in enumerate(tensor)]
     if kind == "frequency":
         size = (tensor.shape[2], tensor.shape[1])
         pictures = [sounds.drawn(row) for row in tensor]

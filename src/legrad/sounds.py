@@ -27,6 +27,7 @@ _KINDS = (
 )
 _MOST_SAMPLES = 100_000_000  # half an hour in stereo at 44.1 kHz: a small file can hold a very long silence
 HOP = 0.01  # seconds from one spectrogram frame to the next, in every Kaldi-style extractor
+_WINDOW, _COLUMN = 400, 80  # samples: of the drawn spectrograms of waveforms
 _LOWEST = 20.0  # Hz, where the first bin of every Kaldi-style extractor begins
 
 
@@ -77,7 +78,7 @@ class Spectrogram:
     """What a model hears of a sound.
 
     Attributes:
-        values: (time, frequency), as the model takes them.
+        values: (time, frequency), as the model takes them; (samples,) for models of waveforms.
         heard: how many of the time steps are sound; the rest is padding.
         hop: seconds from one step to the next.
         start: where in the sound the first step is, in seconds.
@@ -107,6 +108,8 @@ def features(extractor: Any, waveform: "NDArray[np.float32]") -> Spectrogram:
         found = extractor(waveform, sampling_rate=rate, return_tensors="pt")["input_values"][0]
     except (ValueError, RuntimeError, AssertionError) as error:
         raise InputError(f"no spectrogram out of {len(waveform)} samples at {rate} Hz: {error}") from error
+    if found.ndim == 1:
+        return Spectrogram(found, len(found), 1 / rate)
     padding = np.zeros(1, np.float32)
     if getattr(extractor, "do_normalize", False):
         padding = extractor.normalize(padding)
@@ -128,6 +131,16 @@ def drawn(spectrogram: Tensor) -> "NDArray[np.uint8]":
     """Spectrogram (time, frequency) -> a grey picture (frequency, time, 3), the lowest frequency in row 0."""
     grey = relevance.min_max(spectrogram.detach().float().cpu().T)
     return (grey * 255).round().byte()[..., None].expand(-1, -1, 3).contiguous().numpy()
+
+
+def seen(waveform: Tensor) -> tuple["NDArray[np.uint8]", int]:
+    """A waveform (samples,) as a drawn spectrogram, and its samples per column."""
+    window = min(_WINDOW, len(waveform))
+    shape = torch.hann_window(window)
+    spectrum = torch.stft(waveform.float().cpu(), window, _COLUMN, window=shape, center=True, return_complex=True)
+    power = spectrum.abs().square()
+    decades = (power / power.max().clamp(min=1e-20)).clamp(min=1e-6).log10()
+    return drawn(decades.T), _COLUMN
 
 
 def frequencies(extractor: Any) -> tuple[float, ...]:

@@ -24,7 +24,7 @@ class Listener(Subject):
     @staticmethod
     def check(explainer: Explainer) -> None:
         """Only models of spectrograms, with what makes a spectrogram."""
-        if explainer.anatomy.axes != ("frequency", "time"):
+        if explainer.anatomy.axes != ("frequency", "time") or len(explainer.anatomy.shape) != 2:
             raise UnsupportedModelError("erasing time-frequency patches is for models of spectrograms")
         if explainer.adapter.transform is None:
             raise InputError("this model carries no feature extractor: give legrad.wrap(model, transform=extractor)")

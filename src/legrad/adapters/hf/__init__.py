@@ -42,19 +42,18 @@ _REASONS = {
     ),
     **dict.fromkeys(("Perceiver", "ImageGPT"), "is no vision transformer over a grid of patches"),
     **dict.fromkeys(
-        ("Wav2Vec2", "WavLM", "Hubert", "SEW", "UniSpeech", "Data2VecAudio", "Whisper"),
-        "hears with convolutions along time: there is no grid of patches",
+        ("PeVideo", "PeAudioVideo"),
+        "gives every frame one token before sounds and pictures meet: their joint space has no grid of patches; "
+        "its frame tower (the encoder's embedder.vision_model) can be wrapped alone",
+    ),
+    **dict.fromkeys(
+        ("Wav2Vec2", "WavLM", "Hubert", "SEW", "UniSpeech", "Data2VecAudio", "Whisper", "PeAudio"),
+        "hears waveforms, but is none of the classifiers built like wav2vec 2.0 and HuBERT, which are supported",
     ),
     **dict.fromkeys(
         ("Cohere2Vision", "Llama4Vision", "MllamaVision", "ShieldGemma2"),
         "is part of a language model, and nothing is scored without that",
     ),
-    **dict.fromkeys(
-        ("PeVideo", "PeAudioVideo"),
-        "gives every frame one token before sounds and pictures meet: their joint space has no grid of patches; "
-        "its frame tower (the encoder's embedder.vision_model) can be wrapped alone",
-    ),
-    "PeAudio": "hears with convolutions along time: there is no grid of patches",
     "VideoPrism": "caps its attention before the softmax and has two encoders in a row, which is not supported",
     "TimmBackbone": "returns feature maps; build the timm model itself",
     "GroupViT": "groups its patches into segments between the stages",

@@ -1,14 +1,19 @@
-"""Audio transformers of transformers: AST. Input is a spectrogram, (batch, time, frequency)."""
+"""Audio transformers of transformers.
+
+AST takes a spectrogram, (batch, time, frequency); wav2vec 2.0 and its like take the waveform, (batch, samples).
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from legrad.adapters.hf.common import LIBRARY, answers, switches
+from legrad.adapters.hf.common import LIBRARY, answers, first, switches
 from legrad.adapters.sizes import Size
 from legrad.anatomy import Readout, ViTAnatomy
-from legrad.errors import InputError
+from legrad.errors import InputError, UnsupportedModelError
+
+_TOKENS = 50  # of a waveform, about a second, where none says how long it is
 
 
 def ast(model: Any) -> ViTAnatomy:
@@ -51,6 +56,54 @@ def ast(model: Any) -> ViTAnatomy:
     )
 
 
+def waveform(model: Any) -> ViTAnatomy:
+    """wav2vec 2.0 and HuBERT: tokens of a convolution along the waveform, one row of them; their mean is classified."""
+    trunk, config = model.base_model, model.config
+    name = type(model).__name__
+    if config.use_weighted_layer_sum:
+        raise UnsupportedModelError(
+            f"{name} with use_weighted_layer_sum mixes the tokens of all blocks into its answer, which is not supported"
+        )
+    stride, patch = 1, 1
+    for kernel, step in zip(config.conv_kernel, config.conv_stride, strict=True):
+        patch += (kernel - 1) * stride
+        stride *= step
+
+    def native(tokens: Tensor) -> Tensor:
+        if getattr(config, "do_stable_layer_norm", False):
+            tokens = trunk.encoder.layer_norm(tokens)
+        logits: Tensor = model.classifier(model.projector(tokens).mean(1))
+        return logits
+
+    def run(batch: Tensor) -> Tensor:
+        logits: Tensor = model(input_values=batch, return_dict=True).logits
+        return logits
+
+    def of_length(samples: int) -> ViTAnatomy:
+        return ViTAnatomy(
+            library=LIBRARY,
+            tower=model,
+            run=run,
+            blocks=tuple(trunk.encoder.layers),
+            image_size=(1, samples),
+            patch_size=(1, patch),
+            stride=(1, stride),
+            grid=(1, (samples - patch) // stride + 1),
+            axes=("frequency", "time"),
+            shape=(samples,),
+            num_prefix_tokens=0,
+            readouts={"native": Readout(native)},
+            default_readout="native",
+            output="logits",
+            to_tokens=first,
+            resized=lambda size: of_length(size[1]),
+            switches=(*switches(model), *answers(model)),
+            notes=("a waveform's tokens stand in one row: when it listened is told, not at which frequencies",),
+        )
+
+    return of_length(patch + (_TOKENS - 1) * stride)
+
+
 def transform(anatomy: ViTAnatomy, extractor: Any) -> Callable[[Size | None, str], Any]:
     """``Adapter.transform`` of a feature extractor: itself, ``sounds.features`` calls it."""
 
@@ -63,4 +116,12 @@ def transform(anatomy: ViTAnatomy, extractor: Any) -> Callable[[Size | None, str
 
 
 # class -> its anatomy
-FAMILIES: dict[str, Callable[[Any], ViTAnatomy]] = {"ASTForAudioClassification": ast, "ASTModel": ast}
+FAMILIES: dict[str, Callable[[Any], ViTAnatomy]] = {
+    "ASTForAudioClassification": ast,
+    "ASTModel": ast,
+    "Wav2Vec2ForSequenceClassification": waveform,
+    "HubertForSequenceClassification": waveform,
+    "UniSpeechForSequenceClassification": waveform,
+    "UniSpeechSatForSequenceClassification": waveform,
+    "Data2VecAudioForSequenceClassification": waveform,
+}
