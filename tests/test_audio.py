@@ -555,6 +555,14 @@ def test_tensors_of_waveforms(hubert):
         hubert.explain(torch.randn(1, 5), 1)
 
 
+def test_methods_on_waveforms(hubert):
+    """A norm behind both branches: what a block adds is no part of a sum."""
+    for method, reason in (("textspan", "no residual block"), ("rise", "for pictures")):
+        with pytest.raises(legrad.UnsupportedModelError, match=reason):
+            hubert.explain(torch.randn(1, 500), 1, method=method)
+    assert hubert.explain(torch.randn(1, 500), 1, method="rollout").relevance.any()
+
+
 def test_a_mixture_of_all_layers_is_refused():
     with pytest.raises(legrad.UnsupportedModelError, match="use_weighted_layer_sum mixes the tokens of all blocks"):
         legrad.wrap(zoo_media.waveform(use_weighted_layer_sum=True))

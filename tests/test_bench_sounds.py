@@ -22,6 +22,7 @@ from legrad.bench.perturbation import Perturbation
 from legrad.bench.result import Result
 from legrad.bench.runner import run
 from legrad.datasets import Sample, SoundFolder
+from legrad.embedded.speech import model as speech
 from legrad.errors import InputError, UnsupportedModelError
 
 RATE = 16000
@@ -148,6 +149,25 @@ def test_refused(explainer, folder, tmp_path):
     for other in (models.clip(), zoo_media.build("waveform-hubert")):
         with pytest.raises(UnsupportedModelError, match="models of spectrograms"):
             Listener(legrad.wrap(other))
+
+
+def test_the_embedded_ear(folder, tmp_path, monkeypatch):
+    """Of a model that sees and hears, sounds are measured on its audio tower, by the names of the folders."""
+    torch.manual_seed(0)
+    tower = models.randomised(speech.build())
+    monkeypatch.setattr(speech, "load", lambda: tower)
+    data = open_data(str(folder), "perturbation")
+    subject = table.subject("perturbation", legrad.load("embedded:speech"), data)
+    benchmark = table.build("perturbation", subject.explainer.anatomy, {})
+    assert benchmark.protocol()["patch"] == 8
+    pixels = subject.pixels([str(folder / "bell/0.wav")])
+    # 17 steps and a little of the next, and silence behind them
+    assert pixels.shape == (1, 1, 64, 192)
+    assert pixels[..., :17].mean() > 0.5
+    assert pixels[..., 25:].abs().max() < 1e-6
+    found = run(benchmark, subject, data, ["legrad", "random"], tmp_path, strict=True).content
+    assert [one["items"] for one in found["methods"].values()] == [3, 3]
+    assert found["settings"]["subject"]["templates"] == ["a photo of a {}"]
 
 
 def test_command_line(extractor, folder, tmp_path, monkeypatch, capsys):

@@ -58,10 +58,15 @@ def ear_anatomy(tower: Any) -> ViTAnatomy:
 
 @dataclass(frozen=True)
 class _Ear:
-    """What makes the tower's input, for ``sounds.features``."""
+    """What makes the tower's input, for ``sounds.features``.
+
+    Attributes:
+        silence: its value beside a sound; a clip of nothing but silence has no loudest cell to compare with.
+    """
 
     tower: Any
     sampling_rate: int
+    silence: float = -1.0
 
     def spectrogram(self, waveform: Any) -> Any:
         return self.tower.spectrogram(waveform)

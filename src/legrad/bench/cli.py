@@ -125,7 +125,6 @@ def _single(
             "ties": ties,
             "on": on,
         }
-        benchmark = table.build(name, explainer.anatomy, switches)
         subject = table.subject(
             name,
             explainer,
@@ -135,6 +134,8 @@ def _single(
             names=given,
             templates=tuple(template or TEMPLATES),
         )
+        anatomy = subject.explainer.anatomy
+        benchmark = table.build(name, anatomy, switches)
         if items is None and samples.name == "embedded":
             items = _SCENES
         with _Shown() as shown:
@@ -142,7 +143,7 @@ def _single(
                 benchmark,
                 subject,
                 samples,
-                _methods(methods) or table.methods(name, explainer.anatomy),
+                _methods(methods) or table.methods(name, anatomy),
                 out,
                 Limits(items, seconds=None if minutes is None else 60 * minutes),
                 seed,

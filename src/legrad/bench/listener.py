@@ -61,5 +61,7 @@ class Listener(Subject):
         adapter = self.explainer.adapter
         assert adapter.transform is not None
         extractor = adapter.transform(None, "model")
+        if hasattr(extractor, "silence"):
+            return float(extractor.silence)
         silence = sounds.features(extractor, np.zeros(extractor.sampling_rate // 10, np.float32))
         return float(silence.values[0].min())

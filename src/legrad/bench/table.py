@@ -63,7 +63,7 @@ def build(name: str, anatomy: ViTAnatomy, switches: Mapping[str, Any]) -> Benchm
     for switch, value in given.items():
         _check(base, switch, value)
     if base == "perturbation" and anatomy.axes == ("frequency", "time"):
-        given.setdefault("patch", anatomy.patch_size[0])
+        given.setdefault("patch", min(anatomy.patch_size))
     if name == "fingerprint":
         return Fingerprint.of(anatomy)
     made = _PLAIN[base](**given)
@@ -73,10 +73,14 @@ def build(name: str, anatomy: ViTAnatomy, switches: Mapping[str, Any]) -> Benchm
 def subject(name: str, explainer: Explainer, data: Dataset, **options: Any) -> Subject:
     """The model under test: a ``Listener`` where sounds are erased, else a ``Subject``; ``options`` as these take them.
 
+    Of a model that sees and hears, sounds are measured on its audio tower.
+
     Raises:
         UnsupportedModelError: a model that this benchmark cannot measure.
         InputError: sounds for a model of pictures, or the other way round.
     """
+    if isinstance(data, SoundFolder) and explainer.listener is not None:
+        explainer = explainer.listener
     listens = explainer.anatomy.axes == ("frequency", "time")
     made = (Listener if listens and name == "perturbation" else Subject)(
         explainer, labels=getattr(data, "classes", ()), **options

@@ -133,16 +133,19 @@ def _is_norm(module: nn.Module) -> bool:
 def _check_residual(made: Pass) -> None:
     """With the branches of all blocks cut behind their norms, a block's input and output have the same gradient, and
     attention still reaches the output."""
+    refusal = UnsupportedModelError(
+        f"{type(made.anatomy.blocks[0]).__name__} is no residual block with norms in front of its branches: "
+        "the image feature is no sum of the blocks' contributions"
+    )
     blocks = range(len(made.anatomy.blocks))
     tokens = [made.tokens(layer, entering)[0] for layer in blocks for entering in (True, False)]
     heads = [attention.output for layer in made.call.layers for attention in made.attentions(layer)]
+    if not all(one.requires_grad for one in (*tokens, *heads)):  # a norm behind both branches was cut
+        raise refusal
     for target in range(len(made.call.scores)):
         gradients = made.gradients(target, [*tokens, *heads])
         through, at_heads = gradients[: len(tokens)], gradients[len(tokens) :]
         pairs = zip(through[::2], through[1::2], strict=True)
         whole = all(a is not None and b is not None and torch.allclose(a, b, rtol=1e-3, atol=1e-30) for a, b in pairs)
         if not whole or any(one is None for one in at_heads):
-            raise UnsupportedModelError(
-                f"{type(made.anatomy.blocks[0]).__name__} is no residual block with norms in front of its branches: "
-                "the image feature is no sum of the blocks' contributions"
-            )
+            raise refusal
