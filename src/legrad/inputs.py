@@ -183,9 +183,9 @@ def _of_sound(source: Any, extractor: Any, index: int) -> Input:
         timing = geometry.Timing(duration=len(found.values) / rate)
         return replace(_of_waveform(found.values, name or f"sound {index}", rate), timing=timing)
     time, frequency = found.values.shape
-    frame = geometry.Frame((frequency, found.heard), (frequency, time))
+    frame = geometry.Frame((frequency, found.heard), (frequency, time), offset=(0.0, float(found.skipped)))
     timing = geometry.Timing(duration=found.heard * found.hop, start=found.start)
-    picture = sounds.drawn(found.values[: found.heard])
+    picture = sounds.drawn(found.values[found.skipped :][: found.heard])
     return Input(found.values, frame, picture, name or f"sound {index}", timing, found.frequencies)
 
 

@@ -79,10 +79,11 @@ class Spectrogram:
 
     Attributes:
         values: (time, frequency), as the model takes them; (samples,) for models of waveforms.
-        heard: how many of the time steps are sound; the rest is padding.
+        heard: how many of the time steps are sound; what follows is padding.
         hop: seconds from one step to the next.
         start: where in the sound the first step is, in seconds.
         frequencies: centre of every bin in Hz, lowest first; () if not known.
+        skipped: steps of silence in front of the sound.
     """
 
     values: Tensor
@@ -90,6 +91,7 @@ class Spectrogram:
     hop: float = HOP
     start: float = 0.0
     frequencies: tuple[float, ...] = ()
+    skipped: int = 0
 
 
 def features(extractor: Any, waveform: "NDArray[np.float32]") -> Spectrogram:

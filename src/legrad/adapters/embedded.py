@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from legrad.adapters import Adapter, timm_anatomy
+from legrad.adapters import Adapter, timm_trunk
 from legrad.adapters import open_clip as library
-from legrad.anatomy import ViTAnatomy
+from legrad.anatomy import Readout, ViTAnatomy
 from legrad.errors import InputError
 from legrad.hearing import Hearing
 
@@ -42,17 +42,30 @@ def _with_ear(adapter: Adapter, device: torch.device | str | None) -> Adapter:
 
 
 def ear_anatomy(tower: Any) -> ViTAnatomy:
-    """The speech tower's: a timm vision transformer that takes (batch, time, frequency)."""
-    described = timm_anatomy.describe(tower.trunk)
-    return replace(
-        described,
+    """The speech tower's: a timm vision transformer that takes (batch, time, frequency).
+
+    Its head has weights for every place, so the published read-out, for want of a token to take, has the mean at all.
+    """
+
+    def published(tokens: Any) -> Any:
+        return tower.read_out(tokens.mean(1, keepdim=True).expand_as(tokens))
+
+    embedding = tower.trunk.patch_embed
+    return ViTAnatomy(
         library="embedded",
         tower=tower,
         run=tower,
-        output="embedding",
+        blocks=tuple(tower.trunk.blocks),
+        image_size=embedding.img_size,
+        patch_size=embedding.patch_size,
+        grid=embedding.grid_size,
         axes=("frequency", "time"),
-        shape=described.image_size[::-1],
-        resized=None,
+        shape=embedding.img_size[::-1],
+        num_prefix_tokens=0,
+        readouts={"native": Readout(tower.read_out), "published": Readout(published)},
+        default_readout="native",
+        output="embedding",
+        switches=timm_trunk.switches(tower.trunk),
     )
 
 
@@ -66,7 +79,7 @@ class _Ear:
 
     tower: Any
     sampling_rate: int
-    silence: float = -1.0
+    silence: float = 0.0
 
     def spectrogram(self, waveform: Any) -> Any:
         return self.tower.spectrogram(waveform)

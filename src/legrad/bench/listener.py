@@ -52,8 +52,10 @@ class Listener(Subject):
 
     def extents(self, pictures: Sequence[Any], patch: int = 1) -> list[tuple[int, int]]:
         """(frequencies, steps) that were heard, in whole patches: padding behind a short sound is never erased."""
-        heard = [one.frame.original for one in prepare(list(pictures), self.explainer.adapter)]
-        return [(rows // patch * patch, steps // patch * patch) for rows, steps in heard]
+        frames = [one.frame for one in prepare(list(pictures), self.explainer.adapter)]
+        # silence in front of a sound is part of it here: erasing it changes nothing
+        ends = [(one.original[0], one.original[1] + round(one.offset[1])) for one in frames]
+        return [(rows // patch * patch, steps // patch * patch) for rows, steps in ends]
 
     @property
     def _silence(self) -> float:
