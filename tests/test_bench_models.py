@@ -23,15 +23,17 @@ from legrad.bench.classes import choices, column
 from legrad.bench.data import open_data
 from legrad.bench.fingerprint import Fingerprint
 from legrad.bench.localisation import Localisation
+from legrad.bench.memory import Memory
 from legrad.bench.result import Result
 from legrad.bench.runner import Limits, run
 from legrad.bench.sanity import Sanity, shuffled, stages
 from legrad.bench.speed import Speed
-from legrad.bench.study import Part, Scale, study
+from legrad.bench.study import FULL, PARTS, QUICK, Part, Scale, study
 from legrad.bench.subject import Subject, fingerprint
 from legrad.datasets import MaskFolder, PointsCsv
 from legrad.datasets.embedded import EmbeddedScenes
 from legrad.errors import InputError, UnsupportedModelError
+from legrad.methods import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*maps (are flat|hardly depend)")
 
@@ -126,6 +128,77 @@ def test_maps_are_explains_in_the_pixels_of_the_input(clip, scenes):
     last = asked.grids(pictures[1:], [[asked.target("sun")]], "legrad:layers=1:readout=native")[0]
     expected = clip.explain(pictures[1], ["a photo of a sun"], fit="squash", layers=1, readout="native")
     assert torch.allclose(last, expected.relevance[0], rtol=1e-4, atol=1e-9)
+
+
+@pytest.fixture
+def counted(clip, monkeypatch):
+    """How many maps each call of ``explain`` made."""
+    calls, explain = [], type(clip).explain
+
+    def counting(self, pictures, targets, *arguments, **options):
+        calls.append(sum(map(len, targets)))
+        return explain(self, pictures, targets, *arguments, **options)
+
+    monkeypatch.setattr(type(clip), "explain", counting)
+    return calls
+
+
+def test_a_study_computes_a_map_once(clip, scenes, counted):
+    memory = Memory()
+    first, second = (subject(clip, scenes, memory=memory) for _ in range(2))
+    pictures = [scenes[index].image for index in range(3)]
+    targets = [[first.target(name) for name in own] for own in (("dog", "cat"), ("sun",), ("dog",))]
+    maps, scores = first.evidence(pictures, targets, "legrad")
+    more = [[*targets[0], first.target("koala")], targets[1], targets[2]]
+    again, known = second.evidence(pictures, more, "legrad")
+    assert counted == [4, 1]
+    second.evidence(pictures[:1], targets[:1], "gradcam")
+    second.evidence(pictures[:1], targets[:1], "legrad", fit="model")
+    assert counted == [4, 1, 2, 2]
+    for one, other in ((maps, again), (scores, known)):
+        assert all(torch.equal(a, b[: len(a)]) for a, b in zip(one, other, strict=True))
+    plain, plain_scores = subject(clip, scenes).evidence(pictures, more, "legrad")
+    for one, other in ((again, plain), (known, plain_scores)):
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(one, other, strict=True))
+
+
+def test_other_weights_are_other_maps(clip, scenes, counted):
+    asked = subject(clip, scenes, memory=Memory())
+    arguments = [scenes[0].image], [[asked.target("dog")]], "legrad"
+    before, answer = asked.grids(*arguments)[0], asked.answers([scenes[0].image])
+    with shuffled(list(clip.anatomy.blocks[-1].parameters()), 0):
+        assert not torch.allclose(asked.grids(*arguments)[0], before)
+        assert not torch.allclose(asked.answers([scenes[0].image]), answer)
+    assert torch.equal(asked.grids(*arguments)[0], before)
+    assert len(counted) == 3
+
+
+@pytest.mark.parametrize("method", ["legrad", "legrad-norelu"])
+def test_any_number_of_layers_comes_from_one_pass(clip, scenes, method, counted):
+    asked, plain = subject(clip, scenes, memory=Memory()), subject(clip, scenes)
+    pictures, targets = [scenes[0].image], [[asked.target("dog"), asked.target("sun")]]
+    names = [f"{method}:layers={count}:readout=native" for count in range(1, 5)]
+    found = [asked.evidence(pictures, targets, name) for name in names]
+    assert counted == [2]
+    for name, (maps, scores) in zip(names, found, strict=True):
+        expected, values = plain.evidence(pictures, targets, name)
+        assert torch.allclose(maps[0], expected[0], rtol=1e-4, atol=1e-9)
+        assert torch.allclose(scores[0], values[0])
+    assert not torch.allclose(found[0][0][0], found[1][0][0])
+    with pytest.raises(InputError, match="layers"):
+        asked.evidence(pictures, targets, f"{method}:layers=9")
+    with pytest.raises(UnsupportedModelError, match="cannot use layers"):
+        asked.evidence(pictures, targets, "random:layers=1")
+
+
+def test_answers_are_the_logits_of_whole_pictures(clip, scenes):
+    pictures = [scenes[0].image, scenes[1].image]
+    plain, remembering = subject(clip, scenes), subject(clip, scenes, memory=Memory())
+    expected = plain.logits(plain.features(plain.inputs(pictures)))
+    assert torch.equal(plain.answers(pictures), expected)
+    for _ in range(2):
+        assert torch.allclose(remembering.answers(pictures), expected, atol=1e-6)
+    assert torch.allclose(remembering.answers(pictures[1:]), expected[1:], atol=1e-6)
 
 
 def test_logits_are_similarities_with_the_names(clip, scenes):
@@ -427,16 +500,39 @@ def folder(clip, tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
     methods = ("legrad", "random", "rollout")
     parts = [
-        Part("fingerprint", 20, 1, methods=("legrad",)),
-        Part("ablation", 20, 1, methods=("legrad", "legrad:layers=1:readout=native", "legrad:layers=2:readout=native")),
-        Part("sanity", 20, 1, methods=methods),
-        Part("localisation", 20, 1, methods=methods),
-        Part("perturbation", 20, 1, methods=methods),
-        Part("segmentation", 20, 1, {"explained": "truth"}, methods),
+        Part("fingerprint", 20, 2, 1, methods=("legrad",)),
+        Part(
+            "ablation", 20, 2, 1, methods=("legrad", "legrad:layers=1:readout=native", "legrad:layers=2:readout=native")
+        ),
+        Part("sanity", 20, 2, 1, methods=methods),
+        Part("localisation", 20, 2, 1, methods=methods),
+        Part("perturbation", 20, 2, 1, methods=methods),
+        Part("segmentation", 20, 2, 1, {"explained": "truth"}, methods),
+        Part("speed", 20, 0, 1, methods=methods),
     ]
-    results = study(clip, "embedded", out / "tiny", Scale(None, 10), parts=parts)
+    results = study(clip, "embedded", out / "tiny", Scale(None, "quick"), parts=parts)
     assert [one.content["methods"]["legrad"]["items"] for one in results] == [2] * 6
     return out
+
+
+def test_what_a_scale_does():
+    """Every method has the items that it was promised: nobody but a black box gets fewer than the others."""
+    default, quick, full = (scale.parts(PARTS) for scale in (Scale(), QUICK, FULL))
+    assert {part.items for part in default if part.name in ("localisation", "openvocab")} == {1000}
+    assert [part.items for part in default if part.name == "perturbation"] == [200]
+    assert all(part.black_box <= 100 for part in full)
+    assert all(part.items < 200 and part.black_box == 0 for part in quick)
+    assert full == list(PARTS)
+    assert default == [part for part in PARTS if not part.full] != full
+    assert {part.switches["on"] for part in full if part.name == "ablation"} == {
+        "localisation",
+        "segmentation",
+        "openvocab",
+        "perturbation",
+    }
+    for part in PARTS:
+        if part.methods and part.name in ("localisation", "openvocab", "segmentation", "perturbation"):
+            assert set(part.methods) == set(METHODS)
 
 
 def test_report(folder):
@@ -451,7 +547,11 @@ def test_report(folder):
     assert float(chosen[0]["value"]) == content["methods"]["random"]["metrics"]["pointing"]["value"]
     for benchmark in ("fingerprint", "ablation (localisation)", "sanity", "perturbation", "segmentation (truth)"):
         assert f"\n## {benchmark}, {content['settings']['subject']['model']}\n" in text
-    assert f"chance is {content['chance']['pointing']:.3f}" in text
+    model = content["settings"]["subject"]["model"]
+    assert text.index(f"\n## Where does legrad stand? {model}\n") < text.index("\n## fingerprint")
+    pointing = content["methods"]["random"]["metrics"]["pointing"]
+    assert f"| random | 2 | {pointing['value']:.3f} [" in text
+    assert "- **segmentation (truth): mIoU**: legrad " in text
     assert "| *chance* |" in text
     pictures = [line[line.index("(") + 1 : -1] for line in text.splitlines() if line.startswith("![")]
     assert len(pictures) == 10
@@ -462,26 +562,6 @@ def test_report(folder):
     for block in text.split("\n\n"):
         if block.startswith("| "):
             assert len({line.count("|") for line in block.splitlines()}) == 1
-
-
-def test_the_report_marks_what_is_better_and_worse():
-    def numbers(low, high):
-        return {"difference_low": low, "difference_high": high}
-
-    assert report._mark(numbers(0.1, 0.2), "higher") == report._mark(numbers(-0.2, -0.1), "lower") == " ▲"
-    assert report._mark(numbers(0.1, 0.2), "lower") == report._mark(numbers(-0.2, -0.1), "higher") == " ▼"
-    assert report._mark(numbers(-0.1, 0.2), "higher") == report._mark(numbers(None, None), "higher") == ""
-    assert report._mark(numbers(0.1, 0.2), None) == ""
-
-
-def test_few_pictures_cannot_be_best():
-    def one(items, value):
-        return {"items": items, "metrics": {"x": {"value": value}}}
-
-    content = {"metrics": {"x": {"better": "higher"}}, "methods": {"few": one(49, 1.0), "many": one(100, 0.5)}}
-    assert report._best(content, "x") == "many"
-    content["methods"]["many"]["items"] = 20
-    assert report._best(content, "x") == "few"
 
 
 def test_a_report_of_nothing(tmp_path):

@@ -111,7 +111,7 @@ def _single(
         from legrad.cli import parse_layers
 
         wanted, given = parse_layers(layers), _names(names)
-        samples = open_data(data, name, images=images, classes=classes, explained=explained)
+        samples = open_data(data, on or name, images=images, classes=classes, explained=explained)
         explainer = legrad.load(model, device=device)
         switches = {
             "explained": explained,

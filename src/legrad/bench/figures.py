@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from legrad.bench.standing import headlines, ranked, title, verdict
 from legrad.metrics import perturbation
 from legrad.saving import write_atomically
 from legrad.viz import png
@@ -55,6 +56,41 @@ def curves(content: Mapping[str, Any]) -> "Figure | None":
     drawers = {"perturbation": _perturbation, "sanity": _sanity, "ablation": _switches, "fingerprint": _heads}
     drawer = drawers.get(content["benchmark"])
     return None if drawer is None else drawer(content)
+
+
+_COLOURS = {"better": "C2", "worse": "C3", "level": "0.5", None: "0.5"}
+
+
+def differences(contents: Sequence[Mapping[str, Any]]) -> "Figure | None":
+    """Every method's difference from the first one in every headline metric, with intervals; right is better."""
+    panels = headlines(contents)
+    if not panels or all(len(content["methods"]) < 2 for content, _ in panels):
+        return None
+    from matplotlib.figure import Figure
+
+    methods = list(dict.fromkeys(method for content, _ in panels for method in content["methods"]))[::-1]
+    figure = Figure(figsize=(2 + 1.9 * len(panels), 1.2 + 0.24 * len(methods)), layout="constrained", dpi=80)
+    columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (content, name) in zip(columns, panels, strict=True):
+        metric = content["metrics"][name]
+        for method, numbers in ranked(content, name):
+            if numbers["difference"] is None:
+                continue
+            place, colour = methods.index(method), _COLOURS[verdict(numbers, metric["better"])]
+            axes.plot([numbers["difference_low"], numbers["difference_high"]], [place, place], color=colour, lw=2)
+            axes.plot([numbers["difference"]], [place], "o", color=colour, ms=4)
+        axes.axvline(0, color="0.2", lw=1)
+        axes.set_title(f"{title(content)}\n{metric['title']}", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(axis="x", alpha=0.3)
+        if metric["better"] == "lower":
+            axes.invert_xaxis()
+    columns[0].set_yticks(range(len(methods)), methods, fontsize=8)
+    reference = panels[0][0]["statistics"]["paired with"]
+    figure.supxlabel(
+        f"difference from {reference} on the same pictures, 95 % interval; right of the line is better", fontsize=8
+    )
+    return figure
 
 
 def _perturbation(content: Mapping[str, Any]) -> "Figure | None":

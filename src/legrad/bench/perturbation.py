@@ -50,7 +50,7 @@ class Perturbation:
     ties: perturbation.Ties = "index"
     seed: int = 0
     name: ClassVar[str] = "perturbation"
-    batch: ClassVar[int] = 2
+    batch: ClassVar[int] = 4
     question: ClassVar[str] = "Does the model need the pixels that the map calls relevant?"
     reading: ClassVar[str] = (
         "10 % to 90 % of the pixels are blacked out and the accuracy against the true class is drawn over the share. "
@@ -110,13 +110,15 @@ class Perturbation:
         truth = [subject.column(evidence.label(sample)) for sample in samples]
         pictures = [sample.image for sample in samples]
         pixels = subject.pixels(pictures)
-        clean = self._logits(subject, pixels)
+        clean = subject.answers(pictures)
         # a fully erased picture: of the mean colour or a blur it is another one for every sample
         extents = subject.extents(pictures, self.patch)
+        whole = all(own == tuple(pixels.shape[2:]) for own in extents)
+        different = pixels[:1] if self.fill == "black" and whole else pixels
         nothing = torch.cat(
-            [self._erased(one, torch.ones(1, *own, dtype=torch.bool)) for one, own in zip(pixels, extents, strict=True)]
+            [self._erased(one, torch.ones(1, *own, dtype=torch.bool)) for one, own in zip(different, extents, strict=False)]
         )
-        blank = self._logits(subject, nothing)
+        blank = self._logits(subject, nothing).expand(len(pixels), -1)
         predicted = clean.argmax(-1).tolist()
         wanted = {"predicted": predicted, "target": truth}
         if self.explained != "both":

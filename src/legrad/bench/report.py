@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from legrad.bench.figures import draw
+from legrad.bench import standing
+from legrad.bench.figures import differences, draw
 from legrad.bench.result import Result
 from legrad.errors import InputError
-from legrad.saving import write_atomically
+from legrad.saving import slug, write_atomically
+from legrad.viz import png
 
 _MOST_PROBLEMS = 20
-_ENOUGH = 50  # pictures; a method with fewer is not called best where others have more
 _COLUMNS = ("value", "low", "high", "difference", "difference_low", "difference_high")
 
 
@@ -38,7 +39,9 @@ def report(folder: Path) -> Path:
         stem = figures / "-".join(path.relative_to(folder).with_suffix("").parts)
         drawn = [made.relative_to(folder).as_posix() for made in draw(content, stem)]
         sections.append(_section(content, path.relative_to(folder).as_posix(), drawn))
-    page = "\n\n".join([_HEAD, _overview([content for _, content in results]), *sections]) + "\n"
+    models = dict.fromkeys(_model(content) for _, content in results)
+    overviews = [_overview(folder, name, [one for _, one in results if _model(one) == name]) for name in models]
+    page = "\n\n".join([_HEAD, *filter(None, overviews), *sections]) + "\n"
     write_atomically(folder / "report.csv", _csv([(str(p.relative_to(folder)), c) for p, c in results]))
     write_atomically(folder / "report.md", page.encode())
     return folder / "report.md"
@@ -49,33 +52,32 @@ _HEAD = """# Benchmark report
 Made by `legrad bench report`; every number comes from the result file named in its section, which holds all settings
 and every picture's own scores.
 
-How to read the tables: each cell is the value with its 95 % interval (bootstrap over pictures). ▲ and ▼ say that a
-method is better or worse than the first one of the run: the interval of their difference, on the same pictures and the
-same draws, does not contain zero. Cells without a mark are ties, or metrics where neither direction is good. The best
-value of a column is bold, among methods with at least 50 pictures if any has as many. *Chance* is what a map gets that
+**How to read it.** A value stands with its 95 % interval (bootstrap over pictures). A method is *better* (▲) or *worse*
+(▼) than the first one of the run, if the 95 % interval of their difference on the same pictures lies on one side of
+zero; otherwise the two are *level*: this many pictures cannot tell them apart. Slow methods are measured on fewer
+pictures, whose number is in brackets: compare them by their difference, which is over the pictures that both have, and
+not by their value. The best value is bold, among methods that have all pictures. *Chance* is what a map gets that
 knows nothing; where no number is given, compare with the controls `random`, `uniform`, `centre` and `edges`, which
-never look at the model."""
+never look at the model. *Bare forwards* is a method's time for one picture and one prompt, over that of the model's
+own forward pass."""
 
 
-def _overview(contents: Sequence[Mapping[str, Any]]) -> str:
-    rows = ["| benchmark | model | metric | best method | value | chance |", "| --- | --- | --- | --- | --- | --- |"]
-    for content in contents:
-        for name, metric in _shown(content).items():
-            best = _best(content, name)
-            if best is None:
-                continue
-            rows.append(
-                f"| {_title(content)} | {content['settings']['subject']['model']} | {metric['title']} | {best} | "
-                f"{_cell(content['methods'][best]['metrics'][name])} | {_number(content['chance'].get(name))} |"
-            )
-    return "## Best method per metric\n\n" + "\n".join(rows)
+def _overview(folder: Path, model: str, contents: Sequence[Mapping[str, Any]]) -> str:
+    text = standing.overview(contents)
+    if not text:
+        return ""
+    reference = contents[0]["statistics"]["paired with"]
+    parts = [f"## Where does {reference} stand? {model}", text]
+    figure = differences(contents)
+    if figure is not None:
+        path = folder / "figures" / f"standing-{slug(model)}.png"
+        write_atomically(path, png(figure))
+        parts.insert(1, f"![differences from {reference}]({path.relative_to(folder).as_posix()})")
+    return "\n\n".join(parts)
 
 
-def _title(content: Mapping[str, Any]) -> str:
-    protocol = content["settings"]["protocol"]
-    extra = [str(protocol[key]) for key in ("scored by", "explained") if key in protocol]
-    known = {"segmentation": extra[-1:], "ablation": extra[:1]}.get(content["benchmark"], [])
-    return " ".join([content["benchmark"], *(f"({one})" for one in known)])
+def _model(content: Mapping[str, Any]) -> str:
+    return str(content["settings"]["subject"]["model"])
 
 
 def _section(content: Mapping[str, Any], file: str, figures: Sequence[str]) -> str:
@@ -103,7 +105,7 @@ def _section(content: Mapping[str, Any], file: str, figures: Sequence[str]) -> s
             facts.append(f"  - ... and {len(problems) - _MOST_PROBLEMS} more in the file")
     return "\n\n".join(
         [
-            f"## {_title(content)}, {subject['model']}",
+            f"## {standing.title(content)}, {_model(content)}",
             f"**{content['question']}** {content['reading']}",
             _sentence(content),
             _table(content),
@@ -116,13 +118,8 @@ def _section(content: Mapping[str, Any], file: str, figures: Sequence[str]) -> s
 def _sentence(content: Mapping[str, Any]) -> str:
     """What came out, for the headline metric."""
     name, metric = next(iter(content["metrics"].items()))
-    best = _best(content, name)
-    if best is None:
-        return "The columns: " + _legend(content)
-    chance = content["chance"].get(name)
-    beside = "" if chance is None else f"; chance is {_number(chance)}"
-    value = _cell(content["methods"][best]["metrics"][name])
-    return f"Best in {metric['title']}: **{best}**, {value}{beside}. The columns: {_legend(content)}"
+    compared = "" if metric["better"] is None else f"{metric['title']}: {standing.sentence(content, name)} "
+    return f"{compared}The columns: {_legend(content)}"
 
 
 def _legend(content: Mapping[str, Any]) -> str:
@@ -138,60 +135,21 @@ def _shown(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _table(content: Mapping[str, Any]) -> str:
     metrics = _shown(content)
-    best = {name: _best(content, name) for name in metrics}
+    best = {name: standing.best(content, name) for name in metrics}
     lines = [
-        f"| method | {' | '.join(one['title'] for one in metrics.values())} | pictures | problems | s per picture |",
-        "| --- |" + " --- |" * (len(metrics) + 3),
+        f"| method | pictures | problems | {' | '.join(one['title'] for one in metrics.values())} |",
+        "| --- |" + " --- |" * (len(metrics) + 2),
     ]
     for method, one in content["methods"].items():
         cells = []
         for name, metric in metrics.items():
             numbers = one["metrics"].get(name)
-            cell = "" if numbers is None else _cell(numbers) + _mark(numbers, metric["better"])
+            cell = "" if numbers is None else standing.cell(numbers) + standing.mark(numbers, metric["better"])
             cells.append(f"**{cell}**" if best[name] == method else cell)
-        cost = one["seconds per item"]
-        lines.append(
-            f"| {method} | {' | '.join(cells)} | {one['items']} | {one['problems']} | "
-            f"{'' if cost is None else f'{cost:.3g}'} |"
-        )
-    chance = [_number(content["chance"].get(name)) for name in metrics]
-    lines.append(f"| *chance* | {' | '.join(chance)} | | | |")
+        lines.append(f"| {method} | {one['items']} | {one['problems']} | {' | '.join(cells)} |")
+    chance = [standing.number(content["chance"].get(name)) for name in metrics]
+    lines.append(f"| *chance* | | | {' | '.join(chance)} |")
     return "\n".join(lines)
-
-
-def _best(content: Mapping[str, Any], metric: str) -> str | None:
-    """The best value among the methods with enough pictures; None where neither direction is good."""
-    better = content["metrics"][metric]["better"]
-    enough = min(_ENOUGH, max(one["items"] for one in content["methods"].values()))
-    found = {
-        method: one["metrics"][metric]["value"]
-        for method, one in content["methods"].items()
-        if one["items"] >= enough and metric in one["metrics"] and one["metrics"][metric]["value"] is not None
-    }
-    if better is None or not found:
-        return None
-    return (max if better == "higher" else min)(found, key=lambda method: found[method])
-
-
-def _mark(numbers: Mapping[str, Any], better: str | None) -> str:
-    low, high = numbers["difference_low"], numbers["difference_high"]
-    if better is None or low is None or low <= 0 <= high:
-        return ""
-    return " ▲" if (low > 0) == (better == "higher") else " ▼"
-
-
-def _cell(numbers: Mapping[str, Any]) -> str:
-    if numbers["value"] is None:
-        return ""
-    if numbers["low"] is None:
-        return _number(numbers["value"])
-    return f"{_number(numbers['value'])} [{_number(numbers['low'])}, {_number(numbers['high'])}]"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def _plain(value: Any) -> str:

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from legrad.bench import evidence
 from legrad.bench.benchmark import Metric
 from legrad.bench.statistics import Item, Summary, mean
@@ -13,6 +16,7 @@ from legrad.errors import InputError
 from legrad.metrics import segmentation
 from legrad.metrics.bootstrap import ratio_of
 from legrad.metrics.geometry import Geometry, frame_mask
+from legrad.metrics.ranges import is_flat
 
 _FITS = {"squash": "squash", "crop": "model", "prs_compat": "model"}
 _COUNTS = ("tp", "fp", "fn", "tn")
@@ -100,7 +104,7 @@ class Segmentation:
         pictures = [sample.image for sample in samples]
         masks = [self._masks(sample, subject.size) for sample in samples]
         if self.explained == "predicted":
-            best = subject.logits(subject.features(subject.inputs(pictures, fit))).argmax(-1).tolist()
+            best = subject.answers(pictures, fit).argmax(-1).tolist()
             targets = [[subject.at_column(column)] for column in best]
         else:
             targets = [[subject.target(name) for name in own] for own in masks]
@@ -110,9 +114,8 @@ class Segmentation:
             if ignore is not None:
                 ignore = frame_mask(ignore, subject.size, self.geometry)
             pairs = [(one.numpy(), mask) for one, mask in zip(maps, own.values(), strict=True)]
-            # the average precision knows no threshold and takes most of the time: once
             half = [segmentation.confusion(segmentation.foreground(one, 0.5), mask, ignore) for one, mask in pairs]
-            found.append({"mean": _total([segmentation.measure(*pair, ignore) for pair in pairs]), "half": _sums(half)})
+            found.append({"mean": _total([_measure(*pair, ignore) for pair in pairs]), "half": _sums(half)})
         return found
 
     def _masks(self, sample: Sample, size: int) -> dict[str, Any]:
@@ -122,6 +125,15 @@ class Segmentation:
         if label not in sample.masks:
             raise InputError(f"{sample.key} has no mask of its label {label!r}")
         return {label: frame_mask(sample.masks[label], size, self.geometry)}
+
+
+def _measure(one: NDArray[Any], mask: NDArray[np.bool_], ignore: NDArray[np.bool_] | None) -> dict[str, Any]:
+    """What is told of a map; the average precision, which takes most of the time, once."""
+    return {
+        **segmentation.confusion(segmentation.foreground(one), mask, ignore),
+        "ap": segmentation.average_precision(one, mask, ignore),
+        "flat": int(is_flat(one)),
+    }
 
 
 def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,18 +2,22 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from legrad.bench import table
 from legrad.bench.data import open_data
+from legrad.bench.memory import Memory
 from legrad.bench.result import Result
 from legrad.bench.runner import Limits, Progress, run
 from legrad.explainer import Explainer
 from legrad.methods import METHODS
 
 _CONTROLS = ("random", "centre")
+_ALL = tuple(METHODS)
+# a control costs nothing and explains nothing: its speed would only confuse
+_TIMED = tuple(name for name, method in METHODS.items() if method.needs != "nothing")
 
 
 @dataclass(frozen=True)
@@ -23,36 +27,51 @@ class Part:
     Attributes:
         name: of the benchmark.
         items: samples per method.
+        quick: the same in the quick study; 0 leaves the part out.
         weight: its share of the time; what it does not use goes to the parts after it.
         switches: see ``table.SWITCHES``.
-        methods: None = all, black boxes included; empty = the benchmark's own choice, see ``table.methods``.
+        methods: empty = the benchmark's own choice, see ``table.methods``.
+        black_box: samples of methods that run the model hundreds of times; the quick study leaves them out.
+        full: only in the full study.
     """
 
     name: str
     items: int
+    quick: int
     weight: float
     switches: Mapping[str, Any] = field(default_factory=dict)
-    methods: tuple[str, ...] | None = None
+    methods: tuple[str, ...] = ()
+    black_box: int = 100
+    full: bool = False
 
 
-# cheap ones first: time that they leave is used by the others
+# The weights are seconds on two quiet cores. Parts on the same pictures share their maps: the first one pays for them.
+# Sanity changes the weights for a while, after which all maps are forgotten: it comes before them.
 PARTS = (
-    Part("speed", 50, 1, methods=()),
-    Part("fingerprint", 200, 1, methods=("legrad",)),
-    Part("presence", 200, 2, methods=("legrad", "gradcam", "chefercam", "grad-eclip", "textspan", *_CONTROLS)),
-    Part("ablation", 200, 4, methods=()),
+    Part("speed", 50, 5, 60, methods=_TIMED, black_box=5),
+    Part("fingerprint", 200, 20, 10),
     Part(
-        "sanity", 16, 4, methods=("legrad", "raw-attention", "gradcam", "chefercam", "grad-eclip", "edges", *_CONTROLS)
+        "sanity",
+        16,
+        4,
+        40,
+        methods=("legrad", "raw-attention", "gradcam", "chefercam", "grad-eclip", "edges", *_CONTROLS),
     ),
-    Part("localisation", 1000, 8),
-    Part("openvocab", 1000, 8),
-    Part("segmentation", 1000, 8, {"explained": "truth"}),
-    Part("segmentation", 1000, 8),
-    Part("perturbation", 200, 16),
+    # scenes of several objects
+    Part("localisation", 1000, 100, 600, methods=_ALL),
+    Part("openvocab", 1000, 100, 40, methods=_ALL),
+    Part("segmentation", 1000, 100, 100, {"explained": "truth"}, _ALL),
+    Part("presence", 200, 20, 30, methods=("legrad", "gradcam", "chefercam", "grad-eclip", "textspan", *_CONTROLS)),
+    Part("ablation", 200, 20, 40, {"on": "localisation"}),
+    Part("ablation", 200, 20, 40, {"on": "segmentation", "explained": "truth"}),
+    Part("ablation", 200, 0, 40, {"on": "openvocab"}, full=True),
+    # scenes of one object
+    Part("perturbation", 200, 20, 700, methods=_ALL),
+    Part("segmentation", 200, 20, 20, methods=_ALL),
+    Part("ablation", 100, 0, 600, {"on": "perturbation", "explained": "predicted"}, full=True),
 )
 SECONDS = 27 * 60  # of the default study: 30 minutes with loading and reporting
 QUICK_SECONDS = 140
-QUICK_SHARE = 10  # the quick study takes one item in ten
 
 
 @dataclass(frozen=True)
@@ -61,17 +80,20 @@ class Scale:
 
     Attributes:
         seconds: for all parts together, None for no limit.
-        share: one item in so many.
-        black_box: samples for methods that run the model hundreds of times; 0 leaves them out.
+        kind: which parts, and how many samples.
     """
 
     seconds: float | None = SECONDS
-    share: int = 1
-    black_box: int = 100
+    kind: Literal["default", "quick", "full"] = "default"
+
+    def parts(self, parts: Sequence[Part]) -> list[Part]:
+        """Those that are done, with their numbers of samples."""
+        if self.kind == "quick":
+            return [replace(part, items=part.quick, black_box=0) for part in parts if part.quick]
+        return [part for part in parts if self.kind == "full" or not part.full]
 
 
-# one item of a black box costs as much as dozens of the others': too much for a quick look
-FULL, QUICK = Scale(None), Scale(QUICK_SECONDS, QUICK_SHARE, black_box=0)
+FULL, QUICK = Scale(None, "full"), Scale(QUICK_SECONDS, "quick")
 
 
 def study(
@@ -104,27 +126,24 @@ def study(
     Returns:
         The results, in the order of the parts.
     """
-    start, results = clock(), []
-    for place, part in enumerate(parts):
-        samples = open_data(data, part.name, explained=part.switches.get("explained"))
+    start, results, memory = clock(), [], Memory()
+    chosen = scale.parts(parts)
+    for place, part in enumerate(chosen):
+        samples = open_data(data, part.switches.get("on", part.name), explained=part.switches.get("explained"))
         benchmark = table.build(part.name, explainer.anatomy, part.switches)
-        subject = table.subject(part.name, explainer, samples, names=names)
-        methods = list(METHODS) if part.methods is None else list(part.methods)
+        subject = table.subject(part.name, explainer, samples, names=names, memory=memory)
+        rest = sum(other.weight for other in chosen[place:])
         limits = Limits(
-            items=max(1, part.items // scale.share),
-            per_method={name: scale.black_box for name, one in METHODS.items() if one.needs == "black box"},
-            seconds=None
-            if scale.seconds is None
-            else max(0.0, scale.seconds - (clock() - start))
-            * part.weight
-            / sum(other.weight for other in parts[place:]),
+            items=part.items,
+            per_method={name: part.black_box for name, one in METHODS.items() if one.needs == "black box"},
+            seconds=None if scale.seconds is None else max(0.0, scale.seconds - (clock() - start)) * part.weight / rest,
         )
         results.append(
             run(
                 benchmark,
                 subject,
                 samples,
-                methods or table.methods(part.name, explainer.anatomy),
+                part.methods or table.methods(part.name, explainer.anatomy),
                 out,
                 limits,
                 seed,

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
-from legrad import capture, geometry, heads
+from legrad import capture, geometry, heads, relevance
 from legrad.bench import classes
+from legrad.bench.memory import Memory
 from legrad.errors import FlatMapWarning, InputError, UnsupportedModelError
 from legrad.explainer import Explainer
 from legrad.inputs import prepare, stack
@@ -80,6 +81,7 @@ class Subject:
         labels: all classes of the data set, as in its samples; empty if it does not list them.
         names: what classes are called in prompts, where the data set's labels say it badly.
         templates: texts with ``{}`` in them, whose embeddings are averaged for a class name.
+        memory: shared by the subjects of a study, which have the same explainer, layers and read-out.
 
     Raises:
         UnsupportedModelError: a model for videos or sounds, or whose input is not square.
@@ -93,6 +95,7 @@ class Subject:
         labels: Sequence[str] = (),
         names: Mapping[str, str] | None = None,
         templates: Sequence[str] = TEMPLATES,
+        memory: Memory | None = None,
     ) -> None:
         self.check(explainer)
         self.explainer = explainer
@@ -100,6 +103,7 @@ class Subject:
         self.templates = tuple(templates)
         self.labels, self._names = tuple(labels), names or {}
         self._directions: dict[str | int | tuple[str, ...], Tensor] = {}
+        self._memory = memory
 
     @staticmethod
     def check(explainer: Explainer) -> None:
@@ -166,12 +170,37 @@ class Subject:
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Maps as ``grids`` has them, and the model's own scores (its targets,) of every picture."""
         variant = Variant.parse(method)
-        found = self.explain(pictures, targets, variant.method, fit=fit, **variant.arguments)
-        counts = [len(own) for own in targets]
-        return (
-            [grid[:count] for grid, count in zip(found.relevance, counts, strict=True)],
-            [score[:count] for score, count in zip(found.scores, counts, strict=True)],
-        )
+        depth, kind = len(self.explainer.anatomy.blocks), find(variant.method)
+        # one pass gives the maps of all layers, whose means are the maps of any number of them
+        several = kind.per_layer and isinstance(variant.method, str) and self._memory is not None
+        chosen = variant.arguments.get("layers") if several else None
+        arguments = variant.arguments
+        if chosen is not None:
+            self._check(variant)
+            arguments = {**arguments, "layers": depth, "keep_layers": True}
+
+        def compute(some: Sequence[Image], asked: Sequence[Sequence[Tensor | int]]) -> list[tuple[Tensor, Tensor]]:
+            found = self.explain(some, asked, variant.method, fit=fit, **arguments)
+            maps = found.relevance if chosen is None else found.layer_relevance
+            return [
+                (one[: len(own)], score[: len(own)]) for one, score, own in zip(maps, found.scores, asked, strict=True)
+            ]
+
+        if self._memory is None:
+            rows: Sequence[tuple[Tensor, ...]] = compute(pictures, targets)
+        else:
+            what = (kind.name, fit, *sorted(arguments.items()))
+            rows = self._memory(compute, pictures, targets, what, self._state)
+        maps, scores = map(list, zip(*rows, strict=True))
+        if chosen is not None:
+            blocks = kind.blocks(chosen, depth)
+            maps = [relevance.merge_layers(one[:, blocks].unbind(1)) for one in maps]
+        return maps, scores
+
+    @property
+    def _state(self) -> tuple[tuple[int, int], ...]:
+        """Of the weights, see ``capture.fingerprint``."""
+        return capture.fingerprint(self.explainer.anatomy.tower)
 
     def explain(self, pictures: Sequence[Image] | Tensor, targets: Any, method: str | Method, **arguments: Any) -> Any:
         """``Explainer.explain`` with the run's settings; flat maps are counted by whoever asks, not warned of.
@@ -184,9 +213,7 @@ class Subject:
         """
         ready = isinstance(pictures, Tensor)
         shared = {name: value for name, value in self._arguments.items() if not self._refused(method, {name: value})}
-        refused = self._refused(method, arguments)
-        if refused:
-            raise UnsupportedModelError(refused)
+        self._check(Variant(method, arguments))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FlatMapWarning)
             warnings.filterwarnings("ignore", message=".*hardly depend.*")
@@ -196,6 +223,11 @@ class Subject:
                 method=method,
                 **{**({} if ready else {"fit": "squash"}), **shared, **arguments},
             )
+
+    def _check(self, variant: Variant) -> None:
+        refused = self._refused(variant.method, variant.arguments)
+        if refused:
+            raise UnsupportedModelError(refused)
 
     def _refused(self, method: str | Method, arguments: Mapping[str, Any]) -> str:
         """Why a method cannot use arguments, or ""."""
@@ -241,6 +273,18 @@ class Subject:
     def logits(self, features: Tensor) -> Tensor:
         """(batch, classes): cosine similarities with the names of ``choices``, or the classifier's own logits."""
         return features @ self._matrix.T if self.zero_shot else features
+
+    def answers(self, pictures: Sequence[Image], fit: str = "squash") -> Tensor:
+        """``logits`` of whole pictures, (pictures, classes), on the CPU."""
+
+        def compute(some: Sequence[Image], _: object) -> list[tuple[Tensor]]:
+            return [(row[None],) for row in self.logits(self.features(self.inputs(some, fit))).cpu()]
+
+        if self._memory is None:
+            rows: Sequence[tuple[Tensor, ...]] = compute(pictures, None)
+        else:
+            rows = self._memory(compute, pictures, [[0]] * len(pictures), ("answers", fit, self.choices), self._state)
+        return torch.cat([row for (row,) in rows])
 
     def at_column(self, column: int) -> Tensor | int:
         """The class at a place of ``logits``, as ``explain`` takes it."""
