@@ -535,6 +535,26 @@ def test_what_a_scale_does():
             assert set(part.methods) == set(METHODS)
 
 
+def test_parts_share_time_and_maps(clip, monkeypatch, tmp_path):
+    now, seen = [0.0], []
+
+    def fake(benchmark, subject, data, methods, out, limits, *others):
+        seen.append((limits.seconds, limits.per_method, data.objects, subject._memory))
+        now[0] += limits.seconds / 2
+
+    monkeypatch.setattr("legrad.bench.study.run", fake)
+    parts = [
+        Part("localisation", 10, 1, 1, black_box=7),
+        Part("ablation", 10, 0, 1, {"on": "perturbation"}),
+        Part("segmentation", 10, 1, 2, full=True),
+    ]
+    study(clip, "embedded", tmp_path, Scale(100.0), parts=parts, clock=lambda: now[0])
+    assert [seconds for seconds, *_ in seen] == [50, 75]  # what the first one left is the second one's
+    assert seen[0][1] == {"rise": 7, "occlusion": 7}
+    assert [objects for _, _, objects, _ in seen] == [(2, 4), (1, 1)]
+    assert seen[0][3] is seen[1][3] is not None
+
+
 def test_report(folder):
     page = report.report(folder)
     text = page.read_text()

@@ -173,18 +173,20 @@ def everything(
     data: Data = "embedded",
     out: Out = Path("legrad-bench"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="One item in ten, no black boxes; about 3 minutes on two cores.")
+        bool,
+        typer.Option("--quick", help="A tenth of the pictures, no black boxes; about 3 minutes on two quiet cores."),
     ] = False,
     full: Annotated[
-        bool, typer.Option("--full", help="All items, however long it takes; both embedded models.")
+        bool, typer.Option("--full", help="However long it takes, every ablation too, both embedded models.")
     ] = False,
     names: Names = None,
     device: Device = None,
     seed: Seed = 0,
     strict: Strict = False,
 ) -> None:
-    """The whole study: every benchmark on every method, about half an hour on two cores."""
+    """The whole study: every benchmark on every method, about half an hour on two quiet cores."""
     import legrad
+    from legrad.bench.standing import headlines, named, sentence
     from legrad.bench.study import FULL, QUICK, Scale, study
     from legrad.saving import slug
 
@@ -196,9 +198,13 @@ def everything(
     for one in chosen:
         explainer = legrad.load(one, device=device)
         with _Shown() as shown:
-            study(
+            results = study(
                 explainer, data, out / slug(one), scale, names=given, seed=seed, strict=strict, progress=shown.progress
             )
+        console.print(f"[bold]{escape(one)}[/bold]")
+        for content, name in headlines([result.content for result in results]):
+            line = f"{named(content, name)}: {sentence(content, name)}"
+            console.print(escape(line), soft_wrap=True, highlight=False)
     _print_report(out)
 
 

@@ -88,6 +88,7 @@ def _section(content: Mapping[str, Any], file: str, figures: Sequence[str]) -> s
         f"{settings['seed']}",
         "- protocol: " + "; ".join(f"{key} = {_plain(value)}" for key, value in settings["protocol"].items()),
         "- versions: " + ", ".join(f"{name} {version}" for name, version in content["versions"].items()),
+        "- machine: " + ", ".join(f"{name} {value}" for name, value in content["machine"].items() if value),
         f"- file: `{file}`",
     ]
     if not content["complete"]:

@@ -83,21 +83,22 @@ def overview(contents: Sequence[Mapping[str, Any]]) -> str:
     if not shown:
         return ""
     costs = _costs(contents)
-    sentences = [f"- **{_named(content, name)}**: {sentence(content, name)}" for content, name in shown]
+    sentences = [f"- **{named(content, name)}**: {sentence(content, name)}" for content, name in shown]
     tables = [
-        f"### {_named(content, name)}, {content['metrics'][name]['better']} is better\n\n{_table(content, name, costs)}"
+        f"### {named(content, name)}, {content['metrics'][name]['better']} is better\n\n{_table(content, name, costs)}"
         for content, name in shown
     ]
     return "\n\n".join(["\n".join(sentences), _matrix(shown, costs), *tables])
 
 
-def _named(content: Mapping[str, Any], metric: str) -> str:
+def named(content: Mapping[str, Any], metric: str) -> str:
+    """Benchmark and metric."""
     return f"{title(content)}: {content['metrics'][metric]['title']}"
 
 
 def _matrix(shown: Sequence[tuple[Mapping[str, Any], str]], costs: Mapping[str, float]) -> str:
     methods = list(dict.fromkeys(method for content, _ in shown for method in content["methods"]))
-    heads = [_named(content, name) for content, name in shown]
+    heads = [named(content, name) for content, name in shown]
     lines = [f"| method | {' | '.join(heads)} | bare forwards |", "| --- |" + " --- |" * (len(heads) + 1)]
     for method in methods:
         cells = []
