@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -616,6 +618,21 @@ def test_the_command(call):
     (path,) = Path("results").glob("localisation-embedded-*.json")
     assert set(Result.read(path).content["methods"]) == {"random", "centre"}
     assert call("bench", "report", "results")[0] == 0
+
+
+def test_the_study_tells_where_legrad_stands(call, monkeypatch):
+    parts = [Part("localisation", 9, 2, 1, methods=("legrad", "random"))]
+    monkeypatch.setattr("legrad.bench.study.study", functools.partial(study, parts=parts))
+    code, out, err = call("bench", "all", "--quick", "--out", "results")
+    assert (code, err) == (0, "")
+    name, pointing, energy, page = out.splitlines()
+    assert (name, page) == ("embedded", "report: results/report.md")
+    assert re.fullmatch(
+        r"localisation: pointing game: legrad \d\.\d+ \[.*\], 2 pictures\. Better: .*\. Level: .*\. Worse: .*\.",
+        pointing,
+    )
+    assert energy.startswith("localisation: energy in the mask: legrad ")
+    assert "\n## Where does legrad stand? embedded\n" in Path("results/report.md").read_text()
 
 
 @pytest.mark.parametrize(
