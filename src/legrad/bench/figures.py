@@ -68,13 +68,15 @@ def differences(contents: Sequence[Mapping[str, Any]]) -> "Figure | None":
         return None
     from matplotlib.figure import Figure
 
-    methods = list(dict.fromkeys(method for content, _ in panels for method in content["methods"]))[::-1]
+    reference = panels[0][0]["statistics"]["paired with"]
+    named = dict.fromkeys(method for content, _ in panels for method in content["methods"])
+    methods = [method for method in named if method != reference][::-1]
     figure = Figure(figsize=(2 + 1.9 * len(panels), 1.2 + 0.24 * len(methods)), layout="constrained", dpi=80)
     columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (content, name) in zip(columns, panels, strict=True):
         metric = content["metrics"][name]
         for method, numbers in ranked(content, name):
-            if numbers["difference"] is None:
+            if method not in methods or numbers["difference"] is None:
                 continue
             place, colour = methods.index(method), _COLOURS[verdict(numbers, metric["better"])]
             axes.plot([numbers["difference_low"], numbers["difference_high"]], [place, place], color=colour, lw=2)
@@ -86,7 +88,6 @@ def differences(contents: Sequence[Mapping[str, Any]]) -> "Figure | None":
         if metric["better"] == "lower":
             axes.invert_xaxis()
     columns[0].set_yticks(range(len(methods)), methods, fontsize=8)
-    reference = panels[0][0]["statistics"]["paired with"]
     figure.supxlabel(
         f"difference from {reference} on the same pictures, 95 % interval; right of the line is better", fontsize=8
     )

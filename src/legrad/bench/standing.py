@@ -9,7 +9,7 @@ Verdict = Literal["better", "level", "worse"]
 _HEADLINES: Mapping[str, tuple[str, ...]] = {
     "localisation": ("pointing", "energy"),
     "openvocab": ("p_miou",),
-    "segmentation": ("miou", "map"),
+    "segmentation": ("miou", "miou_half", "map"),
     "perturbation": ("negative_predicted", "positive_predicted"),
 }
 _MARKS: Mapping[Verdict | None, str] = {"better": " ▲", "worse": " ▼", "level": "", None: ""}
