@@ -153,6 +153,17 @@ def test_perturbation_of_a_wrong_prediction(tmp_path):
     assert set(only[0]) == {"clean", "target"}
 
 
+@pytest.mark.parametrize("fill", ["black", "blur"])
+def test_perturbation_of_several_pictures_is_that_of_each(fill):
+    data = Data([bright(LEFT, "square"), bright(block((0, 4), (0, 8)), "square")])
+    asked = Subject(data, the_mask)
+    together = Perturbation(fill=fill).measure(asked, data.samples, "legrad")
+    alone = [Perturbation(fill=fill).measure(asked, [one], "legrad")[0] for one in data.samples]
+    assert together == alone
+    ends = [one["predicted"]["deletion"][-1] for one in together]
+    assert (ends[0] == ends[1]) == (fill == "black")
+
+
 def test_presence(tmp_path):
     def there(sample, name, method):
         mask = sample.masks.get(name, np.zeros((SIZE, SIZE), bool)).astype(float)
