@@ -18,7 +18,7 @@ SOME = {
 def one(name, title, better, methods, benchmark="segmentation", protocol=None):
     return {
         "benchmark": benchmark,
-        "settings": {"protocol": protocol or {"explained": "truth"}},
+        "settings": {"protocol": protocol or {"explained": "truth"}, "data": {"path": "embedded"}},
         "statistics": {"paired with": "legrad"},
         "chance": {name: 0.25},
         "metrics": {name: {"title": title, "better": better}},
@@ -98,6 +98,13 @@ def test_the_overview_shows_values_counts_differences_and_cost(content):
         f"| {name}" for name in ("rise", "textspan", "gradcam", "legrad", "rollout")
     ]
     assert standing.overview([speed]) == ""
+
+
+def test_of_one_benchmark_the_larger_run_is_shown(content):
+    fewer = one("miou", "mIoU", "higher", {"legrad": (0.7, None, None, 20)}, protocol={"explained": "predicted"})
+    assert standing.headlines([fewer, content]) == standing.headlines([content, fewer]) == [(content, "miou")]
+    fewer["settings"]["data"]["path"] = "other"
+    assert standing.headlines([fewer, content]) == [(fewer, "miou"), (content, "miou")]
 
 
 def test_the_figure_of_differences(content):

@@ -72,9 +72,22 @@ def best(content: Mapping[str, Any], metric: str) -> str | None:
 
 
 def headlines(contents: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
-    """What a first look shows: results and one of their metrics each."""
-    names = [(content, name) for content in contents for name in _HEADLINES.get(content["benchmark"], ())]
+    """What a first look shows: results and one of their metrics each.
+
+    Of several runs of a benchmark on the same data (other switches) the one with the most pictures, which is the first
+    of equals.
+    """
+    chosen: dict[Any, Mapping[str, Any]] = {}
+    for content in contents:
+        key = content["benchmark"], content["settings"]["data"]["path"]
+        if key not in chosen or _pictures(content) > _pictures(chosen[key]):
+            chosen[key] = content
+    names = [(content, name) for content in chosen.values() for name in _HEADLINES.get(content["benchmark"], ())]
     return [(content, name) for content, name in names if name in content["metrics"]]
+
+
+def _pictures(content: Mapping[str, Any]) -> int:
+    return int(content["methods"][content["statistics"]["paired with"]]["items"])
 
 
 def overview(contents: Sequence[Mapping[str, Any]]) -> str:
@@ -105,8 +118,7 @@ def _matrix(shown: Sequence[tuple[Mapping[str, Any], str]], costs: Mapping[str, 
         for content, name in shown:
             one = content["methods"].get(method, {"items": 0, "metrics": {}})
             numbers = one["metrics"].get(name)
-            most = content["methods"][content["statistics"]["paired with"]]["items"]
-            fewer = f" ({one['items']})" if one["items"] != most else ""
+            fewer = f" ({one['items']})" if one["items"] != _pictures(content) else ""
             known = numbers is not None and numbers["value"] is not None
             text = number(numbers["value"]) + fewer + mark(numbers, content["metrics"][name]["better"]) if known else ""
             cells.append(f"**{text}**" if method == best(content, name) else text)
