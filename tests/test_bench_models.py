@@ -193,6 +193,15 @@ def test_any_number_of_layers_comes_from_one_pass(clip, scenes, method, counted)
         asked.evidence(pictures, targets, "random:layers=1")
 
 
+def test_heads_are_remembered_apart(clip, scenes):
+    asked, plain = subject(clip, scenes, memory=Memory()), subject(clip, scenes)
+    pictures, targets = [scenes[0].image], [[asked.target("dog")]]
+    names = ["legrad:heads=0", "legrad:heads=1", "legrad:layers=1:heads=1", "legrad:heads=strongest"]
+    for name in names * 2:
+        (found,), (expected,) = (one.grids(pictures, targets, name) for one in (asked, plain))
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-9)
+
+
 def test_answers_are_the_logits_of_whole_pictures(clip, scenes):
     pictures = [scenes[0].image, scenes[1].image]
     plain, remembering = subject(clip, scenes), subject(clip, scenes, memory=Memory())
