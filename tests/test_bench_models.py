@@ -585,7 +585,7 @@ def test_report(folder):
     assert "- **segmentation (truth): mIoU**: legrad " in text
     assert "| *chance* |" in text
     pictures = [line[line.index("(") + 1 : -1] for line in text.splitlines() if line.startswith("![")]
-    assert len(pictures) == 10
+    assert len(pictures) == 11
     for name in pictures:
         with Image.open(folder / name) as picture:
             assert min(picture.size) > 100

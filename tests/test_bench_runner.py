@@ -191,6 +191,13 @@ def test_an_interrupt_leaves_a_result_and_is_resumed(go, tmp_path):
     assert sum(len(keys) for _, keys in asked) == 4
 
 
+@pytest.mark.parametrize(("batch", "sizes"), [(8, [1, 1, 2, 1]), (16, [5])])
+def test_the_first_samples_come_one_by_one_unless_batches_are_large(go, monkeypatch, batch, sizes):
+    monkeypatch.setattr(Area, "batch", batch)
+    _, asked = go(five())
+    assert [len(keys) for _, keys in asked] == sizes
+
+
 def test_limits_on_items(go):
     data = five()
     limits = Limits(items=4, per_method={"legrad": 3})

@@ -20,6 +20,7 @@ from legrad.datasets import Dataset, Sample
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.saving import slug
 
+_LARGEST_SPLIT = 8  # samples; a benchmark with larger batches gets whole ones only
 _GIVE_UP = 20  # failures in a row, without any success, after which a method is not tried again
 
 
@@ -188,7 +189,8 @@ class _Run:
         allowed = dict(targets)
         # the first sample alone: its cost is known before a whole batch is spent on a slow method
         most = max(targets.values())
-        early = {min(count, most) for count in (0, 1, 2, 4)}
+        # ... but where batches are that large, it is the batch that costs, not the sample
+        early = {min(count, most) for count in (0, 1, 2, 4)} if self.benchmark.batch <= _LARGEST_SPLIT else {0}
         edges = sorted({*early, *range(0, most, self.benchmark.batch), most})
         for first, end, after in zip(edges, edges[1:], [*edges[2:], most], strict=False):
             batch = order[first:end]
