@@ -26,9 +26,9 @@ class Part:
 
     Attributes:
         name: of the benchmark.
-        items: samples per method.
-        quick: the same in the quick study; 0 leaves the part out.
-        weight: its share of the time; what it does not use goes to the parts after it.
+        items: samples per method, in the default and in the quick study; 0 leaves the part out.
+        seconds: that it takes on two quiet cores, likewise: its share of the time. What it does not use goes to the
+            parts after it.
         switches: see ``table.SWITCHES``.
         methods: empty = the benchmark's own choice, see ``table.methods``.
         black_box: samples of methods that run the model hundreds of times; the quick study leaves them out.
@@ -36,42 +36,52 @@ class Part:
     """
 
     name: str
-    items: int
-    quick: int
-    weight: float
+    items: tuple[int, int]
+    seconds: tuple[float, float]
     switches: Mapping[str, Any] = field(default_factory=dict)
     methods: tuple[str, ...] = ()
     black_box: int = 100
     full: bool = False
 
 
-# The weights are seconds on two quiet cores. Parts on the same pictures share their maps: the first one pays for them.
-# Sanity changes the weights for a while, after which all maps are forgotten: it comes before them.
+# Parts on the same pictures share their maps: the first one pays for them. Sanity changes the weights for a while,
+# after which all maps are forgotten: it comes before them. It pays for a truth check at every change, too much for a
+# quick look.
 PARTS = (
-    Part("speed", 30, 5, 50, methods=_TIMED, black_box=3),
-    Part("fingerprint", 200, 20, 10),
+    Part("speed", (20, 5), (45, 4), methods=_TIMED, black_box=2),
+    Part("fingerprint", (200, 20), (6, 1), methods=("legrad",)),
     Part(
         "sanity",
-        16,
-        4,
-        40,
+        (16, 0),
+        (70, 0),
         methods=("legrad", "raw-attention", "gradcam", "chefercam", "grad-eclip", "edges", *_CONTROLS),
     ),
     # scenes of several objects
-    Part("localisation", 1000, 100, 650, methods=_ALL),
-    Part("openvocab", 1000, 100, 40, methods=_ALL),
-    Part("segmentation", 1000, 100, 180, {"explained": "truth"}, _ALL),
-    Part("presence", 200, 20, 30, methods=("legrad", "gradcam", "chefercam", "grad-eclip", "textspan", *_CONTROLS)),
-    Part("ablation", 200, 20, 40, {"on": "localisation"}),
-    Part("ablation", 200, 20, 40, {"on": "segmentation", "explained": "truth"}),
-    Part("ablation", 200, 0, 40, {"on": "openvocab"}, full=True),
-    # scenes of one object
-    Part("perturbation", 200, 20, 750, methods=_ALL, black_box=50),
-    Part("segmentation", 200, 20, 20, methods=_ALL, black_box=50),
-    Part("ablation", 100, 0, 600, {"on": "perturbation", "explained": "predicted"}, full=True),
+    Part("localisation", (1000, 80), (700, 36), methods=_ALL),
+    Part("openvocab", (1000, 80), (40, 5), methods=_ALL),
+    Part("segmentation", (1000, 80), (160, 16), {"explained": "truth"}, _ALL),
+    Part(
+        "presence",
+        (200, 20),
+        (35, 5),
+        methods=("legrad", "gradcam", "chefercam", "grad-eclip", "textspan", *_CONTROLS),
+    ),
+    Part("ablation", (100, 20), (50, 12), {"on": "localisation"}),
+    Part("ablation", (100, 20), (50, 12), {"on": "segmentation", "explained": "truth"}),
+    Part("ablation", (100, 0), (50, 0), {"on": "openvocab"}, full=True),
+    # scenes of one object; nothing orders the pixels of a uniform map
+    Part(
+        "perturbation",
+        (200, 15),
+        (600, 42),
+        methods=tuple(name for name in _ALL if name != "uniform"),
+        black_box=25,
+    ),
+    Part("segmentation", (200, 15), (30, 5), methods=_ALL, black_box=25),
+    Part("ablation", (100, 0), (600, 0), {"on": "perturbation", "explained": "predicted"}, full=True),
 )
-SECONDS = 28 * 60  # of the default study: 30 minutes with loading and reporting
-QUICK_SECONDS = 140
+SECONDS = 28.5 * 60  # of the default study: 30 minutes with loading and reporting
+QUICK_SECONDS = 150
 
 
 @dataclass(frozen=True)
@@ -87,9 +97,13 @@ class Scale:
     kind: Literal["default", "quick", "full"] = "default"
 
     def parts(self, parts: Sequence[Part]) -> list[Part]:
-        """Those that are done, with their numbers of samples."""
+        """Those that are done; their first number of samples and of seconds holds."""
         if self.kind == "quick":
-            return [replace(part, items=part.quick, black_box=0) for part in parts if part.quick]
+            return [
+                replace(part, items=part.items[::-1], seconds=part.seconds[::-1], black_box=0)
+                for part in parts
+                if part.items[1]
+            ]
         return [part for part in parts if self.kind == "full" or not part.full]
 
 
@@ -132,11 +146,13 @@ def study(
         samples = open_data(data, part.switches.get("on", part.name), explained=part.switches.get("explained"))
         benchmark = table.build(part.name, explainer.anatomy, part.switches)
         subject = table.subject(part.name, explainer, samples, names=names, memory=memory)
-        rest = sum(other.weight for other in chosen[place:])
+        rest = sum(other.seconds[0] for other in chosen[place:])
         limits = Limits(
-            items=part.items,
+            items=part.items[0],
             per_method={name: part.black_box for name, one in METHODS.items() if one.needs == "black box"},
-            seconds=None if scale.seconds is None else max(0.0, scale.seconds - (clock() - start)) * part.weight / rest,
+            seconds=None
+            if scale.seconds is None
+            else max(0.0, scale.seconds - (clock() - start)) * part.seconds[0] / rest,
         )
         results.append(
             run(
