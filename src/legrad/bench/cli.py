@@ -174,7 +174,7 @@ def everything(
     out: Out = Path("legrad-bench"),
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="A tenth of the pictures, no black boxes; about 3 minutes on two quiet cores."),
+        typer.Option("--quick", help="Few pictures, no black boxes; about 3 minutes on two quiet cores."),
     ] = False,
     full: Annotated[
         bool, typer.Option("--full", help="However long it takes, every ablation too, both embedded models.")

@@ -48,8 +48,8 @@ class Part:
 # after which all maps are forgotten: it comes before them. It pays for a truth check at every change, too much for a
 # quick look.
 PARTS = (
-    Part("speed", (20, 5), (45, 4), methods=_TIMED, black_box=2),
-    Part("fingerprint", (200, 20), (6, 1), methods=("legrad",)),
+    Part("speed", (20, 5), (45, 8), methods=_TIMED, black_box=2),
+    Part("fingerprint", (200, 20), (6, 2), methods=("legrad",)),
     Part(
         "sanity",
         (16, 0),
@@ -57,31 +57,31 @@ PARTS = (
         methods=("legrad", "raw-attention", "gradcam", "chefercam", "grad-eclip", "edges", *_CONTROLS),
     ),
     # scenes of several objects
-    Part("localisation", (1000, 80), (700, 36), methods=_ALL),
-    Part("openvocab", (1000, 80), (40, 5), methods=_ALL),
-    Part("segmentation", (1000, 80), (160, 16), {"explained": "truth"}, _ALL),
+    Part("localisation", (1000, 50), (700, 40), methods=_ALL),
+    Part("openvocab", (1000, 50), (40, 8), methods=_ALL),
+    Part("segmentation", (1000, 50), (160, 16), {"explained": "truth"}, _ALL),
     Part(
         "presence",
-        (200, 20),
-        (35, 5),
+        (200, 15),
+        (35, 6),
         methods=("legrad", "gradcam", "chefercam", "grad-eclip", "textspan", *_CONTROLS),
     ),
-    Part("ablation", (100, 20), (50, 12), {"on": "localisation"}),
-    Part("ablation", (100, 20), (50, 12), {"on": "segmentation", "explained": "truth"}),
+    Part("ablation", (100, 10), (50, 10), {"on": "localisation"}),
+    Part("ablation", (100, 10), (50, 10), {"on": "segmentation", "explained": "truth"}),
     Part("ablation", (100, 0), (50, 0), {"on": "openvocab"}, full=True),
     # scenes of one object; nothing orders the pixels of a uniform map
     Part(
         "perturbation",
-        (200, 15),
-        (600, 42),
+        (200, 10),
+        (600, 48),
         methods=tuple(name for name in _ALL if name != "uniform"),
         black_box=25,
     ),
-    Part("segmentation", (200, 15), (30, 5), methods=_ALL, black_box=25),
+    Part("segmentation", (200, 10), (30, 6), methods=_ALL, black_box=25),
     Part("ablation", (100, 0), (600, 0), {"on": "perturbation", "explained": "predicted"}, full=True),
 )
 SECONDS = 28.5 * 60  # of the default study: 30 minutes with loading and reporting
-QUICK_SECONDS = 150
+QUICK_SECONDS = 160
 
 
 @dataclass(frozen=True)
