@@ -11,6 +11,7 @@ from legrad.bench.subject import Subject
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.explainer import Explainer
 from legrad.inputs import prepare
+from legrad.methods import Method
 
 
 class Listener(Subject):
@@ -34,7 +35,7 @@ class Listener(Subject):
         """As of a ``Subject``, and what black is."""
         return {**super().settings, "black": "the extractor's value of digital silence"}
 
-    def explain(self, pictures: Sequence[Any] | Tensor, targets: Any, method: str, **arguments: Any) -> Any:
+    def explain(self, pictures: Sequence[Any] | Tensor, targets: Any, method: str | Method, **arguments: Any) -> Any:
         """As of a ``Subject``; sounds are fitted by their extractor alone."""
         return super().explain(pictures, targets, method, **{**arguments, "fit": "model"})
 

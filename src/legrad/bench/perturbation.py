@@ -116,7 +116,10 @@ class Perturbation:
         whole = all(own == tuple(pixels.shape[2:]) for own in extents)
         different = pixels[:1] if self.fill == "black" and whole else pixels
         nothing = torch.cat(
-            [self._erased(one, torch.ones(1, *own, dtype=torch.bool)) for one, own in zip(different, extents, strict=False)]
+            [
+                self._erased(one, torch.ones(1, *own, dtype=torch.bool))
+                for one, own in zip(different, extents, strict=False)
+            ]
         )
         blank = self._logits(subject, nothing).expand(len(pixels), -1)
         predicted = clean.argmax(-1).tolist()

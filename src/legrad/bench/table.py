@@ -82,9 +82,10 @@ def subject(name: str, explainer: Explainer, data: Dataset, **options: Any) -> S
     if isinstance(data, SoundFolder) and explainer.listener is not None:
         explainer = explainer.listener
     listens = explainer.anatomy.axes == ("frequency", "time")
-    made = (Listener if listens and name == "perturbation" else Subject)(
-        explainer, labels=getattr(data, "classes", ()), **options
-    )
+    kind = Listener if listens and name == "perturbation" else Subject
+    if kind is Listener:
+        options.pop("memory", None)  # it tells pictures apart, not sounds
+    made = kind(explainer, labels=getattr(data, "classes", ()), **options)
     if listens != isinstance(data, SoundFolder):
         raise InputError(
             "a model of sounds is measured on a folder of class folders with sounds, and nothing else is; --data is "
