@@ -55,6 +55,8 @@ def content():
         (0.1, 0.2, "lower", "worse", " ▼"),
         (-0.2, -0.1, "higher", "worse", " ▼"),
         (-0.1, 0.2, "higher", "level", ""),
+        (1e-8, 2e-8, "higher", "level", ""),
+        (-2e-8, -1e-8, "higher", "level", ""),
         (None, None, "higher", None, ""),
         (0.1, 0.2, None, None, ""),
     ],

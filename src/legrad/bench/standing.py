@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 Verdict = Literal["better", "level", "worse"]
-
+_ROUNDING = 1e-6  # maps that are equal on paper differ by it, all in one direction
 # what a first look needs of each benchmark; the sections have all metrics
 _HEADLINES: Mapping[str, tuple[str, ...]] = {
     "localisation": ("pointing", "energy"),
@@ -23,7 +23,7 @@ def verdict(numbers: Mapping[str, Any], better: str | None) -> Verdict | None:
     low, high = numbers["difference_low"], numbers["difference_high"]
     if better is None or low is None:
         return None
-    if low <= 0 <= high:
+    if low <= _ROUNDING and high >= -_ROUNDING:
         return "level"
     return "better" if (low > 0) == (better == "higher") else "worse"
 
