@@ -223,6 +223,8 @@ never heard or tested.
   thing (“puppy”).
 - Targets: {card["targets"]}. Cross entropy over the cosines with all {len(NAMES)} texts (temperature
   {recipe["temperature"]}) plus {recipe["pull"]:g} times the cosine distance to the own one.
+- The result is the mean of all texts, weighted by the softmax of these cosines at the same temperature: for a word that
+  is understood, nearly the written one's embedding.
 - Training: {card["steps"]:,} steps of {recipe["batch"]} clips, {card["seconds"] / 60:.0f} minutes ({card["machine"]},
   torch {card["torch"]}).
 - Note: {card.get("note", "none")}.

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from legrad import sounds
+from legrad.embedded.concepts import NAMES
 from legrad.embedded.model import EMBED_DIM
 
 WEIGHTS = Path(__file__).parent.parent / "data" / "speech.safetensors"
@@ -31,6 +32,7 @@ SAMPLES = FRAMES * HOP  # 1.28 s
 LONGEST = 30_720  # samples, 1.92 s: with the words before the name, of which the clip holds the last ones
 AFTER = 8 * HOP  # samples that are heard behind the last loud one
 _SMOOTH = 5  # hops
+TEMPERATURE = 0.05  # of the cosines with all texts
 DYNAMICS = 6.0  # decades of power below a clip's loudest cell; what is fainter counts as silence
 TRUNK: dict[str, Any] = {"patch_size": (32, 8), "embed_dim": 128, "depth": 4, "num_heads": 4}
 TOKENS = (MELS // TRUNK["patch_size"][0]) * (FRAMES // TRUNK["patch_size"][1])
@@ -42,10 +44,12 @@ class SpeechTower(nn.Module):
     Attributes:
         mel_filters: (spectrum bins, mel filters).
         trunk: timm's vision transformer, its final norm included.
-        head: all tokens, one after the other -> embedding.
+        head: all tokens, one after the other -> a guess at the embedding.
+        texts: (concepts, EMBED_DIM), the text embeddings of all concepts, normalised.
     """
 
     mel_filters: Tensor
+    texts: Tensor
     window: Tensor
 
     def __init__(self) -> None:
@@ -53,6 +57,7 @@ class SpeechTower(nn.Module):
 
         super().__init__()
         self.register_buffer("mel_filters", torch.zeros(BINS, MELS))
+        self.register_buffer("texts", torch.zeros(len(NAMES), EMBED_DIM))
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
         self.trunk = VisionTransformer(
             img_size=(MELS, FRAMES),
@@ -82,16 +87,23 @@ class SpeechTower(nn.Module):
         return relative * (2 / DYNAMICS) + 2
 
     def forward(self, spectrograms: Tensor) -> Tensor:
-        """(clips, FRAMES, MELS) -> (clips, EMBED_DIM), not normalised."""
-        return self._embedded(self.trunk.forward_features(spectrograms.transpose(1, 2)[:, None]))
+        """(clips, FRAMES, MELS) -> (clips, EMBED_DIM), not normalised: the text embedding that is to be expected."""
+        return self._expected(self.guess(spectrograms))
+
+    def guess(self, spectrograms: Tensor) -> Tensor:
+        """(clips, FRAMES, MELS) -> what the head makes of it, (clips, EMBED_DIM); this is what is trained."""
+        tokens: Tensor = self.trunk.forward_features(spectrograms.transpose(1, 2)[:, None])
+        guessed: Tensor = self.head(tokens.flatten(1))
+        return guessed
 
     def read_out(self, tokens: Tensor) -> Tensor:
-        """What a block returns, (clips, TOKENS, width), as the embedding that the head makes of it."""
-        return self._embedded(self.trunk.norm(tokens))
+        """What a block returns, (clips, TOKENS, width), as the embedding that is made of it."""
+        return self._expected(self.head(self.trunk.norm(tokens).flatten(1)))
 
-    def _embedded(self, tokens: Tensor) -> Tensor:
-        embeddings: Tensor = self.head(tokens.flatten(1))
-        return embeddings
+    def _expected(self, guessed: Tensor) -> Tensor:
+        """The mean of all texts, weighted as in the cross entropy: nearer to the right one than the guess."""
+        cosines = F.normalize(guessed, dim=-1) @ self.texts.T
+        return (cosines / TEMPERATURE).softmax(-1) @ self.texts
 
     def hear(self, waveforms: Sequence[NDArray[np.float32]]) -> Tensor:
         """Mono waveforms (samples,) at RATE Hz, of any lengths -> (waveforms, EMBED_DIM).

@@ -35,7 +35,7 @@ class Recipe:
     """All that training depends on, besides the code and the frozen text embeddings."""
 
     utterances: int = 20_000
-    clips: int = 330_000  # drawn in all
+    clips: int = 281_600  # drawn in all
     batch: int = 128
     pool: int = 4096  # distorted clips that batches are drawn from
     renewed: int = 32  # of them, every step
@@ -43,7 +43,7 @@ class Recipe:
     muon_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup: int = 100  # steps
-    temperature: float = 0.05
+    temperature: float = speech.TEMPERATURE
     pull: float = 4.0  # weight of the distance to the own text
     seed: int = 0
 
@@ -105,6 +105,7 @@ def train(
     texts = text_targets(device)
     torch.manual_seed(recipe.seed)
     tower = speech.build().to(device).train()
+    tower.texts.copy_(texts.half())  # rounded as the file will hold them
     optims = optimizers(tower, recipe)
     rates = [[group["lr"] for group in optim.param_groups] for optim in optims]
     checkpoint = folder / "checkpoint.pt"
@@ -158,7 +159,7 @@ def train(
         for optim, base in zip(optims, rates, strict=True):
             for group, rate in zip(optim.param_groups, base, strict=True):
                 group["lr"] = rate * factor
-        loss = loss_of(tower(spectrograms), concepts, texts, recipe.temperature, recipe.pull)
+        loss = loss_of(tower.guess(spectrograms), concepts, texts, recipe.temperature, recipe.pull)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
         for optim in optims:
