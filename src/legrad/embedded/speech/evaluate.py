@@ -227,7 +227,7 @@ never heard or tested.
   is understood, nearly the written one's embedding.
 - Training: {card["steps"]:,} steps of {recipe["batch"]} clips, {card["seconds"] / 60:.0f} minutes ({card["machine"]},
   torch {card["torch"]}).
-- Note: {card.get("note", "none")}.
+- Note: {card.get("note", "none.")}
 
 ## Scores
 
