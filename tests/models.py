@@ -100,6 +100,16 @@ TOWERS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def ear() -> nn.Module:
+    """The embedded speech tower, untrained, with texts of its own to choose from."""
+    from legrad.embedded.speech import model as speech
+
+    tower = randomised(speech.build())
+    texts = torch.randn(tower.texts.shape, generator=torch.Generator().manual_seed(0))
+    tower.texts.copy_(torch.nn.functional.normalize(texts, dim=-1))
+    return tower
+
+
 def tokenizer(texts: list[str]) -> torch.Tensor:
     """Eight ids per text, out of its characters; the last is the largest, where the tower pools."""
     ids = torch.zeros(len(texts), 8, dtype=torch.long)

@@ -417,7 +417,7 @@ def test_what_does_not_listen_is_refused():
 def hearing():
     """The embedded model with an ear that was not trained."""
     torch.manual_seed(0)
-    tower = models.randomised(speech.build())
+    tower = models.ear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speech, "load", lambda: tower)
         return legrad.load("embedded:speech")

@@ -154,7 +154,7 @@ def test_refused(explainer, folder, tmp_path):
 def test_the_embedded_ear(folder, tmp_path, monkeypatch):
     """Of a model that sees and hears, sounds are measured on its audio tower, by the names of the folders."""
     torch.manual_seed(0)
-    tower = models.randomised(speech.build())
+    tower = models.ear()
     monkeypatch.setattr(speech, "load", lambda: tower)
     data = open_data(str(folder), "perturbation")
     subject = table.subject("perturbation", legrad.load("embedded:speech"), data)
