@@ -102,3 +102,16 @@ def test_another_input_size():
     here, there = both(models.clip(), lambda explainer: explainer.explain(batch, torch.ones(32)))
     assert there.relevance.shape == (1, 1, 6, 5)
     assert twin.distance(there.relevance, here.relevance) < 1e-5
+
+
+def test_a_sound_is_heard_where_the_model_is():
+    """The ear moves along, and its own answer comes back; it is explained there, too."""
+    clip, picture = legrad.embedded.SPOKEN / "cow.wav", torch.randn(1, 3, 192, 192)
+    explainer = legrad.load("embedded:speech")
+    targets = [legrad.Audio(clip), "a photo of a bell"]
+    here, ear = explainer.explain(picture, targets), explainer.explain_audio(clip, "a photo of a cow")
+    with elsewhere.pretend():
+        explainer.to(elsewhere.DEVICE)
+        there, moved = explainer.explain(picture, targets), explainer.explain_audio(clip, "a photo of a cow")
+    assert twin.distance(there.relevance, here.relevance) < 1e-4
+    assert twin.distance(moved.relevance, ear.relevance) < 1e-4
