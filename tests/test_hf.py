@@ -331,5 +331,6 @@ def test_the_frame_tower_of_pe_audio_video():
     assert model(torch.randn(1, 3, 3, 32, 32)).last_hidden_state.shape == (1, 3, 32)
     with pytest.raises(legrad.UnsupportedModelError, match=r"one token .*vision_model\) can be wrapped alone"):
         legrad.wrap(model)
-    found = legrad.wrap(model.embedder.vision_model).explain(torch.randn(1, 3, 32, 32), 0)
+    tower = legrad.wrap(model.embedder.vision_model)
+    found = tower.explain(torch.randn(1, 3, 32, 32), lambda feature: feature[:, 0])
     assert found.relevance.shape == (1, 1, 4, 4)
