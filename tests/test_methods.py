@@ -555,11 +555,18 @@ def test_the_snippets_of_the_page_run():
 
     explainer = legrad.wrap(models.clip())
     images, targets = torch.randn(1, 3, 32, 32), torch.randn(32)
-    first, second = test_docs.snippets("docs/methods.md")
-    assert 'method="chefercam"' in first
+    calls, of_heads, own = test_docs.snippets("docs/methods.md")
+    assert 'method="chefercam"' in calls
+    asked = 'explain("photo.jpg", "a photo of a dog"', 'head_relevance(explainer, "photo.jpg", "a photo of a dog"'
+    assert all(call in of_heads for call in asked)
     variables = {"explainer": explainer, "images": images, "targets": targets, "torch": torch}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        exec(second.replace("masks=4000", "masks=4"), variables)
+        for code in (calls, of_heads):
+            exec(
+                code.replace('"photo.jpg", "a photo of a dog"', "images, targets").replace("[0, 3]", "[0, 1]"),
+                variables,
+            )
+        exec(own.replace("masks=4000", "masks=4"), variables)
     found = explainer.explain(images, targets, method=variables["own"])
     assert torch.allclose(found.relevance[0, 0, 1, 2], images[0, :, 8:16, 16:24].mean())
