@@ -377,7 +377,7 @@ def stream(
     run: Callable[[], Tensor],
     blocks: Sequence[nn.Module],
     layers: Iterable[int],
-    visit: Callable[[int, Any, list[AttentionCall]], None],
+    visit: Callable[[int, Any, list[AttentionCall]], bool],
     tap: Kind | None = "fused",
     verify: bool = False,
     watched: Mapping[int, Sequence[nn.Module]] | None = None,
@@ -390,7 +390,8 @@ def stream(
         run: the forward pass of the vision tower.
         blocks: all transformer blocks.
         layers: indices of the blocks to visit; each must run exactly once.
-        visit: called as ``visit(layer, block_output, attention_calls)`` with gradients on.
+        visit: called as ``visit(layer, block_output, attention_calls)`` with gradients on; True says that it keeps the
+            output: the model goes on with a copy, so that no block writes on what was kept.
         tap: the kind of attention to look at inside the blocks; None visits them with detached outputs only.
         verify: recompute a few rows of every attention explicitly, and watch every childless module of every block.
         watched: modules of a block to watch, see ``AttentionCall.behind``; such a block runs without gradients.
@@ -441,16 +442,16 @@ def stream(
                 finished = open_taps.pop()
                 finished.__exit__(None, None, None)
                 calls = finished.calls
+            kept = layer == last
             try:
                 if layer in chosen:
                     _session.current = None
                     with torch.enable_grad():
-                        visit(layer, output, calls)
+                        kept |= visit(layer, output, calls)
             finally:
                 _session.current = me
                 torch.set_grad_enabled(False)
-            # a copy, so that what was kept of it is not written on
-            output = _detached(output, copy=layer in chosen)
+            output = _detached(output, copy=kept)
             if layer == last:
                 final[:] = [output]
             return output

@@ -103,7 +103,8 @@ def _closed(
     """The closed form at some rows, (batch, heads, rows, head_dim); of a share if one is given."""
     entered, *hidden = (one.detach()[:, rows] for one in tails.activations(tail, block, call))
     parts = tails.weights(tail, block, call)
-    state = tails.State(parts, tails.fold(parts, multiplied=False) if folded else None, entered, hidden)
+    merged = tails.fold(parts, multiplied=False) if folded else None
+    state = tails.State(parts, merged, entered, hidden, tails.Scratch())
     if share is None:
         found = state.head_gradient(g[:, None, rows])
     else:

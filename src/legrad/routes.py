@@ -10,7 +10,7 @@ from legrad import capture, reading, relevance, tails
 from legrad.anatomy import ViTAnatomy
 from legrad.errors import TruthCheckError, UnsupportedModelError
 from legrad.reading import Reader, Reading
-from legrad.tails import Tail
+from legrad.tails import Scratch, Tail
 from legrad.targets import Score
 from legrad.truth import as_float, check_calls
 
@@ -42,6 +42,7 @@ def closed_layers(
     known: Mapping[int, Tail],
     visited: Sequence[Visited],
     scores: Sequence[Score],
+    scratch: Scratch,
     numbers: int | None = None,
 ) -> list[Tensor]:
     """Self-attention route through the closed forms of the blocks' tails, (batch, targets, *grid) each.
@@ -56,7 +57,7 @@ def closed_layers(
         gradients = reader.at_mean(means, scores, len(visited)) / (seen.rows[1] - seen.rows[0])
         above = list(gradients[:, :, None].split(images))
     return [
-        _closed_layer(anatomy, reader, seen, known[one.layer], one, scores, g, numbers)
+        _closed_layer(anatomy, reader, seen, known[one.layer], one, scores, g, scratch, numbers)
         for one, g in zip(visited, above, strict=True)
     ]
 
@@ -69,6 +70,7 @@ def _closed_layer(
     visited: Visited,
     scores: Sequence[Score],
     above: Tensor | None,
+    scratch: Scratch,
     numbers: int | None,
 ) -> Tensor:
     """Pictures x targets are worked off in chunks; ``above`` is the gradient at the tokens if it is there already."""
@@ -92,7 +94,8 @@ def _closed_layer(
         for first in range(0, images, pictures):
             some = slice(first, first + pictures)
             value, keep = call.value[some], _part(call.keep, some, seen.rows or (0, count))
-            state = tails.State(parts, folded, seen.of(entered[some]), [seen.of(h[some]) for h in hidden])
+            rows_of = [seen.of(h[some]) for h in hidden]
+            state = tails.State(parts, folded, seen.of(entered[some]), rows_of, scratch)
             maps = []
             for start in range(0, len(scores), targets):
                 asked = slice(start, start + targets)

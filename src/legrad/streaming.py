@@ -12,7 +12,7 @@ from legrad import capture, relevance
 from legrad.anatomy import ViTAnatomy
 from legrad.reading import Reader, Reading
 from legrad.routes import Visited, block_layer, closed_layers, pooler_layers
-from legrad.tails import Tail
+from legrad.tails import Scratch, Tail
 from legrad.targets import Score
 from legrad.truth import as_float, check_calls, final_answer, native_feature, same_output
 
@@ -89,6 +89,7 @@ def explain_batch(
     if waiting and not defer:
         answer = final_answer(anatomy, anatomy.run(batch))
         scores, waiting = [score.known(answer) for score in scores], False
+    scratch = Scratch()
     kept: list[Visited] = []
     graphs: list[Visited] = []
     found: dict[int, Tensor] = {}
@@ -105,22 +106,24 @@ def explain_batch(
         else:
             if readout not in plan.readings:
                 plan.readings[readout] = reader.detect(as_float(kept[0].tokens[:1]))
-            results = closed_layers(anatomy, reader, plan.readings[readout], known, kept, scores, numbers)
+            results = closed_layers(anatomy, reader, plan.readings[readout], known, kept, scores, scratch, numbers)
         found.update((one.layer, result.cpu()) for one, result in zip(kept, results, strict=True))
         kept.clear()
 
-    def visit(layer: int, output: Any, calls: list[capture.AttentionCall]) -> None:
+    def visit(layer: int, output: Any, calls: list[capture.AttentionCall]) -> bool:
         one = Visited(layer, anatomy.to_tokens(output), calls)
         if anatomy.route == "self-attention":
             check_calls(anatomy, calls, f"block {layer} ({type(anatomy.blocks[layer]).__name__})")
             if layer not in known:
                 graphs.append(one)
-                return None if waiting else differentiate()
+                if not waiting:
+                    differentiate()
+                return waiting
         kept.append(one)
         tokens = math.prod(one.tokens.shape[:2])
         if not waiting and len(kept) >= min(together, _TOKENS_TOGETHER // tokens):
             explain()
-        return None
+        return bool(kept)
 
     final, last = capture.stream(
         lambda: anatomy.run(batch),

@@ -185,22 +185,43 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().max() <= limit * b.abs().max())
 
 
+class Scratch:
+    """A buffer that serves one layer after another: new memory costs a processor a page fault every 4 KB, which is as
+    much as the arithmetic that it is needed for."""
+
+    def __init__(self) -> None:
+        self._buffer: Tensor | None = None
+
+    def filled(self, above: Tensor, like: Tensor) -> Tensor:
+        """``above`` expanded to the shape of ``like``, in the buffer: valid until the next call."""
+        buffer = self._buffer
+        if (
+            buffer is None
+            or buffer.numel() < like.numel()
+            or (buffer.dtype, buffer.device) != (like.dtype, like.device)
+        ):
+            buffer = self._buffer = like.new_empty(like.numel())
+        return buffer[: like.numel()].view(like.shape).copy_(above)
+
+
 def _through_act(act: Function, hidden: Tensor, above: Tensor) -> Tensor:
-    """act'(hidden) * above, elementwise; ``above`` is expanded to the shape of ``hidden``."""
-    above = above.expand_as(hidden).contiguous()  # several times faster on a processor
+    """act'(hidden) * above, elementwise; ``above`` has the shape of ``hidden`` and may be overwritten."""
     if isinstance(act, nn.GELU):
         # one pass; autograd would run the activation once more
-        return torch.ops.aten.gelu_backward(above, hidden, approximate=act.approximate)
+        return torch.ops.aten.gelu_backward.grad_input(above, hidden, approximate=act.approximate, grad_input=above)
     with torch.enable_grad():
         leaf = hidden.detach().requires_grad_()
         return torch.autograd.grad(act(leaf), leaf, above)[0]
 
 
-def _through_middle(act: Function, gate: int | None, hidden: Sequence[Tensor], above: Tensor) -> list[Tensor]:
-    """dm/dh_k * above, elementwise."""
+def _through_middle(
+    act: Function, gate: int | None, hidden: Sequence[Tensor], above: Tensor, scratch: Scratch
+) -> list[Tensor]:
+    """dm/dh_k * above, elementwise; the first one is valid until ``scratch`` is used again."""
     if gate is None:
-        return [_through_act(act, hidden[0], above)]
-    below = [_through_act(act, hidden[gate], above).mul_(hidden[1 - gate]), act(hidden[gate]) * above]
+        return [_through_act(act, hidden[0], scratch.filled(above, hidden[0]))]
+    through = _through_act(act, hidden[gate], scratch.filled(above, hidden[gate])).mul_(hidden[1 - gate])
+    below = [through, act(hidden[gate]) * above]
     return below if gate == 0 else below[::-1]
 
 
@@ -324,10 +345,13 @@ class State:
         folded: use the folded form.
         entered: the norm's input, (batch, rows, dim).
         hidden: outputs of the first linear layers, (batch, rows, features).
+        scratch: for what is needed during one call of ``head_gradient``.
     """
 
-    def __init__(self, parts: Weights, folded: Folded | None, entered: Tensor, hidden: Sequence[Tensor]) -> None:
-        self._parts, self._folded, self._entered = parts, folded, entered
+    def __init__(
+        self, parts: Weights, folded: Folded | None, entered: Tensor, hidden: Sequence[Tensor], scratch: Scratch
+    ) -> None:
+        self._parts, self._folded, self._entered, self._scratch = parts, folded, entered, scratch
         self._hidden = _split(hidden, parts.outer.shape[1])
         self._slopes: list[Tensor] = []
         if folded is not None:
@@ -335,14 +359,14 @@ class State:
             x = x - x.mean(-1, keepdim=True) if folded.centred else x
             inverse = (x.square().mean(-1, keepdim=True) + folded.eps).rsqrt()
             self._unit = (x * inverse).to(entered.dtype) @ folded.out
-            self._slopes = self._through_middle(inverse.to(entered.dtype))
+            self._slopes = self._through_middle(inverse.to(entered.dtype), Scratch())
             self._shared = [
                 slope * (h - offset)
                 for slope, h, offset in zip(self._slopes, self._hidden, folded.offsets, strict=True)
             ]
 
-    def _through_middle(self, above: Tensor) -> list[Tensor]:
-        return _through_middle(self._parts.act, self._parts.gate, self._hidden, above)
+    def _through_middle(self, above: Tensor, scratch: Scratch) -> list[Tensor]:
+        return _through_middle(self._parts.act, self._parts.gate, self._hidden, above, scratch)
 
     def head_gradient(self, g: Tensor) -> Tensor:
         """ds/dO.
@@ -364,9 +388,9 @@ class State:
     def _unfolded(self, g: Tensor, u: Tensor) -> Tensor:
         parts = self._parts
         if u.shape[1] == 1:
-            hidden = [one[:, None] for one in self._through_middle(u[:, 0])]
+            hidden = [one[:, None] for one in self._through_middle(u[:, 0], self._scratch)]
         else:
-            self._slopes = self._slopes or self._through_middle(u.new_ones(()))
+            self._slopes = self._slopes or self._through_middle(u.new_ones(()), Scratch())
             hidden = [u * slope[:, None] for slope in self._slopes]
         below = _total([one @ matrix for one, matrix in zip(hidden, parts.inner, strict=True)])
         del hidden

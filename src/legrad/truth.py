@@ -86,7 +86,7 @@ def truth_check(
     limit = _tolerance(batch.dtype)
     expected = anatomy.run(batch)
 
-    def visit(layer: int, output: Any, calls: list[capture.AttentionCall]) -> None:
+    def visit(layer: int, output: Any, calls: list[capture.AttentionCall]) -> bool:
         where = _name(anatomy, layer)
         if anatomy.route == "pooler":
             where = f"the attentional pooler on {where}"
@@ -102,6 +102,7 @@ def truth_check(
                 )
         if look is not None and anatomy.route == "self-attention":
             look(layer, anatomy.to_tokens(output), calls)
+        return False
 
     every = range(len(anatomy.blocks))
     in_blocks = anatomy.attention if anatomy.route == "self-attention" else None
@@ -119,8 +120,9 @@ def _first_difference(anatomy: ViTAnatomy, batch: Tensor) -> str:
         anatomy.run(batch)
     tapped: dict[int, Tensor] = {}
 
-    def visit(layer: int, output: Any, calls: list[capture.AttentionCall]) -> None:
+    def visit(layer: int, output: Any, calls: list[capture.AttentionCall]) -> bool:
         tapped[layer] = anatomy.to_tokens(output).detach()
+        return True
 
     in_blocks = anatomy.attention if anatomy.route == "self-attention" else None
     capture.stream(lambda: anatomy.run(batch), anatomy.blocks, every, visit, in_blocks)
