@@ -25,7 +25,7 @@ is guessed, the result is not.
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -186,22 +186,18 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 class Scratch:
-    """A buffer that serves one layer after another: new memory costs a processor a page fault every 4 KB, which is as
+    """Buffers that serve one layer after another: new memory costs a processor a page fault every 4 KB, which is as
     much as the arithmetic that it is needed for."""
 
     def __init__(self) -> None:
-        self._buffer: Tensor | None = None
+        self._buffers: dict[str, Tensor] = {}
 
-    def filled(self, above: Tensor, like: Tensor) -> Tensor:
-        """``above`` expanded to the shape of ``like``, in the buffer: valid until the next call."""
-        buffer = self._buffer
-        if (
-            buffer is None
-            or buffer.numel() < like.numel()
-            or (buffer.dtype, buffer.device) != (like.dtype, like.device)
-        ):
-            buffer = self._buffer = like.new_empty(like.numel())
-        return buffer[: like.numel()].view(like.shape).copy_(above)
+    def take(self, name: str, shape: torch.Size, like: Tensor) -> Tensor:
+        """An uninitialised tensor, valid until the same name is taken again."""
+        buffer, count = self._buffers.get(name), shape.numel()
+        if buffer is None or buffer.numel() < count or buffer.dtype != like.dtype:
+            buffer = self._buffers[name] = like.new_empty(count)
+        return buffer[:count].view(shape)
 
 
 def _through_act(act: Function, hidden: Tensor, above: Tensor) -> Tensor:
@@ -215,14 +211,14 @@ def _through_act(act: Function, hidden: Tensor, above: Tensor) -> Tensor:
 
 
 def _through_middle(
-    act: Function, gate: int | None, hidden: Sequence[Tensor], above: Tensor, scratch: Scratch
+    act: Function, gate: int | None, hidden: Sequence[Tensor], above: Tensor, buffers: Sequence[Tensor]
 ) -> list[Tensor]:
-    """dm/dh_k * above, elementwise; the first one is valid until ``scratch`` is used again."""
+    """dm/dh_k * above, elementwise, in one buffer for every k."""
     if gate is None:
-        return [_through_act(act, hidden[0], scratch.filled(above, hidden[0]))]
-    through = _through_act(act, hidden[gate], scratch.filled(above, hidden[gate])).mul_(hidden[1 - gate])
-    below = [through, act(hidden[gate]) * above]
-    return below if gate == 0 else below[::-1]
+        return [_through_act(act, hidden[0], buffers[0].copy_(above))]
+    through = _through_act(act, hidden[gate], buffers[gate].copy_(above)).mul_(hidden[1 - gate])
+    other = torch.mul(act(hidden[gate]), above, out=buffers[1 - gate])
+    return [through, other] if gate == 0 else [other, through]
 
 
 def activations(tail: Tail, block: nn.Module, call: AttentionCall) -> list[Tensor]:
@@ -345,7 +341,7 @@ class State:
         folded: use the folded form.
         entered: the norm's input, (batch, rows, dim).
         hidden: outputs of the first linear layers, (batch, rows, features).
-        scratch: for what is needed during one call of ``head_gradient``.
+        scratch: for what is needed until the next state.
     """
 
     def __init__(
@@ -359,14 +355,25 @@ class State:
             x = x - x.mean(-1, keepdim=True) if folded.centred else x
             inverse = (x.square().mean(-1, keepdim=True) + folded.eps).rsqrt()
             self._unit = (x * inverse).to(entered.dtype) @ folded.out
-            self._slopes = self._through_middle(inverse.to(entered.dtype), Scratch())
+            self._slopes = self._through_middle(inverse.to(entered.dtype), "slope")
             self._shared = [
-                slope * (h - offset)
-                for slope, h, offset in zip(self._slopes, self._hidden, folded.offsets, strict=True)
+                torch.sub(h, offset, out=shared).mul_(slope)
+                for slope, h, offset, shared in zip(
+                    self._slopes, self._hidden, folded.offsets, self._buffers("shared"), strict=True
+                )
             ]
 
-    def _through_middle(self, above: Tensor, scratch: Scratch) -> list[Tensor]:
-        return _through_middle(self._parts.act, self._parts.gate, self._hidden, above, scratch)
+    def _buffers(self, name: str) -> list[Tensor]:
+        return [self._scratch.take(f"{name} {k}", h.shape, h) for k, h in enumerate(self._hidden)]
+
+    def _through_middle(self, above: Tensor, name: str) -> list[Tensor]:
+        return _through_middle(self._parts.act, self._parts.gate, self._hidden, above, self._buffers(name))
+
+    def _sloped(self, u: Tensor) -> Iterator[Tensor]:
+        """u * dm/dh_k for several targets, (batch, targets, rows, hidden), each valid until the next one."""
+        for slope in self._slopes:
+            shape = torch.Size((*u.shape[:2], *slope.shape[1:]))
+            yield torch.mul(u, slope[:, None], out=self._scratch.take("sloped", shape, slope))
 
     def head_gradient(self, g: Tensor) -> Tensor:
         """ds/dO.
@@ -388,12 +395,11 @@ class State:
     def _unfolded(self, g: Tensor, u: Tensor) -> Tensor:
         parts = self._parts
         if u.shape[1] == 1:
-            hidden = [one[:, None] for one in self._through_middle(u[:, 0], self._scratch)]
+            hidden: Iterable[Tensor] = (one[:, None] for one in self._through_middle(u[:, 0], "sloped"))
         else:
-            self._slopes = self._slopes or self._through_middle(u.new_ones(()), Scratch())
-            hidden = [u * slope[:, None] for slope in self._slopes]
+            self._slopes = self._slopes or self._through_middle(u.new_ones(()), "slope")
+            hidden = self._sloped(u)
         below = _total([one @ matrix for one, matrix in zip(hidden, parts.inner, strict=True)])
-        del hidden
         with torch.enable_grad():
             # once per target, so that one backward pass does
             leaf = self._entered.detach()[:, None].expand_as(below).contiguous().requires_grad_()
@@ -402,8 +408,8 @@ class State:
         return (total if parts.scale1 is None else total.mul_(parts.scale1)) @ parts.out
 
     def _through_folded(self, folded: Folded, g: Tensor, u: Tensor) -> Tensor:
-        pairs = zip(self._slopes, folded.inner, strict=True)
-        result = _total([functools.reduce(torch.matmul, product, u * slope[:, None]) for slope, product in pairs])
+        pairs = zip(self._sloped(u), folded.inner, strict=True)
+        result = _total([functools.reduce(torch.matmul, product, one) for one, product in pairs])
         if u.shape[2] == 1:
             inner = _total([shared @ u[:, :, 0].transpose(1, 2) for shared in self._shared]).transpose(1, 2)[..., None]
         else:
