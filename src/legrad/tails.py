@@ -200,11 +200,12 @@ class Scratch:
         return buffer[:count].view(shape)
 
 
-def _through_act(act: Function, hidden: Tensor, above: Tensor) -> Tensor:
-    """act'(hidden) * above, elementwise; ``above`` has the shape of ``hidden`` and may be overwritten."""
+def _through_act(act: Function, hidden: Tensor, above: Tensor, buffer: Tensor) -> Tensor:
+    """act'(hidden) * above, elementwise, perhaps in the buffer; ``above`` is broadcast."""
+    above = above.expand_as(hidden)
     if isinstance(act, nn.GELU):
         # one pass; autograd would run the activation once more
-        return torch.ops.aten.gelu_backward.grad_input(above, hidden, approximate=act.approximate, grad_input=above)
+        return torch.ops.aten.gelu_backward.grad_input(above, hidden, approximate=act.approximate, grad_input=buffer)
     with torch.enable_grad():
         leaf = hidden.detach().requires_grad_()
         return torch.autograd.grad(act(leaf), leaf, above)[0]
@@ -213,10 +214,10 @@ def _through_act(act: Function, hidden: Tensor, above: Tensor) -> Tensor:
 def _through_middle(
     act: Function, gate: int | None, hidden: Sequence[Tensor], above: Tensor, buffers: Sequence[Tensor]
 ) -> list[Tensor]:
-    """dm/dh_k * above, elementwise, in one buffer for every k."""
+    """dm/dh_k * above, elementwise, with a buffer for every k."""
     if gate is None:
-        return [_through_act(act, hidden[0], buffers[0].copy_(above))]
-    through = _through_act(act, hidden[gate], buffers[gate].copy_(above)).mul_(hidden[1 - gate])
+        return [_through_act(act, hidden[0], above, buffers[0])]
+    through = _through_act(act, hidden[gate], above, buffers[gate]).mul_(hidden[1 - gate])
     other = torch.mul(act(hidden[gate]), above, out=buffers[1 - gate])
     return [through, other] if gate == 0 else [other, through]
 
