@@ -19,6 +19,7 @@ import page
 import run
 import sampling
 import store
+import study
 import subjects
 import tables
 import worker
@@ -379,3 +380,76 @@ def test_chefer_relevance_is_the_product_over_blocks():
 def test_a_package_from_elsewhere_is_noticed(tmp_path):
     with pytest.raises(RuntimeError, match="legrad was imported from"):
         prove(RIVALS["authors"], tmp_path)
+
+
+# -- the study's page ------------------------------------------------------------------------------------------------
+
+
+def study_result(benchmark, protocol, metrics, methods):
+    """A result of a study: methods -> (items, a value for every metric)."""
+
+    def numbers(method, place):
+        value, reference = methods[method][place + 1], methods["legrad"][place + 1]
+        paired = (None, None) if method == "legrad" else (value - reference - 0.05, value - reference + 0.05)
+        return {"value": value, "difference_low": paired[0], "difference_high": paired[1]}
+
+    return {
+        "benchmark": benchmark,
+        "settings": {"protocol": protocol, "subject": {"model": "tiny"}},
+        "statistics": {"paired with": "legrad"},
+        "metrics": {name: {"title": name, "better": "higher"} for name in metrics},
+        "chance": dict.fromkeys(metrics, 0.25),
+        "scores": {method: dict.fromkeys(range(items)) for method, (items, *_) in methods.items()},
+        "methods": {
+            method: {"items": items, "metrics": {name: numbers(method, place) for place, name in enumerate(metrics)}}
+            for method, (items, *_) in methods.items()
+        },
+    }
+
+
+def test_the_tables_of_the_studys_page():
+    methods = {"legrad": (20, 0.5, 0.2), "good": (20, 0.7, 0.3), "near": (20, 0.52, 0.2), "slow": (4, 0.9, 0.1)}
+    predicted = {name: (items, 0.0, 0.0) for name, (items, *_) in methods.items()}
+    contents = [
+        study_result("localisation", {}, ["pointing", "energy"], methods),
+        study_result("segmentation", {"explained": "predicted"}, ["miou", "map"], predicted),
+        study_result("segmentation", {"explained": "truth"}, ["miou", "map"], methods),
+        study_result("speed", {}, ["slowdown"], {"legrad": (9, 1.5), "slow": (2, 123.4)}),
+        study_result(
+            "ablation",
+            {"scored by": "localisation"},
+            ["pointing"],
+            {
+                "legrad": (8, 0.5),
+                "legrad-norelu:layers=2:readout=native": (8, 0.3),
+                "legrad:layers=1:heads=0": (8, 0.1),
+            },
+        ),
+    ]
+    markers = ("standing tiny", "variants tiny")
+    old = "\n".join(f"words\n<!-- {name} -->\nold\n<!-- end -->" for name in markers) + "\nlast words\n"
+    found = study.fill(old, contents).splitlines()
+    assert found == [
+        "words",
+        "<!-- standing tiny -->",
+        "| method | pointing game | energy | mIoU | mAP | cost |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| legrad | 0.500 | 0.200 | 0.500 | 0.200 | 1.5 |",
+        "| good | **0.700 ▲** | **0.300 ▲** | **0.700 ▲** | **0.300 ▲** |  |",
+        "| near | 0.520 | 0.200 | 0.520 | 0.200 |  |",
+        "| slow | 0.900 (4) ▲ | 0.100 (4) ▼ | 0.900 (4) ▲ | 0.100 (4) ▼ | 123 |",
+        "| *chance* | 0.250 | 0.250 | 0.250 | 0.250 | |",
+        "",
+        "Pictures: localisation 20, segmentation (predicted) 20, segmentation (truth) 20, speed 9, "
+        "ablation (localisation) 8.",
+        "<!-- end -->",
+        "words",
+        "<!-- variants tiny -->",
+        "| variant | pointing game |",
+        "| --- | --- |",
+        "| legrad | 0.500 |",
+        "| no ReLU, last 2, native | 0.300 ▼ |",
+        "<!-- end -->",
+        "last words",
+    ]
+    assert study.fill("\n".join(found), contents) == "\n".join(found)
