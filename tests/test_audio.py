@@ -226,7 +226,8 @@ def test_the_same_sound_in_many_forms(explainer, tmp_path):
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
 def test_pcm_of_every_width(tmp_path, width):
     waveform = np.array([0, 0.5, -0.5, 0.99, -0.99], np.float32)
-    found, name = sounds.read(write_wav(tmp_path / "a.wav", waveform, width=width), RATE)
+    (found,), rate, name = sounds.opened(write_wav(tmp_path / "a.wav", waveform, width=width), 1)
+    assert rate == RATE
     assert found == pytest.approx(waveform, abs=2 / (1 << (8 * width - 1)))
     assert name.endswith("a.wav")
 
@@ -244,8 +245,12 @@ def test_a_sound_that_is_too_long_warns(explainer):
         ("absent.wav", "no such sound: absent.wav"),
         (np.zeros(0, np.float32), "without samples"),
         (np.zeros((2, 2, 2), np.float32), "a sound is a path"),
-        (np.full(4000, np.nan, np.float32), "NaN"),
-        (np.zeros(100, np.float32), "100 samples at 16000 Hz"),
+        ([chirp(), np.full(4000, np.nan, np.float32)], "sound 1 holds NaN"),
+        (np.zeros(10, np.float32), r"sound 0 is too short: 0\.001 s are left to hear"),
+        (np.zeros(4000, np.float32), "sound 0 is silent$"),
+        (np.full(4000, 0.3, np.float32), r"sound 0 is silent \(all samples are about 0\.3\)"),
+        ([chirp(), np.clip(20 * chirp(), -1, 1)], r"sound 1 is clipped: \d\d% of its samples"),
+        ((np.stack([chirp(), -chirp()]), RATE), "sound 0 is silent once its 2 channels are averaged"),
         (["a", 3], "no such sound: a"),
         ([3], "got int"),
         ((np.zeros(4000, np.float32), -1), "positive number of Hz"),
@@ -257,6 +262,31 @@ def test_a_sound_that_is_too_long_warns(explainer):
 def test_what_is_no_sound(explainer, source, message):
     with pytest.raises(legrad.InputError, match=message):
         explainer.explain(source, 1)
+
+
+@pytest.mark.parametrize("kind", ["hearing", "hubert"])
+def test_nothing_to_hear_is_not_explained(kind, request, tmp_path):
+    """By the embedded ear and a model of waveforms."""
+    explainer = request.getfixturevalue(kind)
+    silent = write_wav(tmp_path / "silent.wav", np.zeros(RATE))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(legrad.InputError, match=r"silent\.wav is silent$"):
+            explainer.explain_audio([chirp(), silent], lambda feature: feature[:, 0])
+        with pytest.raises(legrad.InputError, match="sound 0 is too short"):
+            explainer.explain_audio(chirp()[:10], lambda feature: feature[:, 0])
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_a_file_that_is_cut_short(explainer, tmp_path, subtype):
+    import soundfile
+
+    path = tmp_path / "a.wav"
+    soundfile.write(path, chirp(), RATE, subtype=subtype)
+    explainer.explain(path, 1)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(legrad.InputError, match=r"a\.wav is cut short: \d+ of \d+ bytes of samples are there"):
+        explainer.explain(path, 1)
 
 
 def test_sounds_have_no_size(explainer):
@@ -360,7 +390,7 @@ def test_the_axes_of_a_file_are_seconds_and_hz(tmp_path):
     extractor = transformers.ASTFeatureExtractor(num_mel_bins=64, max_length=100)
     model = zoo_media.ast(num_mel_bins=64, max_length=100)
     time = np.arange(RATE) / RATE
-    tone = np.where((time > 0.5) & (time < 0.8), np.sin(2 * np.pi * 2000 * time), 0).astype(np.float32)
+    tone = np.where((time > 0.5) & (time < 0.8), 0.9 * np.sin(2 * np.pi * 2000 * time), 0).astype(np.float32)
     found = legrad.wrap(model, transform=extractor).explain(write_wav(tmp_path / "tone.wav", tone), 1)
     (centres,) = found.frequencies
     assert len(centres) == 64

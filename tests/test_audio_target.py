@@ -190,6 +190,19 @@ def square(seconds=0.5):
     ("audio", "message"),
     [
         (legrad.Audio([]), "empty list"),
+        (legrad.Audio(tone(), start="0.1"), r"start is a number of seconds, as in start=0\.5, got '0\.1'"),
+        (legrad.Audio(tone(), start=None), "start is a number of seconds.*got None"),
+        (legrad.Audio(tone(), end="0.4"), r"end is a number of seconds.*got '0\.4'"),
+        (legrad.Audio(tone(), rate=8000.5), r"whole number of Hz, got 8000\.5"),
+        (legrad.Audio((tone(), "8000")), "whole number of Hz, got '8000'"),
+        (legrad.Audio("bark.wav", rate=8000), "rate=8000 is for waveforms; files.*bring their own"),
+        (legrad.Audio([(tone(), 8000)], rate=8000), "rate=8000 is for waveforms"),
+        (legrad.Audio((tone() * 32767).astype(np.int64)), r"int64 values up to 16\d\d\d.*16 bits: .*astype\(np.int16"),
+        (legrad.Audio(np.zeros(4000, np.int32)), "the waveform is silent$"),
+        (legrad.Audio(np.stack([tone(), -tone()])), "silent once its 2 channels are averaged: they cancel out"),
+        (legrad.Audio(np.stack([np.clip(5 * tone(), -1, 1), 0 * tone()])), r"clipped: \d\d% of its samples"),
+        (legrad.Audio([tone(), np.zeros(0, np.float32)]), "waveform 1 is a sound without samples"),
+        (legrad.Audio([tone(), np.full(4000, np.nan, np.float32)]), "waveform 1 holds NaN"),
         (legrad.Audio(np.zeros(0, np.float32)), "without samples"),
         (legrad.Audio(np.zeros(4000, np.float32)), "the waveform is silent$"),
         (legrad.Audio(np.full(4000, 0.25, np.float32)), r"silent \(all samples are about 0\.25\)"),
@@ -224,9 +237,23 @@ def test_a_file_that_is_no_sound(explainer, x, tmp_path):
         explainer.explain(x, legrad.Audio(path))
 
 
+def test_the_file_that_cannot_be_heard_is_named(explainer, x, tmp_path):
+    good, empty = write_wav(tmp_path / "good.wav", tone()), write_wav(tmp_path / "empty.wav", np.zeros(0))
+    with pytest.raises(legrad.InputError, match=r"empty\.wav is a sound without samples"):
+        explainer.explain(x, legrad.Audio([good, empty]))
+
+
+def test_rates_are_whole_numbers_of_any_type(explainer, ear, x):
+    asked = [legrad.Audio(tone(), 8000.0), legrad.Audio((tone(), np.float32(8000)))]
+    explainer.explain(x, asked)
+    assert all(np.array_equal(one, tone()) for one in ear.heard)
+
+
 def test_a_little_clipping_is_warned_of(explainer, x):
     with pytest.warns(UserWarning, match="is clipped: [3-9]% of its samples"):
         explainer.explain(x, legrad.Audio(np.clip(1.005 * tone(level=1), -1, 1)))
+    with pytest.warns(UserWarning, match="is clipped: [3-9]% of its samples"):
+        explainer.explain(x, legrad.Audio(np.stack([0 * tone(), np.clip(1.005 * tone(level=1), -1, 1)])))
 
 
 def test_a_loud_or_quiet_sound_is_not_clipped(explainer, x):
@@ -238,7 +265,7 @@ def test_a_loud_or_quiet_sound_is_not_clipped(explainer, x):
 def test_more_than_is_heard_is_warned_of(ear, x):
     hearing = legrad.Hearing(RATE, ear.encode, ear, longest=0.75)
     explainer = legrad.wrap(models.clip(), hearing=hearing)
-    with pytest.warns(UserWarning, match=r"lasts 0\.80 s, the model is made for 0\.75 s at most; .*start and end"):
+    with pytest.warns(UserWarning, match=r"lasts 0\.80 s, the model is made for 0\.75 s at most; .*start=.*end="):
         explainer.explain(x, legrad.Audio(tone(seconds=0.8)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -136,6 +136,17 @@ def test_every_method_that_can(explainer, folder, tmp_path):
     assert len(ends) == 1
 
 
+def test_a_clip_without_anything_to_hear_is_a_problem(explainer, folder, tmp_path):
+    write_wav(folder / "bark/silent.wav", np.zeros(RATE))
+    data = open_data(str(folder), "perturbation")
+    subject = table.subject("perturbation", explainer, data)
+    found = run(table.build("perturbation", explainer.anatomy, {}), subject, data, ["legrad"], tmp_path / "out").content
+    (problem,) = found["problems"]
+    assert problem["key"] == "bark/silent.wav"
+    assert problem["problem"].endswith("silent.wav is silent")
+    assert found["methods"]["legrad"]["items"] == 3
+
+
 def test_refused(explainer, folder, tmp_path):
     data = open_data(str(folder), "perturbation")
     with pytest.raises(UnsupportedModelError, match="still pictures; of sounds there is `legrad bench perturbation`"):

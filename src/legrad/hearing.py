@@ -19,10 +19,6 @@ from legrad.targets import Audio
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_SILENCE = 1e-4  # from the lowest to the highest sample: below it is what rounding to 16 bits leaves of nothing
-_FULL_SCALE = 0.98
-_CLIPPED = (0.01, 0.1)  # shares of the samples that are stuck at the limits: from here a warning, an error
-
 
 @dataclass(frozen=True)
 class Hearing:
@@ -40,7 +36,7 @@ class Hearing:
     rate: int
     encode: "Callable[[Sequence[NDArray[np.float32]]], Tensor]"
     tower: nn.Module | None = None
-    shortest: float = 0.1
+    shortest: float = sounds.SHORTEST
     longest: float | None = None
 
 
@@ -52,9 +48,9 @@ def heard(target: Audio, hearing: Hearing) -> tuple[str, Tensor]:
             far outside [-1, 1], or without anything between ``start`` and ``end``.
     """
     sources = target.sound if isinstance(target.sound, list) else [target.sound]
-    if not sources:
-        raise InputError("legrad.Audio got an empty list; give at least one sound")
-    waveforms = [_waveform(source, target, hearing) for source in sources]
+    _check(target, sources)
+    unnamed = ["the waveform"] if len(sources) == 1 else [f"waveform {index}" for index in range(len(sources))]
+    waveforms = [_waveform(one, target, hearing, name) for one, name in zip(sources, unnamed, strict=True)]
     with capture.plain(hearing.tower) if hearing.tower is not None else torch.no_grad():
         embeddings = hearing.encode(waveforms)
     if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or len(embeddings) != len(waveforms):
@@ -68,19 +64,40 @@ def heard(target: Audio, hearing: Hearing) -> tuple[str, Tensor]:
     return f"sound {_name(sources)}{_span(target)}", F.normalize(embeddings.mean(0), dim=-1)
 
 
-def _waveform(source: Any, target: Audio, hearing: Hearing) -> "NDArray[np.float32]":
-    """Cut and checked at the sound's own rate, then resampled."""
-    if target.rate is not None and not isinstance(source, str | os.PathLike | tuple):
+def _waveform(source: Any, target: Audio, hearing: Hearing, name: str) -> "NDArray[np.float32]":
+    """Cut and checked at the sound's own rate, then mixed and resampled."""
+    if target.rate is not None and isinstance(source, np.ndarray | Tensor):
         source = source, target.rate
-    waveform, rate, path = sounds.opened(source, hearing.rate)
-    name = path or "the waveform"
+    waveform, rate, name = sounds.opened(source, hearing.rate, name)
     waveform = _cut(waveform, rate, target, name)
-    _check(waveform, rate, hearing, name)
-    return sounds.resampled(waveform, rate, hearing.rate, name)
+    sounds.check(waveform, rate, name, hearing.shortest)
+    duration = waveform.shape[1] / rate
+    if hearing.longest is not None and duration > hearing.longest:
+        warnings.warn(
+            f"{name} lasts {duration:.2f} s, the model is made for {hearing.longest} s at most; say what it is to hear "
+            "with legrad.Audio(sound, start=..., end=...), or cut the file",
+            UserWarning,
+            stacklevel=8,
+        )
+    return sounds.resampled(sounds.mono(waveform), rate, hearing.rate, name)
+
+
+def _check(target: Audio, sources: Sequence[Any]) -> None:
+    """What is wrong with a target whatever its sounds are."""
+    if not sources:
+        raise InputError("legrad.Audio got an empty list; give at least one sound")
+    for name, seconds in (("start", target.start), ("end", 0.0 if target.end is None else target.end)):
+        if not isinstance(seconds, int | float | np.number):
+            raise InputError(f"legrad.Audio: {name} is a number of seconds, as in {name}=0.5, got {seconds!r}")
+    if target.rate is not None and all(isinstance(one, str | os.PathLike | tuple) for one in sources):
+        raise InputError(
+            f"legrad.Audio: rate={target.rate!r} is for waveforms; files and (waveform, rate) bring their own, leave "
+            "it out"
+        )
 
 
 def _cut(waveform: "NDArray[np.float32]", rate: int, target: Audio, name: str) -> "NDArray[np.float32]":
-    duration = len(waveform) / rate
+    duration = waveform.shape[1] / rate
     end = duration if target.end is None else target.end
     # half a sample of tolerance: times are rounded when they are written down
     if not 0 <= target.start < end <= duration + 0.5 / rate:
@@ -89,42 +106,7 @@ def _cut(waveform: "NDArray[np.float32]", rate: int, target: Audio, name: str) -
             f"start={target.start} and end={target.end}"
         )
     first, last = (round(seconds * rate) for seconds in (target.start, end))
-    return waveform[first:last]
-
-
-def _check(waveform: "NDArray[np.float32]", rate: int, hearing: Hearing, name: str) -> None:
-    duration = len(waveform) / rate
-    if duration < hearing.shortest:
-        raise InputError(
-            f"{name} is too short: {duration:.3f} s are left to hear, the model wants at least {hearing.shortest} s"
-        )
-    low, high = float(waveform.min()), float(waveform.max())
-    if high - low < _SILENCE:
-        raise InputError(f"{name} is silent{'' if low == high == 0 else f' (all samples are about {high:.3g})'}")
-    peak = max(-low, high)
-    if peak > 2:
-        raise InputError(
-            f"{name} has values up to {peak:.6g}; a waveform of floats lies in [-1, 1]: divide it by its full scale, "
-            "or keep the integers that it was made of"
-        )
-    stuck = (waveform == low) | (waveform == high)
-    clipped = float(stuck.mean()) if peak >= _FULL_SCALE else 0.0
-    if clipped >= _CLIPPED[1]:
-        raise InputError(
-            f"{name} is clipped: {clipped:.0%} of its samples are stuck at full scale, so that little of the sound is "
-            "left; record it at a lower level"
-        )
-    if clipped >= _CLIPPED[0]:
-        _warn(f"{name} is clipped: {clipped:.0%} of its samples are stuck at full scale, which may mislead the model")
-    if hearing.longest is not None and duration > hearing.longest:
-        _warn(
-            f"{name} lasts {duration:.2f} s, the model is made for {hearing.longest} s at most; say with start and end "
-            "what it is to hear"
-        )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=9)
+    return waveform[:, first:last]
 
 
 def _name(sources: Sequence[Any]) -> str:

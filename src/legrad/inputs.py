@@ -176,17 +176,17 @@ def _of_video(source: Any, transform: Any, count: int, index: int) -> Input:
 
 def _of_sound(source: Any, extractor: Any, index: int) -> Input:
     """Padding at the end is no part of the original."""
-    waveform, name = sounds.read(source, extractor.sampling_rate)
+    waveform, name = sounds.read(source, extractor.sampling_rate, f"sound {index}")
     found = sounds.features(extractor, waveform)
     if found.values.ndim == 1:
         rate = extractor.sampling_rate
         timing = geometry.Timing(duration=len(found.values) / rate)
-        return replace(_of_waveform(found.values, name or f"sound {index}", rate), timing=timing)
+        return replace(_of_waveform(found.values, name, rate), timing=timing)
     time, frequency = found.values.shape
     frame = geometry.Frame((frequency, found.heard), (frequency, time), offset=(0.0, float(found.skipped)))
     timing = geometry.Timing(duration=found.heard * found.hop, start=found.start)
     picture = sounds.drawn(found.values[found.skipped :][: found.heard])
-    return Input(found.values, frame, picture, name or f"sound {index}", timing, found.frequencies)
+    return Input(found.values, frame, picture, name, timing, found.frequencies)
 
 
 def _of_waveform(tensor: Tensor, name: str, rate: int | None = None) -> Input:

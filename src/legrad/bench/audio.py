@@ -134,7 +134,7 @@ class AudioPrompted:
         if timing is None:
             raise InputError(f"{sample.key} does not say when its word is spoken; take --timing basic")
         waveform, rate, _ = sounds.opened(clip, 0)
-        start, end = max(0.0, timing[0] - WIDENED), min(len(waveform) / rate, timing[1] + WIDENED)
+        start, end = max(0.0, timing[0] - WIDENED), min(waveform.shape[1] / rate, timing[1] + WIDENED)
         return Audio((waveform, rate), start=start, end=end)
 
 

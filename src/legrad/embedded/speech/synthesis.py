@@ -118,7 +118,8 @@ def _said(utterances: Sequence[Utterance]) -> Iterator[NDArray[np.float32]]:
         if done.returncode != 0:
             raise InputError(f"espeak-ng failed: {done.stderr.strip()}")
         for place in range(len(utterances)):
-            waveform, _ = sounds.read(f"{folder}/{place}.wav", RATE)
+            said, rate, name = sounds.opened(f"{folder}/{place}.wav", RATE)
+            waveform = sounds.resampled(sounds.mono(said), rate, RATE, name)
             loud = np.abs(waveform) > 0.005 * np.abs(waveform).max()
             first, last = int(loud.argmax()), len(loud) - int(loud[::-1].argmax())
             yield np.asarray(waveform[first:last] / np.abs(waveform).max(), np.float32)
