@@ -62,6 +62,12 @@ def test_a_resample_is_what_its_items_give(normalisation):
     assert np.isnan(table.miou(np.zeros(4)))
 
 
+def test_thresholds_are_strict_in_resamples_too():
+    """A mask of everything: the least score lies on the lowest threshold, not above it."""
+    one = audio.Prompted("a", np.arange(4, dtype=np.float32).reshape(2, 2), np.ones((2, 2), bool))
+    assert audio.Table([[one]], "dataset").miou(np.array([2.0])) == 0.75
+
+
 def test_quantiles_are_near_the_exact_precision():
     rng = np.random.default_rng(1)
     items = []

@@ -251,6 +251,15 @@ def test_ade20k_speech_prompted(ade20k):
     assert ADE20KPrompted(root, names={3365: "dog"})[0].label == "dog"
 
 
+@pytest.mark.parametrize("written", ["nan", "NaN", " N/A "])
+def test_a_clip_that_is_a_written_nan_is_none(ade20k, written):
+    root, rows = ade20k
+    table(root / "prompted_segmentation.csv", [*rows[:2], ["train/b.jpg", "5", written, ""]])
+    data = ADE20KPrompted(root)
+    assert data.keys() == ["2:train/a.jpg"]
+    assert data.facts["problems"] == ["1 x a row without clip or class, left out as published; first: line 3"]
+
+
 def test_words_of_ade20k_may_be_moments(ade20k):
     root, rows = ade20k
     table(root / "prompted_segmentation.csv", [rows[0], ["train/a.jpg", "3365", "clip.wav", "[1.5, 1.5]"]])
