@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import re
 import warnings
 import wave
 
@@ -521,6 +522,44 @@ def test_sounds_on_the_command_line_go_to_the_ear(hearing, tmp_path, monkeypatch
     assert manifest["images"][0]["duration"] == pytest.approx(0.5)
     with pytest.raises(legrad.InputError, match="neither size nor fit"):
         hearing.explain_audio(sound, "a cow", size=64)
+    # a folder of sounds is as good as its sounds
+    arguments[2] = tmp_path
+    monkeypatch.setattr("sys.argv", [*map(str, arguments), "--out", str(tmp_path / "folder")])
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    assert done.value.code == 0
+    manifest = json.loads((tmp_path / "folder/manifest.json").read_text())
+    assert [one["image"] for one in manifest["images"]] == [str(sound)]
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        ("ast", ["sound.wav", "--audio", "sound.wav"], "--audio is for models that embed sounds .*; hf:ast does not"),
+        ("ast", ["--audio", "sound.wav"], "--audio is for models that embed sounds"),
+        ("ast", ["-t", "bell"], "hf:ast listens, and the sample scene is a picture: say which sounds to explain"),
+        (
+            "clip",
+            ["sound.wav", "-t", "a cow"],
+            r"sound\.wav: embedded explains pictures, not .*--model embedded:speech",
+        ),
+        ("clip", ["sounds", "-t", "a cow"], "sounds: embedded explains pictures, not sounds; take --model embedded:sp"),
+    ],
+)
+def test_sounds_for_models_that_do_not_take_them(explainer, model, arguments, message, tmp_path, monkeypatch, capsys):
+    from legrad import cli
+
+    (tmp_path / "sounds").mkdir()
+    for name in ("sound.wav", "sounds/sound.wav"):
+        write_wav(tmp_path / name, chirp())
+    loaded = explainer if model == "ast" else legrad.wrap(models.clip())
+    monkeypatch.setattr(legrad, "load", lambda name, device=None: loaded)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["legrad", "explain", *arguments, *(["--model", "hf:ast"] * (model == "ast"))])
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    assert done.value.code == 2
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
 
 
 # -- waveforms ----------------------------------------------------------------------------------------------------

@@ -160,10 +160,12 @@ def explain(
     if model is None:
         model = "embedded:speech" if audio else "embedded"
     explainer = legrad.load(model, device=device)
-    if explainer.listener is not None and image and all(Path(one).suffix.lower() in sounds.SUFFIXES for one in image):
-        explainer = explainer.listener
-    suffixes = _SUFFIXES[explainer.anatomy.axes[0]]
-    sources = list(images.expand(image, suffixes)) if image else [str(legrad.embedded.SAMPLE)]
+    if audio and explainer.adapter.hearing is None:
+        raise InputError(
+            "--audio is for models that embed sounds in the space of their pictures, such as embedded:speech; "
+            f"{model} does not"
+        )
+    explainer, sources = _sources(explainer, model, image or [])
     if label and explainer.anatomy.output != "logits":
         other = "use -t" if explainer.anatomy.output == "embedding" else "it has no head: use --similar"
         raise InputError(f"--class needs a classifier, which {model} is not; {other}")
@@ -178,6 +180,24 @@ def explain(
         _print_error(problem)
     if failed:
         raise typer.Exit(1 if folder.entries else 2)
+
+
+def _sources(explainer: legrad.Explainer, model: str, given: list[str]) -> tuple[legrad.Explainer, list[str]]:
+    """What to explain, and who does: of a model that sees and hears, sounds go to its audio tower."""
+    kind = explainer.anatomy.axes[0]
+    if not given:
+        if kind == "frequency":
+            raise InputError(f"{model} listens, and the sample scene is a picture: say which sounds to explain")
+        return explainer, [str(legrad.embedded.SAMPLE)]
+    seen = images.SUFFIXES | sounds.SUFFIXES
+    if kind == "rows" and all(Path(one).suffix.lower() in sounds.SUFFIXES for one in images.expand(given, seen)):
+        if explainer.listener is None:
+            raise InputError(
+                f"{given[0]}: {model} explains pictures, not sounds; take --model embedded:speech, or a model of "
+                "sounds such as hf:FOLDER (an Audio Spectrogram Transformer)"
+            )
+        explainer = explainer.listener
+    return explainer, list(images.expand(given, _SUFFIXES[explainer.anatomy.axes[0]]))
 
 
 def _class(text: str) -> int | str:
