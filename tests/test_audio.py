@@ -623,6 +623,7 @@ def test_a_waveform_is_shown_as_a_spectrogram(hubert, tmp_path):
     axis = found.figure(0).axes[1]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("time (seconds)", "frequency (Hz)")
     assert axis.images[0].get_extent() == pytest.approx([0, 0.5, 0, 201])
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["0", "1000", "2000", "5000"]
     # where the strongest token is, the map is
     best = int(found.relevance[0, 0, 0].argmax())
     assert abs(int(saliency[100].argmax()) - (best * 6 + 8.5) / 80) <= 1

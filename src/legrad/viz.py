@@ -45,9 +45,9 @@ def uneven_ticks(centres: "Sequence[float]") -> list[tuple[float, str]]:
         centres: value at the middle of each row, ascending.
 
     Returns:
-        (position in rows, label), at 1, 2 and 5 times the powers of ten, at least a fifteenth of the rows apart.
+        (position in rows, label), at 0 and 1, 2 and 5 times the powers of ten, at least a fifteenth of the rows apart.
     """
-    values = (digit * 10.0**power for power in range(-3, 7) for digit in (1, 2, 5))
+    values = (0.0, *(digit * 10.0**power for power in range(-3, 7) for digit in (1, 2, 5)))
     ticks: list[tuple[float, str]] = []
     for value in values:
         if centres[0] <= value <= centres[-1]:
