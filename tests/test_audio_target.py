@@ -299,6 +299,15 @@ def test_models_that_do_not_hear(x):
         legrad.wrap(classifier).explain(x, legrad.Audio(tone()))
 
 
+def test_a_classifier_does_not_hear(ear):
+    import timm
+
+    classifier = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5)
+    message = "hearing is for models that embed pictures and sounds in one space; VisionTransformer is a classifier"
+    with pytest.raises(legrad.InputError, match=message):
+        legrad.wrap(classifier, hearing=legrad.Hearing(RATE, ear.encode, ear))
+
+
 def test_what_can_be_asked_names_sounds(explainer, x):
     with pytest.raises(legrad.InputError, match=r"legrad\.Audio\(sound\)"):
         explainer.explain(x, 3)

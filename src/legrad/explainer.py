@@ -73,7 +73,7 @@ def wrap(
 
     Raises:
         UnsupportedModelError: a model that is not known and comes without an anatomy.
-        InputError: labels that are no names for the model's logits.
+        InputError: labels that are no names for the model's logits, or hearing for a classifier.
     """
     adapter = adapters.adapt(model) if anatomy is None else adapters.Adapter(model, anatomy)
     adapter, transform, tokenizer = adapters.tools(adapter, transform, tokenizer)
@@ -93,6 +93,11 @@ def wrap(
     if labels is not None:
         adapter = replace(adapter, labels=class_names(labels, adapter.anatomy))
     if hearing is not None:
+        if adapter.anatomy.output == "logits":
+            raise InputError(
+                f"hearing is for models that embed pictures and sounds in one space; {type(model).__name__} is a "
+                "classifier, whose output is logits: leave hearing out, or wrap a model with an embedding"
+            )
         adapter = replace(adapter, hearing=hearing)
     return Explainer(adapter, own_anatomy=anatomy is not None)
 
