@@ -1,6 +1,8 @@
 """The embedded ear: what it hears, what it learnt, how its speech was made, and the numbers that are published."""
 
+import inspect
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -236,6 +238,29 @@ def test_without_espeak(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(legrad.InputError, match="apt-get install espeak-ng"):
         synthesis.spoken([synthesis.utterance("training", 0, 0)])
+
+
+@pytest.mark.parametrize("module", ["train", "evaluate"])
+def test_scripts_without_espeak(module, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", f"legrad.embedded.speech.{module}", *(["--folder", "."] if module == "train" else [])],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PATH": ""},
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: speech is synthesised with espeak-ng, which is not")
+    assert "Traceback" not in done.stderr
+
+
+def test_the_documented_command_measures_what_the_page_has():
+    page = json.loads((DOCS / "embedded-speech-model.json").read_text(encoding="utf-8"))
+    parameters = inspect.signature(evaluate.main).parameters
+    assert {name: parameters[name].default for name in ("utterances", "scenes", "seed")} == {
+        name: page[name] for name in ("utterances", "scenes", "seed")
+    }
 
 
 def test_distortions_follow_their_seed_and_keep_their_measure():

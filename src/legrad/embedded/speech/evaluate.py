@@ -9,6 +9,7 @@ or scenes):
 """
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +32,7 @@ from legrad.embedded.speech import synthesis
 from legrad.embedded.speech.augmentation import Augmenter
 from legrad.embedded.speech.train import retrieved, text_targets
 from legrad.embedded.train import PROMPT
+from legrad.errors import LeGradError
 from legrad.metrics import segmentation
 from legrad.metrics.bootstrap import intervals, mean_of, ratio_of
 from legrad.saving import write_atomically
@@ -141,8 +143,8 @@ def evaluate(
 
 
 def main(
-    utterances: Annotated[int, typer.Option(help="Held-out utterances per kind of voice.")] = 2000,
-    scenes: Annotated[int, typer.Option(help="Held-out scenes per kind of voice.")] = 1000,
+    utterances: Annotated[int, typer.Option(help="Held-out utterances per kind of voice.")] = 1000,
+    scenes: Annotated[int, typer.Option(help="Held-out scenes per kind of voice.")] = 200,
     seed: Annotated[int, typer.Option(help="Of utterances and scenes.")] = 2,
     output: Annotated[
         Path | None, typer.Option(help="JSON file for the numbers; a page (.md) comes beside it.")
@@ -245,4 +247,7 @@ what exceeds the map's own mean, pixels summed over all scenes.
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except LeGradError as error:
+        sys.exit(f"error: {error}")

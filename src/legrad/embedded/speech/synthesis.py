@@ -85,6 +85,12 @@ def _with_article(phrase: str, name: str) -> str:
     return phrase.format(name)
 
 
+def check() -> None:
+    """Raise ``InputError`` if espeak-ng is not installed."""
+    if shutil.which("espeak-ng") is None:
+        raise InputError("speech is synthesised with espeak-ng, which is not installed: apt-get install espeak-ng")
+
+
 def spoken(utterances: Sequence[Utterance]) -> list[NDArray[np.float32]]:
     """Waveforms (samples,) at RATE Hz, without the silence around them; at most LONGEST long, and 1 at the loudest.
 
@@ -93,8 +99,7 @@ def spoken(utterances: Sequence[Utterance]) -> list[NDArray[np.float32]]:
     Raises:
         InputError: espeak-ng is not installed, or cannot say something.
     """
-    if shutil.which("espeak-ng") is None:
-        raise InputError("speech is synthesised with espeak-ng, which is not installed: apt-get install espeak-ng")
+    check()
     found = [
         waveform for first in range(0, len(utterances), 200) for waveform in _said(utterances[first : first + 200])
     ]

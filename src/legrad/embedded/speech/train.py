@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from legrad.embedded.speech import model as speech
 from legrad.embedded.speech import synthesis
 from legrad.embedded.speech.augmentation import Augmenter
 from legrad.embedded.train import PROMPT
+from legrad.errors import LeGradError
 
 
 @dataclass(frozen=True)
@@ -210,4 +212,7 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except LeGradError as error:
+        sys.exit(f"error: {error}")
