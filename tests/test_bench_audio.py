@@ -158,6 +158,15 @@ def test_items_without_a_clip_or_a_time(tmp_path):
         run(AudioPrompted(timing="advanced"), subject, data, ["legrad"], tmp_path)
 
 
+def test_what_a_run_lacks_is_told_once(tmp_path, monkeypatch):
+    subject = Ear(lambda target, method: SQUARE)
+    with pytest.raises(InputError, match="hold the word alone and no time of it"):
+        run(AudioPrompted(timing="advanced"), subject, SpokenScenes(count=2), ["legrad"], tmp_path)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="apt-get install espeak-ng"):
+        run(AudioPrompted(), subject, SpokenScenes(count=2, voices="espeak"), ["legrad"], tmp_path)
+
+
 # -- on files as published ----------------------------------------------------------------------------------------
 
 
@@ -218,6 +227,28 @@ def test_the_word_is_cut_out(explainer, heard, ade20k, tmp_path):
     first, second = (results[name]["scores"]["legrad"]["2:train/a.jpg"]["prompts"][0] for name in results)
     assert first["mask"] == second["mask"]
     assert first["relevance"] != second["relevance"]
+
+
+def test_numbers_are_no_prompts(explainer, ade20k, tmp_path):
+    data, asked = ADE20KPrompted(ade20k), AudioPrompted(prompt="text")
+    with pytest.raises(InputError, match="classes of ade20k-speech are numbers.*--names FILE"):
+        run(asked, table.subject("audio", explainer, data), data, ["legrad"], tmp_path)
+    named = table.subject("audio", explainer, data, names={"3365": "dog", "5": "sky"})
+    other = ADE20KPrompted(ade20k, names={3365: "dog", 5: "sky"})
+    for subject, one in ((named, data), (table.subject("audio", explainer, other), other)):
+        found = run(asked, subject, one, ["legrad"], tmp_path / "out", strict=True).content
+        assert found["methods"]["legrad"]["items"] == 2
+
+
+def test_a_clip_is_heard_once_however_many_pictures_it_asks(explainer, heard, tmp_path):
+    clip = str(tmp_path / "square.wav")
+    write_wav(Path(clip), 0.5, 0)
+    samples = [spoken(f"item-{index}", {"square": SQUARE}) for index in range(3)]
+    for sample in samples:
+        sample.extra["clips"]["square"] = clip
+    data = bench_fakes.Data(samples)
+    run(AudioPrompted(), table.subject("audio", explainer, data), data, ["legrad"], tmp_path, strict=True)
+    assert heard == [RATE // 2]
 
 
 def test_picture_and_mask_are_cropped_alike(explainer, ade20k):

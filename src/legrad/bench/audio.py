@@ -9,7 +9,8 @@ from legrad import sounds
 from legrad.bench.benchmark import Metric
 from legrad.bench.statistics import Item, Summary, mean
 from legrad.bench.subject import Subject
-from legrad.datasets import Dataset, Sample
+from legrad.datasets import ADE20KPrompted, Dataset, Sample
+from legrad.embedded.speech import synthesis
 from legrad.errors import InputError
 from legrad.metrics import audio
 from legrad.metrics.bootstrap import Statistic
@@ -94,7 +95,7 @@ class AudioPrompted:
         }
 
     def prepare(self, subject: Subject, data: Dataset) -> None:
-        """The model must hear, unless texts ask; words need their times."""
+        """The model must hear, unless texts ask, which need names; words need their times, voices who speaks."""
         if self.prompt == "audio" and not subject.hears:
             raise InputError(
                 "this model embeds no sounds in the space of its pictures; take one that does, such as "
@@ -102,6 +103,17 @@ class AudioPrompted:
             )
         if self.timing == "advanced" and data.facts.get("prompt") == "sound":
             raise InputError("a prompt that is a sound has no time of a word; leave --timing basic")
+        voices = str(data.facts.get("voices", ""))
+        if self.timing == "advanced" and voices:
+            raise InputError("these clips hold the word alone and no time of it; leave --timing basic")
+        if voices.startswith("espeak-ng"):
+            synthesis.check()
+        numbered = isinstance(data, ADE20KPrompted) and not subject.settings["names"]
+        if self.prompt == "text" and numbered and str(data[0].label).isdecimal():
+            raise InputError(
+                f"the classes of {data.name} are numbers, which are no prompts: give their names with --names FILE, or "
+                "ask by the clips (--prompt audio)"
+            )
 
     def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """ "prompts": ``Prompted`` of every clip, and "flat", the share of maps without contrast."""
@@ -124,7 +136,10 @@ class AudioPrompted:
     def _target(self, subject: Subject, sample: Sample, name: str, clip: Any) -> Any:
         if self.prompt == "text":
             return subject.target(name)
-        return subject.heard((sample.key, name, self.timing), lambda: self._heard(sample, clip))
+        # the same clip in another picture is not heard, or warned of, again
+        which = clip if isinstance(clip, str) else f"{sample.key}, {name}"
+        timing = sample.extra.get("timing") if self.timing == "advanced" else None
+        return subject.heard((which, str(timing)), lambda: self._heard(sample, clip))
 
     def _heard(self, sample: Sample, clip: Any) -> Audio:
         """The clip, or its part with the spoken word."""
