@@ -507,6 +507,17 @@ def test_silence_in_front_of_a_sound_is_not_shown_as_its_beginning(hearing):
     assert raw[speech.MELS // 4, middle] == pytest.approx(float(found.relevance[0, 0, 0, column]), rel=0.2)
 
 
+def test_the_map_moves_along_with_the_word(hearing):
+    word = tone_at(1000, 0.3)
+    moments, found = (0.0, 0.5, 1.5), []
+    for seconds in moments:
+        clip = np.pad(word, (round(seconds * RATE), RATE // 4))
+        found.append(hearing.explain_audio(clip, "a photo of a cow"))
+    begins = [one.timings[0].start - one.frames[0].offset[1] * 0.01 for one in found]
+    assert [begin - begins[0] for begin in begins] == pytest.approx(moments, abs=0.011)
+    assert all(distance(one.relevance, found[0].relevance) < 0.05 for one in found)
+
+
 def test_sounds_on_the_command_line_go_to_the_ear(hearing, tmp_path, monkeypatch, capsys):
     from legrad import cli
 

@@ -231,7 +231,7 @@ def test_the_word_is_cut_out(explainer, heard, ade20k, tmp_path):
 
 def test_numbers_are_no_prompts(explainer, ade20k, tmp_path):
     data, asked = ADE20KPrompted(ade20k), AudioPrompted(prompt="text")
-    with pytest.raises(InputError, match="classes of ade20k-speech are numbers.*--names FILE"):
+    with pytest.raises(InputError, match=r"classes of ade20k-speech are numbers.*--names FILE"):
         run(asked, table.subject("audio", explainer, data), data, ["legrad"], tmp_path)
     named = table.subject("audio", explainer, data, names={"3365": "dog", "5": "sky"})
     other = ADE20KPrompted(ade20k, names={3365: "dog", 5: "sky"})

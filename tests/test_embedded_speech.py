@@ -87,6 +87,23 @@ def test_a_spoken_name_lights_up_what_the_written_one_does(explainer):
     assert found.scores[0, len(names) :] == pytest.approx(found.scores[0, : len(names)], abs=0.1)
 
 
+def test_maps_of_the_ear_are_as_the_page_says(explainer):
+    """docs/audio.md: silence keeps much relevance, of one clip more than the word; less by the published read-out."""
+
+    def share_of_silence(name, readout):
+        quiet = 3 * RATE // 10
+        found = explainer.explain_audio(np.pad(clip_of(name), quiet), f"a photo of a {name}", readout=readout)
+        columns = found.saliency(normalize=None)[0, 0].mean(0).numpy()
+        seconds = found.timings[0].start + (np.arange(len(columns)) + 0.5) * HOP / RATE
+        inside = (seconds > 0.35) & (seconds < 0.25 + len(clip_of(name)) / RATE)
+        return columns[~inside].mean() / columns[inside].mean()
+
+    shares = {readout: {name: share_of_silence(name, readout) for name in CLIPS} for readout in ("auto", "published")}
+    assert shares["auto"]["cow"] > 1
+    assert all(share > 0.5 for share in shares["auto"].values())
+    assert all(share < 1 for share in shares["published"].values())
+
+
 def test_command_line_with_a_spoken_sample(tmp_path, monkeypatch, capsys):
     from legrad import cli
 

@@ -64,7 +64,8 @@ class Audio:
     Attributes:
         sound: a path, a URL, or a waveform (samples,), (samples, channels) or (channels, samples), floats in [-1, 1] or
             integers. A list of those is one target too: the mean of their normalised embeddings, normalised again.
-        rate: sampling rate of waveforms, in Hz; default the model's own. A tuple (waveform, rate) brings its own.
+        rate: sampling rate of waveforms, in Hz; default the model's own. A file and a tuple (waveform, rate) bring
+            their own.
         start: where to begin, in seconds, in every one of the sounds.
         end: where to stop, in seconds; default their ends.
     """
