@@ -357,6 +357,22 @@ def test_command_line(extractor, tmp_path, monkeypatch):
     }
 
 
+def test_one_bad_sound_of_several_is_named_once(explainer, tmp_path, monkeypatch, capsys):
+    from legrad import cli
+
+    write_wav(tmp_path / "good.wav", chirp())
+    write_wav(tmp_path / "silent.wav", np.zeros(RATE))
+    monkeypatch.setattr(legrad, "load", lambda name, device=None: explainer)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "sys.argv", ["legrad", "explain", "good.wav", "silent.wav", "--class", "1", "--model", "hf:ast"]
+    )
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    assert done.value.code == 1
+    assert capsys.readouterr().err.strip() == "error: silent.wav is silent"
+
+
 def test_another_size_of_spectrogram_is_named_by_its_axes():
     explainer = legrad.wrap(zoo_media.build("ast"))
     time, frequency = explainer.anatomy.shape

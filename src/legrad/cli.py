@@ -227,7 +227,7 @@ def _explain_all(
             else:
                 reasons.add(str(error))
                 name = pictures[0].info.get(images.SOURCE) if still else pictures[0]
-                failed.append(f"{name}: {error}")
+                failed.append(str(error) if str(name) in str(error) else f"{name}: {error}")
 
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task("explaining", total=len(sources))
