@@ -170,6 +170,33 @@ def test_a_method_that_always_fails_is_given_up(go):
     assert result.content["methods"]["legrad"]["problems"] == 20
 
 
+def forty(bad):
+    """Pictures of which ``bad`` cannot be measured."""
+    made = [scene(f"item-{i}", {"square": block((0, 1), (0, 1))}, label="bad" if i in bad else None) for i in range(40)]
+    return Data(made)
+
+
+def test_old_failures_that_come_first_do_not_end_a_method_that_works(go):
+    """A run that was cut at 25 of 40 items, 22 of which fail, goes on with the other 15."""
+    order = np.random.default_rng(0).permutation(40).tolist()
+    data = forty(set(order[3:25]))
+    first, _ = go(data, limits=Limits(items=25))
+    assert (first.content["methods"]["legrad"]["items"], first.content["methods"]["legrad"]["problems"]) == (3, 22)
+    second, _ = go(data)
+    assert second.content["unsupported"] == {}
+    assert (second.content["methods"]["legrad"]["items"], second.content["methods"]["legrad"]["problems"]) == (18, 22)
+
+
+def test_old_failures_alone_do_not_end_a_method(go):
+    """The first 20 items fail, 19 of them in a run before, and the others succeed."""
+    order = np.random.default_rng(0).permutation(40).tolist()
+    data = forty(set(order[:20]))
+    go(data, limits=Limits(items=19))
+    second, _ = go(data)
+    assert second.content["unsupported"] == {}
+    assert second.content["methods"]["legrad"]["items"] == 20
+
+
 def test_an_interrupt_leaves_a_result_and_is_resumed(go, tmp_path):
     calls = []
 

@@ -21,7 +21,7 @@ from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.saving import slug
 
 _LARGEST_SPLIT = 8  # samples; a benchmark with larger batches gets whole ones only
-_GIVE_UP = 20  # failures in a row, without any success, after which a method is not tried again
+_GIVE_UP = 20  # samples that fail at their first try, without any success, after which a method is given up
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,9 @@ class _Run:
         start = self.clock()
         seconds: dict[str, list[float]] = defaultdict(list)
         failures: dict[str, list[str]] = defaultdict(list)
+        known = list(self.journal.of(self.settings))
+        working = {record["method"] for record in known if "scores" in record}
+        tried = {(record["method"], record["key"]) for record in known}
         allowed = dict(targets)
         # the first sample alone: its cost is known before a whole batch is spent on a slow method
         most = max(targets.values())
@@ -209,12 +212,14 @@ class _Run:
                 found = self._measure(ready, method) if ready else []
                 self.progress.advanced(len(missing))
                 for record in found:
-                    if "problem" in record:
-                        failures[method].append(record["problem"])
-                    else:
+                    if "problem" not in record:
                         seconds[method].append(record["seconds"])
+                        working.add(method)
+                    elif (method, record["key"]) not in tried:
+                        # one that failed before, and is tried again first, says nothing new about the method
+                        failures[method].append(record["problem"])
                 records.extend(found)
-                if not seconds[method] and len(failures[method]) >= _GIVE_UP:
+                if method not in working and len(failures[method]) >= _GIVE_UP:
                     self._drop(method, f"{len(failures[method])} items failed in a row: {failures[method][-1]}")
             if records:
                 self.journal.append(records)
