@@ -496,6 +496,10 @@ def test_what_data_names(tmp_path):
     points = tmp_path / "points.csv"
     points.write_text("image,class,x,y,label\na.png,dog,1,1,yes\n")
     assert isinstance(open_data(str(points), "openvocab", images=tmp_path / "images"), PointsCsv)
+    latin = tmp_path / "latin.csv"
+    latin.write_bytes("image,class,x,y,label\na.png,b\xeate,1,1,yes\n".encode("latin-1"))
+    with pytest.raises(InputError, match="latin.csv is not a CSV table in UTF-8"):
+        open_data(str(latin), "openvocab", images=tmp_path / "images")
     wrong = [("absent", "no file or folder 'absent'"), (str(points), "--images"), ("embedded:x", "LOW-HIGH")]
     for name, message in wrong:
         with pytest.raises(InputError, match=message):

@@ -146,6 +146,14 @@ def test_files_that_are_not_gtsegs(tmp_path, gtsegs):
         ImageNetSegmentation(made.close())
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_truncated_gtsegs_is_one_line(tmp_path, gtsegs, share):
+    whole = gtsegs[0].close().read_bytes()
+    (tmp_path / "cut.mat").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError, match=r"cut.mat, incomplete or damaged: .*truncated"):
+        ImageNetSegmentation(tmp_path / "cut.mat")
+
+
 def test_arrays_of_gtsegs_must_be_references_in_a_column(tmp_path, gtsegs):
     made, _ = gtsegs
     path = made.close()
@@ -295,6 +303,13 @@ def test_masks_of_class_ids(tmp_path):
     np.testing.assert_array_equal(other.masks["cat"], [[0, 0, 0], [1, 0, 0]])
     with pytest.raises(InputError, match="class id 255, which has no name"):
         MaskFolder(tmp_path, names={7: "dog", 9: "cat"}, ignore=None)[0]
+
+
+def test_a_folder_is_the_same_by_any_of_its_names(tmp_path, monkeypatch):
+    picture(tmp_path / "images/a.jpg", (3, 2))
+    (tmp_path / "masks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert MaskFolder(".").facts == MaskFolder(tmp_path).facts == MaskFolder("masks/..").facts
 
 
 def test_what_a_black_and_white_mask_may_hold(tmp_path):

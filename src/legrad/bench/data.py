@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from legrad import datasets, sounds
-from legrad.datasets import Dataset
+from legrad.datasets import Dataset, _files
 from legrad.datasets.embedded import EmbeddedScenes
 from legrad.datasets.spoken import SpokenScenes
 from legrad.errors import InputError
@@ -60,9 +60,7 @@ def open_data(
             return datasets.ImageNetSegmentation(path)
         if images is None:
             raise InputError(f"--data {name} is a table of points; say where its pictures are with --images FOLDER")
-        with path.open(encoding="utf-8-sig") as table:
-            header = table.readline()
-        if "EstimatedYesNo" in header:
+        if "EstimatedYesNo" in _files.header(path):
             return datasets.OpenImagesPoints(path, images, classes)
         return datasets.PointsCsv(path, images)
     if (path / "prompted_segmentation.csv").is_file():
