@@ -496,6 +496,12 @@ def test_what_data_names(tmp_path):
     points = tmp_path / "points.csv"
     points.write_text("image,class,x,y,label\na.png,dog,1,1,yes\n")
     assert isinstance(open_data(str(points), "openvocab", images=tmp_path / "images"), PointsCsv)
+    points.write_text("image,class,x,y,label\na.png,dog,0.5,0.5,yes\n")
+    shares = open_data(str(points), "openvocab", images=tmp_path / "images", unit="relative")
+    assert shares[0].points["dog"][0].tolist() == [[4, 4]]
+    Image.new("L", (8, 8), 7).save(tmp_path / "masks/a.png")
+    ids = open_data(str(tmp_path), "segmentation", names={"7": "dog"})
+    assert list(ids[0].masks) == ["dog"]
     latin = tmp_path / "latin.csv"
     latin.write_bytes("image,class,x,y,label\na.png,b\xeate,1,1,yes\n".encode("latin-1"))
     with pytest.raises(InputError, match="latin.csv is not a CSV table in UTF-8"):
@@ -640,6 +646,25 @@ def test_the_command(call):
     assert call("bench", "report", "results")[0] == 0
 
 
+def test_class_ids_get_their_names(call, tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "data/images/a.png")
+    mask = Image.new("L", (8, 8))
+    mask.paste(7, (0, 0, 4, 8))
+    mask.save(tmp_path / "data/masks/a.png")
+    Path("ids.txt").write_text("7 dog")
+    arguments = ("bench", "segmentation", "--explained", "truth", "--methods", "centre", "--data", "data")
+    code, _, err = call(*arguments, "--out", "named", "--names", "ids.txt")
+    assert (code, err) == (0, "")
+    (path,) = Path("named").glob("*.json")
+    content = Result.read(path).content
+    assert content["settings"]["data"]["names"] == {"7": "dog"}
+    assert content["methods"]["centre"]["items"] == 1
+    _, _, err = call(*arguments, "--out", "nameless")
+    assert "holds the values 0, 7" in err
+
+
 def test_the_study_tells_where_legrad_stands(call, monkeypatch):
     parts = [Part("localisation", (9, 2), (1, 1), methods=("legrad", "random"))]
     monkeypatch.setattr("legrad.bench.study.study", functools.partial(study, parts=parts))
@@ -662,6 +687,7 @@ def test_the_study_tells_where_legrad_stands(call, monkeypatch):
         (("localisation", "--methods", "legrat"), "no method 'legrat'"),
         (("localisation", "--data", "absent"), "no file or folder 'absent'"),
         (("localisation", "--model", "absent"), "unknown model"),
+        (("localisation", "--unit", "pixels"), "--unit is of the points in a table"),
         (("all", "--quick", "--full"), "exclude each other"),
         (("report", "absent"), "no folder"),
     ],

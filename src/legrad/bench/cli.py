@@ -37,7 +37,10 @@ Data = Annotated[
 Out = Annotated[Path, typer.Option(help="Folder for results; the same command goes on with an interrupted run.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")]
 Names = Annotated[
-    Path | None, typer.Option(help="What classes are called in prompts: .json, .csv, or 'id name' lines.")
+    Path | None,
+    typer.Option(
+        help="What classes are called in prompts, and what the ids in masks/ mean: .json, .csv, or 'id name' lines."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Of the order of items, and of the bootstrap.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first problem.")]
@@ -81,6 +84,9 @@ def _single(
         ] = None,
         names: Names = None,
         images: Annotated[Path | None, typer.Option(help="Pictures that belong to a table of points.")] = None,
+        unit: Annotated[
+            str | None, typer.Option(help="Of x and y in a table of points of your own: pixels | relative.")
+        ] = None,
         classes: Annotated[
             Path | None, typer.Option(help="Open Images' class descriptions, or ImageNet-S's list.")
         ] = None,
@@ -111,7 +117,9 @@ def _single(
         from legrad.cli import parse_layers
 
         wanted, given = parse_layers(layers), _names(names)
-        samples = open_data(data, on or name, images=images, classes=classes, explained=explained)
+        samples = open_data(
+            data, on or name, images=images, classes=classes, explained=explained, unit=unit, names=given
+        )
         explainer = legrad.load(model, device=device)
         switches = {
             "explained": explained,

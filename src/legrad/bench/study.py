@@ -143,7 +143,7 @@ def study(
     start, results, memory = clock(), [], Memory()
     chosen = scale.parts(parts)
     for place, part in enumerate(chosen):
-        samples = open_data(data, part.switches.get("on", part.name), explained=part.switches.get("explained"))
+        samples = open_data(data, part.switches.get("on", part.name), explained=part.switches.get("explained"), names=names)
         benchmark = table.build(part.name, explainer.anatomy, part.switches)
         subject = table.subject(part.name, explainer, samples, names=names, memory=memory)
         rest = sum(other.seconds[0] for other in chosen[place:])
