@@ -187,7 +187,7 @@ def test_any_number_of_layers_comes_from_one_pass(clip, scenes, method, counted)
         assert torch.allclose(maps[0], expected[0], rtol=1e-4, atol=1e-9)
         assert torch.allclose(scores[0], values[0])
     assert not torch.allclose(found[0][0][0], found[1][0][0])
-    with pytest.raises(InputError, match="layers"):
+    with pytest.raises(UnsupportedModelError, match="layers=9 but the model has 4 blocks"):
         asked.evidence(pictures, targets, f"{method}:layers=9")
     with pytest.raises(UnsupportedModelError, match="cannot use layers"):
         asked.evidence(pictures, targets, "random:layers=1")
@@ -410,6 +410,18 @@ def test_arguments_that_a_method_cannot_use(clip, scenes, tmp_path):
     result = run(Localisation(), asked, data, ["legrad", "random:layers=1"], tmp_path, Limits(3)).content
     assert "'random' cannot use layers" in result["unsupported"]["random:layers=1"]
     assert result["problems"] == []
+    wrong = ("legrad:layers=9", "legrad:heads=7", "gradcam:layers=0")
+    result = run(Localisation(), subject(clip, scenes), data, wrong, tmp_path, Limits(3)).content
+    assert {name: why[:30] for name, why in result["unsupported"].items()} == {
+        "legrad:layers=9": "layers=9 but the model has 4 b",
+        "legrad:heads=7": "no head 7: the explained atten",
+        "gradcam:layers=0": "layers=0 but the model has 4 b",
+    }
+    assert result["problems"] == []
+    with pytest.raises(InputError, match="layers=9 but the model has 4 blocks"):
+        subject(clip, scenes, layers=9)
+    with pytest.raises(InputError, match="no mine read-out, only"):
+        subject(clip, scenes, readout="mine")
 
 
 def test_speed_measures_both(clip, scenes, tmp_path):
@@ -644,6 +656,27 @@ def test_the_command(call):
     (path,) = Path("results").glob("localisation-embedded-*.json")
     assert set(Result.read(path).content["methods"]) == {"random", "centre"}
     assert call("bench", "report", "results")[0] == 0
+
+
+def test_strict_and_what_the_reader_found(call, tmp_path):
+    """Of three lines one point is usable: told, listed, and the end of a strict run; without any item status is 1."""
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures/a.png")
+    lines = ["image,class,x,y,label", "a.png,dog,2,2,yes", "a.png,dog,x,2,yes", "b.png,dog,2,2,yes"]
+    Path("points.csv").write_text("\n".join(lines))
+    arguments = ("bench", "openvocab", "--methods", "centre", "--data", "points.csv", "--images", "pictures")
+    code, _, err = call(*arguments, "--out", "out")
+    assert code == 0
+    assert "points: 1 x a point whose x and y are not numbers of pixels" in err
+    assert "points: 1 x a picture with points that is not in the folder; first: b.png" in err
+    code, out, err = call(*arguments, "--out", "strict", "--strict")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "points: 1 x a point whose x" in err
+    Path("points.csv").write_text("\n".join(lines[:2]))
+    (tmp_path / "pictures/a.png").write_bytes(b"broken")
+    code, _, err = call(*arguments, "--out", "nothing")
+    assert code == 1
+    assert "a.png" in err
 
 
 def test_class_ids_get_their_names(call, tmp_path):

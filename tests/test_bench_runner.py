@@ -155,6 +155,27 @@ def test_strict_stops_at_the_first_problem(go, index, message):
         go(data, strict=True)
 
 
+def test_strict_stops_at_an_unsupported_method_and_at_the_readers_problems(go):
+    with pytest.raises(InputError, match="legrad:layers=9: no such layer"):
+        go(five(), ("legrad", "legrad:layers=9"), strict=True)
+    data, told = five(), []
+    data.facts["problems"] = ["2 x a point that is unsure; first: line 3"]
+    go(data, progress=Progress(problem=told.append))
+    assert told == ["tiny: 2 x a point that is unsure; first: line 3"]
+    with pytest.raises(InputError, match="tiny: 2 x a point that is unsure"):
+        go(data, strict=True)
+
+
+def test_a_bad_picture_that_was_taken_out_is_no_problem_any_more(go):
+    data = five()
+    data.samples[4] = None
+    assert len(go(data)[0].content["problems"]) == 1
+    data.samples.pop()
+    result, _ = go(data)
+    assert (result.content["problems"], result.content["methods"]["legrad"]["problems"]) == ([], 0)
+    assert result.content["methods"]["legrad"]["items"] == 4
+
+
 def test_a_method_that_the_model_cannot_support_is_one_line(go):
     result, asked = go(five(), ("legrad", "legrad:layers=9"))
     assert result.content["unsupported"] == {"legrad:layers=9": "no such layer"}

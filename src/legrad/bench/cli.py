@@ -1,7 +1,7 @@
 """``legrad bench``: parse, call, print. Everything heavy is imported when a command runs."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,7 +43,7 @@ Names = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Of the order of items, and of the bootstrap.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first problem.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first problem of an item, a method or the data.")]
 
 _ABOUT = {
     "segmentation": "Does the map cover the object, and nothing else? Pixel accuracy, mIoU, mAP.",
@@ -160,6 +160,7 @@ def _single(
             )
         _print(result)
         _print_report(out)
+        _end([result])
 
     # typer reads the options off the signature; the help is the first line
     command.__doc__ = _ABOUT[name]
@@ -202,7 +203,7 @@ def everything(
         raise InputError("--quick and --full exclude each other")
     scale = QUICK if quick else FULL if full else Scale()
     chosen = model or (["embedded", "embedded:map"] if full and data.startswith("embedded") else ["embedded"])
-    given = _names(names)
+    given, measured = _names(names), []
     for one in chosen:
         explainer = legrad.load(one, device=device)
         with _Shown() as shown:
@@ -213,7 +214,9 @@ def everything(
         for content, name in headlines([result.content for result in results]):
             line = f"{named(content, name)}: {sentence(content, name)}"
             console.print(escape(line), soft_wrap=True, highlight=False)
+        measured += results
     _print_report(out)
+    _end(measured)
 
 
 @app.command()
@@ -237,8 +240,14 @@ def _methods(text: str | None) -> list[str]:
     return list(known_methods()) if text == "all" else [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _end(results: "Sequence[Result]") -> None:
+    """Exit status 1 where nothing at all was measured."""
+    if not any(one["items"] for result in results for one in result.content["methods"].values()):
+        raise typer.Exit(1)
+
+
 class _Shown:
-    """A bar for items, a line for every problem; Ctrl-C ends the command in one line."""
+    """A bar for items, a line for every problem, once; Ctrl-C ends the command in one line."""
 
     def __init__(self) -> None:
         from legrad.bench.runner import Progress
@@ -253,6 +262,7 @@ class _Shown:
             disable=not errors.is_terminal,
         )
         self._task: Any = None
+        self._told: set[str] = set()
         self.progress = Progress(self._started, self._advanced, self._problem)
 
     def __enter__(self) -> "_Shown":
@@ -274,6 +284,9 @@ class _Shown:
         self._bar.advance(self._task, items)
 
     def _problem(self, line: str) -> None:
+        if line in self._told:  # by another part of a study
+            return
+        self._told.add(line)
         errors.print(f"[yellow]problem:[/yellow] {escape(line)}", soft_wrap=True, highlight=False)
 
 

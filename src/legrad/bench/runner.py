@@ -78,8 +78,9 @@ def run(
         out: folder; ``NAME.jsonl`` is the journal, ``NAME-MODEL-SETTINGS.json`` the result.
         limits: item counts and time.
         seed: of the order and of the bootstrap.
-        strict: raise at the first problem.
-        progress: told about the work.
+        strict: raise at the first problem: an item's, a method that the model does not support, or one that the data
+            set's reader found.
+        progress: told about the work, and of every problem.
         clock: in seconds.
 
     Returns:
@@ -95,11 +96,17 @@ def run(
     if len(set(keys)) < len(keys):
         double = next(key for key in keys if keys.count(key) > 1)
         raise InputError(f"{data.name} has two items with the key {double!r}")
+    progress = progress or Progress()
+    for line in data.facts.get("problems", ()):
+        if strict:
+            raise InputError(f"{data.name}: {line}")
+        progress.problem(f"{data.name}: {line}")
     benchmark.prepare(subject, data)
     described = describe(benchmark, subject, data, seed)
+    present = set(keys)
     with Journal(out / f"{benchmark.name}.jsonl") as journal:
         work = _Run(
-            benchmark, subject, data, keys, list(methods), limits, seed, strict, progress or Progress(), clock, journal
+            benchmark, subject, data, keys, list(methods), limits, seed, strict, progress, clock, journal
         )
         work.settings = digest(described)
         try:
@@ -108,7 +115,8 @@ def run(
             result = summarise(
                 benchmark,
                 described,
-                list(journal.of(work.settings)),
+                # a picture that failed and was taken out of the data since is no problem of it
+                [one for one in journal.of(work.settings) if "scores" in one or one["key"] in present],
                 methods=methods,
                 unsupported=work.unsupported,
                 cuts=work.cuts,
@@ -322,6 +330,8 @@ class _Run:
 
     def _drop(self, method: str, why: str) -> None:
         self.unsupported[method] = why
+        if self.strict:
+            raise InputError(f"{method}: {why}")
         self.progress.problem(f"{method}: {why}")
 
 

@@ -18,6 +18,7 @@ from legrad.bench.memory import Memory
 from legrad.errors import FlatMapWarning, InputError, UnsupportedModelError
 from legrad.explainer import Explainer
 from legrad.inputs import prepare, stack
+from legrad.layers import resolve_layers
 from legrad.methods import METHODS, Method, find
 from legrad.resolving import Resolver
 from legrad.targets import Audio, Prompts
@@ -39,10 +40,12 @@ class Variant:
     Attributes:
         method: as in ``explain``.
         arguments: that replace the run's.
+        heads: numbers of heads that the method names.
     """
 
     method: str | Method
     arguments: dict[str, Any]
+    heads: tuple[int, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
@@ -52,6 +55,7 @@ class Variant:
             raise InputError(f"no method {name!r}; known: {', '.join(known_methods())}")
         method: str | Method = name
         arguments: dict[str, Any] = {}
+        named: tuple[int, ...] = ()
         for part in parts:
             argument, _, value = part.partition("=")
             numbers = value.split("+")
@@ -60,7 +64,8 @@ class Variant:
             elif argument == "readout" and value in ("published", "native"):
                 arguments[argument] = value
             elif argument == "heads" and method == "legrad" and all(number.isdecimal() for number in numbers):
-                method = heads.of_heads([int(number) for number in numbers])
+                named = tuple(map(int, numbers))
+                method = heads.of_heads(named)
             elif argument == "heads" and method == "legrad" and value in heads.CHOICES:
                 method = heads.of_heads(value)
             else:
@@ -68,7 +73,7 @@ class Variant:
                     f"method {text!r}: a variant is METHOD:layers=K, METHOD:readout=published|native or "
                     f"legrad:heads=0+3|{'|'.join(heads.CHOICES)}, got {part!r}"
                 )
-        return cls(method, arguments)
+        return cls(method, arguments, named)
 
 
 class Subject:
@@ -85,6 +90,7 @@ class Subject:
 
     Raises:
         UnsupportedModelError: a model for videos or sounds, or whose input is not square.
+        InputError: layers or a read-out that the model does not have.
     """
 
     def __init__(
@@ -99,6 +105,9 @@ class Subject:
     ) -> None:
         self.check(explainer)
         self.explainer = explainer
+        missing = self._missing({"layers": layers, "readout": readout})
+        if missing:
+            raise InputError(missing)
         self._arguments: dict[str, Any] = {"layers": layers, "readout": readout}
         self.templates = tuple(templates)
         self.labels, self._names = tuple(labels), names or {}
@@ -171,12 +180,12 @@ class Subject:
         """Maps as ``grids`` has them, and the model's own scores (its targets,) of every picture."""
         variant = Variant.parse(method)
         depth, kind = len(self.explainer.anatomy.blocks), find(variant.method)
+        self._check(variant)
         # one pass gives the maps of all layers, whose means are the maps of any number of them
         several = kind.per_layer and isinstance(variant.method, str) and self._memory is not None
         chosen = variant.arguments.get("layers") if several else None
         arguments = variant.arguments
         if chosen is not None:
-            self._check(variant)
             arguments = {**arguments, "layers": depth, "keep_layers": True}
 
         def compute(some: Sequence[Image], asked: Sequence[Sequence[Tensor | int]]) -> list[tuple[Tensor, Tensor]]:
@@ -225,9 +234,27 @@ class Subject:
             )
 
     def _check(self, variant: Variant) -> None:
-        refused = self._refused(variant.method, variant.arguments)
+        refused = self._refused(variant.method, variant.arguments) or self._missing(variant.arguments)
+        if not refused and variant.heads and max(variant.heads) >= self._heads:
+            refused = f"no head {max(variant.heads)}: the explained attention has {self._heads} heads"
         if refused:
             raise UnsupportedModelError(refused)
+
+    def _missing(self, arguments: Mapping[str, Any]) -> str:
+        """Layers or a read-out that no method finds in this model, or ""."""
+        anatomy, readout = self.explainer.anatomy, arguments.get("readout", "auto")
+        if readout not in ("auto", *anatomy.readouts):
+            return f"this model has no {readout} read-out, only {', '.join(anatomy.readouts)}"
+        try:
+            resolve_layers(arguments.get("layers"), len(anatomy.blocks))
+        except InputError as error:
+            return str(error)
+        return ""
+
+    @functools.cached_property
+    def _heads(self) -> int:
+        """How many there are; ``UnsupportedModelError`` if they cannot be told apart."""
+        return heads.count(self.explainer.anatomy)
 
     def _refused(self, method: str | Method, arguments: Mapping[str, Any]) -> str:
         """Why a method cannot use arguments, or ""."""
