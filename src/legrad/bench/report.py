@@ -130,7 +130,7 @@ def _legend(content: Mapping[str, Any]) -> str:
 
 
 def _shown(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics that have a column; the others are in the files and figures."""
+    """The metrics that have a column; the others are in the files, and some in figures."""
     return {name: metric for name, metric in content["metrics"].items() if not metric.get("detail")}
 
 
