@@ -248,8 +248,10 @@ def test_classes_of_a_classifier(classifier):
 
 def test_imagenet_classes():
     assert column("n01443537", (), None, 1000) == 1
-    assert len(choices(["n01440764", "n01443537"])) == 1000
-    assert choices(["dog", "n01443537"]) == ("dog", "n01443537")
+    assert len(choices(["n01440764", "n01443537"], {})) == 1000
+    assert choices(["dog", "n01443537"], {}) == ("dog", "n01443537")
+    assert choices(["dog", "n99999999"], {}) == ("dog",)
+    assert choices(["dog", "n99999999"], {"n99999999": "yeti"}) == ("dog", "n99999999")
     # a hypernym is no class of the 1000
     with pytest.raises(InputError, match="n00001740"):
         column("n00001740", (), None, 1000)
@@ -472,6 +474,19 @@ def test_every_kind_of_benchmark_on_a_classifier(classifier, name, tmp_path):
         table.build(name, classifier.anatomy, {}), subject(classifier, data), data, ["legrad", "random"], tmp_path
     ).content
     assert result["problems"] == []
+    assert result["methods"]["legrad"]["items"] == 2
+
+
+@pytest.mark.parametrize("name", ["perturbation", "presence", "sanity"])
+def test_a_class_without_a_name_is_its_own_pictures_problem(clip, name, tmp_path):
+    for label in ("cat", "dog", "n99999999"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        Image.new("RGB", (40, 30), "red").save(tmp_path / "data" / label / "a.png")
+    data = open_data(str(tmp_path / "data"), name)
+    result = run(table.build(name, clip.anatomy, {}), subject(clip, data), data, ["legrad"], tmp_path).content
+    assert {(one["key"], one["problem"]) for one in result["problems"]} == {
+        ("n99999999/a.png", "'n99999999' is no ImageNet synset; give a file of class names")
+    }
     assert result["methods"]["legrad"]["items"] == 2
 
 

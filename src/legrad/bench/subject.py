@@ -271,7 +271,21 @@ class Subject:
     @functools.cached_property
     def choices(self) -> tuple[str, ...]:
         """Labels that a zero-shot prediction chooses from; empty for a classifier, which has its own."""
-        return classes.choices(self.labels) if self.zero_shot else ()
+        return classes.choices(self.labels, self._names) if self.zero_shot else ()
+
+    @functools.cached_property
+    def askable(self) -> tuple[str, ...]:
+        """The labels that can be a ``target``."""
+        return tuple(label for label in self.labels if self._known(label))
+
+    def _known(self, label: str) -> bool:
+        if self.zero_shot:
+            return classes.named(label, self._names)
+        try:
+            self.target(label)
+        except InputError:
+            return False
+        return True
 
     def target(self, label: str) -> Tensor | int:
         """A class as ``explain`` takes it: an embedding, or an index of a classifier.
@@ -293,6 +307,7 @@ class Subject:
         if not self.zero_shot:
             return int(self.target(label))
         self._need_choices()
+        classes.name(label, self._names)  # one without a name cannot be chosen, and says so
         if label not in self.choices:
             raise InputError(f"class {label!r} is not among the {len(self.choices)} that the model chooses from")
         return self.choices.index(label)
