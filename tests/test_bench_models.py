@@ -313,6 +313,26 @@ def test_the_fingerprint_is_each_layers_share(clip, scenes, tmp_path):
     assert result["problems"] == []
 
 
+def test_the_fingerprint_of_one_layer_and_of_flat_maps(clip, scenes, tmp_path, monkeypatch):
+    methods = ["legrad", "raw-attention", "attentioncam", "textspan"]
+    benchmark, explain = Fingerprint(4), Subject.explain
+
+    def flat(self, pictures, targets, method, **arguments):
+        found = explain(self, pictures, targets, method, **arguments)
+        if method == "textspan":
+            found.layer_relevance[0] = 0
+        return found
+
+    monkeypatch.setattr(Subject, "explain", flat)
+    result = run(benchmark, subject(clip, scenes), scenes, methods, tmp_path, Limits(2)).content
+    assert result["unsupported"] == {
+        name: f"{name} reads 1 of the 4 layers only" for name in ("raw-attention", "attentioncam")
+    }
+    numbers = result["methods"]["textspan"]["metrics"]
+    assert (numbers["depth"]["value"], numbers["layer_0"]["value"], numbers["flat"]["value"]) == (None, None, 1)
+    report.report(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["class token", "pooler"])
 def test_the_fingerprint_has_every_heads_share(clip, kind, scenes, tmp_path):
     from dataclasses import replace
@@ -645,8 +665,27 @@ def test_a_report_of_nothing(tmp_path):
     with pytest.raises(InputError, match="no folder"):
         report.report(tmp_path / "absent")
     (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(InputError, match=r"a.json is not a result of legrad bench"):
+    with pytest.warns(UserWarning, match=r"a.json is not a result"), pytest.raises(InputError, match="no result"):
         report.report(tmp_path)
+
+
+@pytest.mark.filterwarnings("always:left out of the report")
+def test_a_report_leaves_out_what_is_no_result(call, tmp_path):
+    (tmp_path / "out").mkdir()
+    Path("out/a.json").write_text('{"schema": 1}')
+    Path("out/b.json").write_text("[")
+    arguments = ("bench", "localisation", "--methods", "centre", "--items", "1", "--out", "out")
+    code, out, err = call(*arguments, "--layers", "2", "--readout", "native", "--template", "{}.")
+    assert code == 0
+    assert re.findall("warning: left out of the report: out/(.).json is not a result", err) == ["a", "b"]
+    assert err.count("\n") == 2
+    text, table = Path("out/report.md").read_text(), Path("out/report.csv").read_text()
+    assert "\n## localisation (layers = 2, readout = native, templates = '{}.'), embedded\n" in text
+    assert "**localisation (layers = 2, readout = native, templates = '{}.'): pointing game**" in text
+    assert "; layers = 2; readout = native; templates = '{}.'\n" in text
+    assert {row["settings"] for row in csv.DictReader(table.splitlines())} == {
+        "layers = 2; readout = native; templates = '{}.'"
+    }
 
 
 @pytest.fixture

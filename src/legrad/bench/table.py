@@ -22,7 +22,7 @@ from legrad.errors import InputError
 from legrad.explainer import Explainer
 from legrad.methods import METHODS
 
-_PLAIN: dict[str, Callable[..., Benchmark]] = {
+PLAIN: dict[str, Callable[..., Benchmark]] = {
     "segmentation": Segmentation,
     "openvocab": OpenVocabulary,
     "perturbation": Perturbation,
@@ -32,7 +32,7 @@ _PLAIN: dict[str, Callable[..., Benchmark]] = {
     "speed": Speed,
     "audio": AudioPrompted,
 }
-NAMES = (*_PLAIN, "ablation", "fingerprint")
+NAMES = (*PLAIN, "ablation", "fingerprint")
 # switch -> benchmark -> allowed values; None = any of its type
 SWITCHES: dict[str, dict[str, tuple[str, ...] | None]] = {
     "explained": {"segmentation": ("predicted", "truth"), "perturbation": ("both", "predicted", "truth")},
@@ -66,7 +66,7 @@ def build(name: str, anatomy: ViTAnatomy, switches: Mapping[str, Any]) -> Benchm
         given.setdefault("patch", min(anatomy.patch_size))
     if name == "fingerprint":
         return Fingerprint.of(anatomy)
-    made = _PLAIN[base](**given)
+    made = PLAIN[base](**given)
     return ablation.Ablation(made) if name == "ablation" else made
 
 
