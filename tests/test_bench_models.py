@@ -27,7 +27,7 @@ from legrad.bench.fingerprint import Fingerprint
 from legrad.bench.localisation import Localisation
 from legrad.bench.memory import Memory
 from legrad.bench.result import Result
-from legrad.bench.runner import Limits, run
+from legrad.bench.runner import Limits, Progress, run
 from legrad.bench.sanity import Sanity, shuffled, stages
 from legrad.bench.speed import Speed
 from legrad.bench.study import FULL, PARTS, QUICK, Part, Scale, study
@@ -130,6 +130,29 @@ def test_maps_are_explains_in_the_pixels_of_the_input(clip, scenes):
     last = asked.grids(pictures[1:], [[asked.target("sun")]], "legrad:layers=1:readout=native")[0]
     expected = clip.explain(pictures[1], ["a photo of a sun"], fit="squash", layers=1, readout="native")
     assert torch.allclose(last, expected.relevance[0], rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["token", "pooler"])
+def test_another_input_size(clip, kind, scenes, tmp_path):
+    """As ``explain(size=...)`` has it, recorded in the settings."""
+    from dataclasses import replace
+
+    explainer = clip
+    if kind == "pooler":
+        adapter = legrad.wrap(models.TOWERS["siglip"](), tokenizer=models.tokenizer).adapter
+        explainer = legrad.Explainer(replace(adapter, transform=clip.adapter.transform))
+    with models.left_as_found(explainer.model):
+        asked = subject(explainer, scenes, size=48)
+        assert (asked.size, asked.settings["size"], asked.explainer.anatomy.grid) == (48, 48, (6, 6))
+        (grid,) = asked.grids([scenes[0].image], [[asked.target("sun")]], "legrad")
+    expected = explainer.explain(scenes[0].image, ["a photo of a sun"], fit="squash", size=48)
+    assert torch.allclose(grid, expected.relevance[0], rtol=1e-4, atol=1e-9)
+    assert asked.pixels([scenes[0].image]).shape == (1, 3, 48, 48)
+    result = run(Localisation(), asked, scenes, ["legrad", "gradcam"], tmp_path, Limits(2)).content
+    assert (result["problems"], result["unsupported"]) == ([], {})
+    assert "size" not in subject(explainer, scenes).settings
+    with pytest.raises(InputError, match="smaller than one patch"):
+        subject(explainer, scenes, size=4)
 
 
 @pytest.fixture
@@ -523,6 +546,7 @@ def test_switches(clip):
     wrong = [
         ("nonsense", {}, "no benchmark 'nonsense'"),
         ("segmentation", {"fill": "black"}, "segmentation has no switch --fill; it is for perturbation"),
+        ("segmentation", {"threshold": 0.5}, "no switch --threshold; each result has both thresholds"),
         ("segmentation", {"explained": "both"}, "one of predicted, truth, got 'both'"),
         ("ablation", {"on": "speed"}, "--on of ablation is one of"),
     ]
@@ -628,6 +652,22 @@ def test_parts_share_time_and_maps(clip, monkeypatch, tmp_path):
     assert seen[0][1] == {"rise": 7, "occlusion": 7}
     assert [objects for _, _, objects, _ in seen] == [(2, 4), (1, 1)]
     assert seen[0][3] is seen[1][3] is not None
+
+
+def test_a_part_that_cannot_run_leaves_the_others(clip, tmp_path):
+    (tmp_path / "data/dog").mkdir(parents=True)
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "data/dog/a.png")
+    parts = [Part(name, (1, 1), (1, 1), methods=("centre",)) for name in ("presence", "perturbation")]
+    told = []
+    results = study(
+        clip, str(tmp_path / "data"), tmp_path, FULL, parts=parts, progress=Progress(problem=told.append)
+    )
+    assert [one.content["benchmark"] for one in results] == ["perturbation"]
+    why = "presence needs a data set that lists two classes at least; image-folder does not"
+    assert told == [f"presence left out: {why}"]
+    for options in ({"strict": True, "parts": parts}, {"parts": parts[:1]}):
+        with pytest.raises(InputError, match=why):
+            study(clip, str(tmp_path / "data"), tmp_path, FULL, **options)
 
 
 def test_report(folder):

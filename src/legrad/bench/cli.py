@@ -79,6 +79,9 @@ def _single(
         ] = None,
         layers: Annotated[str | None, typer.Option(help="As for `legrad explain`.")] = None,
         readout: Annotated[str, typer.Option(help="As for `legrad explain`.")] = "auto",
+        size: Annotated[
+            int | None, typer.Option(min=1, help="Side of the model's input in pixels. Default: the model's own.")
+        ] = None,
         template: Annotated[
             list[str] | None, typer.Option(help="Prompt with {} for the class; repeat it for an ensemble.")
         ] = None,
@@ -99,7 +102,7 @@ def _single(
             typer.Option(help="audio: basic (the whole clip) | advanced (the spoken word, widened by 0.2 s)."),
         ] = None,
         prompt: Annotated[str | None, typer.Option(help="audio: audio | text, to ask by names for comparison.")] = None,
-        threshold: Annotated[float | None, typer.Option(help="openvocab: of the min-maxed map, default 0.5.")] = None,
+        threshold: Annotated[float | None, typer.Option(help="openvocab: of the min-maxed map, default 0.5. segmentation needs none: results have the mean and 0.5.")] = None,
         tolerance: Annotated[float | None, typer.Option(help="localisation: pixels beside the mask.")] = None,
         fill: Annotated[str | None, typer.Option(help="perturbation: black | mean | blur.")] = None,
         patch: Annotated[int | None, typer.Option(help="perturbation: side of what is erased as one.")] = None,
@@ -141,6 +144,7 @@ def _single(
             readout=readout,
             names=given,
             templates=tuple(template or TEMPLATES),
+            size=size,
         )
         anatomy = subject.explainer.anatomy
         benchmark = table.build(name, anatomy, switches)

@@ -64,7 +64,7 @@ class Presence:
     def prepare(self, subject: Subject, data: Dataset) -> None:
         """The absent classes come out of the data set's list."""
         if len(subject.askable) < 2:
-            raise InputError(f"presence needs a data set that lists its classes; {data.name} does not")
+            raise InputError(f"presence needs a data set that lists two classes at least; {data.name} does not")
 
     def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """[maximum, mean, score] of every class asked for."""

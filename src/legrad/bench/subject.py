@@ -4,7 +4,7 @@ import functools
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -87,10 +87,11 @@ class Subject:
         names: what classes are called in prompts, where the data set's labels say it badly.
         templates: texts with ``{}`` in them, whose embeddings are averaged for a class name.
         memory: shared by the subjects of a study, which have the same explainer, layers and read-out.
+        size: side of the model's input, if it is not the model's own.
 
     Raises:
         UnsupportedModelError: a model for videos or sounds, or whose input is not square.
-        InputError: layers or a read-out that the model does not have.
+        InputError: layers or a read-out that the model does not have, or a size that it does not take.
     """
 
     def __init__(
@@ -102,9 +103,11 @@ class Subject:
         names: Mapping[str, str] | None = None,
         templates: Sequence[str] = TEMPLATES,
         memory: Memory | None = None,
+        size: int | None = None,
     ) -> None:
         self.check(explainer)
-        self.explainer = explainer
+        self.explainer = explainer if size is None else _resized(explainer, size)
+        self._size = {} if size is None else {"size": size}
         missing = self._missing({"layers": layers, "readout": readout})
         if missing:
             raise InputError(missing)
@@ -132,6 +135,7 @@ class Subject:
             "model": self.explainer.adapter.name or type(self.explainer.model).__name__,
             "weights": fingerprint(self.explainer.model),
             **self._arguments,
+            **self._size,
             "templates": list(self.templates) if self.zero_shot else None,
             "names": dict(self._names),
             "classes": _digest("\n".join(self.labels).encode()),
@@ -423,6 +427,17 @@ class Subject:
             torch.cuda.synchronize(device)
         elif device.type == "mps":
             torch.mps.synchronize()
+
+
+def _resized(explainer: Explainer, size: int) -> Explainer:
+    """The same model for inputs of size x size pixels, as ``Explainer.explain`` makes it for ``size=``."""
+    adapter, sides = explainer.adapter, geometry.as_size(size)
+    transform = adapter.transform
+    # the copy for another size is made of the tower in its plain state
+    with capture.plain(explainer.model), capture.plain(explainer.anatomy.tower, explainer.anatomy.switches):
+        anatomy = adapter.anatomy.at(sides)
+    own = None if transform is None else lambda asked, fit: transform(asked or sides, fit)
+    return Explainer(replace(adapter, anatomy=anatomy, transform=own))
 
 
 def fingerprint(model: torch.nn.Module) -> str:

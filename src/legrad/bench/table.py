@@ -85,6 +85,8 @@ def subject(name: str, explainer: Explainer, data: Dataset, **options: Any) -> S
     kind = Listener if listens and name == "perturbation" else Subject
     if kind is Listener:
         options.pop("memory", None)  # it tells pictures apart, not sounds
+        if options.get("size") is not None:
+            raise InputError("--size is of pictures; spectrograms have the size that the model's extractor gives them")
     made = kind(explainer, labels=getattr(data, "classes", ()), **options)
     if listens != isinstance(data, SoundFolder):
         raise InputError(
@@ -108,7 +110,9 @@ def methods(name: str, anatomy: ViTAnatomy) -> list[str]:
 def _check(benchmark: str, switch: str, value: Any) -> None:
     takes = SWITCHES[switch]
     if benchmark not in takes:
-        raise InputError(f"{benchmark} has no switch --{switch}; it is for {', '.join(takes)}")
+        always = "; each result has both thresholds, the map's mean and 0.5"
+        why = always if (benchmark, switch) == ("segmentation", "threshold") else ""
+        raise InputError(f"{benchmark} has no switch --{switch}{why}; it is for {', '.join(takes)}")
     allowed = takes[benchmark]
     if allowed is not None and value not in allowed:
         raise InputError(f"--{switch} of {benchmark} is one of {', '.join(allowed)}, got {value!r}")
