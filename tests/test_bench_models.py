@@ -575,7 +575,7 @@ def test_what_data_names(tmp_path):
     assert list(ids[0].masks) == ["dog"]
     latin = tmp_path / "latin.csv"
     latin.write_bytes("image,class,x,y,label\na.png,b\xeate,1,1,yes\n".encode("latin-1"))
-    with pytest.raises(InputError, match="latin.csv is not a CSV table in UTF-8"):
+    with pytest.raises(InputError, match=r"latin.csv is not a CSV table in UTF-8"):
         open_data(str(latin), "openvocab", images=tmp_path / "images")
     wrong = [("absent", "no file or folder 'absent'"), (str(points), "--images"), ("embedded:x", "LOW-HIGH")]
     for name, message in wrong:
@@ -659,9 +659,7 @@ def test_a_part_that_cannot_run_leaves_the_others(clip, tmp_path):
     Image.new("RGB", (40, 30), "red").save(tmp_path / "data/dog/a.png")
     parts = [Part(name, (1, 1), (1, 1), methods=("centre",)) for name in ("presence", "perturbation")]
     told = []
-    results = study(
-        clip, str(tmp_path / "data"), tmp_path, FULL, parts=parts, progress=Progress(problem=told.append)
-    )
+    results = study(clip, str(tmp_path / "data"), tmp_path, FULL, parts=parts, progress=Progress(problem=told.append))
     assert [one.content["benchmark"] for one in results] == ["perturbation"]
     why = "presence needs a data set that lists two classes at least; image-folder does not"
     assert told == [f"presence left out: {why}"]
@@ -715,7 +713,7 @@ def test_a_report_leaves_out_what_is_no_result(call, tmp_path):
     Path("out/a.json").write_text('{"schema": 1}')
     Path("out/b.json").write_text("[")
     arguments = ("bench", "localisation", "--methods", "centre", "--items", "1", "--out", "out")
-    code, out, err = call(*arguments, "--layers", "2", "--readout", "native", "--template", "{}.")
+    code, _, err = call(*arguments, "--layers", "2", "--readout", "native", "--template", "{}.")
     assert code == 0
     assert re.findall("warning: left out of the report: out/(.).json is not a result", err) == ["a", "b"]
     assert err.count("\n") == 2

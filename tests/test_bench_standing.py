@@ -18,7 +18,11 @@ SOME = {
 def one(name, title, better, methods, benchmark="segmentation", protocol=None, subject=None):
     return {
         "benchmark": benchmark,
-        "settings": {"protocol": protocol or {"explained": "truth"}, "data": {"path": "embedded"}, "subject": subject or {}},
+        "settings": {
+            "protocol": protocol or {"explained": "truth"},
+            "data": {"path": "embedded"},
+            "subject": subject or {},
+        },
         "statistics": {"paired with": "legrad"},
         "chance": {name: 0.25},
         "metrics": {name: {"title": title, "better": better}},

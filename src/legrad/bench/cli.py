@@ -102,7 +102,12 @@ def _single(
             typer.Option(help="audio: basic (the whole clip) | advanced (the spoken word, widened by 0.2 s)."),
         ] = None,
         prompt: Annotated[str | None, typer.Option(help="audio: audio | text, to ask by names for comparison.")] = None,
-        threshold: Annotated[float | None, typer.Option(help="openvocab: of the min-maxed map, default 0.5. segmentation needs none: results have the mean and 0.5.")] = None,
+        threshold: Annotated[
+            float | None,
+            typer.Option(
+                help="openvocab: of the min-maxed map, default 0.5. segmentation: none, results have the mean and 0.5."
+            ),
+        ] = None,
         tolerance: Annotated[float | None, typer.Option(help="localisation: pixels beside the mask.")] = None,
         fill: Annotated[str | None, typer.Option(help="perturbation: black | mean | blur.")] = None,
         patch: Annotated[int | None, typer.Option(help="perturbation: side of what is erased as one.")] = None,

@@ -105,9 +105,7 @@ def run(
     described = describe(benchmark, subject, data, seed)
     present = set(keys)
     with Journal(out / f"{benchmark.name}.jsonl") as journal:
-        work = _Run(
-            benchmark, subject, data, keys, list(methods), limits, seed, strict, progress, clock, journal
-        )
+        work = _Run(benchmark, subject, data, keys, list(methods), limits, seed, strict, progress, clock, journal)
         work.settings = digest(described)
         try:
             work.all_items()

@@ -48,7 +48,7 @@ def title(content: Mapping[str, Any]) -> str:
 def unusual(content: Mapping[str, Any]) -> dict[str, str]:
     """Settings of a run that are not the defaults: of the subject, and switches of the protocol."""
     settings = content["settings"]
-    usual = {"layers": None, "readout": "auto", "templates": list(TEMPLATES), "names": {}, "size": None}
+    usual: dict[str, Any] = {"layers": None, "readout": "auto", "templates": list(TEMPLATES), "names": {}, "size": None}
     usual |= _switches(content)
     given = {**settings["protocol"], **settings.get("subject", {})}
     found = {name: given[name] for name, value in usual.items() if given.get(name, value) not in (value, None)}

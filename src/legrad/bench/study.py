@@ -148,7 +148,9 @@ def study(
     start, results, memory, progress = clock(), [], Memory(), progress or Progress()
     chosen = scale.parts(parts)
     for place, part in enumerate(chosen):
-        samples = open_data(data, part.switches.get("on", part.name), explained=part.switches.get("explained"), names=names)
+        samples = open_data(
+            data, part.switches.get("on", part.name), explained=part.switches.get("explained"), names=names
+        )
         rest = sum(other.seconds[0] for other in chosen[place:])
         limits = Limits(
             items=part.items[0],

@@ -63,8 +63,8 @@ class PointsCsv:
             _add(points, (row[image], row[name]), (row[place[0]], row[place[1]]), row[label], unit, where, problems)
         if unit == "pixels" and _look_relative(points):
             raise InputError(
-                f"{path}: all x and y lie in [0, 1], which are no pixels; say unit='relative' (--unit relative) if they "
-                "are shares of the picture's width and height"
+                f"{path}: all x and y lie in [0, 1], which are no pixels; say unit='relative' (--unit relative) if "
+                "they are shares of the picture's width and height"
             )
         self._items = _usable(points, self._root, absent, problems)
         required(self._items, path, "usable points", problems)
