@@ -239,7 +239,8 @@ def test_an_ablation_is_its_base_with_another_name(tmp_path):
 
 def test_data_without_what_a_benchmark_needs(tmp_path):
     data = two()
-    data.samples = [replace(data.samples[0], masks={}, points={}, label=None)]
+    # one alone is a problem of its own; if none has it, there is nothing to begin with
+    data.samples = [replace(data.samples[0], masks={}, points={}, label=None), data.samples[1]]
     cases = [
         (Localisation(), "no mask with any pixel"),
         (Segmentation("truth"), "no mask with any pixel"),
@@ -248,6 +249,11 @@ def test_data_without_what_a_benchmark_needs(tmp_path):
         (presence.Presence(), "item-0 has no label"),
     ]
     for place, (benchmark, message) in enumerate(cases):
-        result = run(benchmark, Subject(data, the_mask), data, ["legrad"], tmp_path / str(place)).content
-        assert message in result["problems"][0]["problem"]
-        assert result["methods"]["legrad"]["problems"] == 1
+        subject = Subject(data, the_mask)
+        result = run(benchmark, subject, data, ["legrad"], tmp_path / str(place)).content
+        told = {one["key"]: one["problem"] for one in result["problems"]}
+        assert message in told["item-0"]
+    bare = Data(data.samples[:1])
+    for benchmark, what in ((Localisation(), "masks"), (OpenVocabulary(), "points"), (Perturbation(), "labels")):
+        with pytest.raises(InputError, match=f"this benchmark needs {what}, which tiny does not have"):
+            run(benchmark, Subject(bare, the_mask), bare, ["legrad"], tmp_path / "bare")

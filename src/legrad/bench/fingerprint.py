@@ -95,6 +95,7 @@ class Fingerprint:
 
     def prepare(self, subject: Subject, data: Dataset) -> None:
         """Any model and any data with labels will do."""
+        evidence.need(data, "label")
 
     def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """ "layers": the share of each, adding up to 1; of LeGrad "heads" too, for every layer a list."""

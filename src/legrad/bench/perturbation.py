@@ -126,7 +126,8 @@ class Perturbation:
         }
 
     def prepare(self, subject: Subject, data: Dataset) -> None:
-        """Accuracy needs classes to choose from, erasing the model's mean and std."""
+        """Accuracy needs labels, and classes to choose from."""
+        evidence.need(data, "label")
         if subject.zero_shot and not subject.choices:
             raise InputError(f"{data.name} does not list its classes, so accuracy cannot be measured")
 

@@ -107,9 +107,12 @@ class Segmentation:
         }
 
     def prepare(self, subject: Subject, data: Dataset) -> None:
-        """A prediction needs classes to choose from."""
+        """A prediction needs classes to choose from, and pictures of one class."""
+        evidence.need(data, "masks")
         if self.explained == "predicted" and subject.zero_shot and not subject.choices:
             raise InputError(f"{data.name} does not list its classes, so none can be predicted; take --explained truth")
+        if self.explained == "predicted":
+            evidence.need(data, "label")
 
     def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """Counts of every sample, summed over its classes, at both thresholds."""
