@@ -111,7 +111,7 @@ class Fingerprint:
             return [{"layers": one.sum(1).tolist(), "heads": one.tolist()} for one in shares]
         found = subject.explain(pictures, targets, variant.method, **arguments, keep_layers=True)
         if len(found.layers) != self.layers:
-            raise UnsupportedModelError(f"{method} reads {len(found.layers)} of the {self.layers} layers only")
+            raise UnsupportedModelError(f"reads {len(found.layers)} of the {self.layers} layers only")
         return [{"layers": _shares(one).tolist()} for one in found.layer_relevance[:, 0].flatten(2).sum(-1).double()]
 
 
