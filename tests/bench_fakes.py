@@ -57,7 +57,7 @@ class Subject:
 
     size = SIZE
     zero_shot = True
-    labels = choices = NAMES
+    labels = choices = askable = NAMES
     settings = {"model": "fake", "weights": "none"}  # noqa: RUF012
 
     def __init__(self, data, draw=None):

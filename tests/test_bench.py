@@ -62,10 +62,11 @@ def test_localisation(tmp_path):
 
 def test_segmentation_of_the_true_classes(tmp_path):
     found, result = values(Segmentation("truth"), two(), tmp_path)
-    perfect = dict.fromkeys(("miou", "accuracy", "map", "miou_half", "accuracy_half", "iou_foreground"), 1)
+    names = ("miou", "accuracy", "map", "miou_half", "accuracy_half", "iou_foreground", "mean_image_fg_iou")
+    perfect = dict.fromkeys(names, 1)
     assert found["legrad"] == {**perfect, "flat": 0}
     wrong = found["legrad:layers=1"]
-    assert (wrong["miou"], wrong["accuracy"], wrong["iou_foreground"]) == (0, 0, 0)
+    assert (wrong["miou"], wrong["accuracy"], wrong["iou_foreground"], wrong["mean_image_fg_iou"]) == (0, 0, 0, 0)
     flat = found["legrad:layers=2"]
     assert (flat["accuracy"], flat["iou_foreground"], flat["map"], flat["flat"]) == (0.75, 0, 0.5, 1)
     # a coin per pixel, a quarter of which is object: 0.25 / 1.25 and 0.75 / 1.75
@@ -86,6 +87,29 @@ def test_segmentation_of_the_predicted_class(tmp_path):
     # the bar's map against the square's mask
     assert (asked["item-1"]["tp"], asked["item-1"]["fp"]) == (0, 16)
     assert found["legrad"]["accuracy"] == (64 + 32) / 128
+    # 16 of 48 pixels are hit in all; of one picture all, of the other none
+    assert found["legrad"]["iou_foreground"] == 16 / 48
+    assert found["legrad"]["mean_image_fg_iou"] == 0.5
+
+
+@pytest.mark.parametrize(("geometry", "overlap"), [("squash", 1), ("crop", 1), ("prs_compat", 1 / 2)])
+def test_pictures_and_masks_lie_on_each_other(geometry, overlap):
+    """The map is what the model is shown: the light object, whatever the picture's shape."""
+    mask = np.zeros((2 * SIZE, SIZE), bool)
+    mask[SIZE // 2 : SIZE] = True
+    image = Image.fromarray(np.repeat(mask[..., None], 3, 2).astype(np.uint8) * 255)
+
+    class Mirror(Subject):
+        def maps(self, pictures, targets, method, fit="squash"):
+            assert fit == "squash"  # the model's own transform may crop again
+            shown = [np.array(p.resize((SIZE, SIZE), Image.Resampling.NEAREST).convert("L")) for p in pictures]
+            return [torch.from_numpy(one / 255.0)[None].float() for one in shown]
+
+    data = Data([replace(scene("item-0", {"square": mask}), image=image)])
+    one = Segmentation("truth", geometry).measure(Mirror(data), data.samples, "legrad")[0]["half"]
+    assert one["tp"] / (one["tp"] + one["fp"] + one["fn"]) == overlap
+    # cropped, the object is the upper half of the frame; squashed, half as tall
+    assert one["tp"] + one["fp"] == (SIZE**2 // 4 if geometry == "squash" else SIZE**2 // 2)
 
 
 def test_segmentation_needs_the_mask_of_the_label():
@@ -132,6 +156,8 @@ def test_perturbation(tmp_path):
     assert (bad["negative_predicted"], bad["positive_predicted"]) == pytest.approx((45, 90))
     assert good["negative_target"] == good["negative_predicted"]
     assert good["clean"] == 1
+    assert good["positive_predicted_normalised"] == pytest.approx(50)
+    assert good["positive_predicted_correct_only"] == pytest.approx(45)
     assert good["insertion"] > bad["insertion"]
     assert good["deletion"] < bad["deletion"]
     assert one["deletion"][0] == one["insertion"][-1]
@@ -148,6 +174,9 @@ def test_perturbation_of_a_wrong_prediction(tmp_path):
     # without its light half the picture is a bar to the model, though it was not before
     assert one["predicted"]["positive"] == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
     assert one["target"]["positive"] == [0] * 10
+    numbers = found["methods"]["legrad"]["metrics"]
+    assert numbers["positive_predicted"]["value"] == pytest.approx(45)
+    assert numbers["positive_predicted_correct_only"]["value"] is None
     assert subject.asked[0][2] == [["square", "bar"]]
     only = Perturbation(explained="truth").measure(subject, data.samples, "legrad")
     assert set(only[0]) == {"clean", "target"}
@@ -210,7 +239,8 @@ def test_an_ablation_is_its_base_with_another_name(tmp_path):
 
 def test_data_without_what_a_benchmark_needs(tmp_path):
     data = two()
-    data.samples = [replace(data.samples[0], masks={}, points={}, label=None)]
+    # one alone is a problem of its own; if none has it, there is nothing to begin with
+    data.samples = [replace(data.samples[0], masks={}, points={}, label=None), data.samples[1]]
     cases = [
         (Localisation(), "no mask with any pixel"),
         (Segmentation("truth"), "no mask with any pixel"),
@@ -219,6 +249,11 @@ def test_data_without_what_a_benchmark_needs(tmp_path):
         (presence.Presence(), "item-0 has no label"),
     ]
     for place, (benchmark, message) in enumerate(cases):
-        result = run(benchmark, Subject(data, the_mask), data, ["legrad"], tmp_path / str(place)).content
-        assert message in result["problems"][0]["problem"]
-        assert result["methods"]["legrad"]["problems"] == 1
+        subject = Subject(data, the_mask)
+        result = run(benchmark, subject, data, ["legrad"], tmp_path / str(place)).content
+        told = {one["key"]: one["problem"] for one in result["problems"]}
+        assert message in told["item-0"]
+    bare = Data(data.samples[:1])
+    for benchmark, what in ((Localisation(), "masks"), (OpenVocabulary(), "points"), (Perturbation(), "labels")):
+        with pytest.raises(InputError, match=f"this benchmark needs {what}, which tiny does not have"):
+            run(benchmark, Subject(bare, the_mask), bare, ["legrad"], tmp_path / "bare")

@@ -27,7 +27,7 @@ from legrad.bench.fingerprint import Fingerprint
 from legrad.bench.localisation import Localisation
 from legrad.bench.memory import Memory
 from legrad.bench.result import Result
-from legrad.bench.runner import Limits, run
+from legrad.bench.runner import Limits, Progress, run
 from legrad.bench.sanity import Sanity, shuffled, stages
 from legrad.bench.speed import Speed
 from legrad.bench.study import FULL, PARTS, QUICK, Part, Scale, study
@@ -132,6 +132,29 @@ def test_maps_are_explains_in_the_pixels_of_the_input(clip, scenes):
     assert torch.allclose(last, expected.relevance[0], rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["token", "pooler"])
+def test_another_input_size(clip, kind, scenes, tmp_path):
+    """As ``explain(size=...)`` has it, recorded in the settings."""
+    from dataclasses import replace
+
+    explainer = clip
+    if kind == "pooler":
+        adapter = legrad.wrap(models.TOWERS["siglip"](), tokenizer=models.tokenizer).adapter
+        explainer = legrad.Explainer(replace(adapter, transform=clip.adapter.transform))
+    with models.left_as_found(explainer.model):
+        asked = subject(explainer, scenes, size=48)
+        assert (asked.size, asked.settings["size"], asked.explainer.anatomy.grid) == (48, 48, (6, 6))
+        (grid,) = asked.grids([scenes[0].image], [[asked.target("sun")]], "legrad")
+    expected = explainer.explain(scenes[0].image, ["a photo of a sun"], fit="squash", size=48)
+    assert torch.allclose(grid, expected.relevance[0], rtol=1e-4, atol=1e-9)
+    assert asked.pixels([scenes[0].image]).shape == (1, 3, 48, 48)
+    result = run(Localisation(), asked, scenes, ["legrad", "gradcam"], tmp_path, Limits(2)).content
+    assert (result["problems"], result["unsupported"]) == ([], {})
+    assert "size" not in subject(explainer, scenes).settings
+    with pytest.raises(InputError, match="smaller than one patch"):
+        subject(explainer, scenes, size=4)
+
+
 @pytest.fixture
 def counted(clip, monkeypatch):
     """How many maps each call of ``explain`` made."""
@@ -187,7 +210,7 @@ def test_any_number_of_layers_comes_from_one_pass(clip, scenes, method, counted)
         assert torch.allclose(maps[0], expected[0], rtol=1e-4, atol=1e-9)
         assert torch.allclose(scores[0], values[0])
     assert not torch.allclose(found[0][0][0], found[1][0][0])
-    with pytest.raises(InputError, match="layers"):
+    with pytest.raises(UnsupportedModelError, match="layers=9 but the model has 4 blocks"):
         asked.evidence(pictures, targets, f"{method}:layers=9")
     with pytest.raises(UnsupportedModelError, match="cannot use layers"):
         asked.evidence(pictures, targets, "random:layers=1")
@@ -248,8 +271,10 @@ def test_classes_of_a_classifier(classifier):
 
 def test_imagenet_classes():
     assert column("n01443537", (), None, 1000) == 1
-    assert len(choices(["n01440764", "n01443537"])) == 1000
-    assert choices(["dog", "n01443537"]) == ("dog", "n01443537")
+    assert len(choices(["n01440764", "n01443537"], {})) == 1000
+    assert choices(["dog", "n01443537"], {}) == ("dog", "n01443537")
+    assert choices(["dog", "n99999999"], {}) == ("dog",)
+    assert choices(["dog", "n99999999"], {"n99999999": "yeti"}) == ("dog", "n99999999")
     # a hypernym is no class of the 1000
     with pytest.raises(InputError, match="n00001740"):
         column("n00001740", (), None, 1000)
@@ -309,6 +334,24 @@ def test_the_fingerprint_is_each_layers_share(clip, scenes, tmp_path):
     )
     assert set(result["unsupported"]) == {"legrad:layers=1", "rollout"}
     assert result["problems"] == []
+
+
+def test_the_fingerprint_of_one_layer_and_of_flat_maps(clip, scenes, tmp_path, monkeypatch):
+    methods = ["legrad", "raw-attention", "attentioncam", "textspan"]
+    benchmark, explain = Fingerprint(4), Subject.explain
+
+    def flat(self, pictures, targets, method, **arguments):
+        found = explain(self, pictures, targets, method, **arguments)
+        if method == "textspan":
+            found.layer_relevance[0] = 0
+        return found
+
+    monkeypatch.setattr(Subject, "explain", flat)
+    result = run(benchmark, subject(clip, scenes), scenes, methods, tmp_path, Limits(2)).content
+    assert result["unsupported"] == dict.fromkeys(("raw-attention", "attentioncam"), "reads 1 of the 4 layers only")
+    numbers = result["methods"]["textspan"]["metrics"]
+    assert (numbers["depth"]["value"], numbers["layer_0"]["value"], numbers["flat"]["value"]) == (None, None, 1)
+    report.report(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["class token", "pooler"])
@@ -410,6 +453,18 @@ def test_arguments_that_a_method_cannot_use(clip, scenes, tmp_path):
     result = run(Localisation(), asked, data, ["legrad", "random:layers=1"], tmp_path, Limits(3)).content
     assert "'random' cannot use layers" in result["unsupported"]["random:layers=1"]
     assert result["problems"] == []
+    wrong = ("legrad:layers=9", "legrad:heads=7", "gradcam:layers=0")
+    result = run(Localisation(), subject(clip, scenes), data, wrong, tmp_path, Limits(3)).content
+    assert {name: why[:30] for name, why in result["unsupported"].items()} == {
+        "legrad:layers=9": "layers=9 but the model has 4 b",
+        "legrad:heads=7": "no head 7: the explained atten",
+        "gradcam:layers=0": "layers=0 but the model has 4 b",
+    }
+    assert result["problems"] == []
+    with pytest.raises(InputError, match="layers=9 but the model has 4 blocks"):
+        subject(clip, scenes, layers=9)
+    with pytest.raises(InputError, match="no mine read-out, only"):
+        subject(clip, scenes, readout="mine")
 
 
 def test_speed_measures_both(clip, scenes, tmp_path):
@@ -463,6 +518,19 @@ def test_every_kind_of_benchmark_on_a_classifier(classifier, name, tmp_path):
     assert result["methods"]["legrad"]["items"] == 2
 
 
+@pytest.mark.parametrize("name", ["perturbation", "presence", "sanity"])
+def test_a_class_without_a_name_is_its_own_pictures_problem(clip, name, tmp_path):
+    for label in ("cat", "dog", "n99999999"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        Image.new("RGB", (40, 30), "red").save(tmp_path / "data" / label / "a.png")
+    data = open_data(str(tmp_path / "data"), name)
+    result = run(table.build(name, clip.anatomy, {}), subject(clip, data), data, ["legrad"], tmp_path).content
+    assert {(one["key"], one["problem"]) for one in result["problems"]} == {
+        ("n99999999/a.png", "'n99999999' is no ImageNet synset; give a file of class names")
+    }
+    assert result["methods"]["legrad"]["items"] == 2
+
+
 # -- switches and data --------------------------------------------------------------------------------------------
 
 
@@ -476,6 +544,7 @@ def test_switches(clip):
     wrong = [
         ("nonsense", {}, "no benchmark 'nonsense'"),
         ("segmentation", {"fill": "black"}, "segmentation has no switch --fill; it is for perturbation"),
+        ("segmentation", {"threshold": 0.5}, "no switch --threshold; each result has both thresholds"),
         ("segmentation", {"explained": "both"}, "one of predicted, truth, got 'both'"),
         ("ablation", {"on": "speed"}, "--on of ablation is one of"),
     ]
@@ -496,6 +565,16 @@ def test_what_data_names(tmp_path):
     points = tmp_path / "points.csv"
     points.write_text("image,class,x,y,label\na.png,dog,1,1,yes\n")
     assert isinstance(open_data(str(points), "openvocab", images=tmp_path / "images"), PointsCsv)
+    points.write_text("image,class,x,y,label\na.png,dog,0.5,0.5,yes\n")
+    shares = open_data(str(points), "openvocab", images=tmp_path / "images", unit="relative")
+    assert shares[0].points["dog"][0].tolist() == [[4, 4]]
+    Image.new("L", (8, 8), 7).save(tmp_path / "masks/a.png")
+    ids = open_data(str(tmp_path), "segmentation", names={"7": "dog"})
+    assert list(ids[0].masks) == ["dog"]
+    latin = tmp_path / "latin.csv"
+    latin.write_bytes("image,class,x,y,label\na.png,b\xeate,1,1,yes\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"latin.csv is not a CSV table in UTF-8"):
+        open_data(str(latin), "openvocab", images=tmp_path / "images")
     wrong = [("absent", "no file or folder 'absent'"), (str(points), "--images"), ("embedded:x", "LOW-HIGH")]
     for name, message in wrong:
         with pytest.raises(InputError, match=message):
@@ -573,6 +652,20 @@ def test_parts_share_time_and_maps(clip, monkeypatch, tmp_path):
     assert seen[0][3] is seen[1][3] is not None
 
 
+def test_a_part_that_cannot_run_leaves_the_others(clip, tmp_path):
+    (tmp_path / "data/dog").mkdir(parents=True)
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "data/dog/a.png")
+    parts = [Part(name, (1, 1), (1, 1), methods=("centre",)) for name in ("presence", "perturbation")]
+    told = []
+    results = study(clip, str(tmp_path / "data"), tmp_path, FULL, parts=parts, progress=Progress(problem=told.append))
+    assert [one.content["benchmark"] for one in results] == ["perturbation"]
+    why = "presence needs a data set that lists two classes at least; image-folder does not"
+    assert told == [f"presence left out: {why}"]
+    for options in ({"strict": True, "parts": parts}, {"parts": parts[:1]}):
+        with pytest.raises(InputError, match=why):
+            study(clip, str(tmp_path / "data"), tmp_path, FULL, **options)
+
+
 def test_report(folder):
     page = report.report(folder)
     text = page.read_text()
@@ -608,8 +701,27 @@ def test_a_report_of_nothing(tmp_path):
     with pytest.raises(InputError, match="no folder"):
         report.report(tmp_path / "absent")
     (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(InputError, match=r"a.json is not a result of legrad bench"):
+    with pytest.warns(UserWarning, match=r"a.json is not a result"), pytest.raises(InputError, match="no result"):
         report.report(tmp_path)
+
+
+@pytest.mark.filterwarnings("always:left out of the report")
+def test_a_report_leaves_out_what_is_no_result(call, tmp_path):
+    (tmp_path / "out").mkdir()
+    Path("out/a.json").write_text('{"schema": 1}')
+    Path("out/b.json").write_text("[")
+    arguments = ("bench", "localisation", "--methods", "centre", "--items", "1", "--out", "out")
+    code, _, err = call(*arguments, "--layers", "2", "--readout", "native", "--template", "{}.")
+    assert code == 0
+    assert re.findall("warning: left out of the report: out/(.).json is not a result", err) == ["a", "b"]
+    assert err.count("\n") == 2
+    text, table = Path("out/report.md").read_text(), Path("out/report.csv").read_text()
+    assert "\n## localisation (layers = 2, readout = native, templates = '{}.'), embedded\n" in text
+    assert "**localisation (layers = 2, readout = native, templates = '{}.'): pointing game**" in text
+    assert "; layers = 2; readout = native; templates = '{}.'\n" in text
+    assert {row["settings"] for row in csv.DictReader(table.splitlines())} == {
+        "layers = 2; readout = native; templates = '{}.'"
+    }
 
 
 @pytest.fixture
@@ -636,6 +748,46 @@ def test_the_command(call):
     assert call("bench", "report", "results")[0] == 0
 
 
+def test_strict_and_what_the_reader_found(call, tmp_path):
+    """Of three lines one point is usable: told, listed, and the end of a strict run; without any item status is 1."""
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures/a.png")
+    lines = ["image,class,x,y,label", "a.png,dog,2,2,yes", "a.png,dog,x,2,yes", "b.png,dog,2,2,yes"]
+    Path("points.csv").write_text("\n".join(lines))
+    arguments = ("bench", "openvocab", "--methods", "centre", "--data", "points.csv", "--images", "pictures")
+    code, _, err = call(*arguments, "--out", "out")
+    assert code == 0
+    assert "points: 1 x a point whose x and y are not numbers of pixels" in err
+    assert "points: 1 x a picture with points that is not in the folder; first: b.png" in err
+    code, out, err = call(*arguments, "--out", "strict", "--strict")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "points: 1 x a point whose x" in err
+    Path("points.csv").write_text("\n".join(lines[:2]))
+    (tmp_path / "pictures/a.png").write_bytes(b"broken")
+    code, _, err = call(*arguments, "--out", "nothing")
+    assert code == 1
+    assert "a.png" in err
+
+
+def test_class_ids_get_their_names(call, tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "data/images/a.png")
+    mask = Image.new("L", (8, 8))
+    mask.paste(7, (0, 0, 4, 8))
+    mask.save(tmp_path / "data/masks/a.png")
+    Path("ids.txt").write_text("7 dog")
+    arguments = ("bench", "segmentation", "--explained", "truth", "--methods", "centre", "--data", "data")
+    code, _, err = call(*arguments, "--out", "named", "--names", "ids.txt")
+    assert (code, err) == (0, "")
+    (path,) = Path("named").glob("*.json")
+    content = Result.read(path).content
+    assert content["settings"]["data"]["names"] == {"7": "dog"}
+    assert content["methods"]["centre"]["items"] == 1
+    _, _, err = call(*arguments, "--out", "nameless")
+    assert "holds the values 0, 7" in err
+
+
 def test_the_study_tells_where_legrad_stands(call, monkeypatch):
     parts = [Part("localisation", (9, 2), (1, 1), methods=("legrad", "random"))]
     monkeypatch.setattr("legrad.bench.study.study", functools.partial(study, parts=parts))
@@ -658,6 +810,7 @@ def test_the_study_tells_where_legrad_stands(call, monkeypatch):
         (("localisation", "--methods", "legrat"), "no method 'legrat'"),
         (("localisation", "--data", "absent"), "no file or folder 'absent'"),
         (("localisation", "--model", "absent"), "unknown model"),
+        (("localisation", "--unit", "pixels"), "--unit is of the points in a table"),
         (("all", "--quick", "--full"), "exclude each other"),
         (("report", "absent"), "no folder"),
     ],

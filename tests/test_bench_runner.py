@@ -155,6 +155,27 @@ def test_strict_stops_at_the_first_problem(go, index, message):
         go(data, strict=True)
 
 
+def test_strict_stops_at_an_unsupported_method_and_at_the_readers_problems(go):
+    with pytest.raises(InputError, match="legrad:layers=9: no such layer"):
+        go(five(), ("legrad", "legrad:layers=9"), strict=True)
+    data, told = five(), []
+    data.facts["problems"] = ["2 x a point that is unsure; first: line 3"]
+    go(data, progress=Progress(problem=told.append))
+    assert told == ["tiny: 2 x a point that is unsure; first: line 3"]
+    with pytest.raises(InputError, match="tiny: 2 x a point that is unsure"):
+        go(data, strict=True)
+
+
+def test_a_bad_picture_that_was_taken_out_is_no_problem_any_more(go):
+    data = five()
+    data.samples[4] = None
+    assert len(go(data)[0].content["problems"]) == 1
+    data.samples.pop()
+    result, _ = go(data)
+    assert (result.content["problems"], result.content["methods"]["legrad"]["problems"]) == ([], 0)
+    assert result.content["methods"]["legrad"]["items"] == 4
+
+
 def test_a_method_that_the_model_cannot_support_is_one_line(go):
     result, asked = go(five(), ("legrad", "legrad:layers=9"))
     assert result.content["unsupported"] == {"legrad:layers=9": "no such layer"}
@@ -168,6 +189,33 @@ def test_a_method_that_always_fails_is_given_up(go):
     result, _ = go(data)
     assert result.content["unsupported"] == {"legrad": "20 items failed in a row: ValueError: bad sample"}
     assert result.content["methods"]["legrad"]["problems"] == 20
+
+
+def forty(bad):
+    """Pictures of which ``bad`` cannot be measured."""
+    made = [scene(f"item-{i}", {"square": block((0, 1), (0, 1))}, label="bad" if i in bad else None) for i in range(40)]
+    return Data(made)
+
+
+def test_old_failures_that_come_first_do_not_end_a_method_that_works(go):
+    """A run that was cut at 25 of 40 items, 22 of which fail, goes on with the other 15."""
+    order = np.random.default_rng(0).permutation(40).tolist()
+    data = forty(set(order[3:25]))
+    first, _ = go(data, limits=Limits(items=25))
+    assert (first.content["methods"]["legrad"]["items"], first.content["methods"]["legrad"]["problems"]) == (3, 22)
+    second, _ = go(data)
+    assert second.content["unsupported"] == {}
+    assert (second.content["methods"]["legrad"]["items"], second.content["methods"]["legrad"]["problems"]) == (18, 22)
+
+
+def test_old_failures_alone_do_not_end_a_method(go):
+    """The first 20 items fail, 19 of them in a run before, and the others succeed."""
+    order = np.random.default_rng(0).permutation(40).tolist()
+    data = forty(set(order[:20]))
+    go(data, limits=Limits(items=19))
+    second, _ = go(data)
+    assert second.content["unsupported"] == {}
+    assert second.content["methods"]["legrad"]["items"] == 20
 
 
 def test_an_interrupt_leaves_a_result_and_is_resumed(go, tmp_path):

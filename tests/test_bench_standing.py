@@ -3,7 +3,7 @@
 import pytest
 
 from legrad.bench import standing
-from legrad.bench.figures import differences
+from legrad.bench.figures import bars, curves, differences
 
 # method -> (value, low, high of the difference from "legrad", pictures)
 SOME = {
@@ -15,10 +15,14 @@ SOME = {
 }
 
 
-def one(name, title, better, methods, benchmark="segmentation", protocol=None):
+def one(name, title, better, methods, benchmark="segmentation", protocol=None, subject=None):
     return {
         "benchmark": benchmark,
-        "settings": {"protocol": protocol or {"explained": "truth"}, "data": {"path": "embedded"}},
+        "settings": {
+            "protocol": protocol or {"explained": "truth"},
+            "data": {"path": "embedded"},
+            "subject": subject or {},
+        },
         "statistics": {"paired with": "legrad"},
         "chance": {name: 0.25},
         "metrics": {name: {"title": title, "better": better}},
@@ -65,6 +69,33 @@ def test_the_verdict_is_the_differences(low, high, better, expected, mark):
     numbers = {"difference_low": low, "difference_high": high}
     assert standing.verdict(numbers, better) == expected
     assert standing.mark(numbers, better) == mark
+
+
+def test_a_title_says_what_is_not_the_default(content):
+    content["settings"]["protocol"] = {"explained": "truth", "geometry": "squash"}
+    content["settings"]["subject"] = {"layers": None, "readout": "auto", "templates": ["a photo of a {}"], "names": {}}
+    assert (standing.title(content), standing.unusual(content)) == ("segmentation (truth)", {"explained": "truth"})
+    content["settings"]["subject"] = {"layers": [0, 2], "readout": "native", "templates": ["{}.", "a {}."]}
+    content["settings"]["protocol"]["geometry"] = "crop"
+    assert standing.title(content) == (
+        "segmentation (truth, layers = [0, 2], readout = native, templates = '{}.' and 1 more, geometry = crop)"
+    )
+    content["benchmark"], content["settings"]["protocol"]["scored by"] = "ablation", "segmentation"
+    assert standing.title(content).startswith("ablation (segmentation, layers = [0, 2], ")
+    assert "**segmentation (truth, layers = 2): mIoU**" in standing.overview(
+        [one("miou", "mIoU", "higher", SOME, protocol={"explained": "truth"}, subject={"layers": 2})]
+    )
+
+
+def test_fewer_pictures_have_no_ranked_place(content):
+    content["settings"]["subject"] = {"model": "tiny"}
+    rows = [label.get_text() for label in bars(content).axes[0].get_yticklabels()][::-1]
+    assert rows == ["textspan", "gradcam", "legrad", "rollout", "rise (10)"]
+    curve = {"predicted": {"positive": [1] * 10, "negative": [1] * 10}}
+    content["benchmark"] = "perturbation"
+    content["scores"] = {method: dict.fromkeys(scores, curve) for method, scores in content["scores"].items()}
+    legend = [text.get_text() for text in curves(content).axes[0].get_legend().get_texts()]
+    assert legend == ["legrad", "textspan", "gradcam", "rollout", "rise (10)"]
 
 
 def test_the_sentence_names_every_other_method_once(content):

@@ -110,6 +110,10 @@ def test_points_of_ones_own(tmp_path):
     renamed = table(tmp_path / "own.csv", [["file", "what", "u", "v", "there"], ["sub/a.png", "dog", 0.5, 0.5, 1]])
     own = PointsCsv(renamed, tmp_path / "images", "relative", columns=("file", "what", "u", "v", "there"))
     np.testing.assert_array_equal(own[0].points["dog"][0], [[4, 2]])
+    for values in ((0.5, 0.5), (1, 0.25)):
+        shares = table(tmp_path / "shares.csv", [rows[0], ["dog", "sub/a.png", *values, "yes"]])
+        with pytest.raises(InputError, match=r"shares.csv: all x and y lie in \[0, 1\], .*--unit relative"):
+            PointsCsv(shares, tmp_path / "images")
     outside = table(tmp_path / "out.csv", [rows[0], ["dog", "sub/a.png", 9, 2, "yes"]])
     with pytest.raises(InputError, match=r"the point \(9, 2\) of dog lies outside the picture of 8 x 4"):
         PointsCsv(outside, tmp_path / "images")[0]

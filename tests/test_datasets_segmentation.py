@@ -146,6 +146,14 @@ def test_files_that_are_not_gtsegs(tmp_path, gtsegs):
         ImageNetSegmentation(made.close())
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_truncated_gtsegs_is_one_line(tmp_path, gtsegs, share):
+    whole = gtsegs[0].close().read_bytes()
+    (tmp_path / "cut.mat").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError, match=r"cut.mat, incomplete or damaged: .*truncated"):
+        ImageNetSegmentation(tmp_path / "cut.mat")
+
+
 def test_arrays_of_gtsegs_must_be_references_in_a_column(tmp_path, gtsegs):
     made, _ = gtsegs
     path = made.close()
@@ -297,14 +305,27 @@ def test_masks_of_class_ids(tmp_path):
         MaskFolder(tmp_path, names={7: "dog", 9: "cat"}, ignore=None)[0]
 
 
+def test_a_folder_is_the_same_by_any_of_its_names(tmp_path, monkeypatch):
+    picture(tmp_path / "images/a.jpg", (3, 2))
+    (tmp_path / "masks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert MaskFolder(".").facts == MaskFolder(tmp_path).facts == MaskFolder("masks/..").facts
+
+
 def test_what_a_black_and_white_mask_may_hold(tmp_path):
     picture(tmp_path / "images/a.jpg", (3, 2))
-    for values, expected in ((MASK * 0, MASK * 0), (MASK * 0 + 1, MASK * 0 + 1), (MASK * 3, MASK)):
+    for values, expected in ((MASK * 0, MASK * 0), (MASK * 0 + 1, MASK * 0 + 1), (MASK * 255, MASK)):
         grey(tmp_path / "masks/a.png", values)
         np.testing.assert_array_equal(MaskFolder(tmp_path)[0].masks["object"], expected)
     grey(tmp_path / "masks/a.png", [[0, 1, 2], [0, 0, 0]])
     with pytest.raises(InputError, match="holds the values 0, 1, 2; a black and white"):
         MaskFolder(tmp_path)[0]
+    grey(tmp_path / "masks/a.png", MASK * 7)
+    with pytest.raises(InputError, match=r"holds the values 0, 7; .* holds 0 and 1 or 255. If .*--names"):
+        MaskFolder(tmp_path)[0]
+    (tmp_path / "masks/a.png").unlink()
+    grey(tmp_path / "masks/dog/a.png", MASK * 7)
+    np.testing.assert_array_equal(MaskFolder(tmp_path)[0].masks["dog"], MASK)
 
 
 def test_masks_that_cannot_be_told_apart(tmp_path):
@@ -315,8 +336,13 @@ def test_masks_that_cannot_be_told_apart(tmp_path):
         MaskFolder(tmp_path)
     (tmp_path / "masks/a.bmp").unlink()
     picture(tmp_path / "images/a.png", (3, 2))
-    with pytest.raises(InputError, match="two pictures named a"):
-        MaskFolder(tmp_path)
+    picture(tmp_path / "images/b.jpg", (3, 2))
+    grey(tmp_path / "masks/b.png", MASK)
+    found = MaskFolder(tmp_path)
+    for index in range(2):
+        with pytest.raises(InputError, match="two pictures named a"):
+            found[index]
+    assert found[2].key == "b.jpg"
     with pytest.raises(InputError, match="no folder"):
         MaskFolder(tmp_path / "images")
     (tmp_path / "empty/images").mkdir(parents=True)

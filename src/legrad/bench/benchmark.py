@@ -19,7 +19,8 @@ class Metric:
         better: which direction is good, None where neither is.
         chance: what a map that knows nothing gets: a number, or a summary of the items like ``statistic``.
         meaning: one sentence for a new reader.
-        detail: one of many numbers that a figure shows better than the page's tables.
+        detail: left out of the page's tables: one of many numbers that a figure shows better, or another definition
+            than the published one.
     """
 
     title: str

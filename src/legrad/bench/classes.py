@@ -14,9 +14,21 @@ def is_wordnet(label: str) -> bool:
     return _WORDNET_ID.fullmatch(label) is not None
 
 
-def choices(labels: Sequence[str]) -> tuple[str, ...]:
-    """What a zero-shot prediction chooses from: the data set's classes, all 1000 of ImageNet for its synsets."""
-    return tuple(names.imagenet_indices()) if labels and all(map(is_wordnet, labels)) else tuple(labels)
+def choices(labels: Sequence[str], given: Mapping[str, str]) -> tuple[str, ...]:
+    """What a zero-shot prediction chooses from: the data set's classes that have a name, all 1000 of ImageNet for its
+    synsets."""
+    if labels and all(map(is_wordnet, labels)):
+        return tuple(names.imagenet_indices())
+    return tuple(label for label in labels if named(label, given))
+
+
+def named(label: str, given: Mapping[str, str]) -> bool:
+    """Whether there is a ``name``; a folder that is called like a synset but is none has no name."""
+    try:
+        name(label, given)
+    except InputError:
+        return False
+    return True
 
 
 def name(label: str, given: Mapping[str, str]) -> str:

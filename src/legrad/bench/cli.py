@@ -1,7 +1,7 @@
 """``legrad bench``: parse, call, print. Everything heavy is imported when a command runs."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,10 +37,13 @@ Data = Annotated[
 Out = Annotated[Path, typer.Option(help="Folder for results; the same command goes on with an interrupted run.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")]
 Names = Annotated[
-    Path | None, typer.Option(help="What classes are called in prompts: .json, .csv, or 'id name' lines.")
+    Path | None,
+    typer.Option(
+        help="What classes are called in prompts, and what the ids in masks/ mean: .json, .csv, or 'id name' lines."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Of the order of items, and of the bootstrap.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first problem.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first problem of an item, a method or the data.")]
 
 _ABOUT = {
     "segmentation": "Does the map cover the object, and nothing else? Pixel accuracy, mIoU, mAP.",
@@ -76,11 +79,17 @@ def _single(
         ] = None,
         layers: Annotated[str | None, typer.Option(help="As for `legrad explain`.")] = None,
         readout: Annotated[str, typer.Option(help="As for `legrad explain`.")] = "auto",
+        size: Annotated[
+            int | None, typer.Option(min=1, help="Side of the model's input in pixels. Default: the model's own.")
+        ] = None,
         template: Annotated[
             list[str] | None, typer.Option(help="Prompt with {} for the class; repeat it for an ensemble.")
         ] = None,
         names: Names = None,
         images: Annotated[Path | None, typer.Option(help="Pictures that belong to a table of points.")] = None,
+        unit: Annotated[
+            str | None, typer.Option(help="Of x and y in a table of points of your own: pixels | relative.")
+        ] = None,
         classes: Annotated[
             Path | None, typer.Option(help="Open Images' class descriptions, or ImageNet-S's list.")
         ] = None,
@@ -93,7 +102,12 @@ def _single(
             typer.Option(help="audio: basic (the whole clip) | advanced (the spoken word, widened by 0.2 s)."),
         ] = None,
         prompt: Annotated[str | None, typer.Option(help="audio: audio | text, to ask by names for comparison.")] = None,
-        threshold: Annotated[float | None, typer.Option(help="openvocab: of the min-maxed map, default 0.5.")] = None,
+        threshold: Annotated[
+            float | None,
+            typer.Option(
+                help="openvocab: of the min-maxed map, default 0.5. segmentation: none, results have the mean and 0.5."
+            ),
+        ] = None,
         tolerance: Annotated[float | None, typer.Option(help="localisation: pixels beside the mask.")] = None,
         fill: Annotated[str | None, typer.Option(help="perturbation: black | mean | blur.")] = None,
         patch: Annotated[int | None, typer.Option(help="perturbation: side of what is erased as one.")] = None,
@@ -111,7 +125,9 @@ def _single(
         from legrad.cli import parse_layers
 
         wanted, given = parse_layers(layers), _names(names)
-        samples = open_data(data, on or name, images=images, classes=classes, explained=explained)
+        samples = open_data(
+            data, on or name, images=images, classes=classes, explained=explained, unit=unit, names=given
+        )
         explainer = legrad.load(model, device=device)
         switches = {
             "explained": explained,
@@ -133,6 +149,7 @@ def _single(
             readout=readout,
             names=given,
             templates=tuple(template or TEMPLATES),
+            size=size,
         )
         anatomy = subject.explainer.anatomy
         benchmark = table.build(name, anatomy, switches)
@@ -152,6 +169,7 @@ def _single(
             )
         _print(result)
         _print_report(out)
+        _end([result])
 
     # typer reads the options off the signature; the help is the first line
     command.__doc__ = _ABOUT[name]
@@ -194,7 +212,7 @@ def everything(
         raise InputError("--quick and --full exclude each other")
     scale = QUICK if quick else FULL if full else Scale()
     chosen = model or (["embedded", "embedded:map"] if full and data.startswith("embedded") else ["embedded"])
-    given = _names(names)
+    given, measured = _names(names), []
     for one in chosen:
         explainer = legrad.load(one, device=device)
         with _Shown() as shown:
@@ -205,7 +223,9 @@ def everything(
         for content, name in headlines([result.content for result in results]):
             line = f"{named(content, name)}: {sentence(content, name)}"
             console.print(escape(line), soft_wrap=True, highlight=False)
+        measured += results
     _print_report(out)
+    _end(measured)
 
 
 @app.command()
@@ -229,8 +249,14 @@ def _methods(text: str | None) -> list[str]:
     return list(known_methods()) if text == "all" else [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _end(results: "Sequence[Result]") -> None:
+    """Exit status 1 where nothing at all was measured."""
+    if not any(one["items"] for result in results for one in result.content["methods"].values()):
+        raise typer.Exit(1)
+
+
 class _Shown:
-    """A bar for items, a line for every problem; Ctrl-C ends the command in one line."""
+    """A bar for items, a line for every problem, once; Ctrl-C ends the command in one line."""
 
     def __init__(self) -> None:
         from legrad.bench.runner import Progress
@@ -245,6 +271,7 @@ class _Shown:
             disable=not errors.is_terminal,
         )
         self._task: Any = None
+        self._told: set[str] = set()
         self.progress = Progress(self._started, self._advanced, self._problem)
 
     def __enter__(self) -> "_Shown":
@@ -266,6 +293,9 @@ class _Shown:
         self._bar.advance(self._task, items)
 
     def _problem(self, line: str) -> None:
+        if line in self._told:  # by another part of a study
+            return
+        self._told.add(line)
         errors.print(f"[yellow]problem:[/yellow] {escape(line)}", soft_wrap=True, highlight=False)
 
 

@@ -2,10 +2,12 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from legrad import datasets, sounds
-from legrad.datasets import Dataset
+from legrad.datasets import Dataset, _files
 from legrad.datasets.embedded import EmbeddedScenes
 from legrad.datasets.spoken import SpokenScenes
 from legrad.errors import InputError
@@ -28,6 +30,8 @@ def open_data(
     images: Path | None = None,
     classes: Path | None = None,
     explained: str | None = None,
+    unit: str | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> Dataset:
     """The samples.
 
@@ -40,10 +44,14 @@ def open_data(
         images: the folder of pictures that belongs to a table of points.
         classes: class descriptions of Open Images, or the class list of ImageNet-S.
         explained: as the segmentation benchmark has it: "truth" explains each of several objects.
+        unit: of the points in a table of one's own, see ``PointsCsv``.
+        names: class -> name; if the classes are whole numbers, they are the ids in masks that lie in ``masks/`` itself.
 
     Raises:
         InputError: nothing there, or of no known format.
     """
+    if unit is not None and not name.lower().endswith(".csv"):
+        raise InputError(f"--unit is of the points in a table (.csv), which --data {name} is not")
     if name.partition(":")[0] == "embedded" and benchmark == "audio":
         scenes, colon, rest = name.rpartition(":espeak")
         spoken = bool(colon) and not rest
@@ -60,20 +68,28 @@ def open_data(
             return datasets.ImageNetSegmentation(path)
         if images is None:
             raise InputError(f"--data {name} is a table of points; say where its pictures are with --images FOLDER")
-        with path.open(encoding="utf-8-sig") as table:
-            header = table.readline()
-        if "EstimatedYesNo" in header:
+        if "EstimatedYesNo" in _files.header(path):
+            if unit == "pixels":
+                raise InputError("--unit is for a table of points of your own; those of Open Images are relative")
             return datasets.OpenImagesPoints(path, images, classes)
-        return datasets.PointsCsv(path, images)
+        own: Any = unit or "pixels"  # checked by the reader
+        return datasets.PointsCsv(path, images, own)
     if (path / "prompted_segmentation.csv").is_file():
         return datasets.ADE20KPrompted(path)
     if (path / "validation-segmentation").is_dir():
         return datasets.ImageNetS(path, classes)
     if (path / "images").is_dir() and (path / "masks").is_dir():
-        return datasets.MaskFolder(path)
+        return datasets.MaskFolder(path, _ids(path / "masks", names))
     if any(path.suffix.lower() in sounds.SUFFIXES for path in path.glob("*/*")):
         return datasets.SoundFolder(path)
     return datasets.ImageFolder(path)
+
+
+def _ids(masks: Path, names: Mapping[str, str] | None) -> dict[int, str] | None:
+    """What class ids in masks mean, or None for masks that are black and white."""
+    if not names or not all(name.isdecimal() for name in names) or not _files.pictures(masks):
+        return None
+    return {int(name): meaning for name, meaning in names.items()}
 
 
 def _objects(name: str, default: tuple[int, int]) -> tuple[int, int]:

@@ -1,14 +1,31 @@
 """Truth in the pixels of the model's input, the same for every benchmark."""
 
 import zlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from legrad.datasets import Sample
+from legrad.datasets import Dataset, Sample
 from legrad.errors import InputError
 from legrad.metrics.geometry import Geometry, frame_mask
+
+_LOOKED_AT = 20  # samples; a picture of nothing but background has no mask
+
+
+def need(data: Dataset, what: Literal["masks", "points", "label"]) -> None:
+    """Raise ``InputError`` for a data set that has none of it, by a look at some samples from all over it."""
+    read = False
+    for index in range(0, len(data), -(-len(data) // _LOOKED_AT)):
+        try:
+            found = getattr(data[index], what)
+        except Exception:  # told when its turn comes
+            continue
+        read = True
+        if found is not None and found != {}:
+            return
+    if read:
+        raise InputError(f"this benchmark needs {what}{'s' * (what == 'label')}, which {data.name} does not have")
 
 
 def objects(sample: Sample, size: int, geometry: Geometry = "squash") -> dict[str, NDArray[np.bool_]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from legrad.bench.standing import headlines, ranked, title, verdict
+from legrad.bench.standing import has_fewer, headlines, labelled, ranked, title, verdict
 from legrad.metrics import perturbation
 from legrad.saving import write_atomically
 from legrad.viz import png
@@ -31,7 +31,8 @@ def draw(content: Mapping[str, Any], stem: Path) -> list[Path]:
 
 
 def bars(content: Mapping[str, Any]) -> "Figure | None":
-    """The headline metric of every method with its interval, best on top; of a fingerprint the layers' shares."""
+    """The headline metric of every method with its interval, best on top, with fewer pictures than the first method
+    below all others; of a fingerprint the layers' shares."""
     if content["benchmark"] == "fingerprint":
         return _shares(content)
     name, metric = next(iter(content["metrics"].items()))
@@ -39,15 +40,16 @@ def bars(content: Mapping[str, Any]) -> "Figure | None":
     if not rows:
         return None
     rows.sort(key=lambda row: row[1]["value"], reverse=metric["better"] == "lower")
+    rows.sort(key=lambda row: not has_fewer(content, row[0]))  # these are not in the ranking: below it
     figure, axes = _new(height=1 + 0.3 * len(rows))
-    _dots(axes, rows)
+    _dots(axes, [(labelled(content, method), numbers) for method, numbers in rows])
     chance = content["chance"].get(name)
     if chance is not None:
         axes.axvline(chance, color="C3", ls="--", lw=1, label="chance")
         axes.legend(loc="lower right", fontsize=8)
     arrow = {"higher": " (higher is better)", "lower": " (lower is better)", None: ""}[metric["better"]]
     axes.set_xlabel(f"{metric['title']}{arrow}")
-    axes.set_title(f"{content['benchmark']}, {content['settings']['subject']['model']}", fontsize=10)
+    axes.set_title(f"{title(content)}, {content['settings']['subject']['model']}", fontsize=10)
     return figure
 
 
@@ -103,7 +105,7 @@ def _perturbation(content: Mapping[str, Any]) -> "Figure | None":
     for ax, direction in zip(axes, ("negative", "positive"), strict=True):
         for method in shown:
             rows = [one[explained][direction] for one in content["scores"][method].values()]
-            ax.plot([0.0, *perturbation.STEPS], np.mean(rows, 0), marker=".", label=method)
+            ax.plot([0.0, *perturbation.STEPS], np.mean(rows, 0), marker=".", label=labelled(content, method))
         ax.set_title(f"{direction}: {'least' if direction == 'negative' else 'most'} relevant first", fontsize=10)
         ax.set_xlabel("share of pixels erased")
         ax.set_ylabel(f"accuracy, map of the {explained} class")
@@ -204,7 +206,7 @@ def _heads(content: Mapping[str, Any]) -> "Figure | None":
 
 
 def _shares(content: Mapping[str, Any]) -> "Figure | None":
-    methods = [method for method, one in content["methods"].items() if one["items"]]
+    methods = [method for method, _ in _known(content, "layer_0")]
     layers = [name for name in content["metrics"] if name.startswith("layer_")]
     if not methods:
         return None
@@ -229,12 +231,12 @@ def _known(content: Mapping[str, Any], metric: str) -> list[tuple[str, Mapping[s
 
 
 def _ranked(content: Mapping[str, Any]) -> list[str]:
-    """The reference, the best by the headline metric and the random map: few enough for a legend."""
-    name, metric = next(iter(content["metrics"].items()))
-    rows = sorted(_known(content, name), key=lambda row: row[1]["value"], reverse=metric["better"] != "lower")
-    first = [content["statistics"]["paired with"], "random", *(method for method, _ in rows)]
-    present = {method for method, _ in rows}
-    return [method for method in dict.fromkeys(first) if method in present][:_MOST_LINES]
+    """The reference, the random map, the best by the headline metric, and last those with fewer pictures, which have no
+    place among them: few enough for a legend."""
+    order = [method for method, _ in ranked(content, next(iter(content["metrics"])))]
+    reference = content["statistics"]["paired with"]
+    names = dict.fromkeys(name for name in (reference, "random", *order) if name in order)
+    return sorted(names, key=lambda method: has_fewer(content, method))[:_MOST_LINES]
 
 
 def _new(columns: int = 1, height: float = 3.6) -> "tuple[Figure, Any]":

@@ -49,7 +49,9 @@ class Fingerprint:
     def metrics(self) -> Mapping[str, Metric]:
         """Depth of the centre, how few heads make half of it, then the share of every layer and of every head."""
 
-        def depth(item: Item) -> float:
+        def depth(item: Item) -> float | None:
+            if None in item["layers"]:
+                return None
             positions = max(1, self.layers - 1)
             return float(sum(layer * share for layer, share in enumerate(item["layers"])) / positions)
 
@@ -79,7 +81,8 @@ class Fingerprint:
                 for layer in range(self.layers)
                 for head in range(self.heads)
             }
-        return found
+        flat = mean(lambda item: float(None in item["layers"]))
+        return {**found, "flat": Metric("flat maps", flat, None, "share of maps without relevance, which tell nothing")}
 
     def protocol(self) -> Mapping[str, Any]:
         """Switches and conventions."""
@@ -92,6 +95,7 @@ class Fingerprint:
 
     def prepare(self, subject: Subject, data: Dataset) -> None:
         """Any model and any data with labels will do."""
+        evidence.need(data, "label")
 
     def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """ "layers": the share of each, adding up to 1; of LeGrad "heads" too, for every layer a list."""
@@ -106,8 +110,8 @@ class Fingerprint:
             shares = [_shares(one) for one in maps.flatten(3).sum(-1).double()]
             return [{"layers": one.sum(1).tolist(), "heads": one.tolist()} for one in shares]
         found = subject.explain(pictures, targets, variant.method, **arguments, keep_layers=True)
-        if found.layer_relevance is None:
-            raise UnsupportedModelError(f"{method} has no map of every layer")
+        if len(found.layers) != self.layers:
+            raise UnsupportedModelError(f"reads {len(found.layers)} of the {self.layers} layers only")
         return [{"layers": _shares(one).tolist()} for one in found.layer_relevance[:, 0].flatten(2).sum(-1).double()]
 
 

@@ -70,7 +70,8 @@ class Localisation:
         }
 
     def prepare(self, subject: Subject, data: Dataset) -> None:
-        """Any model; whether there are masks shows with each sample."""
+        """Any model; the data must have masks."""
+        evidence.need(data, "masks")
 
     def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """Sums over the objects, see ``metrics.localisation.measure``, and the share that their masks cover."""

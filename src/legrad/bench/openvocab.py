@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from legrad.bench import evidence
 from legrad.bench.benchmark import Metric
 from legrad.bench.statistics import Item, mean
 from legrad.bench.subject import Subject
@@ -74,7 +75,8 @@ class OpenVocabulary:
         }
 
     def prepare(self, subject: Subject, data: Dataset) -> None:
-        """Any model; whether there are points shows with each sample."""
+        """Any model; the data must have points."""
+        evidence.need(data, "points")
 
     def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """ "classes": name -> [TP, FP, FN, TN, flat]."""

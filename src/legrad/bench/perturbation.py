@@ -1,6 +1,6 @@
 """Erase what a map calls relevant, or irrelevant, and watch the model's answers (Chefer et al.; RISE)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -23,13 +23,32 @@ _FORWARDS = 32  # pictures in one batch
 _TEMPERATURE = 100.0  # of the softmax over cosine similarities, where CLIP's training ends
 
 
-def _auc(explained: str, curve: str, steps: Sequence[float]) -> Summary:
-    """Of a curve's mean, which is the mean of the curves' own."""
+def _auc(
+    explained: str,
+    curve: str,
+    steps: Sequence[float],
+    area: Callable[[Sequence[float], Sequence[float]], float] = perturbation.auc,
+    correct: bool = False,
+) -> Summary:
+    """Of a curve's mean, which is the mean of the curves' own; ``correct``: of pictures that are classified right."""
 
     def of(item: Mapping[str, Any]) -> float | None:
-        return perturbation.auc(item[explained][curve], steps) if explained in item else None
+        known = explained in item and (item["clean"] or not correct)
+        return area(item[explained][curve], steps) if known else None
 
     return mean(of)
+
+
+def _others(direction: str, explained: str, better: Literal["higher", "lower"]) -> dict[str, Metric]:
+    """The same area in the two other ways of the literature, for the files: the published number is another one."""
+    name, title = f"{direction}_{explained}", f"{direction}, {explained}"
+    normalised = _auc(explained, direction, perturbation.STEPS, perturbation.auc_normalised)
+    correct = _auc(explained, direction, perturbation.STEPS, correct=True)
+    meanings = "the area divided by 0.9", "over the pictures that are classified right before anything is erased"
+    return {
+        f"{name}_normalised": Metric(f"{title}, / 0.9", normalised, better, meanings[0], detail=True),
+        f"{name}_correct_only": Metric(f"{title}, correct only", correct, better, meanings[1], detail=True),
+    }
 
 
 @dataclass(frozen=True)
@@ -83,6 +102,12 @@ class Perturbation:
             "AUC of the predicted class's probability as its most relevant pixels are erased",
         ),
         "clean": Metric("clean accuracy", mean(lambda item: item["clean"]), None, "before anything is erased"),
+        **{
+            name: metric
+            for direction, better, _ in _DIRECTIONS
+            for explained in ("predicted", "target")
+            for name, metric in _others(direction, explained, better).items()
+        },
     }
 
     def protocol(self) -> Mapping[str, Any]:
@@ -101,7 +126,8 @@ class Perturbation:
         }
 
     def prepare(self, subject: Subject, data: Dataset) -> None:
-        """Accuracy needs classes to choose from, erasing the model's mean and std."""
+        """Accuracy needs labels, and classes to choose from."""
+        evidence.need(data, "label")
         if subject.zero_shot and not subject.choices:
             raise InputError(f"{data.name} does not list its classes, so accuracy cannot be measured")
 

@@ -63,12 +63,12 @@ class Presence:
 
     def prepare(self, subject: Subject, data: Dataset) -> None:
         """The absent classes come out of the data set's list."""
-        if len(subject.labels) < 2:
-            raise InputError(f"presence needs a data set that lists its classes; {data.name} does not")
+        if len(subject.askable) < 2:
+            raise InputError(f"presence needs a data set that lists two classes at least; {data.name} does not")
 
     def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """[maximum, mean, score] of every class asked for."""
-        asked = [self._asked(sample, subject.labels) for sample in samples]
+        asked = [self._asked(sample, subject.askable) for sample in samples]
         targets = [[subject.target(label) for label in [*present, *absent]] for present, absent in asked]
         pictures = [sample.image for sample in samples]
         grids, scores = subject.evidence(pictures, targets, method)

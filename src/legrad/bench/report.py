@@ -2,6 +2,7 @@
 
 import csv
 import io
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,20 @@ def report(folder: Path) -> Path:
         The page.
 
     Raises:
-        InputError: no folder, no result in it, or a file that is no result.
+        InputError: no folder, or no result in it.
+
+    Warns:
+        UserWarning: a file that is no result, and is left out.
     """
     if not folder.is_dir():
         raise InputError(f"no folder {str(folder)!r}; give the --out of a run")
     paths = sorted(path for path in folder.rglob("*.json") if not path.name.startswith("."))
-    results = [(path, Result.read(path).content) for path in paths]
+    results = []
+    for path in paths:
+        try:
+            results.append((path, Result.read(path).content))
+        except InputError as error:
+            warnings.warn(f"left out of the report: {error}", UserWarning, stacklevel=2)
     if not results:
         raise InputError(f"{folder} holds no result (*.json); run a benchmark with --out {folder}")
     figures = folder / "figures"
@@ -85,7 +94,7 @@ def _section(content: Mapping[str, Any], file: str, figures: Sequence[str]) -> s
     data, subject = settings["data"], settings["subject"]
     facts = [
         f"- model: {subject['model']} (weights {subject['weights']}), data: {data['name']} ({data['path']}), seed "
-        f"{settings['seed']}",
+        f"{settings['seed']}; {_told(content) or 'all settings are the defaults'}",
         "- protocol: " + "; ".join(f"{key} = {_plain(value)}" for key, value in settings["protocol"].items()),
         "- versions: " + ", ".join(f"{name} {version}" for name, version in content["versions"].items()),
         "- machine: " + ", ".join(f"{name} {value}" for name, value in content["machine"].items() if value),
@@ -130,7 +139,7 @@ def _legend(content: Mapping[str, Any]) -> str:
 
 
 def _shown(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics that have a column; the others are in the files and figures."""
+    """The metrics that have a column; the others are in the files, and some in figures."""
     return {name: metric for name, metric in content["metrics"].items() if not metric.get("detail")}
 
 
@@ -153,6 +162,11 @@ def _table(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _told(content: Mapping[str, Any]) -> str:
+    """What is not the default."""
+    return "; ".join(f"{name} = {value}" for name, value in standing.unusual(content).items())
+
+
 def _plain(value: Any) -> str:
     return ", ".join(map(_plain, value)) if isinstance(value, list) else str(value)
 
@@ -161,7 +175,7 @@ def _csv(results: Sequence[tuple[str, Mapping[str, Any]]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ["file", "benchmark", "model", "data", "method", "metric", *_COLUMNS, "chance", "items", "problems"]
+        ["file", "benchmark", "model", "settings", "data", "method", "metric", *_COLUMNS, "chance", "items", "problems"]
     )
     writer.writerows(_rows(results))
     return text.getvalue().encode()
@@ -170,7 +184,7 @@ def _csv(results: Sequence[tuple[str, Mapping[str, Any]]]) -> bytes:
 def _rows(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[list[Any]]:
     for file, content in results:
         settings = content["settings"]
-        head = [file, content["benchmark"], settings["subject"]["model"], settings["data"]["name"]]
+        head = [file, content["benchmark"], _model(content), _told(content), settings["data"]["name"]]
         for method, one in content["methods"].items():
             for name, numbers in one["metrics"].items():
                 row = [numbers[column] for column in _COLUMNS]

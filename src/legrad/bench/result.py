@@ -19,6 +19,8 @@ from legrad.errors import InputError
 from legrad.saving import write_atomically
 
 SCHEMA = 1
+# what a report reads
+_PARTS = {"benchmark", "settings", "statistics", "metrics", "chance", "methods", "problems", "scores"}
 _DISTRIBUTIONS = ("legrad", "torch", "torchvision", "numpy", "pillow", "timm", "open_clip_torch", "transformers")
 
 
@@ -39,6 +41,9 @@ class Result:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:
                 raise InputError(f"{path} is a result of schema {content['schema']}, expected {SCHEMA}; run it again")
+            missing = _PARTS - content.keys()
+            if missing:
+                raise KeyError(min(missing))
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, InputError):
                 raise

@@ -21,7 +21,7 @@ from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.saving import slug
 
 _LARGEST_SPLIT = 8  # samples; a benchmark with larger batches gets whole ones only
-_GIVE_UP = 20  # failures in a row, without any success, after which a method is not tried again
+_GIVE_UP = 20  # samples that fail at their first try, without any success, after which a method is given up
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,9 @@ def run(
         out: folder; ``NAME.jsonl`` is the journal, ``NAME-MODEL-SETTINGS.json`` the result.
         limits: item counts and time.
         seed: of the order and of the bootstrap.
-        strict: raise at the first problem.
-        progress: told about the work.
+        strict: raise at the first problem: an item's, a method that the model does not support, or one that the data
+            set's reader found.
+        progress: told about the work, and of every problem.
         clock: in seconds.
 
     Returns:
@@ -95,12 +96,16 @@ def run(
     if len(set(keys)) < len(keys):
         double = next(key for key in keys if keys.count(key) > 1)
         raise InputError(f"{data.name} has two items with the key {double!r}")
+    progress = progress or Progress()
+    for line in data.facts.get("problems", ()):
+        if strict:
+            raise InputError(f"{data.name}: {line}")
+        progress.problem(f"{data.name}: {line}")
     benchmark.prepare(subject, data)
     described = describe(benchmark, subject, data, seed)
+    present = set(keys)
     with Journal(out / f"{benchmark.name}.jsonl") as journal:
-        work = _Run(
-            benchmark, subject, data, keys, list(methods), limits, seed, strict, progress or Progress(), clock, journal
-        )
+        work = _Run(benchmark, subject, data, keys, list(methods), limits, seed, strict, progress, clock, journal)
         work.settings = digest(described)
         try:
             work.all_items()
@@ -108,7 +113,8 @@ def run(
             result = summarise(
                 benchmark,
                 described,
-                list(journal.of(work.settings)),
+                # a picture that failed and was taken out of the data since is no problem of it
+                [one for one in journal.of(work.settings) if "scores" in one or one["key"] in present],
                 methods=methods,
                 unsupported=work.unsupported,
                 cuts=work.cuts,
@@ -186,6 +192,9 @@ class _Run:
         start = self.clock()
         seconds: dict[str, list[float]] = defaultdict(list)
         failures: dict[str, list[str]] = defaultdict(list)
+        known = list(self.journal.of(self.settings))
+        working = {record["method"] for record in known if "scores" in record}
+        tried = {(record["method"], record["key"]) for record in known}
         allowed = dict(targets)
         # the first sample alone: its cost is known before a whole batch is spent on a slow method
         most = max(targets.values())
@@ -209,12 +218,14 @@ class _Run:
                 found = self._measure(ready, method) if ready else []
                 self.progress.advanced(len(missing))
                 for record in found:
-                    if "problem" in record:
-                        failures[method].append(record["problem"])
-                    else:
+                    if "problem" not in record:
                         seconds[method].append(record["seconds"])
+                        working.add(method)
+                    elif (method, record["key"]) not in tried:
+                        # one that failed before, and is tried again first, says nothing new about the method
+                        failures[method].append(record["problem"])
                 records.extend(found)
-                if not seconds[method] and len(failures[method]) >= _GIVE_UP:
+                if method not in working and len(failures[method]) >= _GIVE_UP:
                     self._drop(method, f"{len(failures[method])} items failed in a row: {failures[method][-1]}")
             if records:
                 self.journal.append(records)
@@ -317,6 +328,8 @@ class _Run:
 
     def _drop(self, method: str, why: str) -> None:
         self.unsupported[method] = why
+        if self.strict:
+            raise InputError(f"{method}: {why}")
         self.progress.problem(f"{method}: {why}")
 
 

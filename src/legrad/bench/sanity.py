@@ -112,6 +112,7 @@ class Sanity:
 
     def prepare(self, subject: Subject, data: Dataset) -> None:
         """Any model and any data with labels will do."""
+        evidence.need(data, "label")
 
     def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """Correlations: "cascade" and "alone", from the last block to the rest of the tower, and "gibberish"."""

@@ -15,10 +15,9 @@ from legrad.datasets import IGNORE, Dataset, Sample
 from legrad.errors import InputError
 from legrad.metrics import segmentation
 from legrad.metrics.bootstrap import ratio_of
-from legrad.metrics.geometry import Geometry, frame_mask
+from legrad.metrics.geometry import Geometry, frame_image, frame_mask
 from legrad.metrics.ranges import is_flat
 
-_FITS = {"squash": "squash", "crop": "model", "prs_compat": "model"}
 _COUNTS = ("tp", "fp", "fn", "tn")
 
 
@@ -48,6 +47,12 @@ def _mean(name: str, threshold: str = "mean") -> Summary:
     return mean(lambda item: item[threshold][name])
 
 
+def _own_iou(item: Item) -> float | None:
+    """Of the object in one picture; None where it is neither seen nor there."""
+    tp, fp, fn = (item["mean"][name] for name in ("tp", "fp", "fn"))
+    return tp / (tp + fp + fn) if tp + fp + fn else None
+
+
 @dataclass(frozen=True)
 class Segmentation:
     """Foreground is where the min-maxed map exceeds a threshold.
@@ -55,8 +60,8 @@ class Segmentation:
     Attributes:
         explained: "predicted": the class that the model predicts, against the mask of the picture's label. "truth":
             every class that has a mask, against its own.
-        geometry: "squash": picture and mask. "crop": both by the model's own transform. "prs_compat": picture cropped,
-            mask squashed, as TextSpan's code does.
+        geometry: "squash": picture and mask. "crop": both, short side to S, then the centre, whatever the model's own
+            transform does. "prs_compat": picture cropped so, mask squashed, as TextSpan's code does.
     """
 
     explained: Literal["predicted", "truth"] = "predicted"
@@ -77,6 +82,13 @@ class Segmentation:
         "miou_half": Metric("mIoU at 0.5", ratio("miou", "half"), "higher", "threshold = 0.5"),
         "accuracy_half": Metric("pixel accuracy at 0.5", ratio("accuracy", "half"), "higher", "threshold = 0.5"),
         "iou_foreground": Metric("object IoU", ratio("iou_foreground", "mean"), "higher", "without the background"),
+        "mean_image_fg_iou": Metric(
+            "object IoU, mean over pictures",
+            mean(_own_iou),
+            "higher",
+            "another metric than the published mIoU; threshold = the map's mean",
+            detail=True,
+        ),
         "flat": Metric("flat maps", _mean("flat"), None, "share of maps without contrast: all background, AP 0.5"),
     }
 
@@ -91,25 +103,31 @@ class Segmentation:
             "resolution": "the model's input",
             "flat maps": "all background, AP 0.5",
             "ignored pixels": "count nowhere",
+            **({} if self.geometry == "squash" else {"crop": "short side to S, bicubic, then the centre"}),
         }
 
     def prepare(self, subject: Subject, data: Dataset) -> None:
-        """A prediction needs classes to choose from."""
+        """A prediction needs classes to choose from, and pictures of one class."""
+        evidence.need(data, "masks")
         if self.explained == "predicted" and subject.zero_shot and not subject.choices:
             raise InputError(f"{data.name} does not list its classes, so none can be predicted; take --explained truth")
+        if self.explained == "predicted":
+            evidence.need(data, "label")
 
     def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """Counts of every sample, summed over its classes, at both thresholds."""
-        fit = _FITS[self.geometry]
         pictures = [sample.image for sample in samples]
+        if self.geometry != "squash":
+            # before the model's transform, which may crop less, or not at all: the mask is framed without it
+            pictures = [frame_image(one, subject.size, self.geometry) for one in pictures]
         masks = [self._masks(sample, subject.size) for sample in samples]
         if self.explained == "predicted":
-            best = subject.answers(pictures, fit).argmax(-1).tolist()
+            best = subject.answers(pictures).argmax(-1).tolist()
             targets = [[subject.at_column(column)] for column in best]
         else:
             targets = [[subject.target(name) for name in own] for own in masks]
         found = []
-        for sample, own, maps in zip(samples, masks, subject.maps(pictures, targets, method, fit), strict=True):
+        for sample, own, maps in zip(samples, masks, subject.maps(pictures, targets, method), strict=True):
             ignore = sample.extra.get(IGNORE)
             if ignore is not None:
                 ignore = frame_mask(ignore, subject.size, self.geometry)

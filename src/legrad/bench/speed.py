@@ -90,6 +90,7 @@ class Speed:
 
     def prepare(self, subject: Subject, data: Dataset) -> None:
         """Any model and any data with labels will do."""
+        evidence.need(data, "label")
 
     def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """Seconds of the explanation and of the bare forward."""

@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from legrad.bench.subject import TEMPLATES
+from legrad.bench.table import PLAIN, SWITCHES
+
 Verdict = Literal["better", "level", "worse"]
 _ROUNDING = 1e-6  # maps that are equal on paper differ by it, all in one direction
 # what a first look needs of each benchmark; the sections have all metrics
@@ -34,10 +37,35 @@ def mark(numbers: Mapping[str, Any], better: str | None) -> str:
 
 
 def title(content: Mapping[str, Any]) -> str:
-    """Of a benchmark, with the switch that tells its runs apart."""
+    """Of a benchmark, with the switches that tell its runs apart."""
     protocol = content["settings"]["protocol"]
     switch = {"segmentation": "explained", "ablation": "scored by"}.get(content["benchmark"], "")
-    return f"{content['benchmark']} ({protocol[switch]})" if switch in protocol else str(content["benchmark"])
+    told = [str(protocol[switch])] if switch in protocol else []
+    told += [f"{name} = {value}" for name, value in unusual(content).items() if name != switch]
+    return f"{content['benchmark']} ({', '.join(told)})" if told else str(content["benchmark"])
+
+
+def unusual(content: Mapping[str, Any]) -> dict[str, str]:
+    """Settings of a run that are not the defaults: of the subject, and switches of the protocol."""
+    settings = content["settings"]
+    usual: dict[str, Any] = {"layers": None, "readout": "auto", "templates": list(TEMPLATES), "names": {}, "size": None}
+    usual |= _switches(content)
+    given = {**settings["protocol"], **settings.get("subject", {})}
+    found = {name: given[name] for name, value in usual.items() if given.get(name, value) not in (value, None)}
+    many = found.get("templates", [])
+    if many:
+        found["templates"] = f"{many[0]!r}" + (f" and {len(many) - 1} more" if len(many) > 1 else "")
+    if "names" in found:
+        found["names"] = f"{len(found['names'])} given"
+    return {name: str(value) for name, value in found.items()}
+
+
+def _switches(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Switches of a benchmark, or of that which scores an ablation, with their defaults."""
+    base = content["settings"]["protocol"].get("scored by", content["benchmark"])
+    made = PLAIN.get(base)
+    switches = [name for name, takes in SWITCHES.items() if base in takes]
+    return {} if made is None else {name: getattr(made(), name) for name in switches}
 
 
 def sentence(content: Mapping[str, Any], metric: str) -> str:
@@ -48,11 +76,20 @@ def sentence(content: Mapping[str, Any], metric: str) -> str:
     for method, numbers in ranked(content, metric):
         found = verdict(numbers, facts["better"])
         if found is not None:
-            fewer = f" ({of[method]['items']})" if of[method]["items"] < of[reference]["items"] else ""
-            groups[found].append(f"{method}{fewer}")
+            groups[found].append(labelled(content, method))
     told = ". ".join(f"{group.capitalize()}: {', '.join(names) or 'none'}" for group, names in groups.items())
     own = of[reference]["metrics"].get(metric, {"value": None})
     return f"{reference} {cell(own) or 'has no value'}, {of[reference]['items']} pictures. {told}."
+
+
+def has_fewer(content: Mapping[str, Any], method: str) -> bool:
+    """Whether a method was measured on fewer pictures than the first one: its value compares with no other."""
+    return int(content["methods"][method]["items"]) < _pictures(content)
+
+
+def labelled(content: Mapping[str, Any], method: str) -> str:
+    """A method with its number of pictures in brackets, if it has fewer."""
+    return f"{method} ({content['methods'][method]['items']})" if has_fewer(content, method) else method
 
 
 def ranked(content: Mapping[str, Any], metric: str) -> list[tuple[str, Mapping[str, Any]]]:

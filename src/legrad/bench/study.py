@@ -11,6 +11,7 @@ from legrad.bench.data import open_data
 from legrad.bench.memory import Memory
 from legrad.bench.result import Result
 from legrad.bench.runner import Limits, Progress, run
+from legrad.errors import LeGradError
 from legrad.explainer import Explainer
 from legrad.methods import METHODS
 
@@ -133,19 +134,23 @@ def study(
         names: what classes are called in prompts.
         seed: of the order and of the bootstrap.
         strict: raise at the first problem.
-        progress: told about the work.
+        progress: told about the work, and in one line of a part that this model or data cannot have.
         parts: what is run.
         clock: in seconds.
 
     Returns:
         The results, in the order of the parts.
+
+    Raises:
+        InputError: unusable data.
+        LeGradError: of the last part, if none can be measured.
     """
-    start, results, memory = clock(), [], Memory()
+    start, results, memory, progress = clock(), [], Memory(), progress or Progress()
     chosen = scale.parts(parts)
     for place, part in enumerate(chosen):
-        samples = open_data(data, part.switches.get("on", part.name), explained=part.switches.get("explained"))
-        benchmark = table.build(part.name, explainer.anatomy, part.switches)
-        subject = table.subject(part.name, explainer, samples, names=names, memory=memory)
+        samples = open_data(
+            data, part.switches.get("on", part.name), explained=part.switches.get("explained"), names=names
+        )
         rest = sum(other.seconds[0] for other in chosen[place:])
         limits = Limits(
             items=part.items[0],
@@ -154,18 +159,14 @@ def study(
             if scale.seconds is None
             else max(0.0, scale.seconds - (clock() - start)) * part.seconds[0] / rest,
         )
-        results.append(
-            run(
-                benchmark,
-                subject,
-                samples,
-                part.methods or table.methods(part.name, explainer.anatomy),
-                out,
-                limits,
-                seed,
-                strict,
-                progress,
-                clock,
-            )
-        )
+        try:
+            benchmark = table.build(part.name, explainer.anatomy, part.switches)
+            subject = table.subject(part.name, explainer, samples, names=names, memory=memory)
+            methods = part.methods or table.methods(part.name, explainer.anatomy)
+            results.append(run(benchmark, subject, samples, methods, out, limits, seed, strict, progress, clock))
+        except LeGradError as error:
+            # a part that this model or data cannot have does not take the others with it
+            if strict or (place == len(chosen) - 1 and not results):
+                raise
+            progress.problem(f"{part.name} left out: {error}")
     return results

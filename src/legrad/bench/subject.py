@@ -4,7 +4,7 @@ import functools
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from legrad.bench.memory import Memory
 from legrad.errors import FlatMapWarning, InputError, UnsupportedModelError
 from legrad.explainer import Explainer
 from legrad.inputs import prepare, stack
+from legrad.layers import resolve_layers
 from legrad.methods import METHODS, Method, find
 from legrad.resolving import Resolver
 from legrad.targets import Audio, Prompts
@@ -39,10 +40,12 @@ class Variant:
     Attributes:
         method: as in ``explain``.
         arguments: that replace the run's.
+        heads: numbers of heads that the method names.
     """
 
     method: str | Method
     arguments: dict[str, Any]
+    heads: tuple[int, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
@@ -52,6 +55,7 @@ class Variant:
             raise InputError(f"no method {name!r}; known: {', '.join(known_methods())}")
         method: str | Method = name
         arguments: dict[str, Any] = {}
+        named: tuple[int, ...] = ()
         for part in parts:
             argument, _, value = part.partition("=")
             numbers = value.split("+")
@@ -60,7 +64,8 @@ class Variant:
             elif argument == "readout" and value in ("published", "native"):
                 arguments[argument] = value
             elif argument == "heads" and method == "legrad" and all(number.isdecimal() for number in numbers):
-                method = heads.of_heads([int(number) for number in numbers])
+                named = tuple(map(int, numbers))
+                method = heads.of_heads(named)
             elif argument == "heads" and method == "legrad" and value in heads.CHOICES:
                 method = heads.of_heads(value)
             else:
@@ -68,7 +73,7 @@ class Variant:
                     f"method {text!r}: a variant is METHOD:layers=K, METHOD:readout=published|native or "
                     f"legrad:heads=0+3|{'|'.join(heads.CHOICES)}, got {part!r}"
                 )
-        return cls(method, arguments)
+        return cls(method, arguments, named)
 
 
 class Subject:
@@ -82,9 +87,11 @@ class Subject:
         names: what classes are called in prompts, where the data set's labels say it badly.
         templates: texts with ``{}`` in them, whose embeddings are averaged for a class name.
         memory: shared by the subjects of a study, which have the same explainer, layers and read-out.
+        size: side of the model's input, if it is not the model's own.
 
     Raises:
         UnsupportedModelError: a model for videos or sounds, or whose input is not square.
+        InputError: layers or a read-out that the model does not have, or a size that it does not take.
     """
 
     def __init__(
@@ -96,9 +103,14 @@ class Subject:
         names: Mapping[str, str] | None = None,
         templates: Sequence[str] = TEMPLATES,
         memory: Memory | None = None,
+        size: int | None = None,
     ) -> None:
         self.check(explainer)
-        self.explainer = explainer
+        self.explainer = explainer if size is None else _resized(explainer, size)
+        self._size = {} if size is None else {"size": size}
+        missing = self._missing({"layers": layers, "readout": readout})
+        if missing:
+            raise InputError(missing)
         self._arguments: dict[str, Any] = {"layers": layers, "readout": readout}
         self.templates = tuple(templates)
         self.labels, self._names = tuple(labels), names or {}
@@ -123,6 +135,7 @@ class Subject:
             "model": self.explainer.adapter.name or type(self.explainer.model).__name__,
             "weights": fingerprint(self.explainer.model),
             **self._arguments,
+            **self._size,
             "templates": list(self.templates) if self.zero_shot else None,
             "names": dict(self._names),
             "classes": _digest("\n".join(self.labels).encode()),
@@ -171,12 +184,12 @@ class Subject:
         """Maps as ``grids`` has them, and the model's own scores (its targets,) of every picture."""
         variant = Variant.parse(method)
         depth, kind = len(self.explainer.anatomy.blocks), find(variant.method)
+        self._check(variant)
         # one pass gives the maps of all layers, whose means are the maps of any number of them
         several = kind.per_layer and isinstance(variant.method, str) and self._memory is not None
         chosen = variant.arguments.get("layers") if several else None
         arguments = variant.arguments
         if chosen is not None:
-            self._check(variant)
             arguments = {**arguments, "layers": depth, "keep_layers": True}
 
         def compute(some: Sequence[Image], asked: Sequence[Sequence[Tensor | int]]) -> list[tuple[Tensor, Tensor]]:
@@ -225,9 +238,27 @@ class Subject:
             )
 
     def _check(self, variant: Variant) -> None:
-        refused = self._refused(variant.method, variant.arguments)
+        refused = self._refused(variant.method, variant.arguments) or self._missing(variant.arguments)
+        if not refused and variant.heads and max(variant.heads) >= self._heads:
+            refused = f"no head {max(variant.heads)}: the explained attention has {self._heads} heads"
         if refused:
             raise UnsupportedModelError(refused)
+
+    def _missing(self, arguments: Mapping[str, Any]) -> str:
+        """Layers or a read-out that no method finds in this model, or ""."""
+        anatomy, readout = self.explainer.anatomy, arguments.get("readout", "auto")
+        if readout not in ("auto", *anatomy.readouts):
+            return f"this model has no {readout} read-out, only {', '.join(anatomy.readouts)}"
+        try:
+            resolve_layers(arguments.get("layers"), len(anatomy.blocks))
+        except InputError as error:
+            return str(error)
+        return ""
+
+    @functools.cached_property
+    def _heads(self) -> int:
+        """How many there are; ``UnsupportedModelError`` if they cannot be told apart."""
+        return heads.count(self.explainer.anatomy)
 
     def _refused(self, method: str | Method, arguments: Mapping[str, Any]) -> str:
         """Why a method cannot use arguments, or ""."""
@@ -244,7 +275,21 @@ class Subject:
     @functools.cached_property
     def choices(self) -> tuple[str, ...]:
         """Labels that a zero-shot prediction chooses from; empty for a classifier, which has its own."""
-        return classes.choices(self.labels) if self.zero_shot else ()
+        return classes.choices(self.labels, self._names) if self.zero_shot else ()
+
+    @functools.cached_property
+    def askable(self) -> tuple[str, ...]:
+        """The labels that can be a ``target``."""
+        return tuple(label for label in self.labels if self._known(label))
+
+    def _known(self, label: str) -> bool:
+        if self.zero_shot:
+            return classes.named(label, self._names)
+        try:
+            self.target(label)
+        except InputError:
+            return False
+        return True
 
     def target(self, label: str) -> Tensor | int:
         """A class as ``explain`` takes it: an embedding, or an index of a classifier.
@@ -266,6 +311,7 @@ class Subject:
         if not self.zero_shot:
             return int(self.target(label))
         self._need_choices()
+        classes.name(label, self._names)  # one without a name cannot be chosen, and says so
         if label not in self.choices:
             raise InputError(f"class {label!r} is not among the {len(self.choices)} that the model chooses from")
         return self.choices.index(label)
@@ -381,6 +427,17 @@ class Subject:
             torch.cuda.synchronize(device)
         elif device.type == "mps":
             torch.mps.synchronize()
+
+
+def _resized(explainer: Explainer, size: int) -> Explainer:
+    """The same model for inputs of size x size pixels, as ``Explainer.explain`` makes it for ``size=``."""
+    adapter, sides = explainer.adapter, geometry.as_size(size)
+    transform = adapter.transform
+    # the copy for another size is made of the tower in its plain state
+    with capture.plain(explainer.model), capture.plain(explainer.anatomy.tower, explainer.anatomy.switches):
+        anatomy = adapter.anatomy.at(sides)
+    own = None if transform is None else lambda asked, fit: transform(asked or sides, fit)
+    return Explainer(replace(adapter, anatomy=anatomy, transform=own))
 
 
 def fingerprint(model: torch.nn.Module) -> str:

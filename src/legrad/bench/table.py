@@ -22,7 +22,7 @@ from legrad.errors import InputError
 from legrad.explainer import Explainer
 from legrad.methods import METHODS
 
-_PLAIN: dict[str, Callable[..., Benchmark]] = {
+PLAIN: dict[str, Callable[..., Benchmark]] = {
     "segmentation": Segmentation,
     "openvocab": OpenVocabulary,
     "perturbation": Perturbation,
@@ -32,7 +32,7 @@ _PLAIN: dict[str, Callable[..., Benchmark]] = {
     "speed": Speed,
     "audio": AudioPrompted,
 }
-NAMES = (*_PLAIN, "ablation", "fingerprint")
+NAMES = (*PLAIN, "ablation", "fingerprint")
 # switch -> benchmark -> allowed values; None = any of its type
 SWITCHES: dict[str, dict[str, tuple[str, ...] | None]] = {
     "explained": {"segmentation": ("predicted", "truth"), "perturbation": ("both", "predicted", "truth")},
@@ -66,7 +66,7 @@ def build(name: str, anatomy: ViTAnatomy, switches: Mapping[str, Any]) -> Benchm
         given.setdefault("patch", min(anatomy.patch_size))
     if name == "fingerprint":
         return Fingerprint.of(anatomy)
-    made = _PLAIN[base](**given)
+    made = PLAIN[base](**given)
     return ablation.Ablation(made) if name == "ablation" else made
 
 
@@ -85,6 +85,8 @@ def subject(name: str, explainer: Explainer, data: Dataset, **options: Any) -> S
     kind = Listener if listens and name == "perturbation" else Subject
     if kind is Listener:
         options.pop("memory", None)  # it tells pictures apart, not sounds
+        if options.get("size") is not None:
+            raise InputError("--size is of pictures; spectrograms have the size that the model's extractor gives them")
     made = kind(explainer, labels=getattr(data, "classes", ()), **options)
     if listens != isinstance(data, SoundFolder):
         raise InputError(
@@ -108,7 +110,9 @@ def methods(name: str, anatomy: ViTAnatomy) -> list[str]:
 def _check(benchmark: str, switch: str, value: Any) -> None:
     takes = SWITCHES[switch]
     if benchmark not in takes:
-        raise InputError(f"{benchmark} has no switch --{switch}; it is for {', '.join(takes)}")
+        always = "; each result has both thresholds, the map's mean and 0.5"
+        why = always if (benchmark, switch) == ("segmentation", "threshold") else ""
+        raise InputError(f"{benchmark} has no switch --{switch}{why}; it is for {', '.join(takes)}")
     allowed = takes[benchmark]
     if allowed is not None and value not in allowed:
         raise InputError(f"--{switch} of {benchmark} is one of {', '.join(allowed)}, got {value!r}")

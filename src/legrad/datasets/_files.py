@@ -21,17 +21,20 @@ PathLike = str | os.PathLike[str]
 
 
 def folder(path: PathLike, what: str) -> Path:
-    """A folder that must be there; ``what`` says what was looked for."""
+    """A folder that must be there, as an absolute path: the same data however it is named.
+
+    ``what`` says what was looked for.
+    """
     if not os.path.isdir(path):
         raise InputError(f"{what}: no folder {os.fspath(path)!r}")
-    return Path(path)
+    return Path(path).resolve()
 
 
 def file(path: PathLike, what: str) -> Path:
-    """A file that must be there; ``what`` says what was looked for."""
+    """A file that must be there, likewise."""
     if not os.path.isfile(path):
         raise InputError(f"{what}: no file {os.fspath(path)!r}")
-    return Path(path)
+    return Path(path).resolve()
 
 
 def inside(root: Path, name: str) -> Path:
@@ -78,6 +81,15 @@ def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, st
             for row in reader:
                 # a short line leaves None
                 yield reader.line_num, {name: row[name] or "" for name in row if isinstance(name, str)}
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not a CSV table in UTF-8: {error}") from error
+
+
+def header(path: Path) -> list[str]:
+    """The first row of a CSV file."""
+    with _opened(path) as lines:
+        try:
+            return next(csv.reader(lines), [])
         except (csv.Error, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not a CSV table in UTF-8: {error}") from error
 

@@ -49,7 +49,7 @@ class ImageNetSegmentation:
         self._handle: Any = None
         self._pid = 0
         problems = Problems()
-        with _h5py().File(self._path, "r") if self._is_hdf5() else _refuse(self._path) as opened:
+        with self._context("incomplete or damaged"), self._file() as opened:
             columns = self._columns(opened)
             self._keys: list[str] = []
             self._labels: list[str | None] = []
@@ -95,11 +95,16 @@ class ImageNetSegmentation:
 
     def _open(self) -> Any:
         if self._handle is None or self._pid != os.getpid():
-            self._handle, self._pid = _h5py().File(self._path, "r"), os.getpid()
+            self._handle, self._pid = self._file(), os.getpid()
         return self._handle
 
-    def _is_hdf5(self) -> bool:
-        return bool(_h5py().is_hdf5(self._path))
+    def _file(self) -> Any:
+        if not _h5py().is_hdf5(self._path):
+            raise InputError(
+                f"{self._path} is not a MATLAB v7.3 (HDF5) file; gtsegs_ijcv.mat is expected, perhaps it came "
+                "incomplete"
+            )
+        return _h5py().File(self._path, "r")
 
     def _columns(self, opened: Any) -> Mapping[str, Any]:
         h5py = _h5py()
@@ -169,6 +174,8 @@ class ImageNetSegmentation:
         """Whatever h5py or a check says, as one line with the item's name."""
         try:
             yield
+        except InputError:
+            raise
         except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
             raise InputError(f"{self._path}, {key}: {error}") from error
 
@@ -182,12 +189,6 @@ def _h5py() -> Any:
 
 def _is_group(value: Any) -> bool:
     return isinstance(value, _h5py().Group)
-
-
-def _refuse(path: str) -> Any:
-    raise InputError(
-        f"{path} is not a MATLAB v7.3 (HDF5) file; gtsegs_ijcv.mat is expected, perhaps it came incomplete"
-    )
 
 
 def _array(opened: Any, reference: Any, what: str) -> "NDArray[Any]":

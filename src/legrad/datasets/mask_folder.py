@@ -2,12 +2,14 @@
 
 Three layouts are told apart by what stands in ``masks/``:
 
-- ``masks/<stem>.png``: one mask per picture, black and white, or class ids if ``names`` says what they mean;
+- ``masks/<stem>.png``: one mask per picture, black and white (0 and 1 or 255), or class ids if ``names`` says what
+  they mean;
 - ``masks/<class>/<stem>.png``: one black and white mask per class and picture;
 - ``masks/<stem>/<class>.png``: the same, sorted by picture.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,10 +52,9 @@ class MaskFolder:
         self._pictures = pictures(folder(self._root / "images", "the folder of pictures"))
         problems = Problems()
         required(self._pictures, self._root / "images", "pictures", problems)
-        stems = [path.stem for path in self._pictures]
-        for stem in sorted({stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else ()):
-            raise InputError(f"{self._root}/images has two pictures named {stem}: whose is the mask?")
-        self._masks = _found(folder(self._root / "masks", "the folder of masks"), set(stems), class_name, problems)
+        self._stems = Counter(path.stem for path in self._pictures)
+        masks = folder(self._root / "masks", "the folder of masks")
+        self._masks = _found(masks, self._stems.keys(), class_name, problems)
         self.facts: Mapping[str, Any] = {
             "path": str(self._root),
             "items": len(self._pictures),
@@ -69,8 +70,10 @@ class MaskFolder:
         return [path.name for path in self._pictures]
 
     def __getitem__(self, index: int) -> Sample:
-        """Item ``index``; a picture without any mask is an ``InputError``."""
+        """Item ``index``; a picture without any mask, or with the stem of another one, is an ``InputError``."""
         path = self._pictures[index]
+        if self._stems[path.stem] > 1:
+            raise InputError(f"{self._root}/images has two pictures named {path.stem}: whose is the mask?")
         image = images.read(path)
         found = self._masks.get(path.stem, {})
         if not found:
@@ -81,7 +84,8 @@ class MaskFolder:
             return self._of_ids(path, image, found)
         masks = {}
         for name, file in sorted(found.items()):
-            masks[name] = _binary(file)
+            # in masks/ itself another value may be a class id; a mask in a folder is of one class, whatever its value
+            masks[name] = _binary(file, (0, 1, 255, 65535) if file.parent == self._root / "masks" else None)
             check_size(masks[name], image, file)
         return Sample(path.name, image, None, masks)
 
@@ -105,7 +109,7 @@ class MaskFolder:
         return Sample(path.name, image, None, masks, extra={IGNORE: ignored})
 
 
-def _found(root: Path, stems: set[str], class_name: str, problems: Problems) -> dict[str, dict[str, Path]]:
+def _found(root: Path, stems: Collection[str], class_name: str, problems: Problems) -> dict[str, dict[str, Path]]:
     """Picture's stem -> class name -> file."""
     found: dict[str, dict[str, Path]] = {}
 
@@ -138,12 +142,15 @@ def _grey(path: Path) -> "NDArray[np.int64]":
     return np.asarray(mask).astype(np.int64)
 
 
-def _binary(path: Path) -> "NDArray[np.bool_]":
+def _binary(path: Path, allowed: Collection[int] | None) -> "NDArray[np.bool_]":
     values = _grey(path)
-    present = np.unique(values)
-    if len(present) > 2 or (len(present) == 2 and present[0] != 0):
+    present = np.unique(values).tolist()
+    strange = allowed is not None and not set(present) <= set(allowed)
+    if len(present) > 2 or (len(present) == 2 and present[0] != 0) or strange:
+        one = "one other value" if allowed is None else "1 or 255"
         raise InputError(
             f"{path} holds the values {', '.join(map(str, present[:4]))}{' ...' if len(present) > 4 else ''}; a "
-            "black and white mask holds 0 and one other value. If these are class ids, say what they mean with names="
+            f"black and white mask holds 0 and {one}. If these are class ids, say what they mean with names= (a file "
+            "of ids and names behind --names on the command line)"
         )
     return np.asarray(values != 0)

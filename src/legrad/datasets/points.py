@@ -36,7 +36,7 @@ class PointsCsv:
         columns: the table's own names for the five columns, in the order above.
 
     Raises:
-        InputError: a file is missing, a column is, or nothing usable is left.
+        InputError: a file is missing, a column is, nothing usable is left, or "pixels" that all are shares.
     """
 
     name = "points"
@@ -61,6 +61,11 @@ class PointsCsv:
                 problems.add("a point without picture or class", where)
                 continue
             _add(points, (row[image], row[name]), (row[place[0]], row[place[1]]), row[label], unit, where, problems)
+        if unit == "pixels" and _look_relative(points):
+            raise InputError(
+                f"{path}: all x and y lie in [0, 1], which are no pixels; say unit='relative' (--unit relative) if "
+                "they are shares of the picture's width and height"
+            )
         self._items = _usable(points, self._root, absent, problems)
         required(self._items, path, "usable points", problems)
         self.facts: Mapping[str, Any] = {
@@ -198,6 +203,13 @@ def _add(
     image, name = at
     pair = points.setdefault(image, {}).setdefault(name, ([], []))
     pair[0 if answer in _YES else 1].append((x, y))
+
+
+def _look_relative(points: _Points) -> bool:
+    """Whether no coordinate exceeds 1, and some lie between 0 and 1: shares of a picture, given as pixels."""
+    places = [value for classes in points.values() for pair in classes.values() for side in pair for value in side]
+    values = [value for place in places for value in place]
+    return any(0 < value < 1 for value in values) and max(values) <= 1
 
 
 def _usable(points: _Points, root: Path, absent: bool, problems: Problems) -> _Points:
