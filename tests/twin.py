@@ -148,31 +148,6 @@ def relevance(
     return torch.stack(layers, 1)
 
 
-SAME = 1e-6  # two ways to the same map in float32
-
-
-def difference(
-    found: Tensor,
-    expected: Tensor,
-    exact: Callable[[], Tensor],
-    apart: Callable[[Tensor, Tensor], float] | None = None,
-) -> float:
-    """Distance of two float32 results; where it exceeds ``SAME`` and float32 itself is no better, less than that.
-
-    Args:
-        found: the one in question.
-        expected: another way to the same.
-        exact: the same in float64, asked only if needed.
-        apart: measure, default ``distance``.
-    """
-    apart = apart or distance
-    found_apart = apart(found, expected)
-    if found_apart <= SAME:
-        return found_apart
-    truth = exact()
-    return SAME * apart(found, truth) / max(SAME, 1.5 * apart(expected, truth))
-
-
 def distance(found: Tensor, expected: Tensor) -> float:
     """Largest |a - b| / max |b| over the maps (the last two dimensions)."""
     found, expected = found.double(), expected.double()

@@ -99,10 +99,9 @@ class Reader:
             InputError: a callable's result does not depend on the feature.
         """
         with torch.enable_grad():
-            # a mean for every target: cheaper than several backward passes, or batching one
-            leaf = means.detach().expand(len(scores), -1, -1).contiguous().requires_grad_()
-            feature = self._of_one(leaf.flatten(0, 1)).unflatten(0, (len(scores), groups, -1))
-            found = gradient(scored(scores, feature), leaf)
+            leaf = means.detach().requires_grad_()
+            feature = self._of_one(leaf)
+            (found,) = gradients(scores, feature, [leaf], groups)
         # contiguous, or every product with it copies the weights
         return found.transpose(0, 1).contiguous()
 
