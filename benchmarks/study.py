@@ -64,13 +64,12 @@ def publish(run: Path, out: Path = OUT, page: Path = PAGE) -> None:
     (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with (run / "report.csv").open(newline="") as full, (out / "results.csv").open("w", newline="") as short:
         csv.writer(short, lineterminator="\n").writerows([_digits(cell) for cell in row] for row in csv.reader(full))
-    found = {}
-    for path in sorted(run.rglob("*.json")):
-        content = Result.read(path).content
-        found[path.relative_to(run).as_posix()] = {key: value for key, value in content.items() if key != "scores"}
-    (out / "results.json").write_text(json.dumps(_short(found), separators=(",", ":")) + "\n", encoding="utf-8")
-    whole = [Result.read(path).content for path in sorted(run.rglob("*.json"))]
-    page.write_text(fill(page.read_text(encoding="utf-8"), whole), encoding="utf-8")
+    results = {path.relative_to(run).as_posix(): Result.read(path).content for path in sorted(run.rglob("*.json"))}
+    without = {
+        name: {key: value for key, value in content.items() if key != "scores"} for name, content in results.items()
+    }
+    (out / "results.json").write_text(json.dumps(_short(without), separators=(",", ":")) + "\n", encoding="utf-8")
+    page.write_text(fill(page.read_text(encoding="utf-8"), list(results.values())), encoding="utf-8")
 
 
 Content = Mapping[str, Any]

@@ -94,8 +94,8 @@ def _closed_layer(
         for first in range(0, images, pictures):
             some = slice(first, first + pictures)
             value, keep = call.value[some], _part(call.keep, some, seen.rows or (0, count))
-            rows_of = [seen.of(h[some]) for h in hidden]
-            state = tails.State(parts, folded, seen.of(entered[some]), rows_of, scratch)
+            features = [seen.of(h[some]) for h in hidden]
+            state = tails.State(parts, folded, seen.of(entered[some]), features, scratch)
             maps = []
             for start in range(0, len(scores), targets):
                 asked = slice(start, start + targets)
