@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check matrix benchmarks format clean
+.PHONY: demo test check matrix performance format clean
 
 demo: .venv/installed  ## explain the sample scene, offline
 	$(BIN)/legrad explain --out demo
@@ -13,19 +13,19 @@ test: .venv/installed  ## the default test run
 	$(BIN)/python -m pytest
 
 check: .venv/installed  ## format, lint, types
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests performance tools training
+	$(BIN)/ruff check src tests performance tools training
 	$(BIN)/python -m mypy
 
 matrix: .venv/installed  ## every model name of every library against the slow twin: docs/support-matrix.md
-	$(BIN)/python tests/sweep.py
+	$(BIN)/python -m tools.support_matrix
 
-benchmarks: .venv/installed  ## speed and memory against the bare forward and other packages: docs/performance.md
-	$(BIN)/python benchmarks/run.py $(ARGS)
+performance: .venv/installed  ## speed and memory against the bare forward and other packages: docs/performance.md
+	$(BIN)/python -m performance $(ARGS)
 
 format: .venv/installed
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests performance tools training
+	$(BIN)/ruff check --fix src tests performance tools training
 
 # constraints.txt pins what was tested; without it the newest versions come
 .venv/installed: pyproject.toml constraints.txt

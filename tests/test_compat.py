@@ -4,11 +4,11 @@ import io
 import sys
 import types
 
-import models
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import tiny
 from PIL import Image
 
 import legrad
@@ -62,7 +62,7 @@ def test_the_readme_example_of_the_authors_runs_unchanged(monkeypatch, tmp_path,
     requests.get = lambda url, stream: types.SimpleNamespace(raw=io.BytesIO(picture.read_bytes()))
     monkeypatch.setitem(sys.modules, "requests", requests)
     text = {"context_length": 77, "vocab_size": 49408}
-    small = models.clip(image_size=224, patch_size=16, text=text)
+    small = tiny.clip(image_size=224, patch_size=16, text=text)
     transform = open_clip.image_transform(224, is_train=False)
     monkeypatch.setattr(open_clip, "create_model_and_transforms", lambda **_: (small, None, transform))
     space = {}
@@ -76,7 +76,7 @@ def test_the_readme_example_of_the_authors_runs_unchanged(monkeypatch, tmp_path,
 
 @pytest.mark.parametrize("name", ["clip", "coca", "siglip"])
 def test_batches_give_a_map_per_picture_and_text(name):
-    model, x = models.TOWERS[name](), torch.randn(3, 3, 32, 32)
+    model, x = tiny.TOWERS[name](), torch.randn(3, 3, 32, 32)
     texts = F.normalize(torch.randn(2, 32), dim=-1)
     wrapper = legrad.LeWrapper(model)
     wrapper.empty_embedding = torch.randn(32, 1)
@@ -89,9 +89,9 @@ def test_batches_give_a_map_per_picture_and_text(name):
 
 
 def test_wrapper_passes_everything_else_on_and_changes_nothing():
-    model, x = models.clip(), torch.randn(1, 3, 32, 32)
+    model, x = tiny.clip(), torch.randn(1, 3, 32, 32)
     texts = F.normalize(torch.randn(2, 32), dim=-1)
-    with models.left_as_found(model):
+    with tiny.left_as_found(model):
         wrapper = legrad.LeWrapper(model, layer_index=0)
         maps = wrapper.compute_legrad_clip(texts, x)
         with torch.no_grad():

@@ -1,20 +1,12 @@
 """The code in the documentation runs, and gives what the slow twin gives."""
 
-import re
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
-import generic_twin
 import pytest
 import torch
-import twin
-
-ROOT = Path(__file__).parent.parent
-
-
-def snippets(page):
-    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
+from helpers import generic_twin, twin
+from helpers.pages import snippets
 
 
 @pytest.fixture(scope="module")

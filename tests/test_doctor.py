@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 
-import models
 import pytest
 import torch
-import zoo_timm
+from helpers import tiny
+from helpers.zoo import timm as zoo_timm
 from typer.testing import CliRunner
 
 import legrad
-from legrad import capture, cli
-from legrad.doctor import allowed_sizes, examine, position_check, random_input
+from legrad.cli import main
+from legrad.core.positions import position_check, random_input
+from legrad.core.state import plain
+from legrad.doctor import allowed_sizes, examine
 
 
 def value(report, what):
@@ -18,9 +20,9 @@ def value(report, what):
 
 
 def test_the_report_of_a_healthy_model():
-    model = models.clip()
-    with models.left_as_found(model):
-        report = examine(legrad.wrap(model, tokenizer=models.tokenizer))
+    model = tiny.clip()
+    with tiny.left_as_found(model):
+        report = examine(legrad.wrap(model, tokenizer=tiny.tokenizer))
     assert report.healthy
     assert value(report, "library") == "open_clip"
     assert value(report, "blocks") == "4 x ResidualAttentionBlock"
@@ -33,12 +35,12 @@ def test_the_report_of_a_healthy_model():
 
 
 def test_another_size():
-    report = examine(legrad.wrap(models.clip()), size=(32, 56))
+    report = examine(legrad.wrap(tiny.clip()), size=(32, 56))
     assert report.healthy
     assert value(report, "grid") == "4 x 7 (rows, cols) at 3 x 32 x 56"
     assert value(report, "input sizes").startswith("any (32 x 32")
     with pytest.raises(legrad.InputError):
-        examine(legrad.wrap(models.clip()), size=(32, 3))
+        examine(legrad.wrap(tiny.clip()), size=(32, 3))
 
 
 def test_policies_are_told():
@@ -53,18 +55,18 @@ def test_policies_are_told():
 )
 def test_a_wrong_layout_is_found(change):
     """These fool the truth check of the native read-out, which takes the class token wherever the patches are."""
-    model = models.clip()
+    model = tiny.clip()
     anatomy = legrad.wrap(model).anatomy
     wrong = replace(anatomy, **change, patch_size=tuple(32 // n for n in change.get("grid", (4, 4))))
     report = examine(legrad.wrap(model, anatomy=wrong))
     assert not report.healthy
     assert any(text in value(report, "position check") for text in ("change most token", "17 tokens"))
-    with capture.plain(model), pytest.raises(legrad.TruthCheckError, match="prefix tokens"):
+    with plain(model), pytest.raises(legrad.TruthCheckError, match="prefix tokens"):
         position_check(wrong, random_input(wrong))
 
 
 def test_a_wrong_head_is_found():
-    model = models.clip()
+    model = tiny.clip()
     anatomy = legrad.wrap(model).anatomy
     wrong = replace(anatomy, readouts={"native": legrad.Readout(lambda z: model.visual.ln_post(z.mean(1)))})
     report = examine(legrad.wrap(model, anatomy=wrong))
@@ -72,29 +74,29 @@ def test_a_wrong_head_is_found():
 
 
 def test_fixed_sizes():
-    anatomy = replace(legrad.wrap(models.clip()).anatomy, resized=None)
+    anatomy = replace(legrad.wrap(tiny.clip()).anatomy, resized=None)
     assert allowed_sizes(anatomy) == "32 x 32 only"
 
 
 def test_the_command():
-    result = CliRunner().invoke(cli.app, ["doctor", "embedded", "--size", "96x192"])
+    result = CliRunner().invoke(main.app, ["doctor", "embedded", "--size", "96x192"])
     assert result.exit_code == 0
     for text in ("open_clip", "6 x 12 (rows, cols)", "position check", "passed"):
         assert text in result.output
 
 
 def test_the_command_fails_for_an_unhealthy_model(monkeypatch):
-    model = models.clip()
+    model = tiny.clip()
     wrong = replace(legrad.wrap(model).anatomy, num_prefix_tokens=0)
     monkeypatch.setattr(legrad, "load", lambda name, device=None: legrad.wrap(model, anatomy=wrong))
-    result = CliRunner().invoke(cli.app, ["doctor", "x"])
+    result = CliRunner().invoke(main.app, ["doctor", "x"])
     assert result.exit_code == 1
     assert "are wrong" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("library", ["open_clip", "timm", "torchvision", "hf"])
 def test_models_of_a_library(library):
-    result = CliRunner().invoke(cli.app, ["models", "--library", library, "--supported"])
+    result = CliRunner().invoke(main.app, ["models", "--library", library, "--supported"])
     names = [line for line in result.output.splitlines() if f"{library}:" in line]
     assert len(names) >= 5
     assert "not supported" not in result.output
@@ -102,13 +104,13 @@ def test_models_of_a_library(library):
 
 
 def test_models_that_do_not_exist():
-    result = CliRunner().invoke(cli.app, ["models", "swin", "--library", "timm", "--supported"])
+    result = CliRunner().invoke(main.app, ["models", "swin", "--library", "timm", "--supported"])
     assert isinstance(result.exception, legrad.InputError)
     assert "timm" in str(result.exception)
 
 
 def test_random_input_is_the_same_for_a_seed_and_leaves_the_generator_alone():
-    anatomy = legrad.wrap(models.clip()).anatomy
+    anatomy = legrad.wrap(tiny.clip()).anatomy
     state = torch.get_rng_state()
     first, second, other = random_input(anatomy), random_input(anatomy), random_input(anatomy, seed=1)
     assert torch.equal(first, second)

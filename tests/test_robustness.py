@@ -3,23 +3,22 @@
 import json
 import threading
 
-import models
 import numpy as np
 import pytest
 import torch
 import transformers
-import twin
-import zoo_media
-import zoo_timm
-import zoo_transformers
+from helpers import tiny, twin
+from helpers.zoo import media as zoo_media
+from helpers.zoo import timm as zoo_timm
+from helpers.zoo import transformers as zoo_transformers
 from PIL import Image
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import legrad
-from legrad import sounds, videos
+from legrad.core.score import Score, contrast
 from legrad.doctor import examine
-from legrad.targets import Score, contrast
+from legrad.inputs import sounds, videos
 
 
 def first(feature):
@@ -200,7 +199,7 @@ def test_long_and_odd_sounds(tmp_path, monkeypatch):
 
 
 def test_a_tower_compiled_inside_its_model():
-    model = models.clip()
+    model = tiny.clip()
     picture, embedding = torch.randn(1, 3, 32, 32), torch.randn(32)
     expected = legrad.wrap(model).explain(picture, embedding).relevance
     model.visual = torch.compile(model.visual, backend="eager")
@@ -240,10 +239,10 @@ def test_radio_asks_for_whole_patches():
 def test_tiles_for_language_models_are_not_made():
     from types import SimpleNamespace
 
-    from legrad.adapters.hf import processing
+    from legrad.models.hf import image_processors
 
     own = transformers.GotOcr2ImageProcessor(size={"height": 32, "width": 32}, crop_to_patches=True)
-    transform = processing.transform(SimpleNamespace(image_size=(32, 32)), own)(None, "model")
+    transform = image_processors.transform(SimpleNamespace(image_size=(32, 32)), own)(None, "model")
     ramp = np.linspace(0, 255, 320, dtype=np.uint8)[None, :, None].repeat(64, 0).repeat(3, 2)
     pixels = transform(Image.fromarray(ramp))
     assert pixels.shape == (3, 32, 32)

@@ -12,15 +12,15 @@ import importlib.metadata
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from legrad.anatomy import Readout, ViTAnatomy
 from legrad.errors import FlatMapWarning, InputError, LeGradError, TruthCheckError, UnsupportedModelError
 from legrad.explainer import Explainer, load, wrap
-from legrad.explanation import Explanation
-from legrad.hearing import Hearing
-from legrad.targets import PREDICTED, Audio, Contrast, Prompts, Similar, ZeroShot
+from legrad.models.adapter import Hearing
+from legrad.models.anatomy import Readout, ViTAnatomy
+from legrad.results.explanation import Explanation
+from legrad.targets.kinds import PREDICTED, Audio, Contrast, Prompts, Similar, ZeroShot
 
 if TYPE_CHECKING:
-    from legrad import doctor, embedded, heads, viz
+    from legrad import doctor, embedded, viz
     from legrad.compat import LePreprocess, LeWrapper, list_pretrained, visualize
 
 __all__ = [

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from legrad import relevance, viz
 from legrad.errors import InputError
 from legrad.explainer import wrap
-from legrad.saving import slug
+from legrad.results.folder import slug
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -230,7 +230,7 @@ def list_pretrained() -> list[tuple[str, str]]:
     """Print and return the (model_name, pretrained) pairs of open_clip that can be explained."""
     import open_clip
 
-    from legrad.adapters.open_clip import not_supported
+    from legrad.models.open_clip import not_supported
 
     pairs = [(name, tag) for name, tag in open_clip.list_pretrained() if not not_supported(name)]
     print(f"{'model_name':25}: pretrained")

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from legrad import capture, geometry
-from legrad.anatomy import ViTAnatomy
+from legrad.core import state
+from legrad.core.positions import no_position_check, position_check, random_input
+from legrad.core.truth import truth_check
 from legrad.errors import InputError, LeGradError
 from legrad.explainer import Explainer
-from legrad.positions import no_position_check, position_check, random_input
-from legrad.truth import truth_check
+from legrad.inputs import geometry
+from legrad.models.anatomy import ViTAnatomy
 
 _MEGA = 1 << 20
 
@@ -68,7 +69,7 @@ def examine(explainer: Explainer, size: int | Sequence[int] | None = None, seed:
     """
     report = Report()
     own = explainer.anatomy
-    with capture.exclusive(own.blocks[0]), capture.plain(explainer.model), capture.plain(own.tower, own.switches):
+    with state.exclusive(own.blocks[0]), state.plain(explainer.model), state.plain(own.tower, own.switches):
         anatomy = own if size is None else own.at(geometry.as_size(size))
         _facts(explainer, anatomy, report)
         batch = random_input(anatomy, seed)

@@ -11,20 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from legrad import adapters, capture, geometry, methods
-from legrad.anatomy import ViTAnatomy
-from legrad.assembling import Part, assemble
-from legrad.chunks import Chunks, ran_out
+from legrad import methods
+from legrad.core.memory import Chunks, ran_out
+from legrad.core.planning import Plan, Planner
+from legrad.core.positions import no_position_check, position_check, random_input
+from legrad.core.score import Score
+from legrad.core.state import exclusive, fingerprint, plain
+from legrad.core.streaming import explain_batch
+from legrad.core.truth import truth_check
 from legrad.errors import InputError, UnsupportedModelError
-from legrad.explanation import Explanation
-from legrad.hearing import Hearing
-from legrad.inputs import Input, by_size, sources, stack
-from legrad.planning import Planner
-from legrad.positions import no_position_check, position_check, random_input
-from legrad.resolving import Resolver, class_names
-from legrad.streaming import Plan, explain_batch
-from legrad.targets import Score
-from legrad.truth import truth_check
+from legrad.inputs import geometry
+from legrad.inputs.prepare import Input, by_size, sources, stack
+from legrad.methods import registry as methods_registry
+from legrad.models import registry
+from legrad.models.adapter import Adapter, Hearing
+from legrad.models.anatomy import ViTAnatomy
+from legrad.results.assemble import Part, assemble
+from legrad.results.explanation import Explanation
+from legrad.targets.resolve import Resolver, class_names
 
 READOUTS = ("auto", "published", "native")
 FITS = ("model", "squash", "pad")
@@ -46,7 +50,7 @@ def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype
         InputError: an unknown name, or weights that cannot be loaded (for instance without a network).
         UnsupportedModelError: the name is no plain vision transformer.
     """
-    return Explainer(adapters.load(name, device, dtype))
+    return Explainer(registry.load(name, device, dtype))
 
 
 def wrap(
@@ -75,8 +79,8 @@ def wrap(
         UnsupportedModelError: a model that is not known and comes without an anatomy.
         InputError: labels that are no names for the model's logits, or hearing for a classifier.
     """
-    adapter = adapters.adapt(model) if anatomy is None else adapters.Adapter(model, anatomy)
-    adapter, transform, tokenizer = adapters.tools(adapter, transform, tokenizer)
+    adapter = registry.adapt(model) if anatomy is None else Adapter(model, anatomy)
+    adapter, transform, tokenizer = registry.tools(adapter, transform, tokenizer)
     if tokenizer is not None:
         adapter = replace(adapter, tokenize=lambda texts: tokenizer(list(texts)))
     if transform is not None:
@@ -105,7 +109,7 @@ def wrap(
 class Explainer:
     """A model that can be asked where it looked. Made by ``load`` or ``wrap``."""
 
-    def __init__(self, adapter: adapters.Adapter, own_anatomy: bool = False) -> None:
+    def __init__(self, adapter: Adapter, own_anatomy: bool = False) -> None:
         self._adapter = adapter
         self._plans: dict[tuple[Any, ...], Plan] = {}
         self._state: tuple[Any, ...] = ()
@@ -120,7 +124,7 @@ class Explainer:
         return self._adapter.model
 
     @property
-    def adapter(self) -> adapters.Adapter:
+    def adapter(self) -> Adapter:
         """What the model's library tells about it: tokenizer, transform, labels."""
         return self._adapter
 
@@ -204,10 +208,10 @@ class Explainer:
         if chosen not in self.anatomy.readouts:
             raise InputError(f"this model has no {chosen} read-out, only {', '.join(self.anatomy.readouts)}")
         # the whole call: results made under inference mode could not be used in training code
-        with torch.inference_mode(False), torch.no_grad(), capture.exclusive(self.anatomy.blocks[0]):
+        with torch.inference_mode(False), torch.no_grad(), exclusive(self.anatomy.blocks[0]):
             pictures = sources(images, self._adapter, size, fit)
             # inside, so that copies of the tower for other input sizes are made from it in its plain state
-            with capture.plain(self.model), capture.plain(self.anatomy.tower, self.anatomy.switches):
+            with plain(self.model), plain(self.anatomy.tower, self.anatomy.switches):
                 resolver = Resolver(self._adapter, self.anatomy, len(pictures))
                 scores, valid = resolver.resolve(targets)
                 null = None if null_target is None else resolver.one(null_target)
@@ -279,7 +283,7 @@ class Explainer:
                 "the model was made under torch.inference_mode() and cannot be differentiated; load it outside"
             )
         key = (tuple(picture.shape), picture.dtype, picture.device)
-        state = capture.fingerprint(self.anatomy.tower)
+        state = fingerprint(self.anatomy.tower)
         if state != self._state:  # trained on, loaded, rebuilt: what was found out before may hold no longer
             self._plans.clear()
             self._state = state
@@ -327,7 +331,9 @@ def _in_chunks(
                 if method.function is None:
                     one = explain_batch(anatomy, batch, asked, layers, readout, plan, chunks.defer, chunks.numbers)
                 else:
-                    one = methods.explain_batch(method, anatomy, batch, asked, layers, readout, question.memory)
+                    one = methods_registry.explain_batch(
+                        method, anatomy, batch, asked, layers, readout, question.memory
+                    )
                 passes.append(one)
         except (MemoryError, RuntimeError) as error:
             if not ran_out(error):

@@ -9,27 +9,17 @@ The mean over heads and layers is LeGrad's own map. A head's number says nothing
 nothing to do with head 3 of the next. So ``of_heads`` also chooses by what the heads do.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from torch import Tensor
 
-from legrad import capture, relevance
-from legrad.anatomy import ViTAnatomy
-from legrad.errors import InputError
-from legrad.methods import METHODS, Method
-from legrad.methods.ablation import reduced
-from legrad.methods.calling import Call
-from legrad.positions import random_input
-from legrad.streaming import explain_batch
-from legrad.targets import Score
+from legrad.methods.heads import CHOICES, EVERY_HEAD, count, of_heads
 
 if TYPE_CHECKING:
-    from legrad.explanation import Explanation
+    from legrad.results.explanation import Explanation
 
-CHOICES = ("strongest", "weakest", "stronger-half", "weaker-half")
+__all__ = ["CHOICES", "Explains", "count", "head_relevance", "of_heads"]
 
 
 class Explains(Protocol):
@@ -58,78 +48,6 @@ def head_relevance(explainer: Explains, images: Any, targets: Any, **arguments: 
         UnsupportedModelError: a model that folds its heads into the batch.
         InputError, TruthCheckError: as ``Explainer.explain``.
     """
-    found = explainer.explain(images, targets, method=_EVERY, keep_layers=True, **arguments)
+    found = explainer.explain(images, targets, method=EVERY_HEAD, keep_layers=True, **arguments)
     assert found.layer_relevance is not None
     return found.layer_relevance.unflatten(2, (len(found.layers), -1))
-
-
-def of_heads(heads: int | Sequence[int] | str) -> Method:
-    """LeGrad from some heads of each layer only, for ``explain(..., method=of_heads([0, 3]))``.
-
-    Args:
-        heads: numbers from 0, the same in every layer; or, chosen anew for every picture, target and layer by a head's
-            share of the relevance: "strongest", "weakest" (one head), "stronger-half" or "weaker-half".
-
-    Returns:
-        A method with the arguments of "legrad", whose maps are the mean over these heads.
-
-    Raises:
-        InputError: no such choice, no head at all, or one named twice; when it is used, a number that is too large.
-    """
-    choice = _checked(heads)
-    name = choice if isinstance(choice, str) else "+".join(map(str, choice))
-    return replace(
-        METHODS["legrad"],
-        name=f"legrad:heads={name}",
-        summary=f"LeGrad from some heads of each layer: {name}",
-        function=lambda call: _chosen(reduced(call, relevance.head_relevance), choice),
-        cost="as legrad, by autograd",
-    )
-
-
-def count(anatomy: ViTAnatomy) -> int:
-    """How many heads the explained attention has, by a look at a random picture.
-
-    Raises:
-        UnsupportedModelError: they are folded into the batch.
-    """
-    batch, last, score = random_input(anatomy), [len(anatomy.blocks) - 1], Score("", function=lambda f: f[:, 0])
-    with torch.no_grad(), capture.exclusive(anatomy.blocks[0]), capture.plain(anatomy.tower, anatomy.switches):
-        found = explain_batch(
-            anatomy, batch, [score], last, str(anatomy.default_readout), reduction=relevance.head_relevance
-        )
-    return found.relevance.shape[3]
-
-
-def _every(call: Call) -> Tensor:
-    """All heads as further layers, for the mean over both is LeGrad's map."""
-    return reduced(call, relevance.head_relevance).flatten(2, 3)
-
-
-_EVERY = replace(METHODS["legrad"], name="legrad, head by head", function=_every)
-
-
-def _checked(heads: int | Sequence[int] | str) -> str | tuple[int, ...]:
-    hint = f"give numbers from 0, such as [0, 3], or one of {', '.join(map(repr, CHOICES))}"
-    if isinstance(heads, str):
-        if heads not in CHOICES:
-            raise InputError(f"heads={heads!r}; {hint}")
-        return heads
-    numbers = (heads,) if isinstance(heads, int) else tuple(heads)
-    if not numbers or any(not isinstance(one, int) or isinstance(one, bool) or one < 0 for one in numbers):
-        raise InputError(f"heads={heads!r}; {hint}")
-    if len(set(numbers)) < len(numbers):
-        raise InputError(f"heads={heads!r} names a head twice; {hint}")
-    return numbers
-
-
-def _chosen(maps: Tensor, choice: str | tuple[int, ...]) -> Tensor:
-    """Mean over some heads, (images, targets, layers, heads, *grid) -> (images, targets, layers, *grid)."""
-    number = maps.shape[3]
-    if not isinstance(choice, str):
-        if max(choice) >= number:
-            raise InputError(f"no head {max(choice)}: the explained attention has {number} heads, 0 to {number - 1}")
-        return maps[:, :, :, list(choice)].mean(3)
-    ranked = maps.flatten(4).sum(-1).argsort(-1, descending=choice.startswith("strong"))
-    some = ranked[..., : max(1, number // 2) if choice.endswith("half") else 1]
-    return maps.flatten(4).take_along_dim(some[..., None], 3).mean(3).unflatten(-1, maps.shape[4:])

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from legrad.bench.statistics import Summary
 from legrad.bench.subject import Subject
+from legrad.bench.summaries import Summary
 from legrad.datasets import Dataset, Sample
 
 

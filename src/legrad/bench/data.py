@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from legrad import datasets, sounds
+from legrad import datasets
 from legrad.datasets import Dataset, _files
 from legrad.datasets.embedded import EmbeddedScenes
 from legrad.datasets.spoken import SpokenScenes
 from legrad.errors import InputError
+from legrad.inputs import sounds
 
 SEED = 1  # of the held-out scenes
 # benchmark -> objects in an embedded scene: one where a picture is one class

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from legrad import sounds
 from legrad.bench.subject import Subject
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.explainer import Explainer
-from legrad.inputs import prepare
+from legrad.inputs import spectrograms
+from legrad.inputs.prepare import prepare
 from legrad.methods import Method
 
 
@@ -66,5 +66,5 @@ class Listener(Subject):
         extractor = adapter.transform(None, "model")
         if hasattr(extractor, "silence"):
             return float(extractor.silence)
-        silence = sounds.features(extractor, np.zeros(extractor.sampling_rate // 10, np.float32))
+        silence = spectrograms.features(extractor, np.zeros(extractor.sampling_rate // 10, np.float32))
         return float(silence.values[0].min())

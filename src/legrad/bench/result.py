@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from legrad.bench.benchmark import Benchmark
-from legrad.bench.statistics import LEVEL, RESAMPLES, compare
+from legrad.bench.summaries import LEVEL, RESAMPLES, compare
 from legrad.errors import InputError
-from legrad.saving import write_atomically
+from legrad.results.folder import write_atomically
 
 SCHEMA = 1
 # what a report reads

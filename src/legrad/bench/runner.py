@@ -15,10 +15,11 @@ import numpy as np
 from legrad.bench.benchmark import Benchmark
 from legrad.bench.journal import Journal, Key
 from legrad.bench.result import Result, finite, summarise
-from legrad.bench.subject import Subject, Variant
+from legrad.bench.subject import Subject
+from legrad.bench.variants import Variant
 from legrad.datasets import Dataset, Sample
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
-from legrad.saving import slug
+from legrad.results.folder import slug
 
 _LARGEST_SPLIT = 8  # samples; a benchmark with larger batches gets whole ones only
 _GIVE_UP = 20  # samples that fail at their first try, without any success, after which a method is given up

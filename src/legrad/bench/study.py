@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from legrad.bench import table
+from legrad.bench import registry
+from legrad.bench.cache import Memory
 from legrad.bench.data import open_data
-from legrad.bench.memory import Memory
 from legrad.bench.result import Result
 from legrad.bench.runner import Limits, Progress, run
 from legrad.errors import LeGradError
@@ -160,9 +160,9 @@ def study(
             else max(0.0, scale.seconds - (clock() - start)) * part.seconds[0] / rest,
         )
         try:
-            benchmark = table.build(part.name, explainer.anatomy, part.switches)
-            subject = table.subject(part.name, explainer, samples, names=names, memory=memory)
-            methods = part.methods or table.methods(part.name, explainer.anatomy)
+            benchmark = registry.build(part.name, explainer.anatomy, part.switches)
+            subject = registry.subject(part.name, explainer, samples, names=names, memory=memory)
+            methods = part.methods or registry.methods(part.name, explainer.anatomy)
             results.append(run(benchmark, subject, samples, methods, out, limits, seed, strict, progress, clock))
         except LeGradError as error:
             # a part that this model or data cannot have does not take the others with it

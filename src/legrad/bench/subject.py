@@ -4,7 +4,7 @@ import functools
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,68 +12,22 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
-from legrad import capture, geometry, heads, relevance
+from legrad import relevance
 from legrad.bench import classes
-from legrad.bench.memory import Memory
+from legrad.bench.cache import Memory
+from legrad.bench.variants import Variant
+from legrad.bench.weights import fingerprint
+from legrad.core import state
+from legrad.core.layers import resolve_layers
 from legrad.errors import FlatMapWarning, InputError, UnsupportedModelError
 from legrad.explainer import Explainer
-from legrad.inputs import prepare, stack
-from legrad.layers import resolve_layers
-from legrad.methods import METHODS, Method, find
-from legrad.resolving import Resolver
-from legrad.targets import Audio, Prompts
+from legrad.inputs import geometry, transforms
+from legrad.inputs.prepare import prepare, stack
+from legrad.methods import Method, find, heads
+from legrad.targets.kinds import Audio, Prompts
+from legrad.targets.resolve import Resolver
 
 TEMPLATES = ("a photo of a {}",)
-_SAMPLED = 1000  # values of each tensor that enter the fingerprint
-
-
-def known_methods() -> tuple[str, ...]:
-    """Names that ``explain(method=...)`` takes."""
-    return tuple(METHODS)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A method with arguments of its own: ``legrad``, ``legrad:layers=2``, ``legrad:layers=1:readout=native``,
-    ``legrad:heads=0+3``, ``legrad:heads=strongest``.
-
-    Attributes:
-        method: as in ``explain``.
-        arguments: that replace the run's.
-        heads: numbers of heads that the method names.
-    """
-
-    method: str | Method
-    arguments: dict[str, Any]
-    heads: tuple[int, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> "Variant":
-        """Raises ``InputError`` for an unknown method or argument, with the known ones."""
-        name, *parts = text.split(":")
-        if name not in known_methods():
-            raise InputError(f"no method {name!r}; known: {', '.join(known_methods())}")
-        method: str | Method = name
-        arguments: dict[str, Any] = {}
-        named: tuple[int, ...] = ()
-        for part in parts:
-            argument, _, value = part.partition("=")
-            numbers = value.split("+")
-            if argument == "layers" and value.isdecimal():
-                arguments[argument] = int(value)
-            elif argument == "readout" and value in ("published", "native"):
-                arguments[argument] = value
-            elif argument == "heads" and method == "legrad" and all(number.isdecimal() for number in numbers):
-                named = tuple(map(int, numbers))
-                method = heads.of_heads(named)
-            elif argument == "heads" and method == "legrad" and value in heads.CHOICES:
-                method = heads.of_heads(value)
-            else:
-                raise InputError(
-                    f"method {text!r}: a variant is METHOD:layers=K, METHOD:readout=published|native or "
-                    f"legrad:heads=0+3|{'|'.join(heads.CHOICES)}, got {part!r}"
-                )
-        return cls(method, arguments, named)
 
 
 class Subject:
@@ -213,7 +167,7 @@ class Subject:
     @property
     def _state(self) -> tuple[tuple[int, int], ...]:
         """Of the weights, see ``capture.fingerprint``."""
-        return capture.fingerprint(self.explainer.anatomy.tower)
+        return state.fingerprint(self.explainer.anatomy.tower)
 
     def explain(self, pictures: Sequence[Image] | Tensor, targets: Any, method: str | Method, **arguments: Any) -> Any:
         """``Explainer.explain`` with the run's settings; flat maps are counted by whoever asks, not warned of.
@@ -357,7 +311,7 @@ class Subject:
 
     def _resolved(self, asked: Any) -> Tensor:
         anatomy, adapter = self.explainer.anatomy, self.explainer.adapter
-        with torch.no_grad(), capture.exclusive(anatomy.blocks[0]), capture.plain(self.explainer.model):
+        with torch.no_grad(), state.exclusive(anatomy.blocks[0]), state.plain(self.explainer.model):
             score = Resolver(adapter, anatomy, 0).one(asked)
         assert score.direction is not None
         return score.direction[0].detach()
@@ -389,7 +343,7 @@ class Subject:
     def _scale(self) -> tuple[Tensor, Tensor]:
         """Mean and std (3, 1, 1) of the model's input."""
         transform, anatomy = self.explainer.adapter.transform, self.explainer.anatomy
-        scale = None if transform is None else geometry.normalisation(transform(None, "squash"))
+        scale = None if transform is None else transforms.normalisation(transform(None, "squash"))
         if scale is None:
             raise UnsupportedModelError("erasing pixels needs the model's mean and std, which its transform lacks")
         mean, std = (one[:, None, None].to(anatomy.device, anatomy.dtype) for one in scale)
@@ -410,7 +364,7 @@ class Subject:
     def features(self, inputs: Tensor) -> Tensor:
         """(batch, features), float32: L2-normalised embeddings or raw logits, in a plain forward."""
         anatomy = self.explainer.anatomy
-        with torch.no_grad(), capture.exclusive(anatomy.blocks[0]), capture.plain(self.explainer.model):
+        with torch.no_grad(), state.exclusive(anatomy.blocks[0]), state.plain(self.explainer.model):
             output = anatomy.run(inputs)
         output = output.to(torch.promote_types(output.dtype, torch.float32))
         return F.normalize(output, dim=-1) if anatomy.output != "logits" else output
@@ -434,24 +388,10 @@ def _resized(explainer: Explainer, size: int) -> Explainer:
     adapter, sides = explainer.adapter, geometry.as_size(size)
     transform = adapter.transform
     # the copy for another size is made of the tower in its plain state
-    with capture.plain(explainer.model), capture.plain(explainer.anatomy.tower, explainer.anatomy.switches):
+    with state.plain(explainer.model), state.plain(explainer.anatomy.tower, explainer.anatomy.switches):
         anatomy = adapter.anatomy.at(sides)
     own = None if transform is None else lambda asked, fit: transform(asked or sides, fit)
     return Explainer(replace(adapter, anatomy=anatomy, transform=own))
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """Tells weights apart: a digest of every parameter's and buffer's name, shape and some of its values.
-
-    No sums: their last digits depend on the number of threads.
-    """
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        flat = value.detach().flatten()
-        some = flat[:: max(1, flat.numel() // _SAMPLED)].double().cpu().contiguous()
-        digest.update(some.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _digest(content: bytes) -> str:

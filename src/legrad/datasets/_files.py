@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from legrad import images
 from legrad.errors import InputError
+from legrad.inputs import images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,10 +11,10 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from legrad import images
 from legrad.datasets._files import PathLike, Problems, check_size, file, folder, inside, required, rgb_codes, rows
 from legrad.datasets.sample import Sample
 from legrad.errors import InputError
+from legrad.inputs import images
 
 _COLUMNS = {"sound": "vggsound_file", "speech": "speech_prompt_file"}
 # what a table means by "no value", as DenseAV's reader (pandas) understands it

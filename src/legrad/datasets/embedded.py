@@ -9,7 +9,7 @@ from PIL import Image
 
 from legrad.datasets.sample import Sample
 from legrad.embedded.concepts import NAMES
-from legrad.embedded.drawing import TRAINING_SEEDS, scene
+from legrad.embedded.rendering import TRAINING_SEEDS, scene
 from legrad.errors import InputError
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from legrad import images
 from legrad.datasets import names
 from legrad.datasets._files import PathLike, Problems, folder, inside, pictures, required
 from legrad.datasets.sample import Sample
 from legrad.errors import InputError
+from legrad.inputs import images
 
 _DEVKIT = "ILSVRC2012_devkit_t12"
 

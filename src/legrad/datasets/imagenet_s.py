@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from legrad import images
 from legrad.datasets._files import PathLike, Problems, check_size, file, folder, inside, pictures, required, rgb_codes
 from legrad.datasets.sample import IGNORE, Sample
 from legrad.errors import InputError
+from legrad.inputs import images
 
 _OTHER, _IGNORE = 0, 1000
 _PUBLISHED = {919: 12_419, 300: 4_097, 50: 752}  # classes -> validation pictures

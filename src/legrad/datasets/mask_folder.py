@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from legrad import images
 from legrad.datasets._files import PathLike, Problems, check_size, folder, pictures, required, stored
 from legrad.datasets.sample import IGNORE, Sample
 from legrad.errors import InputError
+from legrad.inputs import images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

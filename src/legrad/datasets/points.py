@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from legrad import images
 from legrad.datasets._files import PathLike, Problems, cells, file, folder, inside, required, rows
 from legrad.datasets.sample import Sample
 from legrad.errors import InputError
+from legrad.inputs.images import read
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -89,7 +89,7 @@ class PointsCsv:
     def __getitem__(self, index: int) -> Sample:
         """Item ``index``; points outside the picture are an ``InputError``."""
         key = self._keys[index]
-        return _sample(key, images.read(inside(self._root, key)), self._items[key], self._unit)
+        return _sample(key, read(inside(self._root, key)), self._items[key], self._unit)
 
 
 class OpenImagesPoints:
@@ -158,7 +158,7 @@ class OpenImagesPoints:
     def __getitem__(self, index: int) -> Sample:
         """Item ``index``, see ``Dataset``."""
         key = self._keys[index]
-        return _sample(key, images.read(inside(self._root, key)), self._items[key], "relative")
+        return _sample(key, read(inside(self._root, key)), self._items[key], "relative")
 
 
 def read_descriptions(path: Path) -> dict[str, str]:

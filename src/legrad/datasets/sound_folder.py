@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from legrad import sounds
 from legrad.datasets._files import PathLike, Problems, folder, inside, media, required
 from legrad.datasets.sample import Sample
+from legrad.inputs import sounds
 
 
 class SoundFolder:

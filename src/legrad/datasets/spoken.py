@@ -8,7 +8,7 @@ from PIL import Image
 from legrad.datasets.sample import Sample
 from legrad.embedded import SPOKEN
 from legrad.embedded.concepts import NAMES
-from legrad.embedded.drawing import TRAINING_SEEDS, scene
+from legrad.embedded.rendering import TRAINING_SEEDS, scene
 from legrad.errors import InputError
 
 Voices = Literal["samples", "espeak"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from legrad.embedded.concepts import CONCEPTS, NAMES, Concept
-from legrad.embedded.drawing import TRAINING_SEEDS, Scene, scene, scenes
+from legrad.embedded.rendering import TRAINING_SEEDS, Scene, scene, scenes
 
 __all__ = [
     "CONCEPTS",

@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from legrad import relevance
-from legrad.methods.calling import Call
-from legrad.streaming import explain_batch
-from legrad.truth import as_float
+from legrad.core.streaming import explain_batch
+from legrad.core.truth import as_float
+from legrad.methods.call import Call
 
 
 def legrad_norelu(call: Call) -> Tensor:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from legrad.capture import Attention
+from legrad.core.attention import Attention
+from legrad.core.truth import as_float
 from legrad.errors import UnsupportedModelError
-from legrad.methods.calling import Call
-from legrad.methods.passes import Pass, layer_maps, through
-from legrad.truth import as_float
+from legrad.methods.call import Call
+from legrad.methods.whole_pass import Pass, layer_maps, through
 
 
 def raw_attention(call: Call) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from legrad.methods.calling import Call, on_cells, pictures_only
+from legrad.methods.call import Call, on_cells, pictures_only
 
 _FORWARDS = 32  # changed pictures in one batch
 

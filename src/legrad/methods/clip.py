@@ -4,12 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from legrad import capture, relevance
+from legrad import relevance
+from legrad.core import hooks, state
+from legrad.core.attention import Attention
+from legrad.core.truth import as_float
 from legrad.errors import UnsupportedModelError
-from legrad.methods import rules
-from legrad.methods.calling import Call
-from legrad.methods.passes import Pass, layer_maps, patches_of, through
-from legrad.truth import as_float
+from legrad.methods import backward_rules
+from legrad.methods.call import Call
+from legrad.methods.whole_pass import Pass, layer_maps, patches_of, through
 
 
 def grad_eclip(call: Call) -> Tensor:
@@ -42,7 +44,7 @@ def grad_eclip(call: Call) -> Tensor:
     return torch.stack(results, 1)
 
 
-def _loosened(made: Pass, attention: capture.Attention, rows: Tensor | slice) -> Tensor:
+def _loosened(made: Pass, attention: Attention, rows: Tensor | slice) -> Tensor:
     """Cosine similarity of queries and patch keys over all heads, stretched to [0, 1]: (batch, rows, patches)."""
     if attention.query is None or attention.key is None:
         raise UnsupportedModelError(
@@ -74,7 +76,7 @@ def value_map(call: Call) -> Tensor:
             raise UnsupportedModelError(
                 f"{type(anatomy.tower).__name__} adds a class token of its own in its pooler: no patch is read alone"
             )
-        with capture.record(anatomy.blocks) as outputs:
+        with hooks.record(anatomy.blocks) as outputs:
             call.output = anatomy.run(call.batch)
         last = outputs[-1]
     else:
@@ -82,7 +84,7 @@ def value_map(call: Call) -> Tensor:
             raise UnsupportedModelError(
                 f"{type(anatomy.tower).__name__} writes its attention out: the values of its last block cannot be seen"
             )
-        last, fired = capture.values_only(lambda: anatomy.run(call.batch), anatomy.blocks[-1])
+        last, fired = hooks.values_only(lambda: anatomy.run(call.batch), anatomy.blocks[-1])
         if fired != anatomy.attentions or fired != len(anatomy.taps):
             raise UnsupportedModelError(
                 f"{type(anatomy.blocks[-1]).__name__} ran {fired} attentions that are no plain ones: no value map"
@@ -100,7 +102,7 @@ def _alone(call: Call, patches: Tensor) -> Tensor:
     copies = as_float(patches)[:, None].expand(-1, anatomy.num_prefix_tokens + 1, -1)
     native = anatomy.readouts["native"].function
     try:
-        return capture.InFloat(anatomy.tower, anatomy.blocks)(native, copies)
+        return state.InFloat(anatomy.tower, anatomy.blocks)(native, copies)
     except RuntimeError as error:
         raise UnsupportedModelError(
             f"the head of {type(anatomy.tower).__name__} reads the whole grid, not single patches: no value map"
@@ -120,7 +122,7 @@ def decomposition(call: Call) -> Tensor:
         UnsupportedModelError: blocks that are no residual pre-norm blocks.
     """
     pooled = call.anatomy.route == "pooler"
-    made = through(call, rules.FROZEN_NORMS, cut=None if pooled else _is_norm, frozen_norm=True)
+    made = through(call, backward_rules.FROZEN_NORMS, cut=None if pooled else _is_norm, frozen_norm=True)
     if not pooled:
         _check_residual(made)
     return layer_maps(made, lambda a, g, patches: (a * g).sum((1, 2)))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from legrad.methods.calling import Call, on_cells, pictures_only
+from legrad.methods.call import Call, on_cells, pictures_only
 
 _SIGMA = 0.5  # of the centre prior; 1 is the distance from the centre to an edge
 _SOBEL = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from legrad.methods import rules
-from legrad.methods.calling import Call
-from legrad.methods.passes import Pass, layer_maps, through
+from legrad.methods import backward_rules
+from legrad.methods.call import Call
+from legrad.methods.whole_pass import Pass, layer_maps, through
 
 
 def grad_cam(call: Call) -> Tensor:
@@ -58,4 +58,4 @@ def partial_lrp(call: Call) -> Tensor:
 
 
 def _relevance_pass(call: Call) -> Pass:
-    return through(call, rules.LRP, rules.attend, frozen_norm=True)
+    return through(call, backward_rules.LRP, backward_rules.attend, frozen_norm=True)

@@ -19,9 +19,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from legrad import sounds
 from legrad.embedded.concepts import NAMES
 from legrad.embedded.model import EMBED_DIM
+from legrad.inputs.spectrograms import Spectrogram
 
 WEIGHTS = Path(__file__).parent.parent / "data" / "speech.safetensors"
 RATE = 16_000  # Hz
@@ -113,7 +113,7 @@ class SpeechTower(nn.Module):
         clips = torch.from_numpy(np.stack([window_of(one) for one in waveforms]))
         return self(self.spectrograms(clips.to(self.mel_filters)))
 
-    def spectrogram(self, waveform: NDArray[np.float32]) -> sounds.Spectrogram:
+    def spectrogram(self, waveform: NDArray[np.float32]) -> Spectrogram:
         """What ``hear`` looks at, of one waveform."""
         clip = torch.from_numpy(window_of(waveform))[None].to(self.mel_filters)
         hertz = torch.linspace(0, RATE / 2, BINS).to(self.mel_filters)
@@ -123,7 +123,7 @@ class SpeechTower(nn.Module):
         start = start_of(waveform)
         skipped, first = max(0, -start) // HOP, max(0, start)
         heard = min(FRAMES - skipped, -(-(len(waveform) - first) // HOP))
-        return sounds.Spectrogram(values, heard, HOP / RATE, first / RATE, tuple(centres.tolist()), skipped)
+        return Spectrogram(values, heard, HOP / RATE, first / RATE, tuple(centres.tolist()), skipped)
 
 
 def window_of(waveform: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -18,10 +18,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from legrad import sounds
 from legrad.embedded.concepts import CONCEPTS, NAMES
 from legrad.embedded.speech.model import LONGEST, RATE
 from legrad.errors import InputError
+from legrad.inputs import sounds
 
 # "en" is the British one: "en-gb" would drop its variant without a word
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-x-gbclan", "en-us-nyc", "en-029")

@@ -1,0 +1,1 @@
+"""Speed and memory against the bare forward and other packages: ``python -m performance``."""

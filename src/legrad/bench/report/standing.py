@@ -1,0 +1,212 @@
+"""Where the first method of a run stands: against every other one, on the pictures that both have."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from legrad.bench.registry import PLAIN, SWITCHES
+from legrad.bench.subject import TEMPLATES
+
+Verdict = Literal["better", "level", "worse"]
+_ROUNDING = 1e-6  # maps that are equal on paper differ by it, all in one direction
+# what a first look needs of each benchmark; the sections have all metrics
+_HEADLINES: Mapping[str, tuple[str, ...]] = {
+    "localisation": ("pointing", "energy"),
+    "openvocab": ("p_miou",),
+    "segmentation": ("miou", "miou_half", "map"),
+    "perturbation": ("negative_predicted", "positive_predicted"),
+}
+_MARKS: Mapping[Verdict | None, str] = {"better": " ▲", "worse": " ▼", "level": "", None: ""}
+
+
+def verdict(numbers: Mapping[str, Any], better: str | None) -> Verdict | None:
+    """Of a method against the first one: the interval of their difference lies on one side of zero, or it does not.
+
+    None where they were not compared: no common picture, or neither direction is good.
+    """
+    low, high = numbers["difference_low"], numbers["difference_high"]
+    if better is None or low is None:
+        return None
+    if low <= _ROUNDING and high >= -_ROUNDING:
+        return "level"
+    return "better" if (low > 0) == (better == "higher") else "worse"
+
+
+def mark(numbers: Mapping[str, Any], better: str | None) -> str:
+    """The verdict behind a number in a table."""
+    return _MARKS[verdict(numbers, better)]
+
+
+def title(content: Mapping[str, Any]) -> str:
+    """Of a benchmark, with the switches that tell its runs apart."""
+    protocol = content["settings"]["protocol"]
+    switch = {"segmentation": "explained", "ablation": "scored by"}.get(content["benchmark"], "")
+    told = [str(protocol[switch])] if switch in protocol else []
+    told += [f"{name} = {value}" for name, value in unusual(content).items() if name != switch]
+    return f"{content['benchmark']} ({', '.join(told)})" if told else str(content["benchmark"])
+
+
+def unusual(content: Mapping[str, Any]) -> dict[str, str]:
+    """Settings of a run that are not the defaults: of the subject, and switches of the protocol."""
+    settings = content["settings"]
+    usual: dict[str, Any] = {"layers": None, "readout": "auto", "templates": list(TEMPLATES), "names": {}, "size": None}
+    usual |= _switches(content)
+    given = {**settings["protocol"], **settings.get("subject", {})}
+    found = {name: given[name] for name, value in usual.items() if given.get(name, value) not in (value, None)}
+    many = found.get("templates", [])
+    if many:
+        found["templates"] = f"{many[0]!r}" + (f" and {len(many) - 1} more" if len(many) > 1 else "")
+    if "names" in found:
+        found["names"] = f"{len(found['names'])} given"
+    return {name: str(value) for name, value in found.items()}
+
+
+def _switches(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Switches of a benchmark, or of that which scores an ablation, with their defaults."""
+    base = content["settings"]["protocol"].get("scored by", content["benchmark"])
+    made = PLAIN.get(base)
+    switches = [name for name, takes in SWITCHES.items() if base in takes]
+    return {} if made is None else {name: getattr(made(), name) for name in switches}
+
+
+def sentence(content: Mapping[str, Any], metric: str) -> str:
+    """Who is better, level and worse in one metric."""
+    of, facts = content["methods"], content["metrics"][metric]
+    reference = content["statistics"]["paired with"]
+    groups: dict[Verdict, list[str]] = {"better": [], "level": [], "worse": []}
+    for method, numbers in ranked(content, metric):
+        found = verdict(numbers, facts["better"])
+        if found is not None:
+            groups[found].append(labelled(content, method))
+    told = ". ".join(f"{group.capitalize()}: {', '.join(names) or 'none'}" for group, names in groups.items())
+    own = of[reference]["metrics"].get(metric, {"value": None})
+    return f"{reference} {cell(own) or 'has no value'}, {of[reference]['items']} pictures. {told}."
+
+
+def has_fewer(content: Mapping[str, Any], method: str) -> bool:
+    """Whether a method was measured on fewer pictures than the first one: its value compares with no other."""
+    return int(content["methods"][method]["items"]) < _pictures(content)
+
+
+def labelled(content: Mapping[str, Any], method: str) -> str:
+    """A method with its number of pictures in brackets, if it has fewer."""
+    return f"{method} ({content['methods'][method]['items']})" if has_fewer(content, method) else method
+
+
+def ranked(content: Mapping[str, Any], metric: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Methods with their numbers, best first."""
+    found = [(method, one["metrics"].get(metric)) for method, one in content["methods"].items()]
+    known = [(method, numbers) for method, numbers in found if numbers is not None and numbers["value"] is not None]
+    return sorted(known, key=lambda row: row[1]["value"], reverse=content["metrics"][metric]["better"] != "lower")
+
+
+def best(content: Mapping[str, Any], metric: str) -> str | None:
+    """The best value among methods measured on the first one's pictures; None if it is alone, or nothing is good."""
+    if content["metrics"][metric]["better"] is None:
+        return None
+    pictures = content["scores"][content["statistics"]["paired with"]].keys()
+    alike = [method for method, _ in ranked(content, metric) if content["scores"][method].keys() == pictures]
+    return alike[0] if len(alike) > 1 else None
+
+
+def headlines(contents: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
+    """What a first look shows: results and one of their metrics each.
+
+    Of several runs of a benchmark on the same data (other switches) the one with the most pictures, which is the first
+    of equals.
+    """
+    chosen: dict[Any, Mapping[str, Any]] = {}
+    for content in contents:
+        key = content["benchmark"], content["settings"]["data"]["path"]
+        if key not in chosen or _pictures(content) > _pictures(chosen[key]):
+            chosen[key] = content
+    names = [(content, name) for content in chosen.values() for name in _HEADLINES.get(content["benchmark"], ())]
+    return [(content, name) for content, name in names if name in content["metrics"]]
+
+
+def _pictures(content: Mapping[str, Any]) -> int:
+    return int(content["methods"][content["statistics"]["paired with"]]["items"])
+
+
+def overview(contents: Sequence[Mapping[str, Any]]) -> str:
+    """All headline metrics of one model: a sentence each, all in one table, and a table each with the differences."""
+    shown = headlines(contents)
+    if not shown:
+        return ""
+    costs = _costs(contents)
+    sentences = [f"- **{named(content, name)}**: {sentence(content, name)}" for content, name in shown]
+    tables = [
+        f"### {named(content, name)}, {content['metrics'][name]['better']} is better\n\n{_table(content, name, costs)}"
+        for content, name in shown
+    ]
+    return "\n\n".join(["\n".join(sentences), _matrix(shown, costs), *tables])
+
+
+def named(content: Mapping[str, Any], metric: str) -> str:
+    """Benchmark and metric."""
+    return f"{title(content)}: {content['metrics'][metric]['title']}"
+
+
+def _matrix(shown: Sequence[tuple[Mapping[str, Any], str]], costs: Mapping[str, float]) -> str:
+    methods = list(dict.fromkeys(method for content, _ in shown for method in content["methods"]))
+    heads = [named(content, name) for content, name in shown]
+    lines = [f"| method | {' | '.join(heads)} | bare forwards |", "| --- |" + " --- |" * (len(heads) + 1)]
+    for method in methods:
+        cells = []
+        for content, name in shown:
+            one = content["methods"].get(method, {"items": 0, "metrics": {}})
+            numbers = one["metrics"].get(name)
+            fewer = f" ({one['items']})" if one["items"] != _pictures(content) else ""
+            known = numbers is not None and numbers["value"] is not None
+            text = number(numbers["value"]) + fewer + mark(numbers, content["metrics"][name]["better"]) if known else ""
+            cells.append(f"**{text}**" if method == best(content, name) else text)
+        lines.append(f"| {method} | {' | '.join(cells)} | {_cost(costs, method)} |")
+    chance = [number(content["chance"].get(name)) for content, name in shown]
+    return "\n".join([*lines, f"| *chance* | {' | '.join(chance)} | |"])
+
+
+def _table(content: Mapping[str, Any], metric: str, costs: Mapping[str, float]) -> str:
+    reference, better = content["statistics"]["paired with"], content["metrics"][metric]["better"]
+    lines = [
+        f"| method | pictures | value | minus {reference}, same pictures | is | bare forwards |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for method, numbers in ranked(content, metric):
+        names = ("value", "low", "high")
+        paired = {name: numbers[key] for name, key in zip(names, ("difference", *_BOUNDS), strict=True)}
+        lines.append(
+            f"| {method} | {content['methods'][method]['items']} | {cell(numbers)} | {cell(paired, signed=True)} | "
+            f"{verdict(numbers, better) or ''} | {_cost(costs, method)} |"
+        )
+    return "\n".join(lines)
+
+
+_BOUNDS = ("difference_low", "difference_high")
+
+
+def _costs(contents: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Time of one picture and one prompt over that of the bare forward pass, where it was measured."""
+    return {
+        method: numbers["value"]
+        for content in contents
+        if content["benchmark"] == "speed"
+        for method, numbers in ranked(content, "slowdown")
+    }
+
+
+def _cost(costs: Mapping[str, float], method: str) -> str:
+    return f"{costs[method]:.3g}" if method in costs else ""
+
+
+def cell(numbers: Mapping[str, Any], signed: bool = False) -> str:
+    """A value with its interval."""
+    if numbers["value"] is None:
+        return ""
+    value = number(numbers["value"], signed)
+    return value if numbers["low"] is None else f"{value} [{number(numbers['low'])}, {number(numbers['high'])}]"
+
+
+def number(value: float | None, signed: bool = False) -> str:
+    """Three decimals of a share, one of an area."""
+    if value is None:
+        return ""
+    return f"{value:{'+' if signed else ''}.{3 if abs(value) < 10 else 1}f}"

@@ -1,0 +1,85 @@
+"""Does a map fall on its object? Pointing game, energy in the mask, prompt-swap."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from legrad.bench import ground_truth
+from legrad.bench.benchmark import Metric
+from legrad.bench.subject import Subject
+from legrad.bench.summaries import mean, ratio
+from legrad.datasets import Dataset, Sample
+from legrad.metrics import localisation
+
+_AREA = ratio(lambda item: item["area"], lambda item: item["objects"])
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """Every object of a picture is asked for by its name.
+
+    Attributes:
+        tolerance: pixels that the maximum may lie beside the mask.
+    """
+
+    tolerance: float = 0
+    name: ClassVar[str] = "localisation"
+    batch: ClassVar[int] = 8
+    question: ClassVar[str] = "Asked for one of several things, does the map fall on that one?"
+    reading: ClassVar[str] = (
+        "Pointing game: the map's maximum lies in the mask. Energy: the share of the map's positive part inside the "
+        "mask. Prompt-swap: for every two objects, the map of one is higher over its own mask than over the other's; a "
+        "method that does not look at the prompt gets one half. Chance of the first two is the share of the picture "
+        "that the mask covers."
+    )
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "pointing": Metric(
+            "pointing game",
+            ratio(lambda item: item["hits"], lambda item: item["objects"]),
+            "higher",
+            "maximum in the mask, mean over objects",
+            _AREA,
+        ),
+        "swap": Metric(
+            "prompt-swap",
+            ratio(lambda item: item["swaps_won"], lambda item: item["swaps"]),
+            "higher",
+            "ordered pairs of objects won; ties half",
+            0.5,
+        ),
+        "energy": Metric(
+            "energy in the mask",
+            ratio(lambda item: item["energy"], lambda item: item["objects"]),
+            "higher",
+            "share of the map, mean over objects",
+            _AREA,
+        ),
+        "flat": Metric("flat maps", mean(lambda item: item["flat"] / item["objects"]), None, "share without contrast"),
+    }
+
+    def protocol(self) -> Mapping[str, Any]:
+        """Switches and conventions."""
+        return {
+            **asdict(self),
+            "explained": "truth, every object",
+            "geometry": "squash",
+            "resolution": "the model's input",
+            "flat maps": "as chance: all pixels are maxima, energy spread evenly, comparisons tied",
+        }
+
+    def prepare(self, subject: Subject, data: Dataset) -> None:
+        """Any model; the data must have masks."""
+        ground_truth.need(data, "masks")
+
+    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+        """Sums over the objects, see ``metrics.localisation.measure``, and the share that their masks cover."""
+        masks = [ground_truth.objects(sample, subject.size) for sample in samples]
+        targets = [[subject.target(name) for name in own] for own in masks]
+        found = []
+        for own, maps in zip(masks, subject.maps([one.image for one in samples], targets, method), strict=True):
+            truth = np.stack(list(own.values()))
+            sums = localisation.measure(maps.numpy(), truth, self.tolerance)
+            found.append({**sums, "area": float(truth.mean((1, 2)).sum())})
+        return found

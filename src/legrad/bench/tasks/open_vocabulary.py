@@ -1,0 +1,99 @@
+"""Open-vocabulary localisation judged at labelled points, as in OpenImages V7."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from legrad.bench import ground_truth
+from legrad.bench.benchmark import Metric
+from legrad.bench.subject import Subject
+from legrad.bench.summaries import Item, mean
+from legrad.datasets import Dataset, Sample
+from legrad.errors import InputError
+from legrad.metrics import points
+from legrad.metrics.bootstrap import Statistic
+from legrad.metrics.framing import frame_points
+
+
+def p_miou(items: Sequence[Item]) -> Statistic:
+    """Counts of a class pooled over all pictures, mean over classes."""
+    return points.Table([item["classes"] for item in items]).statistic
+
+
+def p_miou_pairs(items: Sequence[Item]) -> Statistic:
+    """Mean over pairs of picture and class."""
+    return points.Table([item["classes"] for item in items]).pairs_statistic
+
+
+def everything(items: Sequence[Item]) -> Statistic:
+    """p-mIoU of a map that calls every point foreground."""
+    return p_miou(
+        [
+            {"classes": {name: [tp + fn, fp + tn, 0, 0, 0] for name, (tp, fp, fn, tn, _) in item["classes"].items()}}
+            for item in items
+        ]
+    )
+
+
+def _share_flat(item: Item) -> float:
+    return float(sum(counts[4] for counts in item["classes"].values()) / len(item["classes"]))
+
+
+@dataclass(frozen=True)
+class OpenVocabulary:
+    """Every class that has a positive point in a picture is asked for.
+
+    Attributes:
+        threshold: of the min-maxed map; above it is foreground.
+    """
+
+    threshold: float = 0.5
+    name: ClassVar[str] = "openvocab"
+    batch: ClassVar[int] = 8
+    question: ClassVar[str] = "Asked for a thing by name, does the map light up where people say it is?"
+    reading: ClassVar[str] = (
+        "IoU over points: hits divided by hits, false alarms and misses together. Chance is a map that calls "
+        "everything foreground; one that calls nothing gets 0. p-mIoU is the mean over classes; "
+        "the mean over pairs of picture and class is the other reading of the published text."
+    )
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "p_miou": Metric("p-mIoU", p_miou, "higher", "counts pooled per class, mean over classes", everything),
+        "p_miou_pairs": Metric("p-mIoU, pairs", p_miou_pairs, "higher", "mean over pairs of picture and class"),
+        "flat": Metric("flat maps", mean(_share_flat), None, "share of maps without contrast: all background"),
+    }
+
+    def protocol(self) -> Mapping[str, Any]:
+        """Switches and conventions."""
+        return {
+            **asdict(self),
+            "geometry": "squash",
+            "asked": "classes with a positive point in the picture, with their own negative points",
+            "IoU": "TP / (TP + FP + FN), foreground only, empty unions skipped",
+            "comparison": "strict >",
+            "resolution": "the model's input",
+            "flat maps": "all background",
+        }
+
+    def prepare(self, subject: Subject, data: Dataset) -> None:
+        """Any model; the data must have points."""
+        ground_truth.need(data, "points")
+
+    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+        """ "classes": name -> [TP, FP, FN, TN, flat]."""
+        asked = [[name for name, (positive, _) in sample.points.items() if len(positive)] for sample in samples]
+        for sample, names in zip(samples, asked, strict=True):
+            if not names:
+                raise InputError(f"{sample.key} has no class with a positive point")
+        targets = [[subject.target(name) for name in names] for names in asked]
+        found = []
+        for sample, names, maps in zip(
+            samples, asked, subject.maps([one.image for one in samples], targets, method), strict=True
+        ):
+            counts = {}
+            for name, one in zip(names, maps, strict=True):
+                positive, negative = (
+                    frame_points(where, sample.image.size, subject.size) for where in sample.points[name]
+                )
+                counts[name] = points.measure(one.numpy(), positive, negative, self.threshold)
+            found.append({"classes": counts})
+        return found

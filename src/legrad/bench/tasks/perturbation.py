@@ -1,0 +1,198 @@
+"""Erase what a map calls relevant, or irrelevant, and watch the model's answers (Chefer et al.; RISE)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from legrad.bench import ground_truth
+from legrad.bench.benchmark import Metric
+from legrad.bench.subject import Subject
+from legrad.bench.summaries import Summary, mean
+from legrad.datasets import Dataset, Sample
+from legrad.errors import InputError
+from legrad.metrics import perturbation
+
+_DIRECTIONS: tuple[tuple[perturbation.Direction, Literal["higher", "lower"], str], ...] = (
+    ("negative", "higher", "least"),
+    ("positive", "lower", "most"),
+)
+_FORWARDS = 32  # pictures in one batch
+_TEMPERATURE = 100.0  # of the softmax over cosine similarities, where CLIP's training ends
+
+
+def _auc(
+    explained: str,
+    curve: str,
+    steps: Sequence[float],
+    area: Callable[[Sequence[float], Sequence[float]], float] = perturbation.auc,
+    correct: bool = False,
+) -> Summary:
+    """Of a curve's mean, which is the mean of the curves' own; ``correct``: of pictures that are classified right."""
+
+    def of(item: Mapping[str, Any]) -> float | None:
+        known = explained in item and (item["clean"] or not correct)
+        return area(item[explained][curve], steps) if known else None
+
+    return mean(of)
+
+
+def _others(direction: str, explained: str, better: Literal["higher", "lower"]) -> dict[str, Metric]:
+    """The same area in the two other ways of the literature, for the files: the published number is another one."""
+    name, title = f"{direction}_{explained}", f"{direction}, {explained}"
+    normalised = _auc(explained, direction, perturbation.STEPS, perturbation.auc_normalised)
+    correct = _auc(explained, direction, perturbation.STEPS, correct=True)
+    meanings = "the area divided by 0.9", "over the pictures that are classified right before anything is erased"
+    return {
+        f"{name}_normalised": Metric(f"{title}, / 0.9", normalised, better, meanings[0], detail=True),
+        f"{name}_correct_only": Metric(f"{title}, correct only", correct, better, meanings[1], detail=True),
+    }
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """Pixels are erased in the order of the map, most relevant first (positive) or least relevant first (negative).
+
+    Attributes:
+        explained: which class's map: the one that the model predicts, the true one, or both.
+        fill: what erased pixels become.
+        patch: side of what is erased as one, in pixels; of a spectrogram in bins and steps.
+        ties: order of equal values.
+        seed: of ``ties="random"``.
+    """
+
+    explained: Literal["both", "predicted", "truth"] = "both"
+    fill: perturbation.Fill = "black"
+    patch: int = 1
+    ties: perturbation.Ties = "index"
+    seed: int = 0
+    name: ClassVar[str] = "perturbation"
+    batch: ClassVar[int] = 4
+    question: ClassVar[str] = "Does the model need the pixels that the map calls relevant?"
+    reading: ClassVar[str] = (
+        "10 % to 90 % of the pixels are blacked out and the accuracy against the true class is drawn over the share. "
+        "Positive: the most relevant first, so a good map makes accuracy fall (low is good). Negative: the least "
+        "relevant first, so it should stay (high is good). The AUC is as published: a constant accuracy of 1 gives 90. "
+        "'Predicted' and 'target' say which class was explained. Insertion and deletion (0 to 100 %) follow the "
+        "probability of the explained class. The row of the random map is the chance level."
+    )
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        **{
+            f"{direction}_{explained}": Metric(
+                f"{direction}, {explained}",
+                _auc(explained, direction, perturbation.STEPS),
+                better,
+                f"AUC of the accuracy, {which} relevant pixels erased first, map of the {explained} class",
+            )
+            for direction, better, which in _DIRECTIONS
+            for explained in ("predicted", "target")
+        },
+        "insertion": Metric(
+            "insertion",
+            _auc("predicted", "insertion", perturbation.FULL_STEPS),
+            "higher",
+            "AUC of the predicted class's probability as its most relevant pixels are shown",
+        ),
+        "deletion": Metric(
+            "deletion",
+            _auc("predicted", "deletion", perturbation.FULL_STEPS),
+            "lower",
+            "AUC of the predicted class's probability as its most relevant pixels are erased",
+        ),
+        "clean": Metric("clean accuracy", mean(lambda item: item["clean"]), None, "before anything is erased"),
+        **{
+            name: metric
+            for direction, better, _ in _DIRECTIONS
+            for explained in ("predicted", "target")
+            for name, metric in _others(direction, explained, better).items()
+        },
+    }
+
+    def protocol(self) -> Mapping[str, Any]:
+        """Switches and conventions."""
+        return {
+            **asdict(self),
+            "steps": [0.0, *perturbation.STEPS],
+            "erased": "before mean and std, each step from the clean picture",
+            "accuracy": "top-1 against the data set's label, all pictures",
+            "AUC": "100 * trapezoid, clean point included, not divided by the length of the axis",
+            "insertion": "the pictures of the negative curve, from all erased to clean",
+            "deletion": "the pictures of the positive curve, from clean to all erased",
+            "probability": f"softmax of the logits; of cosine similarities times {_TEMPERATURE:g}",
+            "geometry": "squash",
+            "resolution": "the model's input",
+        }
+
+    def prepare(self, subject: Subject, data: Dataset) -> None:
+        """Accuracy needs labels, and classes to choose from."""
+        ground_truth.need(data, "label")
+        if subject.zero_shot and not subject.choices:
+            raise InputError(f"{data.name} does not list its classes, so accuracy cannot be measured")
+
+    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+        """ "clean", and for each explained class the curves "positive", "negative", "deletion", "insertion"."""
+        truth = [subject.column(ground_truth.label(sample)) for sample in samples]
+        pictures = [sample.image for sample in samples]
+        pixels = subject.pixels(pictures)
+        clean = subject.answers(pictures)
+        # a fully erased picture: of the mean colour or a blur it is another one for every sample
+        extents = subject.extents(pictures, self.patch)
+        whole = all(own == tuple(pixels.shape[2:]) for own in extents)
+        different = pixels[:1] if self.fill == "black" and whole else pixels
+        nothing = torch.cat(
+            [
+                self._erased(one, torch.ones(1, *own, dtype=torch.bool))
+                for one, own in zip(different, extents, strict=False)
+            ]
+        )
+        blank = self._logits(subject, nothing).expand(len(pixels), -1)
+        predicted = clean.argmax(-1).tolist()
+        wanted = {"predicted": predicted, "target": truth}
+        if self.explained != "both":
+            wanted.pop("target" if self.explained == "predicted" else "predicted")
+        asked = [list(dict.fromkeys(columns)) for columns in zip(*wanted.values(), strict=True)]
+        targets = [[subject.at_column(column) for column in columns] for columns in asked]
+        found = []
+        for index, maps in enumerate(subject.maps(pictures, targets, method)):
+            curves = {
+                column: self._curves(subject, pixels[index], one, clean[index], blank[index], truth[index], column)
+                for column, one in zip(asked[index], maps[..., : extents[index][0], : extents[index][1]], strict=True)
+            }
+            found.append(
+                {
+                    "clean": int(predicted[index] == truth[index]),
+                    **{explained: curves[columns[index]] for explained, columns in wanted.items()},
+                }
+            )
+        return found
+
+    def _curves(
+        self, subject: Subject, pixels: Tensor, found: Tensor, clean: Tensor, blank: Tensor, truth: int, explained: int
+    ) -> dict[str, list[float]]:
+        """The four curves of one map."""
+        curves: dict[str, list[float]] = {}
+        for direction, _, _ in _DIRECTIONS:
+            masks = perturbation.masks(found.numpy(), direction, perturbation.STEPS, self.patch, self.ties, self.seed)
+            steps = self._logits(subject, self._erased(pixels, torch.from_numpy(masks)))
+            logits = torch.cat([clean[None], steps, blank[None]])
+            curves[direction] = (logits[:-1].argmax(-1) == truth).int().tolist()
+            chances = (logits * (_TEMPERATURE if subject.zero_shot else 1)).softmax(-1)[:, explained]
+            curve = [round(chance, 6) for chance in chances.tolist()]
+            curves["deletion" if direction == "positive" else "insertion"] = (
+                curve if direction == "positive" else curve[::-1]
+            )
+        return curves
+
+    def _erased(self, pixels: Tensor, masks: Tensor) -> Tensor:
+        """(steps, channels, height, width); masks may end before the picture does."""
+        rows, cols = masks.shape[-2:]
+        result = pixels.repeat(len(masks), 1, 1, 1)
+        result[..., :rows, :cols] = perturbation.erase(pixels[..., :rows, :cols], masks, self.fill)
+        return result
+
+    @staticmethod
+    def _logits(subject: Subject, pixels: Tensor) -> Tensor:
+        """(batch, classes) on the CPU."""
+        return torch.cat([subject.logits(subject.seen(part)).cpu() for part in pixels.split(_FORWARDS)])

@@ -1,0 +1,161 @@
+"""Does a map depend on what the model learned, and on what was asked? (Adebayo et al., arXiv:1810.03292)"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from legrad.bench import ground_truth
+from legrad.bench.benchmark import Metric
+from legrad.bench.subject import Subject
+from legrad.bench.summaries import mean
+from legrad.datasets import Dataset, Sample
+from legrad.errors import InputError
+
+_LETTERS = "bcdfghjklmnpqrstvwxz"
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> float | None:
+    """Spearman's correlation of two maps of one shape, equal values sharing their mean rank; None if one is flat."""
+    a, b = (_ranks(one.flatten().double().numpy()) for one in (first, second))
+    a, b = a - a.mean(), b - b.mean()
+    spread = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / spread if spread else None
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, level, counts = np.unique(values, return_inverse=True, return_counts=True)
+    below = np.cumsum(counts) - counts
+    ranks: NDArray[np.float64] = (below + (counts - 1) / 2)[level]
+    return ranks
+
+
+@contextmanager
+def shuffled(parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
+    """Every parameter's numbers in another order, so that what was learned is gone and the scale is kept; put back."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = [parameter.detach().clone() for parameter in parameters]
+    try:
+        with torch.no_grad():
+            for parameter in parameters:
+                order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+                parameter.copy_(parameter.flatten()[order].view_as(parameter))
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, kept, strict=True):
+                parameter.copy_(value)
+
+
+def _size(of: str, place: int) -> Callable[[Mapping[str, Any]], Any]:
+    """Size of one correlation, since a map upside down is still the same map; None where there is none."""
+
+    def value(item: Mapping[str, Any]) -> float | None:
+        one = item[of][place] if item[of] else None
+        return None if one is None else abs(one)
+
+    return value
+
+
+def _mean_size(of: str) -> Callable[[Mapping[str, Any]], Any]:
+    def value(item: Mapping[str, Any]) -> float | None:
+        known = [abs(one) for one in item[of] if one is not None]
+        return sum(known) / len(known) if known else None
+
+    return value
+
+
+@dataclass(frozen=True)
+class Sanity:
+    """Parameters shuffled from the last block down, and each block alone; a prompt without meaning.
+
+    Attributes:
+        seed: of the shuffling and of the meaningless prompts.
+    """
+
+    seed: int = 0
+    name: ClassVar[str] = "sanity"
+    batch: ClassVar[int] = 16
+    question: ClassVar[str] = "Does a map change when the model forgets what it learned, or is asked for nonsense?"
+    reading: ClassVar[str] = (
+        "Size of the rank correlation between the map of the trained model and the map after its parameters were "
+        "shuffled: from the last block down to the whole tower (cascade), and each block alone. A map that stays the "
+        "same (near 1) shows the picture, not the model; two unrelated maps get a little above 0. The last column "
+        "compares the map of the true class with that of a meaningless word: a method that does not look at the prompt "
+        "gets 1. Maps without contrast do not count."
+    )
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "cascade_all": Metric("all parameters shuffled", mean(_size("cascade", -1)), "lower", "whole tower shuffled"),
+        "cascade_mean": Metric("cascade, mean", mean(_mean_size("cascade")), "lower", "mean over the cascade's steps"),
+        "cascade_last_block": Metric("last block shuffled", mean(_size("cascade", 0)), "lower", "only the last block"),
+        "alone_mean": Metric("one block at a time, mean", mean(_mean_size("alone")), "lower", "mean over the blocks"),
+        "gibberish": Metric("meaningless prompt", mean(_size("gibberish", 0)), "lower", "map of a random word"),
+    }
+
+    def protocol(self) -> Mapping[str, Any]:
+        """Switches and conventions."""
+        return {
+            **asdict(self),
+            "randomisation": "numbers of every parameter permuted among themselves",
+            "cascade": "blocks from the last to the first, then all other parameters of the vision tower",
+            "alone": "each block alone, from the last to the first, then the other parameters alone",
+            "similarity": "Spearman on the patch grid; absolute values in the metrics",
+            "explained": "truth",
+            "meaningless prompt": "a word of 8 random consonants in the same template; image-text models only",
+            "geometry": "squash",
+        }
+
+    def prepare(self, subject: Subject, data: Dataset) -> None:
+        """Any model and any data with labels will do."""
+        ground_truth.need(data, "label")
+
+    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+        """Correlations: "cascade" and "alone", from the last block to the rest of the tower, and "gibberish"."""
+        pictures = [sample.image for sample in samples]
+        targets = [[subject.target(ground_truth.label(sample))] for sample in samples]
+
+        def maps() -> list[Tensor]:
+            return [grid[0] for grid in subject.grids(pictures, targets, method)]
+
+        trained = maps()
+        found: list[dict[str, Any]] = [{"cascade": [], "alone": [], "gibberish": []} for _ in samples]
+
+        def compare(kind: str, parameters: Sequence[nn.Parameter], stage: int) -> None:
+            with shuffled(parameters, self.seed + stage):
+                others = maps()
+            for one, before, after in zip(found, trained, others, strict=True):
+                one[kind].append(rank_correlation(before, after))
+
+        parts = stages(subject.explainer.anatomy.tower, subject.explainer.anatomy.blocks)
+        for stage, parameters in enumerate(parts):
+            compare("cascade", [p for part in parts[: stage + 1] for p in part], stage)
+            compare("alone", parameters, stage)
+        if subject.zero_shot:
+            words = [self._gibberish(sample) for sample in samples]
+            nonsense = subject.grids(pictures, [[subject.direction(word)] for word in words], method)
+            for one, before, grid in zip(found, trained, nonsense, strict=True):
+                one["gibberish"].append(rank_correlation(before, grid[0]))
+        return found
+
+    def _gibberish(self, sample: Sample) -> str:
+        rng = ground_truth.generator(sample, self.seed)
+        return "".join(_LETTERS[i] for i in rng.integers(0, len(_LETTERS), 8))
+
+
+def stages(tower: nn.Module, blocks: Sequence[nn.Module]) -> list[list[nn.Parameter]]:
+    """Parameters to shuffle: those of each block, from the last to the first, then the tower's others.
+
+    Raises:
+        InputError: blocks share parameters, so that one alone cannot be shuffled.
+    """
+    stages = [list(block.parameters()) for block in reversed(blocks)]
+    owned = [id(parameter) for stage in stages for parameter in stage]
+    if len(set(owned)) < len(owned):
+        raise InputError("blocks of this model share parameters: they cannot be shuffled one by one")
+    inside = set(owned)
+    return [*stages, [parameter for parameter in tower.parameters() if id(parameter) not in inside]]

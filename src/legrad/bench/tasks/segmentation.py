@@ -1,0 +1,164 @@
+"""Object segmentation by a heatmap, ImageNet-Segmentation and its like (protocol of Chefer et al., CVPR 2021)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from legrad.bench import ground_truth
+from legrad.bench.benchmark import Metric
+from legrad.bench.subject import Subject
+from legrad.bench.summaries import Item, Summary, mean
+from legrad.datasets import IGNORE, Dataset, Sample
+from legrad.errors import InputError
+from legrad.metrics import segmentation
+from legrad.metrics.bootstrap import ratio_of
+from legrad.metrics.framing import Geometry, frame_image, frame_mask
+from legrad.metrics.ranges import is_flat
+
+_COUNTS = ("tp", "fp", "fn", "tn")
+
+
+def ratio(name: str, threshold: str) -> Summary:
+    """One of ``metrics.segmentation.RATIOS``, counts summed over all pictures first."""
+    place = segmentation.RATIOS.index(name)
+
+    def of(items: Sequence[Item]) -> Any:
+        counts = segmentation.counts_of([item[threshold] for item in items])
+        return ratio_of(lambda sums: segmentation.ratios(sums)[place], counts)
+
+    return of
+
+
+def coin(items: Sequence[Item]) -> Any:
+    """mIoU of a map that calls every pixel object with probability 1/2."""
+
+    def expected(sums: Any) -> float:
+        tp, fp, fn, tn = sums
+        share = (tp + fn) / (tp + fp + fn + tn)
+        return float((share / (1 + share) + (1 - share) / (2 - share)) / 2)
+
+    return ratio_of(expected, segmentation.counts_of([item["mean"] for item in items]))
+
+
+def _mean(name: str, threshold: str = "mean") -> Summary:
+    return mean(lambda item: item[threshold][name])
+
+
+def _own_iou(item: Item) -> float | None:
+    """Of the object in one picture; None where it is neither seen nor there."""
+    tp, fp, fn = (item["mean"][name] for name in ("tp", "fp", "fn"))
+    return tp / (tp + fp + fn) if tp + fp + fn else None
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Foreground is where the min-maxed map exceeds a threshold.
+
+    Attributes:
+        explained: "predicted": the class that the model predicts, against the mask of the picture's label. "truth":
+            every class that has a mask, against its own.
+        geometry: "squash": picture and mask. "crop": both, short side to S, then the centre, whatever the model's own
+            transform does. "prs_compat": picture cropped so, mask squashed, as TextSpan's code does.
+    """
+
+    explained: Literal["predicted", "truth"] = "predicted"
+    geometry: Geometry = "squash"
+    name: ClassVar[str] = "segmentation"
+    batch: ClassVar[int] = 8
+    question: ClassVar[str] = "Does the map cover the object, and nothing else?"
+    reading: ClassVar[str] = (
+        "The map is stretched to [0, 1]; what exceeds its own mean (or 0.5) is called object and compared with the "
+        "mask, pixel by pixel. Pixel accuracy and mIoU (mean of object and background) sum over all pictures first. "
+        "mAP needs no threshold. Chance is a map that calls every second pixel object, wherever it lies; a map that "
+        "calls nothing object gets the background's share as accuracy."
+    )
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "miou": Metric("mIoU", ratio("miou", "mean"), "higher", "threshold = the map's mean", coin),
+        "accuracy": Metric("pixel accuracy", ratio("accuracy", "mean"), "higher", "threshold = the map's mean", 0.5),
+        "map": Metric("mAP", _mean("ap"), "higher", "average precision over object and background, no threshold", 0.5),
+        "miou_half": Metric("mIoU at 0.5", ratio("miou", "half"), "higher", "threshold = 0.5"),
+        "accuracy_half": Metric("pixel accuracy at 0.5", ratio("accuracy", "half"), "higher", "threshold = 0.5"),
+        "iou_foreground": Metric("object IoU", ratio("iou_foreground", "mean"), "higher", "without the background"),
+        "mean_image_fg_iou": Metric(
+            "object IoU, mean over pictures",
+            mean(_own_iou),
+            "higher",
+            "another metric than the published mIoU; threshold = the map's mean",
+            detail=True,
+        ),
+        "flat": Metric("flat maps", _mean("flat"), None, "share of maps without contrast: all background, AP 0.5"),
+    }
+
+    def protocol(self) -> Mapping[str, Any]:
+        """Switches and conventions."""
+        return {
+            **asdict(self),
+            "thresholds": ["mean", 0.5],
+            "comparison": "strict >",
+            "mIoU": "counts summed over the data set, mean of 2 classes",
+            "AP": "per picture, (1 - R, R) pooled",
+            "resolution": "the model's input",
+            "flat maps": "all background, AP 0.5",
+            "ignored pixels": "count nowhere",
+            **({} if self.geometry == "squash" else {"crop": "short side to S, bicubic, then the centre"}),
+        }
+
+    def prepare(self, subject: Subject, data: Dataset) -> None:
+        """A prediction needs classes to choose from, and pictures of one class."""
+        ground_truth.need(data, "masks")
+        if self.explained == "predicted" and subject.zero_shot and not subject.choices:
+            raise InputError(f"{data.name} does not list its classes, so none can be predicted; take --explained truth")
+        if self.explained == "predicted":
+            ground_truth.need(data, "label")
+
+    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+        """Counts of every sample, summed over its classes, at both thresholds."""
+        pictures = [sample.image for sample in samples]
+        if self.geometry != "squash":
+            # before the model's transform, which may crop less, or not at all: the mask is framed without it
+            pictures = [frame_image(one, subject.size, self.geometry) for one in pictures]
+        masks = [self._masks(sample, subject.size) for sample in samples]
+        if self.explained == "predicted":
+            best = subject.answers(pictures).argmax(-1).tolist()
+            targets = [[subject.at_column(column)] for column in best]
+        else:
+            targets = [[subject.target(name) for name in own] for own in masks]
+        found = []
+        for sample, own, maps in zip(samples, masks, subject.maps(pictures, targets, method), strict=True):
+            ignore = sample.extra.get(IGNORE)
+            if ignore is not None:
+                ignore = frame_mask(ignore, subject.size, self.geometry)
+            pairs = [(one.numpy(), mask) for one, mask in zip(maps, own.values(), strict=True)]
+            half = [segmentation.confusion(segmentation.foreground(one, 0.5), mask, ignore) for one, mask in pairs]
+            found.append({"mean": _total([_measure(*pair, ignore) for pair in pairs]), "half": _sums(half)})
+        return found
+
+    def _masks(self, sample: Sample, size: int) -> dict[str, Any]:
+        if self.explained == "truth":
+            return ground_truth.objects(sample, size, self.geometry)
+        label = ground_truth.label(sample)
+        if label not in sample.masks:
+            raise InputError(f"{sample.key} has no mask of its label {label!r}")
+        return {label: frame_mask(sample.masks[label], size, self.geometry)}
+
+
+def _measure(one: NDArray[Any], mask: NDArray[np.bool_], ignore: NDArray[np.bool_] | None) -> dict[str, Any]:
+    """What is told of a map; the average precision, which takes most of the time, once."""
+    return {
+        **segmentation.confusion(segmentation.foreground(one), mask, ignore),
+        "ap": segmentation.average_precision(one, mask, ignore),
+        "flat": int(is_flat(one)),
+    }
+
+
+def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: sum(row[name] for row in rows) for name in _COUNTS}
+
+
+def _total(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts of a picture's classes added, the rest averaged."""
+    known = {name: [row[name] for row in rows if row[name] is not None] for name in ("ap", "flat")}
+    return {**_sums(rows), **{name: sum(values) / len(values) if values else None for name, values in known.items()}}

@@ -1,0 +1,1 @@
+"""The command line, a thin front door: parse, call the library, save, print. Nothing imports it."""

@@ -1,0 +1,5 @@
+"""``python -m legrad.cli``."""
+
+from legrad.cli.main import main
+
+main()

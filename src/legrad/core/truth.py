@@ -1,0 +1,133 @@
+"""The truth check: does what is captured reproduce what the model computes?"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from legrad.core import attention, hooks, state
+from legrad.errors import TruthCheckError
+from legrad.models.anatomy import ViTAnatomy
+
+KINDS = {"fused": "scaled-dot-product attentions", "softmax": "softmax attentions"}
+
+
+def as_float(tokens: Tensor) -> Tensor:
+    """At least float32."""
+    return tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+
+
+def native_feature(anatomy: ViTAnatomy, tokens: Tensor) -> Tensor:
+    """The native head on block tokens, before L2, at least float32: (batch, features)."""
+    native = anatomy.readouts["native"].function
+    return state.InFloat(anatomy.tower, anatomy.blocks)(native, as_float(tokens))
+
+
+def final_answer(anatomy: ViTAnatomy, output: Tensor) -> Tensor:
+    """The model's own answer, of ``anatomy.run``, in at least float32: raw logits, or L2-normalised embeddings."""
+    output = as_float(output)
+    return output if anatomy.output == "logits" else F.normalize(output, dim=-1)
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return 3e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-4
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest value."""
+    found, expected = as_float(found.detach()), as_float(expected.detach())
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+
+
+def same_output(found: Tensor, expected: Tensor, what: str, dtype: torch.dtype) -> None:
+    """Raise ``TruthCheckError`` if two results differ by more than the tolerance of the model's dtype."""
+    distance = _distance(found, expected) if found.shape == expected.shape else math.inf
+    # a comparison with NaN is False, and NaN must not pass
+    if not distance <= _tolerance(dtype):
+        raise TruthCheckError(
+            f"{what} differs from the model's own output by {distance:.2g} of its largest value (shapes "
+            f"{tuple(found.shape)} and {tuple(expected.shape)}): this model is not what its anatomy says"
+        )
+
+
+def check_calls(anatomy: ViTAnatomy, calls: list[attention.AttentionCall], where: str) -> None:
+    """Raise ``TruthCheckError`` unless exactly the declared attentions fired."""
+    if len(calls) != anatomy.attentions:
+        raise TruthCheckError(
+            f"{where} ran {len(calls)} {KINDS[anatomy.attention]}, expected {anatomy.attentions}: its attention "
+            "bypasses F.scaled_dot_product_attention (an own implementation, a scripted module), or is of another kind"
+        )
+
+
+def _name(anatomy: ViTAnatomy, layer: int) -> str:
+    return f"block {layer} ({type(anatomy.blocks[layer]).__name__})"
+
+
+def truth_check(
+    anatomy: ViTAnatomy, batch: Tensor, look: Callable[[int, Tensor, list[attention.AttentionCall]], None] | None = None
+) -> None:
+    """One plain forward against the instrumented one, block by block if they differ, and every tapped attention
+    against an explicit softmax on a few queries.
+
+    Call it inside ``capture.plain``.
+
+    Args:
+        anatomy: for the size of ``batch``.
+        batch: (1, *anatomy.shape) in the model's dtype.
+        look: called as ``look(layer, tokens, attention_calls)`` for every block of the self-attention route that
+            passed, with its graph.
+
+    Raises:
+        TruthCheckError: says what differs, and where first.
+    """
+    limit = _tolerance(batch.dtype)
+    expected = anatomy.run(batch)
+
+    def visit(layer: int, output: Any, calls: list[attention.AttentionCall]) -> bool:
+        where = _name(anatomy, layer)
+        if anatomy.route == "pooler":
+            where = f"the attentional pooler on {where}"
+            tokens = anatomy.to_tokens(output)
+            feature, calls = hooks.tapped(lambda: native_feature(anatomy, tokens), anatomy.attention, verify=True)
+            same_output(feature, native_feature(anatomy, tokens), f"{where}, tapped,", batch.dtype)
+        check_calls(anatomy, calls, where)
+        for number, call in enumerate(calls):
+            if call.mismatch is None or not call.mismatch <= limit:
+                raise TruthCheckError(
+                    f"attention {number} of {where}: head outputs differ from softmax(QK^T)V by {call.mismatch:.2g} of "
+                    "the largest value: values, mask, scale or head order were not captured as the model uses them"
+                )
+        if look is not None and anatomy.route == "self-attention":
+            look(layer, anatomy.to_tokens(output), calls)
+        return False
+
+    every = range(len(anatomy.blocks))
+    in_blocks = anatomy.attention if anatomy.route == "self-attention" else None
+    found, last = hooks.stream(lambda: anatomy.run(batch), anatomy.blocks, every, visit, in_blocks, verify=True)
+    if not _distance(found, expected) <= limit:
+        raise TruthCheckError(f"instrumented and plain forward differ, {_first_difference(anatomy, batch)}")
+    native = native_feature(anatomy, anatomy.to_tokens(last))
+    same_output(native, expected, "the native read-out of the last block's tokens", batch.dtype)
+
+
+def _first_difference(anatomy: ViTAnatomy, batch: Tensor) -> str:
+    """Where the instrumented forward leaves the plain one."""
+    every = range(len(anatomy.blocks))
+    with hooks.record(anatomy.blocks) as plain:
+        anatomy.run(batch)
+    tapped: dict[int, Tensor] = {}
+
+    def visit(layer: int, output: Any, calls: list[attention.AttentionCall]) -> bool:
+        tapped[layer] = anatomy.to_tokens(output).detach()
+        return True
+
+    in_blocks = anatomy.attention if anatomy.route == "self-attention" else None
+    hooks.stream(lambda: anatomy.run(batch), anatomy.blocks, every, visit, in_blocks)
+    for layer in every:
+        distance = _distance(tapped[layer], anatomy.to_tokens(plain[layer]))
+        if not distance <= _tolerance(batch.dtype):
+            return f"first at {_name(anatomy, layer)}, by {distance:.2g} of the largest value"
+    return "but only after the last block: the tower's result is not a function of the blocks' tokens alone"

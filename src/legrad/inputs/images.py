@@ -1,0 +1,179 @@
+"""Pictures in: files, folders, globs, URLs, PIL, arrays -> upright RGB PIL pictures."""
+
+import glob
+import io
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from legrad.errors import InputError
+from legrad.inputs.urls import download, is_url
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
+
+
+SOURCE = "legrad source"  # key of a picture's ``info`` that holds its path or URL
+
+
+def read(source: Any, of_video: bool = False) -> Image.Image:
+    """One picture as upright RGB: EXIF rotation applied, transparency laid on white, 16 bits scaled to 8.
+
+    Args:
+        source: path, http(s) URL, PIL image, or (H, W, 3) / (H, W) uint8 array.
+        of_video: the current frame of an animation is wanted, and the others are not forgotten.
+
+    Raises:
+        InputError: missing, unreadable, too large (Pillow's limit on decompression bombs), or of another kind.
+
+    Warns:
+        UserWarning: an animation, or a file of several pages, of which one picture is taken.
+    """
+    if isinstance(source, Image.Image):
+        name = source.info.get(SOURCE)
+        try:
+            single, count = _upright_rgb(source, name), 1 if of_video else _frames(source)
+        except InputError:
+            raise
+        except Exception as error:  # a lazily opened file may be broken, or closed by now
+            raise InputError(f"cannot read {name or 'the PIL image'}: {error or type(error).__name__}") from error
+        _warn_of_frames(count, name or "the PIL image")
+        return single
+    if isinstance(source, np.ndarray):
+        grey_or_rgb = source.ndim in (2, 3) and source.shape[2:] in ((), (3,))
+        if source.dtype != np.uint8 or not grey_or_rgb or source.size == 0:
+            raise InputError(
+                f"an array image is (height, width, 3) uint8, got {source.shape} {source.dtype}; normalised input "
+                "goes in as a float tensor (batch, 3, height, width)"
+            )
+        return Image.fromarray(source).convert("RGB")
+    if is_url(source):
+        return _open(io.BytesIO(download(source)), source)
+    if isinstance(source, str | os.PathLike):
+        # os.path answers False where pathlib raises: names that are too long, folders that may not be read
+        path = os.fspath(source)
+        if os.path.isdir(path):
+            raise InputError(f"{path} is a folder; give its pictures one by one, or use `legrad explain {path}`")
+        if not os.path.isfile(path):
+            raise InputError(f"no such picture: {_shown(path)}")
+        return _open(path, path)
+    raise InputError(f"an image is a path, a URL, a PIL image or a uint8 array, got {type(source).__name__}")
+
+
+def _open(file: Any, name: str) -> Image.Image:
+    try:
+        # no filter for warnings here: they are the whole process', and pictures are read in threads
+        with Image.open(file) as picture:
+            single = _upright_rgb(picture, name)
+            count = _frames(picture)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{name} has too many pixels to be opened safely: {error}; make it smaller first") from error
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's readers let anything through when a file is broken
+        raise InputError(f"{name} is not a picture that Pillow can read: {error or type(error).__name__}") from error
+    _warn_of_frames(count, name)
+    return single
+
+
+def _frames(picture: Image.Image) -> int:
+    """How many pictures a file shows; phones put a second view of the same one into a JPEG (MPO)."""
+    try:
+        return 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
+    except Exception:  # broken behind the first one, which is all that is wanted
+        return 1
+
+
+def _warn_of_frames(count: int, name: str) -> None:
+    if count > 1:
+        warnings.warn(
+            f"{name} holds {count} frames or pages and this model takes single pictures: only one is "
+            "explained, of a file the first",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _shown(path: str) -> str:
+    """A path for a message, not empty and not endless."""
+    return (path if len(path) <= 300 else path[:300] + "…") or "''"
+
+
+def _upright_rgb(picture: Image.Image, source: str | None) -> Image.Image:
+    name = source or "the PIL image"
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and picture.width * picture.height > limit:
+        raise InputError(f"{name} has {picture.width} x {picture.height} pixels, more than Pillow's limit of {limit}")
+    if picture.width == 0 or picture.height == 0:
+        raise InputError(f"{name} is empty ({picture.width} x {picture.height} pixels)")
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = Image.fromarray(_in_8_bits(np.asarray(picture, np.float64), picture.mode))
+    if picture.mode == "La":
+        picture = picture.convert("LA")  # Pillow knows no other way out of this mode
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    picture = picture.convert("RGB")
+    picture.info = {} if source is None else {SOURCE: source}
+    return picture
+
+
+def _in_8_bits(values: "NDArray[np.float64]", mode: str) -> "NDArray[np.uint8]":
+    """Grey values of a Pillow mode with more than 8 bits -> uint8, the scale guessed from the largest value."""
+    values = np.nan_to_num(values, posinf=0, neginf=0)
+    largest = values.max()
+    if mode == "F" and largest <= 1:
+        top = 1.0
+    elif largest <= 255:
+        top = 255.0
+    else:
+        top = largest if mode == "F" else 65535.0
+    return np.asarray((np.clip(values / top, 0, 1) * 255).round(), np.uint8)
+
+
+def expand(sources: Iterable[str], suffixes: frozenset[str] = SUFFIXES) -> Iterator[str]:
+    """Files, folders (their pictures, sorted), glob patterns and URLs -> single files and URLs.
+
+    Args:
+        sources: what the user names.
+        suffixes: which files of a folder count, lower case.
+
+    Raises:
+        InputError: a pattern or folder without pictures, or a missing file.
+    """
+    for source in sources:
+        if is_url(source) or os.path.isfile(source):
+            yield source
+        elif os.path.isdir(source):
+            found = _files_in(Path(source), suffixes)
+            if not found:
+                raise InputError(
+                    f"no {'pictures' if suffixes is SUFFIXES else 'matching files'} in the folder {source}"
+                )
+            yield from found
+        elif glob.has_magic(source):
+            found = sorted(path for path in glob.glob(source, recursive=True) if os.path.isfile(path))
+            if not found:
+                raise InputError(f"no file matches {source!r}")
+            yield from found
+        else:
+            raise InputError(f"no such picture: {_shown(source)}")
+
+
+def _files_in(folder: Path, suffixes: frozenset[str]) -> list[str]:
+    """Sorted files; hidden ones, such as the "._" files of macOS, are none of the user's pictures."""
+    try:
+        paths = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()]
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error}") from error
+    return sorted(str(path) for path in paths if not path.name.startswith("."))

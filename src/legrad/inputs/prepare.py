@@ -1,0 +1,270 @@
+"""Whatever ``explain`` takes as images -> tensors with their frames in the original pictures."""
+
+import functools
+import os
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from legrad import relevance
+from legrad.errors import InputError
+from legrad.inputs import geometry, images, sounds, spectrograms, transforms, videos
+from legrad.models.adapter import Adapter
+from legrad.models.anatomy import ViTAnatomy
+
+_TENSORS = {
+    "rows": "(batch, 3, height, width)",
+    "frames": "(batch, frames, 3, height, width)",
+    "frequency": "(batch, time, frequency)",
+}
+_THREADS = 16  # reading and resizing pictures give the interpreter's lock away
+_ROWS = 8  # of a batch whose pixels are computed at once: memory for a few pictures is always there
+# names under which processors of transformers return their tensors
+_BATCHED = ("pixel_values", "pixel_values_videos", "input_values", "input_features")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One picture, video or sound, ready for the model.
+
+    Attributes:
+        tensor: (3, height, width), normalised; videos have frames in front, sounds are (time, frequency).
+        frame: where it lies in the original.
+        picture: the original, (H, W, 3) uint8; videos (frames, H, W, 3), sounds a drawn spectrogram.
+        name: path, URL, or "image 0", ...
+        timing: of a video's frames or a sound.
+        frequencies: centres of a spectrogram's rows in Hz, lowest first; () if not known.
+    """
+
+    tensor: Tensor
+    frame: geometry.Frame
+    picture: Any
+    name: str
+    timing: geometry.Timing = field(default_factory=geometry.Timing)
+    frequencies: tuple[float, ...] = ()
+
+
+class Sources:
+    """What was given as images, counted but perhaps not read yet.
+
+    Args:
+        jobs: one per input, each makes it. They may run in threads of their own.
+    """
+
+    def __init__(self, jobs: Sequence[Callable[[], Input]]) -> None:
+        self._jobs = jobs
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def windows(self, count: int | None = None) -> Generator[list[Input]]:
+        """The inputs in order, at most ``count`` at a time; threads work on the next ones meanwhile.
+
+        Raises:
+            InputError: one of those that would come next cannot be read; those behind it are given up.
+        """
+        if len(self) == 1:
+            yield [self._jobs[0]()]
+            return
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "legrad-pictures") as pool:
+            futures = [pool.submit(job) for job in self._jobs]
+            try:
+                step = count or len(futures)
+                for first in range(0, len(futures), step):
+                    yield [future.result() for future in futures[first : first + step]]
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def prepare(source: Any, adapter: Adapter, size: int | Sequence[int] | None = None, fit: str = "model") -> list[Input]:
+    """Read and preprocess everything, see ``sources``."""
+    return next(sources(source, adapter, size, fit).windows())
+
+
+def sources(source: Any, adapter: Adapter, size: int | Sequence[int] | None = None, fit: str = "model") -> Sources:
+    """What there is to read and preprocess; arguments as for ``Explainer.explain``.
+
+    Files and addresses are read when their turn comes. What is in memory is looked at here: two threads must not load
+    the same lazily opened picture.
+
+    Raises:
+        InputError: nothing, a picture in memory that cannot be read, or a tensor of another shape or type.
+    """
+    kind, shape = adapter.anatomy.axes[0], adapter.anatomy.shape
+    wanted = _layout(adapter.anatomy)
+    if kind == "frequency" and isinstance(source, Tensor) and source.ndim == 1:
+        source = source.numpy(force=True)  # a waveform
+    if isinstance(source, Tensor | Mapping):
+        if size is not None or fit != "model":
+            raise InputError("size and fit are for pictures; resize tensor input yourself")
+        ready = _of_tensor(source, adapter) if isinstance(source, Tensor) else _of_batch(source, adapter)
+        return Sources([functools.partial(_itself, one) for one in ready])
+    split = {"rows": _pictures, "frames": videos.split, "frequency": sounds.split}[kind]
+    items = split(source)
+    if not items:
+        raise InputError("no images")
+    if kind != "frequency" and any(isinstance(item, Tensor) for item in items):
+        raise InputError(f"give tensor input as one float tensor {wanted}, not inside a list")
+    if adapter.transform is None:
+        raise InputError(
+            "this model carries no preprocessing: give legrad.wrap(model, transform=...), or pass a normalised float "
+            f"tensor {wanted}"
+        )
+    transform = adapter.transform(None if size is None else geometry.as_size(size), fit)
+    if kind == "rows":
+        items = [item if isinstance(item, str | os.PathLike) else images.read(item) for item in items]
+        return Sources([functools.partial(_of_picture, item, transform, index) for index, item in enumerate(items)])
+    if kind == "frames":
+        made = [_of_video(item, transform, shape[0], index) for index, item in enumerate(items)]
+    else:
+        made = [_of_sound(item, transform, index) for index, item in enumerate(items)]
+    return Sources([functools.partial(_itself, one) for one in made])
+
+
+def _itself(one: Input) -> Input:
+    return one
+
+
+def _layout(anatomy: ViTAnatomy) -> str:
+    """What tensor input looks like."""
+    return "(batch, samples)" if len(anatomy.shape) == 1 else _TENSORS[anatomy.axes[0]]
+
+
+def _pictures(source: Any) -> list[Any]:
+    if isinstance(source, np.ndarray) and source.ndim == 4:
+        return list(source)
+    return list(source) if isinstance(source, list | tuple) else [source]
+
+
+def by_size(inputs: Sequence[Input], first: int = 0) -> dict[geometry.Size, list[int]]:
+    """Indices of the inputs of every size, in their order from ``first`` on."""
+    groups: dict[geometry.Size, list[int]] = {}
+    for index, one in enumerate(inputs[first:], first):
+        groups.setdefault(one.frame.input, []).append(index)
+    return groups
+
+
+def stack(inputs: Sequence[Input], anatomy: ViTAnatomy) -> Tensor:
+    """(batch, *anatomy.shape) on the model's device and in its type; the inputs are of one shape."""
+    rows = [one.tensor for one in inputs]
+    if anatomy.device.type != "cuda" or rows[0].is_cuda:
+        return torch.stack(rows).to(anatomy.device, anatomy.dtype)
+    # page-locked, so that the copy runs beside what the processor does next
+    batch = torch.empty(len(rows), *rows[0].shape, dtype=rows[0].dtype, pin_memory=True)
+    return torch.stack(rows, out=batch).to(anatomy.device, non_blocking=True).to(anatomy.dtype)
+
+
+def _of_picture(source: Any, transform: Any, index: int) -> Input:
+    picture = images.read(source)
+    frame = transforms.follow(transform, (picture.height, picture.width))
+    # pictures that were read from a file know where they came from
+    name = str(picture.info.get(images.SOURCE, f"image {index}"))
+    return Input(_transformed(picture, transform, frame), frame, np.asarray(picture), name)
+
+
+def _of_video(source: Any, transform: Any, count: int, index: int) -> Input:
+    """Frames go through the transform one by one."""
+    pictures, name, timing = videos.read(source, count)
+    frame = transforms.follow(transform, (pictures[0].height, pictures[0].width))
+    tensor = torch.stack([_transformed(picture, transform, frame) for picture in pictures])
+    return Input(tensor, frame, np.stack([np.asarray(one) for one in pictures]), name or f"video {index}", timing)
+
+
+def _of_sound(source: Any, extractor: Any, index: int) -> Input:
+    """Padding at the end is no part of the original."""
+    waveform, name = sounds.read(source, extractor.sampling_rate, f"sound {index}")
+    found = spectrograms.features(extractor, waveform)
+    if found.values.ndim == 1:
+        rate = extractor.sampling_rate
+        timing = geometry.Timing(duration=len(found.values) / rate)
+        return replace(_of_waveform(found.values, name, rate), timing=timing)
+    time, frequency = found.values.shape
+    frame = geometry.Frame((frequency, found.heard), (frequency, time), offset=(0.0, float(found.skipped)))
+    timing = geometry.Timing(duration=found.heard * found.hop, start=found.start)
+    picture = spectrograms.drawn(found.values[found.skipped :][: found.heard])
+    return Input(found.values, frame, picture, name, timing, found.frequencies)
+
+
+def _of_waveform(tensor: Tensor, name: str, rate: int | None = None) -> Input:
+    """The model's input is one row of samples; what is shown is their spectrogram."""
+    picture, column = spectrograms.seen(tensor)
+    rows = len(picture)
+    frame = geometry.Frame((rows, picture.shape[1]), (1, len(tensor)), (1 / rows, float(column)))
+    frequencies = () if rate is None else tuple((np.arange(rows) * rate / 2 / (rows - 1)).tolist())
+    return Input(tensor, frame, picture, name, frequencies=frequencies)
+
+
+def _transformed(picture: Any, transform: Any, frame: geometry.Frame) -> Tensor:
+    tensor: Tensor = transform(picture)
+    if tuple(tensor.shape[1:]) != frame.input:
+        raise InputError(
+            f"the transform gave {tuple(tensor.shape[1:])} pixels where {frame.input} were expected from its steps; "
+            "preprocess yourself and pass a float tensor (batch, 3, height, width)"
+        )
+    return tensor
+
+
+def _of_tensor(tensor: Tensor, adapter: Adapter) -> list[Input]:
+    kind, shape = adapter.anatomy.axes[0], adapter.anatomy.shape
+    # the last two are the input size, which the anatomy judges
+    fits = tensor.ndim == len(shape) + 1 and tensor.shape[1:-2] == shape[:-2]
+    if not fits or not tensor.is_floating_point() or len(tensor) == 0:
+        sides = "" if kind == "rows" else f" (here {' x '.join(map(str, shape))} each)"
+        raise InputError(
+            f"tensor input is normalised float {_layout(adapter.anatomy)} with at least one picture{sides}, got "
+            f"{tuple(tensor.shape)} {tensor.dtype}"
+        )
+    # NaN goes through the smallest and the largest value; one pass without a tensor in between
+    if not bool(torch.isfinite(torch.stack(tensor.aminmax())).all()):
+        raise InputError("the input tensor holds NaN or infinite values; check your preprocessing")
+    # a tensor made under inference mode cannot take part in autograd
+    tensor = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
+    if len(shape) == 1:
+        return [_of_waveform(row, f"sound {index}") for index, row in enumerate(tensor)]
+    if kind == "frequency":
+        size = (tensor.shape[2], tensor.shape[1])
+        pictures = [spectrograms.drawn(row) for row in tensor]
+    else:
+        size = (tensor.shape[-2], tensor.shape[-1])
+        scale = None if adapter.transform is None else transforms.normalisation(adapter.transform(None, "model"))
+        pictures = [row for rows in tensor.split(_ROWS) for row in _denormalised(rows, scale)]
+    frame = geometry.Frame(size, size)
+    what = {"rows": "image", "frames": "video", "frequency": "sound"}[kind]
+    return [
+        Input(row, frame, picture, f"{what} {index}")
+        for index, (row, picture) in enumerate(zip(tensor, pictures, strict=True))
+    ]
+
+
+def _of_batch(batch: Mapping[str, Any], adapter: Adapter) -> list[Input]:
+    """What a processor of transformers returns."""
+    if adapter.unpack is None:
+        values = next((batch[name] for name in _BATCHED if name in batch), None)
+        if not isinstance(values, Tensor):
+            raise InputError(
+                f"a batch holds a tensor under one of {', '.join(_BATCHED)}, got "
+                f'{", ".join(map(str, batch)) or "nothing"}; call the processor with return_tensors="pt"'
+            )
+        return _of_tensor(values, adapter)
+    singles = [_of_tensor(one[None], adapter)[0] for one in adapter.unpack(batch)]
+    if not singles:
+        raise InputError("no images")
+    return [replace(one, name=f"image {index}") for index, one in enumerate(singles)]
+
+
+def _denormalised(batch: Tensor, scale: tuple[Tensor, Tensor] | None) -> Any:
+    """The pictures behind normalised input, (batch, ..., H, W, 3) uint8; grey and stretched without mean and std."""
+    pixels = batch.float()
+    if scale is None:
+        grey = pixels.mean(-3)
+        pixels = relevance.min_max(grey, grey.ndim - 1).unsqueeze(-3).expand_as(pixels)
+    else:
+        mean, std = (part.to(pixels)[:, None, None] for part in scale)
+        pixels = torch.addcmul(mean, pixels, std)
+    # bytes last: laying single bytes anew takes longer than all the arithmetic
+    return pixels.clamp(0, 1).mul_(255).round_().movedim(-3, -1).contiguous().byte().cpu().numpy()

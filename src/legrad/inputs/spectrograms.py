@@ -1,0 +1,108 @@
+"""Sounds in: files, waveforms -> checked mono waveforms at the model's rate; spectrograms -> pictures of them."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from legrad import relevance
+from legrad.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+HOP = 0.01  # seconds from one spectrogram frame to the next, in every Kaldi-style extractor
+
+
+_WINDOW, _COLUMN = 400, 80  # samples: of the drawn spectrograms of waveforms
+
+
+_LOWEST = 20.0  # Hz, where the first bin of every Kaldi-style extractor begins
+
+
+@dataclass(frozen=True)
+class Spectrogram:
+    """What a model hears of a sound.
+
+    Attributes:
+        values: (time, frequency), as the model takes them; (samples,) for models of waveforms.
+        heard: how many of the time steps are sound; what follows is padding.
+        hop: seconds from one step to the next.
+        start: where in the sound the first step is, in seconds.
+        frequencies: centre of every bin in Hz, lowest first; () if not known.
+        skipped: steps of silence in front of the sound.
+    """
+
+    values: Tensor
+    heard: int
+    hop: float = HOP
+    start: float = 0.0
+    frequencies: tuple[float, ...] = ()
+    skipped: int = 0
+
+
+def features(extractor: Any, waveform: "NDArray[np.float32]") -> Spectrogram:
+    """The model's input out of a waveform.
+
+    Args:
+        extractor: a feature extractor of transformers, or anything with a ``sampling_rate`` and a function
+            ``spectrogram(waveform)``.
+        waveform: (samples,) at its sampling rate.
+    """
+    if hasattr(extractor, "spectrogram"):
+        own: Spectrogram = extractor.spectrogram(waveform)
+        return own
+    rate = extractor.sampling_rate
+    try:
+        found = extractor(waveform, sampling_rate=rate, return_tensors="pt")["input_values"][0]
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise InputError(f"no spectrogram out of {len(waveform)} samples at {rate} Hz: {error}") from error
+    if found.ndim == 1:
+        return Spectrogram(found, len(found), 1 / rate)
+    padding = np.zeros(1, np.float32)
+    if getattr(extractor, "do_normalize", False):
+        padding = extractor.normalize(padding)
+    sound = (found != float(padding[0])).any(1).nonzero()
+    heard = int(sound[-1]) + 1 if len(sound) else 0
+    if heard == 0:
+        raise InputError(f"{len(waveform)} samples at {rate} Hz are too few for one step of the spectrogram")
+    if len(waveform) / rate > (len(found) + 3) * HOP:
+        warnings.warn(
+            f"the sound lasts {len(waveform) / rate:.1f} s, the model hears the first {len(found) * HOP:.1f} s; cut "
+            "it into pieces to explain the rest",
+            UserWarning,
+            stacklevel=2,
+        )
+    return Spectrogram(found, heard, frequencies=frequencies(extractor))
+
+
+def drawn(spectrogram: Tensor) -> "NDArray[np.uint8]":
+    """Spectrogram (time, frequency) -> a grey picture (frequency, time, 3), the lowest frequency in row 0."""
+    grey = relevance.min_max(spectrogram.detach().float().cpu().T)
+    return (grey * 255).round().byte()[..., None].expand(-1, -1, 3).contiguous().numpy()
+
+
+def seen(waveform: Tensor) -> tuple["NDArray[np.uint8]", int]:
+    """A waveform (samples,) as a drawn spectrogram, and its samples per column."""
+    window = min(_WINDOW, len(waveform))
+    shape = torch.hann_window(window)
+    spectrum = torch.stft(waveform.float().cpu(), window, _COLUMN, window=shape, center=True, return_complex=True)
+    power = spectrum.abs().square()
+    decades = (power / power.max().clamp(min=1e-20)).clamp(min=1e-6).log10()
+    return drawn(decades.T), _COLUMN
+
+
+def frequencies(extractor: Any) -> tuple[float, ...]:
+    """Centre of every bin of the extractor's spectrogram in Hz, lowest first; () if it has no bins.
+
+    Kaldi's mel scale from 20 Hz to half the sampling rate, which both backends of transformers' extractors use.
+    """
+    bins = getattr(extractor, "num_mel_bins", 0)
+    low, high = (1127 * math.log1p(hertz / 700) for hertz in (_LOWEST, extractor.sampling_rate / 2))
+    mels = (low + (high - low) * (index + 1) / (bins + 1) for index in range(bins))
+    return tuple(700 * math.expm1(mel / 1127) for mel in mels)

@@ -1,0 +1,119 @@
+"""Where the model's input lies in the original picture, and maps laid back onto its pixels."""
+
+from types import FunctionType, SimpleNamespace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from legrad.errors import InputError
+from legrad.inputs.geometry import Frame, Size
+
+
+def _resize(frame: Frame, step: Any) -> Frame:
+    size = step.size
+    height, width = frame.input
+    if size is None:
+        raise InputError("cannot follow Resize(size=None); give a size")
+    if isinstance(size, int) or len(size) == 1:
+        # torchvision: the shorter side becomes `size`, the other is truncated
+        short = size if isinstance(size, int) else size[0]
+        new = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
+        longest = getattr(step, "max_size", None)
+        if longest is not None and max(new) > longest:
+            new = (int(longest * new[0] / max(new)), int(longest * new[1] / max(new)))
+        return frame.resized(new)
+    return frame.resized((int(size[0]), int(size[1])))
+
+
+def _resize_keep_ratio(frame: Frame, step: Any) -> Frame:
+    ratios = [side / target for side, target in zip(frame.input, step.size, strict=True)]
+    ratio = max(ratios) * step.longest + min(ratios) * (1 - step.longest)
+    return frame.resized((round(frame.input[0] / ratio), round(frame.input[1] / ratio)))
+
+
+def _center_crop(frame: Frame, step: Any) -> Frame:
+    """Both libraries pad a side that is too short, the smaller half in front, then cut around the centre."""
+    size = (step.size, step.size) if isinstance(step.size, int) else tuple(step.size)
+    corner = []
+    for side, target in zip(frame.input, size, strict=True):
+        corner.append(-((target - side) // 2) if target > side else round((side - target) / 2.0))
+    return frame.moved(corner[0], corner[1], (int(size[0]), int(size[1])))
+
+
+def _preset(frame: Frame, step: Any) -> Frame:
+    """torchvision's ``weights.transforms()`` of classifiers: shorter side resized, centre cropped, in one step."""
+    resized = _resize(frame, SimpleNamespace(size=step.resize_size))
+    return _center_crop(resized, SimpleNamespace(size=tuple(step.crop_size) * (2 // len(step.crop_size))))
+
+
+# steps that move pixels; everything in _COLOUR leaves them where they are
+_STEPS = {
+    "Resize": _resize,
+    "ResizeKeepRatio": _resize_keep_ratio,
+    "CenterCrop": _center_crop,
+    "CenterCropOrPad": _center_crop,
+    "ImageClassification": _preset,
+}
+
+
+_COLOUR = {
+    *("ToTensor", "MaybeToTensor", "PILToTensor", "MaybePILToTensor", "ToImage", "ToDtype", "ConvertImageDtype"),
+    *("Normalize", "MaybeConvertMode", "Grayscale", "RGB"),
+    # functions, by their own name: of open_clip and of the OpenAI package
+    *("_convert_to_rgb", "_convert_image_to_rgb"),
+}
+
+
+@runtime_checkable
+class Preprocessing(Protocol):
+    """A transform that says itself where pixels go, for libraries whose transforms are no list of steps.
+
+    Attributes:
+        normalisation: mean and std, (3,) each, or None.
+    """
+
+    normalisation: tuple[Tensor, Tensor] | None
+
+    def frame(self, original: Size) -> Frame:
+        """The frame of the result for a picture of (height, width)."""
+
+    def __call__(self, picture: Any) -> Tensor:
+        """PIL picture -> (3, height, width)."""
+
+
+def follow(transform: Any, original: Size) -> Frame:
+    """The frame of a transform's result, from its steps.
+
+    Args:
+        transform: a ``Preprocessing``, a ``Compose`` (anything with ``.transforms``) or a single step.
+        original: (height, width) of the picture that goes in.
+
+    Raises:
+        InputError: a step that may move pixels in a way that is not known.
+    """
+    if isinstance(transform, Preprocessing):
+        return transform.frame(original)
+    frame = Frame(original, original)
+    for step in getattr(transform, "transforms", [transform]):
+        name = step.__name__ if isinstance(step, FunctionType) else type(step).__name__
+        if name in _STEPS:
+            frame = _STEPS[name](frame, step)
+        elif hasattr(step, "transforms"):
+            raise InputError("a transform inside a transform is not followed; give one flat Compose")
+        elif name not in _COLOUR:
+            raise InputError(
+                f"cannot follow the transform step {name}: known are {', '.join([*_STEPS, *sorted(_COLOUR)])}. "
+                "Preprocess yourself and pass a float tensor (batch, 3, height, width)"
+            )
+    return frame
+
+
+def normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
+    """Mean and std, (3,) each, of a transform's Normalize step."""
+    if isinstance(transform, Preprocessing):
+        return transform.normalisation
+    for step in getattr(transform, "transforms", [transform]):
+        if type(step).__name__ in ("Normalize", "ImageClassification"):
+            return torch.as_tensor(step.mean).flatten().float(), torch.as_tensor(step.std).flatten().float()
+    return None

@@ -1,0 +1,164 @@
+"""Videos in: animations, video files, arrays, lists of frames -> as many upright RGB frames as the model takes."""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from legrad.errors import InputError
+from legrad.inputs import images, urls
+from legrad.inputs.geometry import Timing
+
+SUFFIXES = frozenset({".gif", ".webp", ".apng", ".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg"})
+_KINDS = (
+    "a video is a path, a URL, a uint8 array (frames, height, width, 3), an animated PIL image or a list of frames "
+    "(PIL images or (height, width, 3) arrays)"
+)
+
+
+def split(source: Any) -> list[Any]:
+    """What ``explain`` takes as one video or several -> a list of single ones."""
+    if isinstance(source, np.ndarray):
+        return list(source) if source.ndim == 5 else [source]
+    if not isinstance(source, list | tuple):
+        return [source]
+    return [source] if source and all(map(_is_frame, source)) else list(source)
+
+
+def _is_frame(item: Any) -> bool:
+    if isinstance(item, Image.Image):
+        return not getattr(item, "is_animated", False)
+    return isinstance(item, np.ndarray) and item.ndim <= 3
+
+
+def read(source: Any, count: int) -> tuple[list[Image.Image], str | None, Timing]:
+    """``count`` frames of one video, evenly spaced in time, where it came from, and when they are.
+
+    Raises:
+        InputError: missing, unreadable, a still picture, frames of different sizes, or of another kind.
+    """
+    name = None
+    if urls.is_url(source):
+        (frames, timing), name = _of_file(io.BytesIO(urls.download(source)), source, count), str(source)
+    elif isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
+        if not os.path.isfile(name):
+            raise InputError(f"no such video: {name or repr(name)}; a folder's videos are given one by one")
+        frames, timing = _of_file(name, name, count)
+    else:
+        frames, timing = _of_object(source, count)
+    sizes = {frame.size for frame in frames}
+    if len(sizes) > 1:
+        raise InputError(f"the frames of a video are of one size, got {sorted(sizes)} (width, height)")
+    return frames, name, timing
+
+
+def sampled(durations: Sequence[float], count: int) -> list[int]:
+    """Which frames stand at the middles of ``count`` equal parts of the time; frames repeat if there are too few."""
+    lengths = np.asarray(durations, float)
+    if not lengths.all():  # players show frames without a duration for a moment, all of them alike
+        lengths = np.ones(len(lengths))
+    ends = lengths.cumsum()
+    middles = (np.arange(count) + 0.5) / count * ends[-1]
+    return np.searchsorted(ends, middles, side="right").tolist()
+
+
+def _of_object(source: Any, count: int) -> tuple[list[Image.Image], Timing]:
+    if isinstance(source, Image.Image):
+        return _animated(source, "the PIL image", count)
+    if isinstance(source, np.ndarray):
+        if source.ndim != 4 or source.shape[-1] != 3 or source.dtype != np.uint8 or not source.size:
+            raise InputError(f"{_KINDS}, got an array {source.shape} {source.dtype}")
+    elif not isinstance(source, list | tuple) or not source or not all(map(_is_frame, source)):
+        raise InputError(f"{_KINDS}, got {type(source).__name__}")
+    chosen = sampled([1] * len(source), count)
+    return [images.read(source[index]) for index in chosen], Timing(tuple(chosen))
+
+
+def _of_file(file: Any, name: str, count: int) -> tuple[list[Image.Image], Timing]:
+    try:
+        picture = Image.open(file)
+    except UnidentifiedImageError:
+        return _decoded(file, name, count)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: {error}; make the video smaller first") from error
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error}") from error
+    with picture:
+        return _animated(picture, name, count)
+
+
+def _animated(picture: Image.Image, name: str, count: int) -> tuple[list[Image.Image], Timing]:
+    """Frames of anything that Pillow can seek in; the image is left at the frame where it was."""
+    before = picture.tell()
+    try:
+        total = getattr(picture, "n_frames", 1)
+        if total < 2:
+            raise InputError(f"{name} is a still picture and the model takes videos; give a list of frames, [picture]")
+        durations = []
+        for index in range(total):
+            picture.seek(index)
+            durations.append(float(picture.info.get("duration", 0)))
+        frames: dict[int, Image.Image] = {}
+        chosen = sampled(durations, count)
+        for index in chosen:
+            if index not in frames:
+                picture.seek(index)
+                frames[index] = images.read(picture, of_video=True)
+    except InputError as error:
+        # Pillow gives frames no name
+        raise InputError(str(error).replace("the PIL image", name)) from error
+    except Exception as error:  # Pillow's readers let anything through when a file is broken
+        raise InputError(f"cannot read the frames of {name}: {error or type(error).__name__}") from error
+    finally:
+        with contextlib.suppress(Exception):
+            picture.seek(before)
+    return [frames[index] for index in chosen], _timing(chosen, durations)
+
+
+def _timing(chosen: Sequence[int], milliseconds: Sequence[float]) -> Timing:
+    """Of an animation whose frames last so long; players show frames without a duration for a tenth of a second."""
+    if not milliseconds:
+        return Timing(tuple(chosen))
+    lengths = np.asarray([one or 100.0 for one in milliseconds]) / 1000
+    begins = lengths.cumsum() - lengths
+    return Timing(tuple(chosen), tuple(round(float(begins[i]), 4) for i in chosen), round(float(lengths.sum()), 4))
+
+
+def _decoded(file: Any, name: str, count: int) -> tuple[list[Image.Image], Timing]:
+    """Frames of a video file. Two passes, so that a long video never lies in memory as a whole."""
+    if importlib.util.find_spec("av") is None:
+        raise InputError(
+            f"{name} is no animation that Pillow can read (GIF, WebP, APNG); for video files install PyAV: pip install "
+            "'legrad[video]', or give a list of frames"
+        )
+    av = importlib.import_module("av")
+    try:
+        with av.open(file) as video:
+            if not video.streams.video:
+                raise InputError(f"{name} holds no pictures, only sound, and the model takes videos")
+            stream = video.streams.video[0]
+            if stream.codec_context.width * stream.codec_context.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise InputError(f"{name}: frames of more than {Image.MAX_IMAGE_PIXELS} pixels; make it smaller first")
+            rate = float(stream.average_rate or 0)
+            total = sum(1 for _ in video.decode(video=0))
+        if total == 0:
+            raise InputError(f"{name} holds no frames")
+        chosen = sampled([1] * total, count)
+        wanted = set(chosen)
+        if hasattr(file, "seek"):
+            file.seek(0)
+        with av.open(file) as video:
+            first = enumerate(itertools.islice(video.decode(video=0), max(wanted) + 1))
+            frames = {i: frame.to_image() for i, frame in first if i in wanted}
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"cannot read {name} as a video: {error}") from error
+    return [images.read(frames[index]) for index in chosen], _timing(chosen, [1000 / rate] * total if rate else [])

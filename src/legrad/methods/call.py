@@ -1,0 +1,81 @@
+"""What a method gets: the model, the pictures and the scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from legrad.core.score import Score
+from legrad.core.truth import final_answer
+from legrad.errors import UnsupportedModelError
+from legrad.models.anatomy import ViTAnatomy
+
+
+@dataclass
+class Call:
+    """One method on some pictures of one size. Use it inside ``capture.plain``.
+
+    Attributes:
+        anatomy: for the size of ``batch``.
+        batch: (images, *anatomy.shape) in the model's dtype.
+        scores: the targets.
+        layers: ascending block indices.
+        readout: a key of ``anatomy.readouts``, for methods with layer features.
+        output: of the tower, left here by methods that ran it anyway.
+        known: the model's own scores, left here by methods that know them.
+    """
+
+    anatomy: ViTAnatomy
+    batch: Tensor
+    scores: Sequence[Score]
+    layers: Sequence[int]
+    readout: str
+    output: Tensor | None = None
+    known: Tensor | None = None
+
+    def answer(self) -> Tensor:
+        """The model's own scores, (images, targets)."""
+        if self.known is not None:
+            return self.known
+        if self.output is None:
+            self.output = self.anatomy.run(self.batch)
+        feature = final_answer(self.anatomy, self.output)
+        return torch.stack([score(feature) for score in self.scores], 1)
+
+    def scored(self, picture: int, outputs: Tensor) -> Tensor:
+        """Scores of several outputs of the tower, all taken for one picture: (n, features) -> (n, targets)."""
+        feature = final_answer(self.anatomy, outputs)
+        return torch.stack([_of_picture(score, picture, feature) for score in self.scores], 1)
+
+    def same_for_all_targets(self, maps: Tensor) -> Tensor:
+        """(images, *grid) -> (images, targets, 1, *grid)."""
+        return maps[:, None, None].expand(-1, len(self.scores), -1, *maps.shape[1:]).contiguous()
+
+
+def pictures_only(call: Call, method: str) -> None:
+    """Raise ``UnsupportedModelError`` for videos and sounds."""
+    if call.anatomy.axes != ("rows", "cols") or call.batch.ndim != 4:
+        raise UnsupportedModelError(
+            f"{method} is for pictures (batch, channels, height, width), this model's grid is "
+            f"{' x '.join(call.anatomy.axes)}"
+        )
+
+
+def on_cells(call: Call, pixels: Tensor) -> Tensor:
+    """Mean over each patch's pixels, (n, height, width) -> (n, rows, cols)."""
+    cells = call.anatomy.cells
+    stride = tuple(int(side) for side in cells.stride)
+    size = tuple(int(side) for side in cells.patch)
+    found = F.avg_pool2d(pixels[:, None], size, stride)[:, 0]
+    return found[:, : cells.grid[0], : cells.grid[1]]
+
+
+def _of_picture(score: Score, picture: int, feature: Tensor) -> Tensor:
+    """A target's score for one picture, on several features."""
+    own = score.rows([picture])
+    if own.own is not None:
+        alone = own.own[0]
+        return feature.sum(-1) * 0 if alone is None else alone(feature)
+    return own(feature)

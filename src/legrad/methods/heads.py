@@ -1,0 +1,105 @@
+"""LeGrad head by head: the map of every attention head, and the maps of some of them.
+
+    from legrad import heads
+
+    heads.head_relevance(explainer, "photo.jpg", "a photo of a dog")         # (images, targets, layers, heads, *grid)
+    explainer.explain("photo.jpg", "a photo of a dog", method=heads.of_heads([0, 3]))
+
+The mean over heads and layers is LeGrad's own map. A head's number says nothing across layers: head 3 of one block has
+nothing to do with head 3 of the next. So ``of_heads`` also chooses by what the heads do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from legrad import relevance
+from legrad.core import state
+from legrad.core.positions import random_input
+from legrad.core.score import Score
+from legrad.core.streaming import explain_batch
+from legrad.errors import InputError
+from legrad.methods.ablation import reduced
+from legrad.methods.call import Call
+from legrad.methods.method import Method
+from legrad.methods.registry import METHODS
+from legrad.models.anatomy import ViTAnatomy
+
+if TYPE_CHECKING:
+    pass
+CHOICES = ("strongest", "weakest", "stronger-half", "weaker-half")
+
+
+def of_heads(heads: int | Sequence[int] | str) -> Method:
+    """LeGrad from some heads of each layer only, for ``explain(..., method=of_heads([0, 3]))``.
+
+    Args:
+        heads: numbers from 0, the same in every layer; or, chosen anew for every picture, target and layer by a head's
+            share of the relevance: "strongest", "weakest" (one head), "stronger-half" or "weaker-half".
+
+    Returns:
+        A method with the arguments of "legrad", whose maps are the mean over these heads.
+
+    Raises:
+        InputError: no such choice, no head at all, or one named twice; when it is used, a number that is too large.
+    """
+    choice = _checked(heads)
+    name = choice if isinstance(choice, str) else "+".join(map(str, choice))
+    return replace(
+        METHODS["legrad"],
+        name=f"legrad:heads={name}",
+        summary=f"LeGrad from some heads of each layer: {name}",
+        function=lambda call: _chosen(reduced(call, relevance.head_relevance), choice),
+        cost="as legrad, by autograd",
+    )
+
+
+def count(anatomy: ViTAnatomy) -> int:
+    """How many heads the explained attention has, by a look at a random picture.
+
+    Raises:
+        UnsupportedModelError: they are folded into the batch.
+    """
+    batch, last, score = random_input(anatomy), [len(anatomy.blocks) - 1], Score("", function=lambda f: f[:, 0])
+    with torch.no_grad(), state.exclusive(anatomy.blocks[0]), state.plain(anatomy.tower, anatomy.switches):
+        found = explain_batch(
+            anatomy, batch, [score], last, str(anatomy.default_readout), reduction=relevance.head_relevance
+        )
+    return found.relevance.shape[3]
+
+
+def _every(call: Call) -> Tensor:
+    """All heads as further layers, for the mean over both is LeGrad's map."""
+    return reduced(call, relevance.head_relevance).flatten(2, 3)
+
+
+EVERY_HEAD = replace(METHODS["legrad"], name="legrad, head by head", function=_every)
+
+
+def _checked(heads: int | Sequence[int] | str) -> str | tuple[int, ...]:
+    hint = f"give numbers from 0, such as [0, 3], or one of {', '.join(map(repr, CHOICES))}"
+    if isinstance(heads, str):
+        if heads not in CHOICES:
+            raise InputError(f"heads={heads!r}; {hint}")
+        return heads
+    numbers = (heads,) if isinstance(heads, int) else tuple(heads)
+    if not numbers or any(not isinstance(one, int) or isinstance(one, bool) or one < 0 for one in numbers):
+        raise InputError(f"heads={heads!r}; {hint}")
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f"heads={heads!r} names a head twice; {hint}")
+    return numbers
+
+
+def _chosen(maps: Tensor, choice: str | tuple[int, ...]) -> Tensor:
+    """Mean over some heads, (images, targets, layers, heads, *grid) -> (images, targets, layers, *grid)."""
+    number = maps.shape[3]
+    if not isinstance(choice, str):
+        if max(choice) >= number:
+            raise InputError(f"no head {max(choice)}: the explained attention has {number} heads, 0 to {number - 1}")
+        return maps[:, :, :, list(choice)].mean(3)
+    ranked = maps.flatten(4).sum(-1).argsort(-1, descending=choice.startswith("strong"))
+    some = ranked[..., : max(1, number // 2) if choice.endswith("half") else 1]
+    return maps.flatten(4).take_along_dim(some[..., None], 3).mean(3).unflatten(-1, maps.shape[4:])

@@ -1,0 +1,88 @@
+"""Other methods behind the same call: ``explainer.explain(images, targets, method="gradcam")``.
+
+``METHODS`` has one entry for each: a function of a ``Call``, what it needs, and which arguments it can use. A method of
+one's own is a ``Method`` too, and so are other settings of these:
+
+    from dataclasses import replace
+    from functools import partial
+
+    rise = replace(METHODS["rise"], name="rise, 4000 masks", function=partial(black_box.rise, masks=4000))
+    explainer.explain(images, targets, method=rise)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from legrad.core.layers import resolve_layers
+from legrad.errors import InputError
+from legrad.methods.call import Call
+from legrad.models.anatomy import ViTAnatomy
+
+Needs = Literal["gradients", "attention", "values", "black box", "nothing"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to explain.
+
+    Attributes:
+        name: as ``method=`` takes it.
+        summary: what the map is, in one sentence.
+        source: the paper.
+        function: ``Call`` -> (images, targets, layers or 1, *grid), any device. None for LeGrad itself, which
+            ``streaming`` computes.
+        needs: of the model. "gradients" need attention maps too, except for tokens.
+        cost: of one picture and one target, beside a plain forward pass.
+        layers: what ``layers=None`` means; "none" if the method has no layers to choose from.
+        per_layer: whether there is a map for every layer, so that ``keep_layers`` makes sense.
+        pooler_layers: whether layers can be chosen in models with an attentional pooler, which is read once.
+        targets: whether the map depends on the target.
+        readout: whether layer features are read out.
+        signed: whether relevance can be negative: what speaks against the target. Saliency stretches it as any map,
+            from the lowest to the highest value.
+    """
+
+    name: str
+    summary: str
+    source: str
+    function: Callable[[Call], Tensor] | None
+    needs: Needs
+    cost: str
+    layers: Literal["all", "last", "none"] = "none"
+    per_layer: bool = False
+    pooler_layers: bool = False
+    targets: bool = True
+    readout: bool = False
+    signed: bool = False
+
+    def check(self, anatomy: ViTAnatomy, layers: Any, readout: str, null_target: Any, keep_layers: bool) -> None:
+        """Refuse arguments that this method cannot use.
+
+        Raises:
+            InputError: names the method and the argument.
+        """
+        refused = {
+            "readout": not self.readout and readout != "auto" and "it reads the model's own output; leave 'auto'",
+            "null_target": not self.targets and null_target is not None and "its maps do not depend on a target",
+            "keep_layers": not self.per_layer and keep_layers and "it has one map, not one per layer",
+            "layers": layers is not None and self._why_no_layers(anatomy),
+        }
+        for argument, reason in refused.items():
+            if reason:
+                raise InputError(f"method {self.name!r} cannot use {argument}: {reason}")
+
+    def _why_no_layers(self, anatomy: ViTAnatomy) -> str | bool:
+        if self.layers == "none":
+            return "it has no layers to choose from"
+        if anatomy.route == "pooler" and not self.pooler_layers:
+            return "this model's attentional pooler is read, once, behind the last block"
+        return False
+
+    def blocks(self, layers: int | Sequence[int] | None, depth: int) -> list[int]:
+        """Ascending indices of the blocks that are explained."""
+        if layers is None and self.layers in ("last", "none"):
+            return [depth - 1]
+        return resolve_layers(layers, depth)

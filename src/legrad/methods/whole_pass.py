@@ -1,0 +1,236 @@
+"""Passes through the whole model: attention maps of all layers, and gradients of the scores at them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from legrad import relevance
+from legrad.core import hooks
+from legrad.core.attention import Attention, Replacements
+from legrad.core.truth import KINDS, as_float, native_feature, same_output
+from legrad.errors import InputError, TruthCheckError, UnsupportedModelError
+from legrad.methods.call import Call
+from legrad.models.anatomy import ViTAnatomy
+
+
+def through(
+    call: Call,
+    replacements: Replacements | None = None,
+    attend: Callable[..., Tensor] = F.scaled_dot_product_attention,
+    cut: Callable[[nn.Module], bool] | None = None,
+    frozen_norm: bool = False,
+) -> "Pass":
+    """Run the model with its graph; without rules the gradients are the model's own.
+
+    Args:
+        call: what is asked.
+        replacements, attend, cut: rules for the backward pass, see ``capture.whole``.
+        frozen_norm: take the length of an embedding for a constant too.
+
+    Raises:
+        TruthCheckError: the native read-out of the last block's tokens is not the model's output.
+    """
+    anatomy = call.anatomy
+    found = hooks.whole(lambda: anatomy.run(call.batch), anatomy.blocks, anatomy.attention, replacements, attend, cut)
+    call.output = found.output.detach()
+    native = native_feature(anatomy, anatomy.to_tokens(found.left[-1]).detach())
+    same_output(native, call.output, "the native read-out of the last block's tokens", call.batch.dtype)
+    return Pass(call, found, frozen_norm)
+
+
+@dataclass
+class Pass:
+    """The graph of a forward pass, and gradients of the targets' scores in it."""
+
+    call: Call
+    found: hooks.Whole
+    frozen_norm: bool
+
+    @property
+    def anatomy(self) -> ViTAnatomy:
+        """The model's."""
+        return self.call.anatomy
+
+    def gradients(self, target: int, at: Sequence[Tensor]) -> list[Tensor | None]:
+        """d score / d each tensor, at least float32; None where the score does not depend on it."""
+        output = self.found.output
+        final = as_float(output.detach()).requires_grad_()
+        with torch.enable_grad():
+            if self.anatomy.output == "logits":
+                feature = final
+            elif self.frozen_norm:
+                feature = final / final.detach().norm(dim=-1, keepdim=True)
+            else:
+                feature = F.normalize(final, dim=-1)
+            score = self.call.scores[target](feature).sum()
+        if not score.requires_grad:
+            raise InputError(
+                f"target {target}: the callable's result does not depend on the feature (was it detached, or computed "
+                "without gradients?)"
+            )
+        (above,) = torch.autograd.grad(score, final)
+        # half precision: bring the gradient near 1 by a power of two and undo it exactly afterwards
+        shift = _power_of_two(above) if output.dtype != final.dtype else torch.ones_like(above[:, :1])
+        found = torch.autograd.grad(
+            output, list(at), (above * shift).to(output.dtype), retain_graph=True, allow_unused=True
+        )
+        return [
+            None if one is None else as_float(one) / shift.reshape(-1, *[1] * (one.ndim - 1)).to(as_float(one))
+            for one in found
+        ]
+
+    def needed(self, target: int, at: Sequence[Tensor]) -> list[Tensor]:
+        """``gradients`` of tensors that the score has to depend on."""
+        found = []
+        for one in self.gradients(target, at):
+            if one is None:
+                raise TruthCheckError(
+                    f"the score of target {target} does not depend on an attention or on tokens of the anatomy's blocks"
+                )
+            found.append(one)
+        return found
+
+    def attentions(self, layer: int) -> list[Attention]:
+        """The explained attentions of a block, checked: one query and one key per token."""
+        anatomy = self.anatomy
+        block = f"{type(anatomy.blocks[layer]).__name__}"
+        if anatomy.lay is not None:
+            raise UnsupportedModelError(
+                f"{block}'s attention is not between all tokens of a picture (windows, frames apart, or heads folded "
+                "into the batch): only legrad, controls and black-box methods explain such a model"
+            )
+        fired = self.found.inside[layer]
+        pooled = anatomy.route == "pooler"
+        declared, taps = (1, (0,)) if pooled else (anatomy.attentions, anatomy.taps)
+        if len(fired) != declared:
+            raise UnsupportedModelError(
+                f"{block} ran {len(fired)} {KINDS[anatomy.attention]}, expected {declared}: the attention maps inside "
+                "its blocks cannot be seen"
+            )
+        _only_whole_maps(len(taps), declared, block)
+        count = anatomy.to_tokens(self.found.left[layer]).shape[1]
+        for attention in fired:
+            _check_shape(attention, len(self.call.batch), (count, count), block)
+        return [fired[tap] for tap in taps]
+
+    def pooler(self) -> list[Attention]:
+        """The attentions of the attentional pooler behind the blocks."""
+        anatomy = self.anatomy
+        fired = self.found.behind
+        if len(fired) != anatomy.attentions:
+            raise UnsupportedModelError(
+                f"the attentional pooler ran {len(fired)} {KINDS[anatomy.attention]}, expected {anatomy.attentions}: "
+                "its attention maps cannot be seen"
+            )
+        _only_whole_maps(len(anatomy.taps), anatomy.attentions, "the attentional pooler")
+        for attention in fired:
+            _check_shape(attention, len(self.call.batch), None, "the attentional pooler")
+        return [fired[tap] for tap in anatomy.taps]
+
+    def tokens(self, layer: int, entering: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The tensor of the graph that holds the tokens entering (or leaving) a block, and its layout's reader:
+        (batch, tokens, dim)."""
+        left = self.found.left[layer]
+        form = left[1:] if isinstance(left, tuple) else None
+        tensor = self.found.entered[layer] if entering else left[0] if isinstance(left, tuple) else left
+        to_tokens = self.anatomy.to_tokens
+        return tensor, lambda one: to_tokens(one if form is None else (one, *form))
+
+    def patches(self, count: int) -> slice:
+        """Where the patches are among the ``count`` tokens of a block."""
+        anatomy = self.anatomy
+        pooled = anatomy.route == "pooler"
+        start = anatomy.num_prefix_tokens if pooled else anatomy.key_prefix
+        stop = start + math.prod(anatomy.grid)
+        if anatomy.lay is not None or count < stop + (0 if pooled else anatomy.key_suffix):
+            raise UnsupportedModelError(
+                f"the tokens of {type(anatomy.tower).__name__} do not lie in one grid of {anatomy.grid}: only legrad, "
+                "controls and black-box methods explain such a model"
+            )
+        return slice(start, stop)
+
+    def on_grid(self, tokens: Tensor) -> Tensor:
+        """Values of all tokens of a block, (batch, tokens) -> (batch, *grid)."""
+        return relevance.on_grid(tokens, self.patches(tokens.shape[1]).start, self.anatomy.grid)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """Indices of the last block's tokens that the model's own head reads: the class token, or all patches, ...
+
+        Found by differentiating the head.
+        """
+        leaf = self.anatomy.to_tokens(self.found.left[-1]).detach()[:1].clone()
+        leaf = as_float(leaf).requires_grad_()
+        with torch.enable_grad():
+            feature = native_feature(self.anatomy, leaf)
+            # any direction that no symmetry of the head cancels
+            mixed = (feature * torch.arange(1, feature.shape[-1] + 1, device=feature.device).sin()).sum()
+        (gradient,) = torch.autograd.grad(mixed, leaf)
+        return gradient[0].abs().sum(-1).nonzero()[:, 0]
+
+
+def layer_maps(made: Pass, formula: Callable[[Tensor, Tensor, slice], Tensor], gradients: bool = True) -> Tensor:
+    """Methods that look at attention maps and their gradients, layer by layer: (images, targets, layers, *grid).
+
+    Only the query rows that the model's head reads enter: the class token's, or all patches' where the head averages;
+    of an attentional pooler query 0, in a single layer.
+
+    Args:
+        made: of any rules.
+        formula: (A, dS/dA, slice of the patches' keys) -> (batch, keys); both (batch, heads, rows, keys).
+        gradients: False where the formula looks at A alone (it gets A twice).
+    """
+    anatomy = made.anatomy
+    pooled = anatomy.route == "pooler"
+    found = [made.pooler()] if pooled else [made.attentions(layer) for layer in made.call.layers]
+    rows: Tensor | slice = slice(0, 1) if pooled else made.rows
+    patches = patches_of(anatomy)
+    flat = [attention for layer in found for attention in layer]
+    seen = [attention.probabilities()[:, :, rows] for attention in flat]
+    results = []
+    for target in range(len(made.call.scores) if gradients else 1):
+        above = made.needed(target, [attention.output for attention in flat]) if gradients else []
+        maps = []
+        for index, attention in enumerate(flat):
+            sensitivity = attention.sensitivity(above[index], rows) if gradients else seen[index]
+            keys = formula(seen[index], sensitivity, patches)
+            maps.append(anatomy.on_grid(keys, anatomy.taps[index % len(anatomy.taps)], len(made.call.batch)))
+        taps = torch.stack(maps, 1).unflatten(1, (len(found), -1))
+        results.append(taps.mean(2))
+    if not gradients:
+        results *= len(made.call.scores)
+    return torch.stack(results, 1)
+
+
+def patches_of(anatomy: ViTAnatomy) -> slice:
+    """Where the patches are among the keys of the explained attention."""
+    return slice(anatomy.key_prefix, anatomy.key_prefix + math.prod(anatomy.grid))
+
+
+def _only_whole_maps(taps: int, attentions: int, where: str) -> None:
+    if taps != attentions:
+        raise UnsupportedModelError(
+            f"{where} runs {attentions} attentions that do not make one map (differential attention, layers of a "
+            "pooler): use legrad, a control or a black-box method"
+        )
+
+
+def _check_shape(attention: Attention, batch: int, size: tuple[int, int] | None, where: str) -> None:
+    keys = attention.output.shape[-1] if attention.key is None else attention.key.shape[-2]
+    found = (attention.output.shape[-2], keys)
+    if len(attention.output) != batch or (size is not None and found != size):
+        raise UnsupportedModelError(
+            f"{where} has attention maps of {found[0]} x {found[1]} for {len(attention.output)} rows, expected "
+            f"{'one' if size is None else f'{size[0]} x {size[1]}'} for each of {batch} pictures"
+        )
+
+
+def _power_of_two(gradient: Tensor) -> Tensor:
+    """(batch, 1) powers of two that bring each picture's largest gradient to about 1; 1 for a zero gradient."""
+    largest = gradient.abs().amax(-1, keepdim=True)
+    return torch.where(largest > 0, -largest.clamp(min=1e-38).log2().floor(), 0).exp2()

@@ -1,0 +1,1 @@
+"""How a model is described: ``ViTAnatomy``, ``Adapter``, and one short file for each model library."""

@@ -1,0 +1,309 @@
+"""What has to be known about a model to explain it: data plus small functions, filled in by the adapters."""
+
+import itertools
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from legrad import relevance
+from legrad.errors import InputError, TruthCheckError
+from legrad.inputs.geometry import Cells
+
+
+def _same(tokens: Tensor) -> Tensor:
+    return tokens
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Tokens -> the vector that is scored.
+
+    Attributes:
+        function: (batch, tokens, dim) -> (batch, features), made of the model's own modules.
+        normalize: L2-normalise the result; None stands for the usual: yes for embeddings and features, no for logits.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    normalize: bool | None = None
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """(batch, tokens, dim) -> (batch, features)."""
+        feature = self.function(tokens)
+        return F.normalize(feature, dim=-1) if self.normalize else feature
+
+
+class _Derived:
+    """Mark of a value that an anatomy filled in: ``dataclasses.replace`` hands it on, and it is derived anew."""
+
+
+class _Number(_Derived, int):
+    pass
+
+
+class _Name(_Derived, str):
+    pass
+
+
+class _Shape(_Derived, tuple[int, ...]):
+    pass
+
+
+@dataclass(frozen=True)
+class _Completed(_Derived, Readout):
+    """A read-out as an anatomy uses it; ``given`` is what it was made from, None if the anatomy added it."""
+
+    given: Readout | None = None
+
+
+def published(native: Callable[[Tensor], Tensor], num_prefix_tokens: int) -> Callable[[Tensor], Tensor]:
+    """The authors' read-out of a class-token or averaged model: its own head on the mean over all tokens.
+
+    A head that only sees copies of the mean gives the same whichever token it takes or averages: the final norms, then
+    the projection or classifier, of the mean. Heads with two inputs (class and distillation token, class token and mean
+    of patches) get the mean at both.
+    """
+
+    def function(tokens: Tensor) -> Tensor:
+        return native(tokens.mean(1, keepdim=True).expand(-1, num_prefix_tokens + 1, -1))
+
+    return function
+
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "output": ("embedding", "logits", "feature"),
+    "route": ("self-attention", "pooler"),
+    "attention": ("fused", "softmax"),
+    "axes": (("rows", "cols"), ("frames", "rows", "cols"), ("frequency", "time")),
+    "default_readout": (None, "native", "published"),
+}
+
+
+def _unless_derived(value: Any) -> Any:
+    return None if isinstance(value, _Derived) else value
+
+
+def _sides(name: str, value: Any, axes: Sequence[str]) -> tuple[int, ...]:
+    """A tuple of positive whole numbers, one for every axis."""
+    try:
+        sides = tuple(operator.index(side) for side in value)
+    except TypeError:
+        sides = ()
+    if len(sides) != len(axes) or min(sides) < 1:
+        raise InputError(f"{name} is ({', '.join(axes)}), positive whole numbers, got {value!r}")
+    return sides
+
+
+@dataclass(frozen=True)
+class ViTAnatomy:
+    """Where things are in one vision transformer, for one input size.
+
+    Attributes:
+        library: name for humans, e.g. "open_clip".
+        tower: the vision tower; all modules named below live in it.
+        run: (batch, *shape) -> (batch, features), the tower's own plain output, before any L2.
+        blocks: the transformer blocks in order.
+        image_size: (height, width) that the tower takes as it is; (frequency, time) of a spectrogram.
+        patch_size: (height, width) of a patch in pixels.
+        grid: patches at ``image_size``, (rows, cols) or as ``axes`` says.
+        num_prefix_tokens: class and register tokens in front of the patches.
+        readouts: "native" (the model's own head) and "published" (as the authors' code pools); where the latter is not
+            given it is made from the native one, except for poolers, see ``published``. Functions are taken as they
+            are.
+        default_readout: what ``readout="auto"`` means; by default "published" where there is one.
+        output: "embedding" (compared with texts by cosine similarity), "logits" or "feature" (no head at all; compared
+            with other features by cosine similarity).
+        route: "self-attention" inside the blocks, or "pooler": the attentional pooler on each block's tokens.
+        attention: "fused" (``F.scaled_dot_product_attention``, ``nn.MultiheadAttention``), or "softmax" for models that
+            write attention out.
+        attentions: how many attentions fire in a block (or in the pooler).
+        taps: which of them enter the map, as indices; their relevances are averaged.
+        key_prefix: keys in front of the patches in the explained attention; default all prefix tokens.
+        key_suffix: keys behind the patches.
+        lay: (relevance of an attention's keys (batch', keys), its index) -> (batch, *grid), for attention whose batch
+            or keys are not simply pictures and tokens (windows, heads folded into the batch, frames apart).
+        to_tokens: block output -> (batch, tokens, dim).
+        switches: (owner, attribute, value) set during a call and put back: checkpointing off, fused attention on.
+        resized: (height, width) -> the same weights for another input size, raises ``InputError`` if impossible; None
+            for a model of fixed size.
+        stride: (height, width) in pixels from one patch to the next; default ``patch_size``, side by side.
+        axes: names of the grid's axes: ("rows", "cols"), ("frames", "rows", "cols") or ("frequency", "time").
+        shape: of one input; default (3, height, width). A spectrogram's is (time, frequency); a waveform's (samples,),
+            with one row of patches and an ``image_size`` of (1, samples).
+        notes: limits and policies that a user should know, one sentence each.
+
+    What is left out follows from the rest, also after ``dataclasses.replace``.
+
+    Raises:
+        InputError: a value that is none of those named, no blocks, no native read-out, or a grid that does not fit.
+    """
+
+    library: str
+    tower: nn.Module
+    run: Callable[[Tensor], Tensor]
+    blocks: Sequence[nn.Module]
+    image_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    grid: tuple[int, ...]
+    num_prefix_tokens: int
+    readouts: Mapping[str, Readout]
+    output: Literal["embedding", "logits", "feature"]
+    default_readout: Literal["native", "published"] | None = None
+    resized: Callable[[tuple[int, int]], "ViTAnatomy"] | None = None
+    route: Literal["self-attention", "pooler"] = "self-attention"
+    attention: Literal["fused", "softmax"] = "fused"
+    attentions: int = 1
+    taps: tuple[int, ...] = (0,)
+    key_prefix: int = _Number(-1)
+    key_suffix: int = 0
+    lay: Callable[[Tensor, int], Tensor] | None = None
+    to_tokens: Callable[[Any], Tensor] = _same
+    switches: tuple[tuple[Any, str, Any], ...] = ()
+    stride: tuple[int, int] | None = None
+    axes: tuple[str, ...] = ("rows", "cols")
+    shape: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {}
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} is one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}")
+        if len(self.blocks) == 0 or not all(isinstance(block, nn.Module) for block in self.blocks):
+            raise InputError("blocks holds the transformer blocks, torch.nn.Modules, at least one")
+        for name in ("image_size", "patch_size", "stride"):
+            if name != "stride" or self.stride is not None:
+                checked[name] = _sides(name, getattr(self, name), ("height", "width"))
+        checked["grid"] = _sides("grid", self.grid, self.axes)
+        given = self._given_readouts()
+        if given.keys() - {"native", "published"} or "native" not in given:
+            raise InputError(
+                f'readouts has "native" (the model\'s own head) and may have "published", got {sorted(given)}'
+            )
+        prefix = self.num_prefix_tokens
+        if not isinstance(prefix, int) or prefix < 0:
+            raise InputError(f"num_prefix_tokens is the number of tokens in front of the patches, got {prefix!r}")
+        automatic = "published" if "published" in given or self.route == "self-attention" else "native"
+        derived = {
+            "readouts": self._completed(given),
+            "default_readout": _unless_derived(self.default_readout) or _Name(automatic),
+            "key_prefix": _Number(prefix)
+            if isinstance(self.key_prefix, _Derived) or self.key_prefix < 0
+            else self.key_prefix,
+            "shape": _unless_derived(self.shape) or _Shape((3, *checked["image_size"])),
+        }
+        for name, value in (checked | derived).items():
+            object.__setattr__(self, name, value)
+        if self.default_readout not in self.readouts:
+            raise InputError(f"default_readout={self.default_readout!r}, but readouts has {sorted(self.readouts)}")
+        if self.axes == ("rows", "cols"):
+            self._check_grid()
+
+    def _given_readouts(self) -> dict[str, Readout]:
+        """The read-outs without what this class added; plain functions are taken for read-outs."""
+        given = {}
+        for name, one in self.readouts.items():
+            if isinstance(one, _Completed):
+                if one.given is not None:
+                    given[name] = one.given
+            elif isinstance(one, Readout):
+                given[name] = one
+            elif callable(one):
+                given[name] = Readout(one)
+            else:
+                raise InputError(f"the read-out {name!r} is a legrad.Readout or a function, got {type(one).__name__}")
+        return given
+
+    def _completed(self, given: dict[str, Readout]) -> dict[str, Readout]:
+        """Every read-out with its normalisation, and the published one where it can be made."""
+        every: dict[str, tuple[Readout, Readout | None]] = {name: (one, one) for name, one in given.items()}
+        if "published" not in given and self.route == "self-attention":
+            native = given["native"]
+            every["published"] = Readout(published(native.function, self.num_prefix_tokens), native.normalize), None
+        usual = self.output != "logits"
+        return {
+            name: _Completed(one.function, usual if one.normalize is None else one.normalize, source)
+            for name, (one, source) in every.items()
+        }
+
+    def _check_grid(self) -> None:
+        """As many patches as fit; one more where the model pads the picture."""
+        if self.shape[-2:] != self.image_size:
+            raise InputError(f"shape {tuple(self.shape)} does not end in the image_size {self.image_size}")
+        stride = self.stride or self.patch_size
+        for axis, (count, side, patch, step) in enumerate(
+            zip(self.grid, self.image_size, self.patch_size, stride, strict=True)
+        ):
+            fits = (side - patch) // step + 1
+            if not fits <= count <= -(-(side - patch) // step) + 1:
+                raise InputError(
+                    f"the grid has {count} {self.axes[axis]}, but {side} pixels ({'height' if axis == 0 else 'width'} "
+                    f"of image_size {self.image_size}) hold {fits} patches of {patch}, one every {step} pixels: check "
+                    "grid, image_size, patch_size and stride"
+                )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tower lives."""
+        return next(itertools.chain(self.tower.parameters(), self.tower.buffers())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type that pictures are cast to: that of the tower's patch embedding (its convolution, else any matrix)."""
+        first = None
+        for weight in itertools.chain(self.tower.parameters(), self.tower.buffers()):
+            if weight.ndim == 4 and weight.is_floating_point():
+                return weight.dtype
+            if first is None and weight.ndim > 1 and weight.is_floating_point():
+                first = weight.dtype
+        assert first is not None
+        return first
+
+    @property
+    def cells(self) -> Cells:
+        """Where the patches of one picture or frame lie in the input."""
+        return Cells((self.grid[-2], self.grid[-1]), self.patch_size, self.stride or self.patch_size)
+
+    def on_grid(self, keys: Tensor, tap: int, batch: int) -> Tensor:
+        """Relevance of the keys of attention ``tap``, (batch', keys) -> (batch, *grid).
+
+        Raises:
+            TruthCheckError: the keys do not fit the grid.
+        """
+        if self.lay is not None:
+            return self.lay(keys, tap)
+        count = self.key_prefix + math.prod(self.grid) + self.key_suffix
+        if len(keys) != batch or keys.shape[1] != count:
+            raise TruthCheckError(
+                f"attention {tap} has {keys.shape[1]} keys for each of {len(keys)} rows, expected {count} "
+                f"({self.key_prefix} keys in front of a grid of {self.grid}, {self.key_suffix} behind it) for each of "
+                f"{batch} pictures"
+            )
+        return relevance.on_grid(keys, self.key_prefix, self.grid)
+
+    def at(self, size: tuple[int, int]) -> "ViTAnatomy":
+        """The anatomy for an input size: this one if it fits, else one with resampled positions.
+
+        Raises:
+            InputError: smaller than one patch, or a size that the architecture does not allow.
+        """
+        if size == self.image_size:
+            return self
+        if size[0] < self.patch_size[0] or size[1] < self.patch_size[1]:
+            raise InputError(f"an input of {size[0]} x {size[1]} pixels is smaller than one patch of {self.patch_size}")
+        if self.resized is None:
+            raise InputError(f"{type(self.tower).__name__} takes pictures of {self.image_size} pixels only, got {size}")
+        return self.resized(size)
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        return (
+            f"ViTAnatomy({self.library} {type(self.tower).__name__}: {len(self.blocks)} x "
+            f"{type(self.blocks[0]).__name__}, {height} x {width} px, grid {' x '.join(map(str, self.grid))}, "
+            f"{self.num_prefix_tokens} prefix tokens, route {self.route}, auto = {self.default_readout})"
+        )

@@ -1,0 +1,177 @@
+"""What all models of transformers share: an anatomy out of a few facts, and the switch to SDPA attention."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from legrad.errors import InputError, UnsupportedModelError
+from legrad.models.anatomy import Readout, ViTAnatomy
+from legrad.models.resizing import Size, pair
+
+LIBRARY = "transformers"
+# where the blocks are, in the order of the library's own changes of mind
+_BLOCKS = ("encoder.layers", "encoder.layer", "layers", "layer", "model.layer")
+
+
+class Tower(nn.Module):
+    """A vision tower and the heads behind it, without the rest of the model (text tower, decoder)."""
+
+    def __init__(self, vision: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.vision_model = vision
+        for name, head in heads.items():
+            self.add_module(name, head)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one class of models reads its features out.
+
+    Attributes:
+        native: (model, vision tower, tokens) -> the model's own result, before any L2.
+        output: as in ``ViTAnatomy``.
+        answer: (model, pictures, options) -> the same out of a plain call of the model.
+        vision: model -> its vision tower, the module with the embeddings and the blocks.
+        heads: names of the model's modules behind the tower.
+        prefix: (configuration) -> class and register tokens in front of the patches.
+        averaged: (configuration) -> whether the model averages its patches instead of reading a class token.
+        pooler: (model, vision tower, tokens) -> the authors' read-out of an attentional pooler; None without one.
+        sizes: how the model takes pictures of another size: "option", with ``interpolate_pos_encoding``; "table", by
+            itself out of a table of positions; "free", without a table; "whole", so too, but whole patches only;
+            "fixed", not at all.
+        eager: attention is written out, although the library says that these models can use SDPA.
+        options: (vision tower, pictures) -> further keyword arguments of the call.
+        size: (configuration) -> int or (height, width) of the input.
+        switches: vision tower -> further (owner, attribute, value) during a call.
+        suffix: (configuration) -> tokens behind the patches.
+    """
+
+    native: Callable[[Any, Any, Tensor], Tensor]
+    output: Literal["embedding", "logits", "feature"]
+    answer: Callable[[Any, Tensor, dict[str, Any]], Tensor]
+    vision: Callable[[Any], Any] = lambda model: model
+    heads: tuple[str, ...] = ()
+    prefix: Callable[[Any], int] = lambda config: 1
+    averaged: Callable[[Any], bool] = lambda config: False
+    pooler: Callable[[Any, Any, Tensor], Tensor] | None = None
+    sizes: Literal["option", "table", "free", "whole", "fixed"] = "option"
+    eager: bool = False
+    options: Callable[[Any, Tensor], dict[str, Any]] = lambda vision, images: {}
+    size: Callable[[Any], Any] = lambda config: config.image_size
+    switches: Callable[[Any], tuple[tuple[Any, str, Any], ...]] = lambda vision: ()
+    suffix: Callable[[Any], int] = lambda config: 0
+
+
+def core(model: Any) -> Any:
+    """The module with embeddings and blocks: transformers 5.0 has one more wrapper around it than later versions."""
+    while isinstance(inner := getattr(model, "vision_model", None), nn.Module):
+        model = inner
+    return model
+
+
+def blocks_of(tower: Any) -> tuple[nn.Module, ...]:
+    """The transformer blocks."""
+    for path in _BLOCKS:
+        try:
+            found = tower.get_submodule(path)
+        except AttributeError:
+            continue
+        if isinstance(found, nn.ModuleList):
+            return tuple(found)
+    raise UnsupportedModelError(
+        f"{type(tower).__name__} keeps its blocks in none of {', '.join(_BLOCKS)}: this version of transformers is "
+        "not known; describe the model yourself with legrad.wrap(model, anatomy=...)"
+    )
+
+
+def first(output: Any) -> Tensor:
+    """Tokens of a block that returns a tensor or a tuple."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def pooled(output: Any) -> Tensor:
+    """The feature out of what ``get_image_features`` and its like return: a tensor in early versions of 5."""
+    return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def switches(tower: nn.Module) -> tuple[tuple[Any, str, Any], ...]:
+    """SDPA attention in every part of the tower, without the setter that also overwrites sub-configurations."""
+    configs = {id(c): c for m in tower.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")}
+    return tuple((config, "_attn_implementation_internal", "sdpa") for config in configs.values())
+
+
+def answers(model: nn.Module) -> tuple[tuple[Any, str, Any], ...]:
+    """Outputs with names in every part of the model, also where a user asked for plain tuples."""
+    configs = {id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "return_dict")}
+    return tuple((config, "return_dict", True) for config in configs.values())
+
+
+def describe(family: Family, model: Any) -> ViTAnatomy:
+    """The anatomy of a model of this family, at the size in its configuration."""
+    vision = family.vision(model)
+    config = vision.config
+    patch, native_size = pair(config.patch_size), pair(family.size(config))
+    tower = Tower(vision, {name: getattr(model, name) for name in family.heads}) if family.heads else vision
+    prefix = family.prefix(config)
+    fused = bool(model._supports_sdpa) and not family.eager
+
+    def native(tokens: Tensor) -> Tensor:
+        return family.native(model, vision, tokens)
+
+    def pooler(tokens: Tensor) -> Tensor:
+        assert family.pooler is not None
+        return family.pooler(model, vision, tokens)
+
+    def run(images: Tensor, **options: Any) -> Tensor:
+        return family.answer(model, images, options | family.options(vision, images))
+
+    anatomy = ViTAnatomy(
+        library=LIBRARY,
+        tower=tower,
+        run=run,
+        blocks=blocks_of(vision),
+        image_size=native_size,
+        patch_size=patch,
+        grid=(native_size[0] // patch[0], native_size[1] // patch[1]),
+        num_prefix_tokens=prefix,
+        readouts={"native": Readout(native)} | ({"published": Readout(pooler)} if family.pooler else {}),
+        default_readout="native" if family.averaged(config) or family.pooler else "published",
+        output=family.output,
+        resized=lambda size: resized(anatomy, size, family.sizes, run),
+        route="self-attention" if family.pooler is None else "pooler",
+        attention="fused" if fused else "softmax",
+        to_tokens=first,
+        key_suffix=family.suffix(config),
+        switches=(*(switches(tower) if fused else ()), *answers(model), *family.switches(vision)),
+    )
+    return anatomy
+
+
+def resized(base: ViTAnatomy, size: Size, sizes: str, run: Callable[..., Tensor]) -> ViTAnatomy:
+    """The same model for another input size.
+
+    Raises:
+        InputError: a model of fixed size, or one whose positions the library would interpolate as if they were square.
+    """
+    if size == base.image_size:
+        return base
+    name = type(core(base.tower)).__name__
+    if sizes == "fixed":
+        raise InputError(f"{name} takes pictures of {base.image_size} pixels only, got {size}; leave size=None")
+    if sizes in ("option", "table") and base.grid[0] != base.grid[1]:
+        raise InputError(
+            f"transformers interpolates positions of square grids only, and {name} has one of {base.grid}: it takes "
+            f"pictures of {base.image_size} pixels only, got {size}; leave size=None"
+        )
+    if sizes == "whole" and (size[0] % base.patch_size[0] or size[1] % base.patch_size[1]):
+        raise InputError(f"{name} takes sides that are multiples of {base.patch_size}, got {size}")
+    options = {"interpolate_pos_encoding": True} if sizes == "option" else {}
+    return replace(
+        base,
+        image_size=size,
+        grid=(size[0] // base.patch_size[0], size[1] // base.patch_size[1]),
+        run=lambda images: run(images, **options),
+        resized=lambda other: resized(base, other, sizes, run),
+    )

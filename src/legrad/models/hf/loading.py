@@ -1,0 +1,126 @@
+"""``legrad.load("hf:...")``: a folder or repository in the format of transformers."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from legrad.errors import InputError, LeGradError, UnsupportedModelError
+from legrad.models import folders
+from legrad.models.adapter import Adapter
+
+# parameters that no explanation uses
+_UNUSED = ("mask_token",)
+
+
+def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Adapter:
+    """The model with its image processor, tokenizer and class names; code from the repository is never run.
+
+    Args:
+        name: a folder, or a repository of the Hugging Face hub, ORG/NAME.
+        device: default CPU.
+        dtype: default float32, whatever the checkpoint holds.
+
+    Raises:
+        InputError: transformers is missing, nothing found, or weights that do not fill the model.
+        UnsupportedModelError: a model that cannot be explained.
+    """
+    from dataclasses import replace
+
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError("hf: models need transformers 5: pip install 'legrad[transformers]'") from error
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        raise InputError(f"hf: models need transformers 5 or newer, found {transformers.__version__}")
+    from legrad.models.hf import library as hf
+
+    folder = Path(name).expanduser()
+    source = str(folder) if folder.is_dir() else name
+    # a folder of timm can be loaded here too, if it holds all that transformers wants
+    other = "" if "'hf:" in (hint := folders.hint(name)) else hint
+    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise InputError(f"there is no folder {name!r}")
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+        kind = _kind(transformers, config, name)
+        if hf.find(kind) is None:
+            raise UnsupportedModelError(f"transformers' {kind.__name__} {hf.reason(kind.__name__)}")
+        with _no_progress(transformers, folder.is_dir()):
+            model, report = kind.from_pretrained(
+                source, config=config, dtype=dtype or torch.float32, output_loading_info=True
+            )
+    except LeGradError:
+        raise
+    except Exception as error:  # broken files come out of safetensors, pickle and json in every shape
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        missing = "" if folder.is_dir() else f"there is no folder {name!r}, and as a repository "
+        what = repr(name) if folder.is_dir() else "it"
+        raise InputError(
+            f"{missing}transformers could not load {what}: {reason}. Expected a folder with config.json "
+            "and weights, or a repository ORG/NAME; without a network only folders, repositories in the cache and "
+            f"'embedded' work{other}"
+        ) from error
+    if "pooler.dense.weight" in report["missing_keys"]:
+        # trained without a pooler, which transformers would fill with random numbers
+        model.pooler = None
+    adapter = hf.adapt(model.eval().to(device or "cpu"))
+    assert adapter is not None
+    _complete(adapter, report["missing_keys"], name)
+    for tool in ("AutoImageProcessor", "AutoVideoProcessor", "AutoFeatureExtractor"):
+        if adapter.transform is None:
+            with suppress(OSError, ValueError, KeyError, ImportError), warnings.catch_warnings():
+                # AST's own extractor; the lowest of its 128 filters are narrower than a frequency bin
+                warnings.filterwarnings("ignore", "At least one mel filter has all zero values")
+                found = getattr(transformers, tool).from_pretrained(source, trust_remote_code=False)
+                adapter, _, _ = hf.tools(adapter, found, None)
+    if adapter.encode_text is not None:
+        with suppress(OSError, ValueError, KeyError, ImportError):
+            found = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            adapter, _, _ = hf.tools(adapter, None, found)
+    return replace(adapter, name=f"hf:{name}")
+
+
+@contextmanager
+def _no_progress(library: Any, local: bool) -> Iterator[None]:
+    """No progress bars while a folder is read, which takes no time; downloads keep theirs."""
+    logging = library.utils.logging
+    shown = local and logging.is_progress_bar_enabled()
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _kind(library: Any, config: Any, name: str) -> Any:
+    """The class that the configuration asks for."""
+    listed = getattr(config, "architectures", None)
+    listed = list(listed) if isinstance(listed, list | tuple) else []
+    if config.model_type == "timm_wrapper":
+        listed = ["TimmWrapperForImageClassification" if config.num_labels else "TimmWrapperModel"]
+    found = [getattr(library, one, None) for one in listed if isinstance(one, str)]
+    kinds = [kind for kind in found if isinstance(kind, type)]
+    if not kinds:
+        raise InputError(
+            f"{name!r} names no class of transformers {library.__version__} (architectures: {listed}): code of its own "
+            "is not run; build the model yourself and use legrad.wrap"
+        )
+    return kinds[0]
+
+
+def _complete(adapter: Adapter, missing: Any, name: str) -> None:
+    """Raise ``InputError`` if parameters that the explanation uses are random."""
+    names = {id(parameter): one for one, parameter in adapter.model.named_parameters()}
+    used = {names[id(parameter)] for parameter in adapter.anatomy.tower.parameters() if id(parameter) in names}
+    random = sorted(one for one in set(missing) & used if not one.endswith(_UNUSED))
+    if random:
+        raise InputError(
+            f"the weights of {name!r} lack {len(random)} parameters of {type(adapter.model).__name__} (first: "
+            f"{random[0]}): its answers would be random; build it as the class it was saved from and use legrad.wrap"
+        )

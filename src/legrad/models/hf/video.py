@@ -1,0 +1,247 @@
+"""Video transformers of transformers: VideoMAE, ViViT, V-JEPA 2, TimeSformer. Input is (batch, frames, 3, H, W)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from legrad.errors import InputError, UnsupportedModelError
+from legrad.models.anatomy import Readout, ViTAnatomy, published
+from legrad.models.hf.family import LIBRARY, answers, first, switches
+from legrad.models.hf.video_processors import transform
+from legrad.models.resizing import Size, pair
+
+__all__ = ["FAMILIES", "fixed_size", "timesformer", "transform", "videomae", "vivit", "vjepa2"]
+
+Function = Callable[[Tensor], Tensor]
+
+
+def fixed_size(model: nn.Module, taken: Size) -> Callable[[Size], ViTAnatomy]:
+    """``ViTAnatomy.resized`` of a model whose positions are made for one input size."""
+
+    def resized(size: Size) -> ViTAnatomy:
+        raise InputError(
+            f"{type(model).__name__} takes frames of {taken[0]} x {taken[1]} pixels only, got {size[0]} x {size[1]}: "
+            "its positions cannot be interpolated; leave size=None"
+        )
+
+    return resized
+
+
+def _video(
+    model: Any,
+    blocks: Sequence[nn.Module],
+    native: Function,
+    *,
+    frames: int,
+    size: Size,
+    patch: Sequence[int],
+    prefix: int,
+    output: Callable[[Any], Tensor],
+    inputs: str = "pixel_values",
+    averaged: Function | None = None,
+    settings: tuple[tuple[Any, str, Any], ...] = (),
+    **changes: Any,
+) -> ViTAnatomy:
+    """What all families share; ``patch`` is (frames, height, width), ``output`` takes what the model returns."""
+    tube, *sides = patch
+    arguments = {"skip_predictor": True} if hasattr(model, "predictor") else {"return_dict": True}
+    return ViTAnatomy(
+        library=LIBRARY,
+        tower=model,
+        run=lambda batch: output(model(**{inputs: batch}, **arguments)),
+        blocks=tuple(blocks),
+        image_size=size,
+        patch_size=(sides[0], sides[1]),
+        grid=(frames // tube, size[0] // sides[0], size[1] // sides[1]),
+        axes=("frames", "rows", "cols"),
+        shape=(frames, 3, *size),
+        num_prefix_tokens=prefix,
+        key_prefix=prefix,
+        readouts={
+            "native": Readout(native),
+            "published": Readout(averaged or published(native, prefix)),
+        },
+        default_readout="published" if prefix else "native",
+        output="logits" if hasattr(model, "classifier") else "feature",
+        resized=fixed_size(model, size),
+        switches=(*settings, *answers(model)),
+        **changes,
+    )
+
+
+def _logits(output: Any) -> Tensor:
+    return output.logits
+
+
+def videomae(model: Any) -> ViTAnatomy:
+    """VideoMAE: no prefix, the mean of all tokens (or the first tube's token) goes to the head."""
+    trunk, config = getattr(model, "videomae", model), model.config
+    norm: Any = trunk.layernorm or nn.Identity()
+
+    def native(tokens: Tensor) -> Tensor:
+        if trunk is model:
+            return norm(tokens).mean(1)
+        feature = norm(tokens)[:, 0] if model.fc_norm is None else model.fc_norm(norm(tokens).mean(1))
+        return model.classifier(feature)
+
+    return _video(
+        model,
+        trunk.encoder.layer,
+        native,
+        frames=config.num_frames,
+        size=pair(config.image_size),
+        patch=(int(config.tubelet_size), *pair(config.patch_size)),
+        prefix=0,
+        output=_logits if trunk is not model else lambda output: output.last_hidden_state.mean(1),
+        settings=switches(model),
+    )
+
+
+def vivit(model: Any) -> ViTAnatomy:
+    """ViViT (factorised embedding, joint attention): the class token goes to the head."""
+    trunk, config = getattr(model, "vivit", model), model.config
+
+    def native(tokens: Tensor) -> Tensor:
+        tokens = trunk.layernorm(tokens)
+        if trunk is model:
+            return tokens[:, 0] if model.pooler is None else model.pooler(tokens)
+        return model.classifier(tokens[:, 0])
+
+    def feature(output: Any) -> Tensor:
+        return output.last_hidden_state[:, 0] if output.pooler_output is None else output.pooler_output
+
+    return _video(
+        model,
+        trunk.layers,
+        native,
+        frames=config.num_frames,
+        size=pair(config.image_size),
+        patch=config.tubelet_size,
+        prefix=1,
+        output=feature if trunk is model else _logits,
+        settings=switches(model),
+    )
+
+
+def vjepa2(model: Any) -> ViTAnatomy:
+    """V-JEPA 2: the classifier pools with self-attention layers and then one cross-attention, which is explained.
+
+    Rotary positions are counted from the config's crop size, so another size would be taken for the wrong places.
+    """
+    trunk, config = getattr(model, "vjepa2", model), model.config
+    norm = trunk.encoder.layernorm
+    facts: dict[str, Any] = {
+        "frames": config.frames_per_clip,
+        "size": pair(config.crop_size),
+        "patch": (config.tubelet_size, *pair(config.patch_size)),
+        "prefix": 0,
+        "inputs": "pixel_values_videos",
+        "to_tokens": first,
+        "settings": switches(model),
+    }
+    if trunk is model:
+        return _video(
+            model,
+            trunk.encoder.layer,
+            lambda tokens: norm(tokens).mean(1),
+            output=lambda output: output.last_hidden_state.mean(1),
+            **facts,
+        )
+    before = len(model.pooler.self_attention_layers)
+    return _video(
+        model,
+        trunk.encoder.layer,
+        lambda tokens: model.classifier(model.pooler(norm(tokens))),
+        # as the authors treat attentional poolers: straight on the tokens
+        averaged=lambda tokens: model.classifier(model.pooler(tokens)),
+        output=_logits,
+        route="pooler",
+        attentions=before + 1,
+        taps=(before,),
+        notes=("the pooler's last attention is explained; its keys were mixed by its self-attention layers",)
+        if before
+        else (),
+        **facts,
+    )
+
+
+def timesformer(model: Any) -> ViTAnatomy:
+    """TimeSformer: tokens in the order (row, col, frame) behind a class token; attention is written out.
+
+    With divided attention a block attends over time at every place, then over space in every frame: the map is the
+    mean of both, each laid on the (frames, rows, cols) grid; the class token's key in every frame is dropped.
+    """
+    trunk, config = getattr(model, "timesformer", model), model.config
+    kind, frames = config.attention_type, config.num_frames
+    if kind == "space_only":
+        raise UnsupportedModelError(
+            f"{type(model).__name__} with attention_type='space_only' answers for every frame alone: explain a model "
+            "with 'divided_space_time' or 'joint_space_time'"
+        )
+    divided = kind == "divided_space_time"
+    taken, patch = pair(config.image_size), pair(config.patch_size)
+
+    def native(tokens: Tensor) -> Tensor:
+        feature = trunk.layernorm(tokens)[:, 0]
+        return feature if trunk is model else model.classifier(feature)
+
+    def laid(rows: int, cols: int) -> Callable[[Tensor, int], Tensor]:
+        def lay(keys: Tensor, tap: int) -> Tensor:
+            if not divided:
+                return keys[:, 1:].unflatten(1, (rows, cols, frames)).movedim(-1, 1)
+            if tap == 0:
+                return keys.unflatten(0, (-1, rows, cols)).movedim(-1, 1)
+            return keys[:, 1:].unflatten(1, (rows, cols)).unflatten(0, (-1, frames))
+
+        return lay
+
+    def resized(size: Size) -> ViTAnatomy:
+        rows, cols = (side // one for side, one in zip(size, patch, strict=True))
+        _check_positions(model, (rows, cols), (taken[0] // patch[0], taken[1] // patch[1]), divided)
+        return replace(
+            plain, image_size=size, shape=(frames, 3, *size), grid=(frames, rows, cols), lay=laid(rows, cols)
+        )
+
+    policy = "every block's map is the mean of its attention over time and its attention over space"
+    plain = _video(
+        model,
+        trunk.encoder.layer,
+        native,
+        frames=frames,
+        size=taken,
+        patch=(1, *patch),
+        prefix=1,
+        output=_logits if trunk is not model else lambda output: output.last_hidden_state[:, 0],
+        attention="softmax",
+        attentions=2 if divided else 1,
+        taps=(0, 1) if divided else (0,),
+        lay=laid(taken[0] // patch[0], taken[1] // patch[1]),
+        to_tokens=first,
+        notes=(policy,) if divided else (),
+    )
+    return replace(plain, resized=resized)
+
+
+def _check_positions(model: nn.Module, grid: Size, trained: Size, divided: bool) -> None:
+    """TimeSformer resamples its positions by itself, but takes some grids for others without a word."""
+    name = type(model).__name__
+    if divided and grid[1] != trained[1]:
+        raise InputError(f"{name} takes any height but only inputs of {trained[1]} patches in width, got {grid[1]}")
+    if grid != trained and (math.prod(grid) == math.prod(trained) or trained[0] != trained[1] or grid[1] == 1):
+        raise InputError(f"{name} cannot place a grid of {grid} with positions made for {trained}; leave size=None")
+
+
+# class -> its anatomy
+FAMILIES: dict[str, Callable[[Any], ViTAnatomy]] = {
+    "VideoMAEForVideoClassification": videomae,
+    "VideoMAEModel": videomae,
+    "VivitForVideoClassification": vivit,
+    "VivitModel": vivit,
+    "VJEPA2ForVideoClassification": vjepa2,
+    "VJEPA2Model": vjepa2,
+    "TimesformerForVideoClassification": timesformer,
+    "TimesformerModel": timesformer,
+}

@@ -1,0 +1,156 @@
+"""Models in the structure of ImageBind (Girdhar et al., CVPR 2023): one space for pictures, sounds and texts.
+
+A model is recognised by its modules; users bring its code and its weights, which are for non-commercial use.
+"""
+
+import functools
+import math
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from legrad.errors import InputError, UnsupportedModelError
+from legrad.models import transforms
+from legrad.models.adapter import Adapter, Hearing
+from legrad.models.anatomy import Readout, ViTAnatomy
+from legrad.models.openai_clip import CONFIG
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_PARTS = ("modality_preprocessors", "modality_trunks", "modality_heads", "modality_postprocessors")
+RATE = 16_000  # Hz
+CLIPS, SECONDS, STEPS, BINS = 3, 2, 204, 128  # of a sound: clips, their length, and their spectrograms' two sides
+
+
+class _Tower(nn.Module):
+    """What a picture passes through, without the other senses."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        for part in _PARTS:
+            self.add_module(part, getattr(model, part)["vision"])
+
+
+def adapt(model: nn.Module) -> Adapter | None:
+    """An adapter for a model in the structure of ImageBind; None for anything else.
+
+    Raises:
+        UnsupportedModelError: its patch embedding or table of positions is not as published.
+    """
+    senses = [getattr(model, part, None) for part in _PARTS]
+    if not all(isinstance(one, nn.ModuleDict) and "vision" in one for one in senses):
+        return None
+    anatomy = _anatomy(model)
+
+    def encode_text(tokens: Tensor) -> Tensor:
+        return _embedded(model, "text", tokens)
+
+    def fixed(size: Any, fit: str) -> Any:
+        return transforms.transform(CONFIG, size or anatomy.image_size, fit)
+
+    trunks: Any = model.modality_trunks
+    return Adapter(
+        model=model,
+        anatomy=anatomy,
+        tokenize=_tokenizer(),
+        encode_text=encode_text if "text" in trunks else None,
+        transform=fixed,
+        hearing=Hearing(RATE, functools.partial(_heard, model)) if "audio" in trunks else None,
+        name="ImageBind",
+    )
+
+
+def _embedded(model: Any, sense: str, batch: Tensor) -> Tensor:
+    """The model's own answer for one sense, through its plain forward."""
+    embedding: Tensor = model({sense: batch})[sense]
+    return embedding
+
+
+def _anatomy(model: Any) -> ViTAnatomy:
+    """Tokens run through the blocks as (tokens, batch, dim); one class token. The frame is repeated in time."""
+    tower = _Tower(model)
+    stems = [one for one in tower.modules() if isinstance(one, nn.Conv3d)]
+    tables = [one for name, one in tower.named_parameters() if name.endswith("pos_embed") and one.ndim == 3]
+    side = math.isqrt(tables[0].shape[1] - 1) if tables else 0
+    if len(stems) != 1 or len(tables) != 1 or side**2 + 1 != tables[0].shape[1]:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} looks like ImageBind, but pictures should pass one Conv3d and one table of "
+            f"positions for a class token and a square of patches; found {len(stems)} and "
+            f"{', '.join(str(tuple(one.shape)) for one in tables) or 'none'}"
+        )
+    _, *sides = stems[0].kernel_size
+    patch = (sides[0], sides[1])
+    head, post = model.modality_heads["vision"], model.modality_postprocessors["vision"]
+    return ViTAnatomy(
+        library="imagebind",
+        tower=tower,
+        run=functools.partial(_embedded, model, "vision"),
+        blocks=tuple(model.modality_trunks["vision"].blocks),
+        image_size=(side * patch[0], side * patch[1]),
+        patch_size=patch,
+        grid=(side, side),
+        num_prefix_tokens=1,
+        readouts={"native": Readout(lambda tokens: post(head(tokens)))},
+        output="embedding",
+        to_tokens=lambda output: output.transpose(0, 1),
+        notes=("the sounds' own trunk appends a learned key to its attention, so sounds are targets only",),
+    )
+
+
+def _tokenizer() -> Callable[[Sequence[str]], Tensor] | None:
+    """The package's own, if it is there; any tokenizer of CLIP does the same."""
+    data: Any = sys.modules.get("imagebind.data")
+    if not hasattr(data, "load_and_transform_text"):
+        return None
+    return lambda texts: data.load_and_transform_text(list(texts), "cpu")
+
+
+def _heard(model: Any, waveforms: "Sequence[NDArray[np.float32]]") -> Tensor:
+    """Embeddings (waveforms, features): the model averages those of a sound's clips, each scaled as it does."""
+    batch = torch.stack([spectrograms(one) for one in waveforms])
+    weight = next(model.modality_trunks["audio"].parameters())
+    return _embedded(model, "audio", batch.to(weight))
+
+
+def spectrograms(waveform: "NDArray[np.float32]") -> Tensor:
+    """Log-mel spectrograms (clips, 1, bins, steps) of clips that are spread evenly over a sound.
+
+    Kaldi takes the mean off every window, so that of the clip plays no part.
+
+    Args:
+        waveform: (samples,) at ``RATE``; one that is shorter than a clip is heard whole every time.
+    """
+    extract = _extractor()
+    length = SECONDS * RATE
+    spare = max(len(waveform) - length, 0)
+    clips = []
+    for index in range(CLIPS):
+        start = index * spare // (CLIPS - 1)
+        clip = waveform[start : start + length]
+        found = extract(clip, sampling_rate=RATE, return_tensors="pt")["input_values"]
+        clips.append(found.transpose(1, 2))
+    return torch.stack(clips)
+
+
+@functools.cache
+def _extractor() -> Any:
+    """Kaldi's log-mel spectrograms, normalised with AudioSet's mean and deviation, which ImageBind has from AST."""
+    try:
+        from transformers import ASTFeatureExtractor
+    except ImportError as error:
+        raise InputError("ImageBind hears through spectrograms of transformers: pip install 'legrad[audio]'") from error
+    with warnings.catch_warnings():
+        # the lowest filters are narrower than a frequency bin
+        warnings.filterwarnings("ignore", "At least one mel filter has all zero values")
+        return ASTFeatureExtractor(num_mel_bins=BINS, max_length=STEPS, mean=-4.268, std=9.138 / 2)
+
+
+def available() -> list[tuple[str, str]]:
+    """Nothing: build the model with its own package and give it to ``legrad.wrap``."""
+    return []

@@ -1,0 +1,264 @@
+"""open_clip: native ViTs, CoCa's attentional pooler, and timm trunks (SigLIP, EVA02-CLIP, PE-Core, ...)."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from legrad.errors import InputError, UnsupportedModelError
+from legrad.models import folders
+from legrad.models.adapter import Adapter, Size
+from legrad.models.anatomy import Readout, ViTAnatomy
+from legrad.models.resizing import pair, sharing_copy
+from legrad.models.timm import trunk as trunks
+from legrad.models.unwrap import unwrap
+
+PRECISIONS = {None: "fp32", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+FITS = {"model": None, "squash": "squash", "pad": "longest"}
+
+
+def adapt(model: nn.Module) -> Adapter | None:
+    """An adapter for a CLIP, CustomTextCLIP or CoCa, or for a vision tower alone; None for anything else."""
+    from open_clip import CLIP, CoCa, CustomTextCLIP
+    from open_clip.timm_model import TimmModel
+    from open_clip.transformer import VisionTransformer
+
+    if isinstance(model, CLIP | CustomTextCLIP | CoCa):
+        tower = model.visual
+    elif isinstance(model, VisionTransformer | TimmModel):
+        tower = model
+    else:
+        return None
+    tower = unwrap(tower)
+    if isinstance(tower, VisionTransformer):
+        anatomy = _native(tower)
+    elif isinstance(tower, TimmModel):
+        anatomy = _timm(tower)
+    else:
+        raise UnsupportedModelError(
+            f"the vision tower {type(tower).__name__} is a convolutional network, not a vision transformer: "
+            "LeGrad needs attention blocks"
+        )
+    return Adapter(
+        model=model,
+        anatomy=anatomy,
+        encode_text=getattr(model, "encode_text", None) and (lambda ids: _encode_text(model, ids)),
+        transform=_transforms(tower) if getattr(tower, "preprocess_cfg", None) else None,
+        name=f"open_clip {type(model).__name__}",
+    )
+
+
+def _encode_text(model: Any, ids: Tensor) -> Tensor:
+    result: Tensor = model.encode_text(ids)
+    return result
+
+
+def _transforms(tower: Any) -> Any:
+    def transform(size: Size | None, fit: str) -> Any:
+        from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+
+        changes = {"size": size, "resize_mode": FITS[fit]}
+        config = merge_preprocess_dict(merge_preprocess_dict(PreprocessCfg(), tower.preprocess_cfg), changes)
+        return image_transform_v2(PreprocessCfg(**config), is_train=False)
+
+    return transform
+
+
+def _native(visual: Any) -> ViTAnatomy:
+    """open_clip's own VisionTransformer: one class token, optionally an attentional pooler (CoCa)."""
+    transformer = visual.transformer
+    if getattr(visual, "attn_pool_type", ""):
+        raise UnsupportedModelError(
+            f"attentional_pool={visual.attn_pool_type!r} (two poolers in a row) is not supported; "
+            "plain attentional_pool=True is"
+        )
+
+    def to_tokens(output: Tensor) -> Tensor:
+        return output if getattr(transformer, "batch_first", True) else output.transpose(0, 1)
+
+    def project(pooled: Tensor) -> Tensor:
+        return pooled if visual.proj is None else pooled @ visual.proj
+
+    def run(images: Tensor) -> Tensor:
+        output = visual(images)
+        return output[0] if isinstance(output, tuple) else output
+
+    def native(tokens: Tensor) -> Tensor:
+        return project(visual._pool(tokens)[0])
+
+    def mean_first(tokens: Tensor) -> Tensor:
+        return project(visual.ln_post(tokens.mean(1)))
+
+    def first_query(tokens: Tensor) -> Tensor:
+        return project(visual.attn_pool(tokens)[:, 0])
+
+    def resized(size: Size) -> ViTAnatomy:
+        return _native(_native_copy(visual, size))
+
+    pooled = visual.attn_pool is not None
+    # the authors' CoCa code leaves the feature as it is: no ln_post, no normalisation
+    published = Readout(first_query, normalize=False) if pooled else Readout(mean_first)
+    return ViTAnatomy(
+        library="open_clip",
+        tower=visual,
+        run=run,
+        blocks=tuple(transformer.resblocks),
+        image_size=pair(visual.image_size),
+        patch_size=pair(visual.patch_size),
+        grid=pair(visual.grid_size),
+        num_prefix_tokens=1,
+        readouts={"native": Readout(native), "published": published},
+        default_readout="published" if visual.pool_type == "tok" and not pooled else "native",
+        output="embedding",
+        resized=resized,
+        route="pooler" if pooled else "self-attention",
+        key_prefix=1,
+        to_tokens=to_tokens,
+        switches=((transformer, "grad_checkpointing", False),),
+    )
+
+
+def _native_copy(visual: Any, size: Size) -> Any:
+    """The same weights with the position embedding resampled for another input size (bicubic, antialiased)."""
+    from timm.layers import resample_abs_pos_embed
+
+    grid = [pixels // patch for pixels, patch in zip(size, visual.patch_size, strict=True)]
+    resized = sharing_copy(visual)
+    embedding = resample_abs_pos_embed(
+        visual.positional_embedding[None], grid, list(visual.grid_size), num_prefix_tokens=1
+    )[0]
+    resized.positional_embedding = nn.Parameter(embedding, requires_grad=False)
+    resized.image_size, resized.grid_size = size, tuple(grid)
+    return resized
+
+
+def _timm(visual: Any) -> ViTAnatomy:
+    """A timm trunk, with open_clip's projection behind it."""
+    trunk = visual.trunk
+    trunks.check_plain(trunk)
+    pooled = trunks.has_pooler(trunk)
+    image_size = pair(trunk.patch_embed.img_size)  # visual.image_size knows nothing of trunk.set_input_size
+    prefix = int(trunk.num_prefix_tokens)
+    class_token = trunk.global_pool == "token"
+
+    def resized(size: Size) -> ViTAnatomy:
+        changed = sharing_copy(visual)
+        trunks.set_size(changed.trunk, size)
+        changed.image_size = size
+        return _timm(changed)
+
+    return ViTAnatomy(
+        library="open_clip",
+        tower=visual,
+        run=visual,
+        blocks=tuple(trunk.blocks),
+        image_size=image_size,
+        patch_size=trunks.patch_size(trunk, image_size),
+        grid=trunks.grid(trunk),
+        num_prefix_tokens=prefix,
+        readouts={
+            "native": Readout(lambda tokens: visual.head(trunks.native_head(trunk, tokens))),
+            "published": Readout(lambda tokens: visual.head(trunks.published_head(trunk, tokens))),
+        },
+        default_readout="published" if class_token and not pooled else "native",
+        output="embedding",
+        resized=resized,
+        route="pooler" if pooled else "self-attention",
+        key_prefix=trunks.pooler_prefix(trunk) if pooled else -1,
+        switches=trunks.switches(trunk),
+    )
+
+
+def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Adapter:
+    """``ARCH/TAG`` (pretrained tag, or a checkpoint file), ``local-dir:PATH`` or ``hf-hub:ORG/REPO``."""
+    import open_clip
+
+    if dtype not in PRECISIONS:
+        raise InputError(f"open_clip models load in float32, float16 or bfloat16, got {dtype}; use model.to() and wrap")
+    if match := re.fullmatch(r"(local-dir|hf-hub):(.+)", name):
+        architecture, tag = name, None
+        if match[1] == "local-dir" and not (Path(match[2]) / "open_clip_config.json").is_file():
+            raise InputError(
+                f"no open_clip model in {match[2]!r}: expected a folder with open_clip_config.json"
+                f"{folders.hint(match[2])}"
+            )
+    else:
+        architecture, _, tag = name.partition("/")
+        _check_name(architecture, tag)
+    try:
+        model = open_clip.create_model(
+            architecture,
+            pretrained=tag,
+            precision=PRECISIONS[dtype],
+            device=device or "cpu",
+            require_pretrained=True,
+        )
+        tokenizer = open_clip.get_tokenizer(architecture)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"open_clip could not load {name!r}: {error}. Without a network only models in the cache, "
+            "'open_clip:local-dir:PATH' and 'embedded' work"
+        ) from error
+    adapter = adapt(model.eval())
+    if adapter is None:
+        raise UnsupportedModelError(f"open_clip returned a {type(model).__name__} for {name!r}, which is not known")
+    return with_tokenizer(adapter, tokenizer, f"open_clip:{name}")
+
+
+def with_tokenizer(adapter: Adapter, tokenizer: Any, name: str) -> Adapter:
+    """The adapter, able to tokenize: open_clip's tokenizers are called with a list of texts."""
+    from dataclasses import replace
+
+    def tokenize(texts: Sequence[str]) -> Tensor:
+        ids: Tensor = tokenizer(list(texts))
+        return ids
+
+    return replace(adapter, tokenize=tokenize, name=name)
+
+
+def _check_name(architecture: str, tag: str) -> None:
+    """Refuse unknown or unsupported names before anything is downloaded or built."""
+    import difflib
+
+    import open_clip
+
+    names = open_clip.list_models()
+    if architecture not in names:
+        near = difflib.get_close_matches(architecture, names, 3)
+        raise InputError(f"open_clip has no model {architecture!r}; nearest: {', '.join(near) or 'none'}")
+    reason = not_supported(architecture)
+    if reason:
+        raise UnsupportedModelError(f"open_clip's {architecture} is {reason}: LeGrad needs a plain vision transformer")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if not tag:
+        raise InputError(f"say which weights of {architecture}: open_clip:{architecture}/TAG with TAG in {tags}")
+    if tag.lower().replace("-", "_") not in tags and tag not in tags and not Path(tag).is_file():
+        raise InputError(f"open_clip has no weights {tag!r} for {architecture}; it has {tags}, or give a file")
+
+
+def not_supported(architecture: str) -> str:
+    """Why an architecture cannot be explained, "" if it can; from its configuration, without building it."""
+    import open_clip
+
+    vision = (open_clip.get_model_config(architecture) or {}).get("vision_cfg", {})
+    trunk = vision.get("timm_model_name", "")
+    if isinstance(vision.get("layers"), list):
+        return "a ResNet, not a ViT"
+    if trunk and not trunks.is_plain_name(trunk):
+        return f"not a ViT ({trunk})"
+    if vision.get("scaled_cosine_attn"):
+        return "built with scaled_cosine_attn, which open_clip cannot run"
+    if isinstance(vision.get("attentional_pool"), str):
+        return "built with two attentional poolers in a row, which is not supported"
+    return ""
+
+
+def available() -> list[tuple[str, str]]:
+    """All pretrained (architecture, tag) pairs as names for ``legrad.load``, each with why not, or ""."""
+    import open_clip
+
+    reasons = {name: not_supported(name) for name in open_clip.list_models()}
+    return [(f"open_clip:{name}/{tag}", reasons[name]) for name, tag in open_clip.list_pretrained()]

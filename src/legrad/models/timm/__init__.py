@@ -1,0 +1,5 @@
+"""Models of timm."""
+
+from legrad.models.timm.library import adapt, available, load
+
+__all__ = ["adapt", "available", "load"]

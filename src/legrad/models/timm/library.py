@@ -1,0 +1,143 @@
+"""timm: every vision transformer with global attention over one grid of patches."""
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from legrad.errors import InputError, UnsupportedModelError
+from legrad.models import folders, transforms
+from legrad.models.adapter import Adapter, Size
+from legrad.models.timm import families as anatomies
+
+
+def adapt(model: nn.Module) -> Adapter | None:
+    """An adapter for a timm model; None for a model of another library.
+
+    Raises:
+        UnsupportedModelError: a timm model that is no vision transformer.
+    """
+    if not any(kind.__module__.startswith("timm.models") for kind in type(model).__mro__):
+        return None
+    anatomy = anatomies.describe(model)
+    pictures_fit = getattr(model, "pretrained_cfg", None) and anatomy.shape[0] == 3
+    return Adapter(
+        model=model,
+        anatomy=anatomy,
+        transform=_transforms(model, anatomy.image_size) if pictures_fit else None,
+        labels=labels(model),
+        name=f"timm {type(model).__name__}",
+    )
+
+
+def _transforms(model: Any, own: Size) -> Any:
+    def transform(size: Size | None, fit: str) -> Any:
+        from timm.data import resolve_model_data_config
+
+        # its input_size is that of the weights; the model may have been built for another
+        return transforms.transform(resolve_model_data_config(model), size or own, fit)
+
+    return transform
+
+
+def labels(model: Any) -> tuple[str, ...] | None:
+    """Class names, from the model's own configuration, else ImageNet's by their number; None if it is no classifier."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    config = getattr(model, "pretrained_cfg", None) or {}
+    count = getattr(model, "num_classes", 0)
+    if not count or config.get("num_classes") != count or anatomies.is_projection(model):
+        return None
+    if names := config.get("label_names"):
+        described = config.get("label_descriptions") or {}
+        listed = {int(k): v for k, v in (names.items() if isinstance(names, dict) else enumerate(names))}
+        return tuple(str(described.get(listed.get(i), listed.get(i, f"class {i}"))) for i in range(count))
+    subset = infer_imagenet_subset(config)
+    return tuple(ImageNetInfo(subset).label_descriptions()) if subset else None
+
+
+def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Adapter:
+    """``NAME``, ``NAME.TAG``, ``local-dir:PATH`` or ``hf-hub:ORG/REPO``, with pretrained weights."""
+    from dataclasses import replace
+
+    import timm
+
+    source = re.fullmatch(r"(local-dir|hf-hub):(.+)", name)
+    if source is None:
+        _check_name(name)
+    elif source[1] == "local-dir":
+        _check_folder(source[2])
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # broken files come out of safetensors, pickle and json in every shape
+        raise InputError(
+            f"timm could not load {name!r}: {error}. Without a network only models in the cache and "
+            "'timm:local-dir:PATH' work"
+        ) from error
+    adapter = adapt(model.to(device=device or "cpu", dtype=dtype).eval())
+    assert adapter is not None
+    return replace(adapter, name=f"timm:{name}")
+
+
+def _check_folder(path: str) -> None:
+    try:
+        config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+        architecture = config["architecture"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"no timm model in {path!r}: expected a folder with config.json (that names an 'architecture') and weights"
+            f"{folders.hint(path)}"
+        ) from error
+    _check_supported(architecture)
+
+
+def _check_name(name: str) -> None:
+    """Refuse unknown or unsupported names before anything is downloaded or built."""
+    import timm
+    from timm.models import is_model, is_model_pretrained
+
+    architecture, _, tag = name.partition(".")
+    if not is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), 3)
+        raise InputError(f"timm has no model {architecture!r}; nearest: {', '.join(near) or 'none'}")
+    _check_supported(architecture)
+    tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise InputError(f"timm has no weights {tag!r} for {architecture}; it has {tags}")
+    if not is_model_pretrained(name):
+        raise InputError(
+            f"timm has no weights for {architecture}; build it, load yours, and use legrad.wrap(model), or save them "
+            "with timm.models.save_for_hf and use 'timm:local-dir:PATH'"
+        )
+
+
+def _check_supported(architecture: str) -> None:
+    if reason := not_supported(architecture):
+        raise UnsupportedModelError(
+            f"timm's {architecture} is {reason}: LeGrad needs global attention over a patch grid"
+        )
+
+
+def not_supported(architecture: str) -> str:
+    """Why an architecture cannot be explained, "" if it can; from the registry, without building it."""
+    from timm.models import is_model, model_entrypoint
+
+    if not is_model(architecture):
+        return "not known to timm"
+    module = model_entrypoint(architecture).__module__.rpartition(".")[2]
+    if module not in anatomies.MODULES:
+        return f"no plain vision transformer ({module})"
+    if architecture.endswith("_enc"):
+        return "an encoder for a language model, which returns many tokens"
+    return ""
+
+
+def available() -> list[tuple[str, str]]:
+    """All pretrained (``timm:NAME.TAG``, why not or "")."""
+    import timm
+
+    return [(f"timm:{name}", not_supported(name.partition(".")[0])) for name in timm.list_pretrained()]

@@ -1,0 +1,274 @@
+"""Targets as users give them -> scores, with the help of the model: its text tower, its labels, its own answers."""
+
+import difflib
+import operator
+import warnings
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from legrad.core.score import Score, contrast, one_hot, per_picture
+from legrad.core.state import fingerprint, plain
+from legrad.errors import InputError
+from legrad.inputs.prepare import Input, prepare, stack
+from legrad.models.adapter import Adapter
+from legrad.models.anatomy import ViTAnatomy
+from legrad.targets.kinds import PREDICTED, Audio, Contrast, Prompts, Similar, ZeroShot, as_list
+from legrad.targets.sound import heard
+from legrad.targets.text import cut, tokenized
+
+_counted: weakref.WeakKeyDictionary[nn.Module, tuple[Any, int]] = weakref.WeakKeyDictionary()
+
+
+class Resolver:
+    """Resolves targets for some pictures. Use it inside ``capture.plain``.
+
+    Args:
+        adapter: the model's.
+        anatomy: for any size.
+        count: of the pictures.
+    """
+
+    def __init__(self, adapter: Adapter, anatomy: ViTAnatomy, count: int) -> None:
+        self._adapter, self._anatomy, self._count = adapter, anatomy, count
+
+    def resolve(self, targets: Any) -> tuple[list[Score], Tensor]:
+        """Targets as scores shared by all pictures, and which of (images, targets) are asked for."""
+        listed = as_list(targets)
+        if not isinstance(listed[0], list):
+            return self._scores(listed), torch.ones(self._count, len(listed), dtype=torch.bool)
+        if len(listed) != self._count:
+            raise InputError(
+                f"got {len(listed)} lists of targets for {self._count} pictures; give one list per picture"
+            )
+        rows = [self._scores(own) for own in listed]
+        count = max(map(len, rows))
+        valid = torch.tensor([[column < len(row) for column in range(count)] for row in rows])
+        columns = []
+        for column in range(count):
+            cells = [row[column] if column < len(row) else None for row in rows]
+            columns.append(per_picture(cells))
+        return columns, valid
+
+    def one(self, target: Any) -> Score:
+        """The null target, for all pictures."""
+        if isinstance(target, str) and not target.strip():
+            raise InputError("null_target is an empty text; say what counts as background, as in 'a photo of a'")
+        return self._score(target)
+
+    def _score(self, target: Any) -> Score:
+        listed = as_list(target)
+        if len(listed) != 1 or isinstance(listed[0], list):
+            raise InputError(f"a single target is wanted here, got {len(listed)}")
+        return self._scores(listed)[0]
+
+    def _scores(self, targets: list[Any]) -> list[Score]:
+        """One score per target; texts are encoded together."""
+        texts = [target for target in targets if isinstance(target, str)]
+        encoded = iter(self._embed(texts)) if texts and self._anatomy.output == "embedding" else iter(())
+        return [
+            Score(target, next(encoded)[None])
+            if isinstance(target, str) and self._anatomy.output == "embedding"
+            else self._single(target)
+            for target in targets
+        ]
+
+    def _single(self, target: Any) -> Score:
+        if isinstance(target, Tensor):
+            return self._embedding(target)
+        if isinstance(target, str):
+            return self._label(target)
+        if isinstance(target, bool):
+            raise InputError("a bool is not a target")
+        if isinstance(target, int | np.integer):
+            return self._class(operator.index(target))
+        if isinstance(target, Prompts):
+            return Score(target.name, self._ensemble(target.name, target.templates)[None])
+        if isinstance(target, ZeroShot):
+            return self._zero_shot(target)
+        if isinstance(target, Similar):
+            return self._similar(target)
+        if isinstance(target, Audio):
+            return self._audio(target)
+        if isinstance(target, Contrast):
+            return contrast(self._score(target.a), self._score(target.b))
+        if target is PREDICTED:
+            return self._predicted()
+        if callable(target):
+            return Score(getattr(target, "__name__", type(target).__name__), function=target)
+        raise InputError(
+            f"cannot use {type(target).__name__} as a target; give a text, class index, embedding, callable, or one of "
+            "legrad.Prompts, ZeroShot, Similar, Audio, Contrast, PREDICTED"
+        )
+
+    def _possible(self) -> str:
+        """What can be asked of this model, for messages."""
+        if self._anatomy.output == "logits":
+            return "a class index, legrad.PREDICTED or a callable"
+        feature = "legrad.Similar(picture), an embedding or a callable"
+        if self._adapter.hearing is not None:
+            feature = f"legrad.Audio(sound), {feature}"
+        texts = self._anatomy.output == "embedding" and self._adapter.encode_text is not None
+        return f"a text, legrad.ZeroShot(names), {feature}" if texts else feature
+
+    def _embed(self, texts: Sequence[str]) -> Tensor:
+        """L2-normalised text embeddings (texts, features), float32."""
+        if self._anatomy.output != "embedding" or self._adapter.encode_text is None:
+            raise InputError(f"this model has no text tower; give {self._possible()}")
+        if self._adapter.tokenize is None:
+            raise InputError(
+                "text targets need a tokenizer: legrad.wrap(model, tokenizer=open_clip.get_tokenizer(NAME)), or pass "
+                "text embeddings as a float tensor (targets, features)"
+            )
+        empty = [text for text in texts if not text.strip()]
+        if empty:
+            raise InputError(f"a text target is empty: {empty[0]!r}; say what to look for, as in 'a photo of a dog'")
+        ids = tokenized(self._adapter.tokenize, texts)
+        if shortened := cut(self._adapter.tokenize, texts, ids):
+            _warn_of_cut(shortened)
+        try:
+            embedding = self._adapter.encode_text(ids.to(self._anatomy.device))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            shape = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+            raise InputError(
+                f"the text tower does not take what the tokenizer gives ({shape}): {str(error).splitlines()[0]}; is it "
+                "the tokenizer of this very model?"
+            ) from error
+        return F.normalize(embedding.to(torch.promote_types(embedding.dtype, torch.float32)), dim=-1)
+
+    def _ensemble(self, name: str, templates: Sequence[str]) -> Tensor:
+        if isinstance(templates, str) or not templates or not all("{}" in template for template in templates):
+            raise InputError(f"templates is a non-empty sequence of texts with '{{}}' in them, got {templates!r}")
+        texts = [template.replace("{}", name) for template in templates]
+        return F.normalize(self._embed(texts).mean(0), dim=-1)
+
+    def _embedding(self, vector: Tensor) -> Score:
+        if self._anatomy.output == "logits":
+            raise InputError("embedding targets are for models with an embedding; give a class index to a classifier")
+        if not bool(torch.isfinite(vector).all()) or not bool(vector.any()):
+            raise InputError("an embedding target is zero or holds NaN or infinite values")
+        vector = vector.detach().clone().to(self._anatomy.device, torch.promote_types(vector.dtype, torch.float32))
+        return Score("embedding", F.normalize(vector, dim=-1)[None])
+
+    def _label(self, text: str) -> Score:
+        labels = self._adapter.labels
+        if self._anatomy.output != "logits" or labels is None:
+            raise InputError(f"{text!r}: this model knows no texts; give {self._possible()}")
+        wanted = text.strip().casefold()
+        for index, label in enumerate(labels):
+            if wanted == label.casefold():
+                return self._class(index)
+        # ImageNet's labels are lists of synonyms: "tench, Tinca tinca"
+        synonyms = [[part.strip() for part in label.split(",")] for label in labels]
+        found = [i for i, parts in enumerate(synonyms) if wanted in [part.casefold() for part in parts]]
+        if len(found) == 1:
+            return self._class(found[0])
+        if found:
+            raise InputError(f"{text!r} names several classes; give one of the indices {found}")
+        near = difflib.get_close_matches(text, [part for parts in synonyms for part in parts], 5)
+        hint = (
+            f"nearest: {', '.join(near)}" if near else f"its {len(labels)} classes begin with {', '.join(labels[:5])}"
+        )
+        raise InputError(f"the classifier has no class {text!r}; {hint}")
+
+    def _class(self, index: int) -> Score:
+        if self._anatomy.output != "logits":
+            raise InputError(
+                f"class index {index} needs a classifier, which this model is not; give {self._possible()}"
+            )
+        labels = self._adapter.labels
+        classes = len(labels) if labels else _features(self._anatomy)
+        if not 0 <= index < classes:
+            raise InputError(f"class index {index} is outside 0..{classes - 1}")
+        return one_hot(index, classes, labels[index] if labels else f"class {index}")
+
+    def _feature(self, one: Input) -> Tensor:
+        """The model's own plain answer for one picture, (1, features)."""
+        anatomy = self._anatomy.at(one.frame.input)
+        output = anatomy.run(stack([one], anatomy))
+        return F.normalize(output.to(torch.promote_types(output.dtype, torch.float32)), dim=-1)
+
+    def _zero_shot(self, target: ZeroShot) -> Score:
+        if isinstance(target.names, str) or not target.names:
+            raise InputError(f"ZeroShot takes a non-empty sequence of names, got {target.names!r}")
+        classes = torch.stack([self._ensemble(name, target.templates) for name in target.names])
+
+        def best(answer: Tensor) -> Score:
+            chosen = (answer @ classes.to(answer).T).argmax(-1)
+            return Score(tuple(target.names[i] for i in chosen.tolist()), classes[chosen])
+
+        return Score("best of the names", answering=best)
+
+    def _similar(self, target: Similar) -> Score:
+        if self._anatomy.output == "logits":
+            raise InputError("Similar is for models with an embedding; this one is a classifier")
+        other = prepare(target.image, self._adapter)
+        if len(other) != 1:
+            raise InputError(f"Similar takes one image, got {len(other)}")
+        return Score(f"similar to {other[0].name}", self._feature(other[0]))
+
+    def _audio(self, target: Audio) -> Score:
+        if self._adapter.hearing is None or self._anatomy.output == "logits":
+            raise InputError(
+                "legrad.Audio is for models that embed sounds in the space of their pictures, such as "
+                f"'embedded:speech' or one wrapped with hearing=legrad.Hearing(...); give this one {self._possible()}"
+            )
+        label, embedding = heard(target, self._adapter.hearing)
+        return Score(label, embedding[None].to(self._anatomy.device))
+
+    def _predicted(self) -> Score:
+        if self._anatomy.output != "logits":
+            raise InputError(f"PREDICTED needs a classifier, which this model is not; give {self._possible()}")
+        labels = self._adapter.labels
+
+        def best(logits: Tensor) -> Score:
+            chosen = logits.argmax(-1)
+            names = tuple(f"{labels[i] if labels else f'class {i}'} (predicted)" for i in chosen.tolist())
+            return Score(names, F.one_hot(chosen, logits.shape[-1]).to(logits.dtype), predicted=True)
+
+        return Score("predicted", answering=best)
+
+
+def class_names(labels: Sequence[str], anatomy: ViTAnatomy) -> tuple[str, ...]:
+    """A user's labels for the logits of a classifier.
+
+    Raises:
+        InputError: of another model, no sequence of texts, or not as many as logits.
+    """
+    if anatomy.output != "logits":
+        raise InputError(f"labels are for classifiers, this model's output is {anatomy.output!r}")
+    names = () if isinstance(labels, str) else tuple(labels)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"labels is a sequence of class names, got {labels!r}")
+    with plain(anatomy.tower, anatomy.switches), torch.no_grad():
+        count = _features(anatomy)
+    if len(names) != count:
+        raise InputError(f"got {len(names)} labels for {count} classes")
+    return names
+
+
+def _features(anatomy: ViTAnatomy) -> int:
+    """How many classes there are: seen in one forward pass, again only after the model's weights changed."""
+    state = fingerprint(anatomy.tower)
+    known = _counted.get(anatomy.tower)
+    if known is None or known[0] != state:
+        blank = torch.zeros(1, *anatomy.shape, device=anatomy.device, dtype=anatomy.dtype)
+        _counted[anatomy.tower] = known = (state, int(anatomy.run(blank).shape[-1]))
+    return known[1]
+
+
+def _warn_of_cut(texts: Sequence[str]) -> None:
+    first = texts[0] if len(texts[0]) <= 80 else f"{texts[0][:60]} … {texts[0][-15:]}"
+    others = f" ({len(texts) - 1} more texts are cut too)" if len(texts) > 1 else ""
+    warnings.warn(
+        f"the text {first!r} is longer than the model's context: its end is cut off and plays no part{others}",
+        UserWarning,
+        stacklevel=6,
+    )

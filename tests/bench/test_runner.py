@@ -1,0 +1,372 @@
+"""The runner and its journal: nothing lost, nothing doubled, nothing hidden."""
+
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from helpers.fakes import Data, Subject, block, scene
+
+from legrad.bench.benchmark import Metric
+from legrad.bench.journal import Journal, Key
+from legrad.bench.result import Result
+from legrad.bench.runner import Limits, Progress, run, share_out
+from legrad.bench.summaries import compare, mean, ratio
+from legrad.errors import InputError, UnsupportedModelError
+
+
+@dataclass(frozen=True)
+class Area:
+    """Counts the pixels of the first mask; ``method`` may break it."""
+
+    scale: float = 1.0
+    name: ClassVar[str] = "area"
+    batch: ClassVar[int] = 2
+    question: ClassVar[str] = "How large?"
+    reading: ClassVar[str] = "Larger is larger."
+    metrics: ClassVar[dict] = {"area": Metric("area", mean(lambda item: item["area"]), "higher", "pixels", 1.0)}
+
+    def protocol(self):
+        return {"scale": self.scale}
+
+    def prepare(self, subject, data):
+        pass
+
+    def measure(self, subject, samples, method):
+        subject.asked.append((method, [s.key for s in samples]))
+        if method == "legrad:layers=9":
+            raise UnsupportedModelError("no such layer")
+        if any(s.label == "bad" for s in samples):
+            raise ValueError("bad\nsample")
+        return [{"area": self.scale * int(next(iter(s.masks.values())).sum())} for s in samples]
+
+
+def five():
+    return Data([scene(f"item-{i}", {"square": block((0, 1), (0, i + 1))}) for i in range(5)])
+
+
+def areas(result, method="legrad"):
+    return {key: one["area"] for key, one in result.content["scores"][method].items()}
+
+
+@pytest.fixture
+def go(tmp_path):
+    def call(data, methods=("legrad",), benchmark=None, **options):
+        subject = Subject(data, None)
+        result = run(benchmark or Area(), subject, data, methods, tmp_path, **options)
+        return result, subject.asked
+
+    return call
+
+
+def test_every_item_is_measured_once_and_written(go, tmp_path):
+    result, asked = go(five(), ("legrad", "legrad:layers=1"))
+    expected = {f"item-{i}": i + 1 for i in range(5)}
+    assert areas(result) == areas(result, "legrad:layers=1") == expected
+    assert sorted(key for method, keys in asked for key in keys if method == "legrad") == sorted(expected)
+    (path,) = tmp_path.glob("*.json")
+    assert path.name.startswith("area-fake-")
+    written = Result.read(path).content
+    assert written == json.loads(json.dumps(result.content))
+    assert written["complete"] is True
+    assert written["methods"]["legrad"]["metrics"]["area"]["value"] == 3
+    assert written["methods"]["legrad"]["items"] == 5
+    assert written["settings"]["protocol"] == {"scale": 1.0}
+    assert written["chance"] == {"area": 1.0}
+    assert len((tmp_path / "area.jsonl").read_text().splitlines()) == 10
+
+
+def test_a_second_run_measures_nothing(go):
+    first, _ = go(five())
+    second, asked = go(five())
+    assert asked == []
+    assert areas(first) == areas(second)
+
+
+def test_a_killed_run_goes_on_behind_its_last_whole_line(go, tmp_path):
+    go(five())
+    journal = tmp_path / "area.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    kept, torn = lines[:2], lines[2]
+    journal.write_bytes(b"".join(kept) + torn[: len(torn) // 2])
+    done = [json.loads(line)["key"] for line in kept]
+    result, asked = go(five())
+    assert areas(result) == {f"item-{i}": i + 1 for i in range(5)}
+    again = [key for _, keys in asked for key in keys]
+    assert sorted(again + done) == [f"item-{i}" for i in range(5)]
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert sorted(record["key"] for record in records) == [f"item-{i}" for i in range(5)]
+
+
+def test_a_damaged_line_before_the_last_is_an_error(go, tmp_path):
+    go(five())
+    journal = tmp_path / "area.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text(lines[0] + "{nonsense\n" + lines[1])
+    with pytest.raises(InputError, match=r"area.jsonl, line 2, is damaged .*delete that line"):
+        go(five())
+
+
+def test_other_settings_are_other_items(go, tmp_path):
+    go(five())
+    result, asked = go(five(), benchmark=Area(scale=2.0))
+    assert areas(result)["item-4"] == 10
+    assert sum(len(keys) for _, keys in asked) == 5
+    assert len(list(tmp_path.glob("area-fake-*.json"))) == 2
+
+
+def test_methods_added_later_join_the_same_result(go):
+    go(five())
+    result, asked = go(five(), ("legrad:layers=1",))
+    assert {method for method, _ in asked} == {"legrad:layers=1"}
+    assert set(result.content["methods"]) == {"legrad", "legrad:layers=1"}
+
+
+def test_bad_items_are_listed_and_counted_and_tried_again(go):
+    data = five()
+    good = data.samples[1]
+    data.samples[1] = None
+    data.samples[3] = scene("item-3", {"square": block((0, 1), (0, 4))}, label="bad")
+    told = []
+    result, _ = go(data, progress=Progress(problem=told.append))
+    assert areas(result) == {"item-0": 1, "item-2": 3, "item-4": 5}
+    problems = {one["key"]: one for one in result.content["problems"]}
+    assert problems["item-1"]["problem"] == "item-1 is torn"
+    assert problems["item-3"]["problem"] == "ValueError: bad sample"
+    assert problems["item-3"]["methods"] == ["legrad"]
+    assert result.content["methods"]["legrad"]["problems"] == 2
+    assert sorted(told) == ["item-1: item-1 is torn", "item-3, legrad: ValueError: bad sample"]
+    data.samples[1] = good
+    mended, asked = go(data)
+    assert areas(mended) == {"item-0": 1, "item-1": 2, "item-2": 3, "item-4": 5}
+    assert [one["key"] for one in mended.content["problems"]] == ["item-3"]
+    assert {key for _, keys in asked for key in keys} == {"item-1", "item-3"}
+
+
+@pytest.mark.parametrize(("index", "message"), [(1, "item-1: item-1 is torn"), (3, "item-3, legrad: ValueError: bad")])
+def test_strict_stops_at_the_first_problem(go, index, message):
+    data = five()
+    data.samples[index] = None if index == 1 else scene("item-3", {"square": block((0, 1), (0, 4))}, label="bad")
+    if index == 3:
+        data.samples = data.samples[3:4]
+        data.keys = lambda: ["item-3"]
+    with pytest.raises(InputError, match=message):
+        go(data, strict=True)
+
+
+def test_strict_stops_at_an_unsupported_method_and_at_the_readers_problems(go):
+    with pytest.raises(InputError, match="legrad:layers=9: no such layer"):
+        go(five(), ("legrad", "legrad:layers=9"), strict=True)
+    data, told = five(), []
+    data.facts["problems"] = ["2 x a point that is unsure; first: line 3"]
+    go(data, progress=Progress(problem=told.append))
+    assert told == ["tiny: 2 x a point that is unsure; first: line 3"]
+    with pytest.raises(InputError, match="tiny: 2 x a point that is unsure"):
+        go(data, strict=True)
+
+
+def test_a_bad_picture_that_was_taken_out_is_no_problem_any_more(go):
+    data = five()
+    data.samples[4] = None
+    assert len(go(data)[0].content["problems"]) == 1
+    data.samples.pop()
+    result, _ = go(data)
+    assert (result.content["problems"], result.content["methods"]["legrad"]["problems"]) == ([], 0)
+    assert result.content["methods"]["legrad"]["items"] == 4
+
+
+def test_a_method_that_the_model_cannot_support_is_one_line(go):
+    result, asked = go(five(), ("legrad", "legrad:layers=9"))
+    assert result.content["unsupported"] == {"legrad:layers=9": "no such layer"}
+    assert result.content["methods"]["legrad:layers=9"]["items"] == 0
+    assert len(areas(result)) == 5
+    assert sum(method == "legrad:layers=9" for method, _ in asked) == 1
+
+
+def test_a_method_that_always_fails_is_given_up(go):
+    data = Data([scene(f"item-{i}", {"square": block((0, 1), (0, 1))}, label="bad") for i in range(40)])
+    result, _ = go(data)
+    assert result.content["unsupported"] == {"legrad": "20 items failed in a row: ValueError: bad sample"}
+    assert result.content["methods"]["legrad"]["problems"] == 20
+
+
+def forty(bad):
+    """Pictures of which ``bad`` cannot be measured."""
+    made = [scene(f"item-{i}", {"square": block((0, 1), (0, 1))}, label="bad" if i in bad else None) for i in range(40)]
+    return Data(made)
+
+
+def test_old_failures_that_come_first_do_not_end_a_method_that_works(go):
+    """A run that was cut at 25 of 40 items, 22 of which fail, goes on with the other 15."""
+    order = np.random.default_rng(0).permutation(40).tolist()
+    data = forty(set(order[3:25]))
+    first, _ = go(data, limits=Limits(items=25))
+    assert (first.content["methods"]["legrad"]["items"], first.content["methods"]["legrad"]["problems"]) == (3, 22)
+    second, _ = go(data)
+    assert second.content["unsupported"] == {}
+    assert (second.content["methods"]["legrad"]["items"], second.content["methods"]["legrad"]["problems"]) == (18, 22)
+
+
+def test_old_failures_alone_do_not_end_a_method(go):
+    """The first 20 items fail, 19 of them in a run before, and the others succeed."""
+    order = np.random.default_rng(0).permutation(40).tolist()
+    data = forty(set(order[:20]))
+    go(data, limits=Limits(items=19))
+    second, _ = go(data)
+    assert second.content["unsupported"] == {}
+    assert second.content["methods"]["legrad"]["items"] == 20
+
+
+def test_an_interrupt_leaves_a_result_and_is_resumed(go, tmp_path):
+    calls = []
+
+    class Interrupting(Area):
+        def measure(self, subject, samples, method):
+            calls.append(method)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return super().measure(subject, samples, method)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(five(), benchmark=Interrupting())
+    (path,) = tmp_path.glob("*.json")
+    written = Result.read(path).content
+    assert (written["complete"], written["methods"]["legrad"]["items"]) == (False, 1)
+    result, asked = go(five())
+    assert result.content["complete"] is True
+    assert len(areas(result)) == 5
+    assert sum(len(keys) for _, keys in asked) == 4
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [(8, [1, 1, 2, 1]), (16, [5])])
+def test_the_first_samples_come_one_by_one_unless_batches_are_large(go, monkeypatch, batch, sizes):
+    monkeypatch.setattr(Area, "batch", batch)
+    _, asked = go(five())
+    assert [len(keys) for _, keys in asked] == sizes
+
+
+def test_limits_on_items(go):
+    data = five()
+    limits = Limits(items=4, per_method={"legrad": 3})
+    result, _ = go(data, limits=limits)
+    assert len(areas(result)) == 3
+    assert len(areas(go(data, limits=Limits(items=4))[0])) == 4
+    left_out, asked = go(data, ("legrad", "random"), limits=Limits(per_method={"random": 0}))
+    assert left_out.content["cuts"] == ["random: left out by this run's limits"]
+    assert {method for method, _ in asked} == {"legrad"}
+
+
+def test_time_cuts_items_and_says_so(go):
+    data = Data([scene(f"item-{i}", {"square": block((0, 1), (0, 1))}) for i in range(40)])
+    now = [0.0]
+
+    class Slow(Area):
+        def measure(self, subject, samples, method):
+            now[0] += len(samples) * (1.0 if method == "legrad:layers=1" else 0.1)
+            return super().measure(subject, samples, method)
+
+    result, _ = go(
+        data,
+        ("legrad", "legrad:layers=1"),
+        benchmark=Slow(),
+        limits=Limits(seconds=14.0),
+        clock=lambda: now[0],
+    )
+    # the cheap method needs 4 s for all, the other one gets the remaining 10 s
+    assert result.content["methods"]["legrad"]["items"] == 40
+    assert result.content["methods"]["legrad:layers=1"]["items"] == 10
+    assert result.content["cuts"] == ["legrad:layers=1: 10 of 40 items, cut to fit 14 s at 1.00 s per item"]
+    assert now[0] == pytest.approx(14)
+
+
+def test_a_slow_first_call_does_not_decide(go):
+    data = Data([scene(f"item-{i}", {"square": block((0, 1), (0, 1))}) for i in range(40)])
+    now = [0.0]
+
+    class Warming(Area):
+        def measure(self, subject, samples, method):
+            now[0] += 0.1 * len(samples) if now[0] else 4.0
+            return super().measure(subject, samples, method)
+
+    result, _ = go(data, benchmark=Warming(), limits=Limits(seconds=9.0), clock=lambda: now[0])
+    assert result.content["methods"]["legrad"]["items"] == 40
+    assert result.content["cuts"] == []
+
+
+def test_share_out():
+    assert share_out({"a": 1, "b": 10, "c": 10}, 30) == {"a": 1, "b": 10, "c": 10}
+    assert share_out({"a": 1, "b": 10, "c": 40}, 13) == {"a": 1, "b": 6, "c": 6}
+    assert share_out({}, 13) == {}
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ((), "at least one"),
+        (("legrad", "legrad"), "twice"),
+        (("legrat",), "no method 'legrat'; known: legrad"),
+        (("legrad:layers=x",), "METHOD:layers=K"),
+        (("legrad:readout=mine",), "got 'readout=mine'"),
+    ],
+)
+def test_wrong_methods(go, methods, message):
+    with pytest.raises(InputError, match=message):
+        go(five(), methods)
+
+
+def test_two_items_of_one_name(go):
+    data = five()
+    data.keys = lambda: ["a", "b", "a", "c", "d"]
+    with pytest.raises(InputError, match="two items with the key 'a'"):
+        go(data)
+
+
+def test_two_runs_do_not_write_one_journal(go, tmp_path):
+    with Journal(tmp_path / "area.jsonl"), pytest.raises(InputError, match="another run writes"):
+        go(five())
+
+
+def test_the_last_record_of_an_item_counts(tmp_path):
+    key = {"key": "a", "method": "legrad", "settings": "x"}
+    with Journal(tmp_path / "j.jsonl") as journal:
+        journal.append([{**key, "problem": "torn"}])
+        assert not journal.done(Key("a", "legrad", "x"))
+        journal.append([{**key, "scores": {"area": 1}}])
+    with Journal(tmp_path / "j.jsonl") as journal:
+        assert journal.done(Key("a", "legrad", "x"))
+        assert not journal.done(Key("a", "legrad", "y"))
+        assert [record["scores"] for record in journal.of("x")] == [{"area": 1}]
+
+
+# -- statistics ---------------------------------------------------------------------------------------------------
+
+
+def test_a_paired_difference_is_tighter_than_its_parts():
+    rng = np.random.default_rng(0)
+    base = rng.normal(0, 1, 200)
+    items = {
+        "a": {str(i): {"x": x} for i, x in enumerate(base)},
+        "b": {str(i): {"x": x + 0.1 + 0.01 * rng.normal()} for i, x in enumerate(base)},
+    }
+    found = compare(items, mean(lambda item: item["x"]), "a")
+    assert found["a"]["high"] - found["a"]["low"] > 0.2
+    assert found["a"]["difference"] is None
+    assert found["b"]["difference_low"] == pytest.approx(0.1, abs=0.01)
+    assert found["b"]["difference_high"] == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_difference_is_over_common_items():
+    items = {"a": {"0": {"x": 1.0}, "1": {"x": 5.0}}, "b": {"0": {"x": 2.0}, "7": {"x": 9.0}}, "c": {}}
+    found = compare(items, mean(lambda item: item["x"]), "a")
+    assert (found["a"]["value"], found["b"]["value"]) == (3, 5.5)
+    assert found["b"]["difference"] == 1
+    assert set(found) == {"a", "b"}
+
+
+def test_ratio_of_sums():
+    items = [{"hit": 1, "of": 3}, {"hit": 1, "of": 1}]
+    statistic = ratio(lambda i: i["hit"], lambda i: i["of"])(items)
+    assert statistic(np.array([1.0, 1.0])) == 0.5
+    assert statistic(np.array([2.0, 0.0])) == pytest.approx(1 / 3)
+    assert np.isnan(statistic(np.zeros(2)))

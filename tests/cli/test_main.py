@@ -1,0 +1,547 @@
+"""The command line end to end, offline, with the embedded model (whose weights are not judged here)."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import legrad
+from legrad.cli import main
+from legrad.cli.options import parse_layers, parse_size
+
+# whether a map is flat or hardly depends on the text is the weights' business
+pytestmark = pytest.mark.filterwarnings("ignore:.*maps (are flat|hardly depend)")
+
+TEXTS = ("-t", "a hot air balloon", "-t", "a guitar")
+
+
+@pytest.fixture(scope="module")
+def explainer():
+    return legrad.load("embedded")
+
+
+@pytest.fixture
+def run(explainer, monkeypatch, capsys, tmp_path):
+    """Call the entry point as the shell would, in an empty folder; (exit code, stdout, stderr)."""
+    load = legrad.load
+
+    def cached(name, device=None, dtype=None):
+        return explainer if (name, device) == ("embedded", None) else load(name, device, dtype)
+
+    monkeypatch.setattr(legrad, "load", cached)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["legrad", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main.main()
+        out, err = capsys.readouterr()
+        return stopped.value.code or 0, out, err
+
+    return call
+
+
+def photo(path, size=(64, 43), seed=0):
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 255, (6, 9, 3), np.uint8))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small.resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def manifest(folder="legrad-out"):
+    return json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
+
+
+def assert_error(result, *words, code=2):
+    """One line on stderr that says what is wrong; nothing else."""
+    found, out, err = result
+    assert found == code
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+# -- a real process -----------------------------------------------------------------------------------------------
+
+
+def shell(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "legrad.cli", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=600,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "80"},
+    )
+
+
+def test_the_readme_call_on_any_jpeg(tmp_path):
+    photo(tmp_path / "photo.jpg", size=(640, 427))
+    done = shell("explain", "photo.jpg", *TEXTS, cwd=tmp_path)
+    assert done.returncode == 0
+    assert all(line.startswith("warning: ") for line in done.stderr.splitlines())
+    assert "a hot air balloon" in done.stdout
+    assert "figure: legrad-out/photo.png" in done.stdout
+    names = ["manifest.json", "photo--a-guitar.png", "photo--a-hot-air-balloon.png", "photo.npz", "photo.png"]
+    assert sorted(path.name for path in (tmp_path / "legrad-out").iterdir()) == names
+    with Image.open(tmp_path / "legrad-out" / "photo--a-guitar.png") as overlay:
+        assert overlay.size == (640, 427)
+
+
+def test_an_error_is_one_line_and_exit_code_2(tmp_path):
+    done = shell("explain", "absent.jpg", "-t", "a dog", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: no such picture: absent.jpg\n"
+    assert not list(tmp_path.iterdir())
+
+
+# -- pictures -----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_given_explains_the_sample(run):
+    code, out, err = run("explain")
+    assert (code, err) == (0, "")
+    (entry,) = manifest()["images"]
+    assert entry["image"] == str(legrad.embedded.SAMPLE)
+    names = [f"a photo of a {name}" for name in legrad.embedded.sample_names()]
+    assert [record["target"] for record in entry["targets"]] == names
+    assert len(names) >= 2
+    assert "all files: legrad-out/manifest.json" in out
+
+
+def test_sample_with_a_text(run):
+    code, _, _ = run("explain", "-t", "a guitar")
+    assert code == 0
+    assert [record["target"] for record in manifest()["images"][0]["targets"]] == ["a guitar"]
+
+
+def test_one_picture_two_texts(run, explainer):
+    photo("photo.png")
+    code, out, err = run("explain", "photo.png", *TEXTS, "--out", "results/new")
+    assert (code, err) == (0, "")
+    written = manifest("results/new")
+    (entry,) = written["images"]
+    assert entry["size"] == [43, 64]
+    assert [record["target"] for record in entry["targets"]] == list(TEXTS[1::2])
+    # the same numbers as from Python
+    expected = explainer.explain("photo.png", list(TEXTS[1::2]))
+    with np.load("results/new/photo.npz", allow_pickle=False) as arrays:
+        assert np.array_equal(arrays["relevance"], expected.relevance[0].numpy())
+    assert [record["score"] for record in entry["targets"]] == pytest.approx(expected.scores[0].tolist())
+    for record in entry["targets"]:
+        assert f"{record['score']:.3f}" in out
+    assert written["settings"] == json.loads(json.dumps(expected.settings))
+    assert written["settings"]["model"] == "embedded"
+    assert written["settings"]["layers"] == list(range(6))
+    assert set(written["settings"]["versions"]) == {"legrad", "torch", "open_clip"}
+
+
+def test_folder_and_glob(run):
+    # more pictures than one batch
+    paths = [photo(f"photos/{i}.png", seed=i) for i in range(main._BATCH + 1)]
+    photo("photos/deeper/x.webp")
+    code, out, _ = run("explain", "photos", "-t", "a dog", "--out", "a")
+    assert code == 0
+    assert [entry["image"] for entry in manifest("a")["images"]] == [str(path) for path in paths]
+    assert f"and {len(paths) - 5} more figures" in out
+    code, _, _ = run("explain", "photos/[12].png", "photos/**/*.webp", "-t", "a dog", "--out", "b")
+    assert code == 0
+    names = [Path(entry["image"]).name for entry in manifest("b")["images"]]
+    assert names == ["1.png", "2.png", "x.webp"]
+
+
+def test_same_names_in_two_folders(run):
+    paths = [photo("a/photo.png"), photo("b/photo.png", seed=1)]
+    code, _, _ = run("explain", *paths, "-t", "a dog")
+    assert code == 0
+    assert [entry["figure"] for entry in manifest()["images"]] == ["photo.png", "photo-2.png"]
+
+
+@pytest.mark.parametrize("source", ["absent.png", "*.png", "empty", ""])
+def test_nothing_to_explain(run, source):
+    Path("empty").mkdir()
+    assert_error(run("explain", source, "-t", "a dog"), source)
+    assert not Path("legrad-out").exists()
+
+
+def test_one_broken_picture_among_good_ones(run):
+    folder = "a-long-folder-name-" * 6  # messages are not wrapped at the terminal's width
+    good = [photo(f"{folder}/a.png"), photo(f"{folder}/c.png")]
+    Path(f"{folder}/b.png").write_text("not a picture")
+    code, out, err = run("explain", folder, "-t", "a dog")
+    assert code == 1
+    assert err.startswith(f"error: {folder}/b.png is not a picture that Pillow can read")
+    assert err.count("\n") == 1
+    assert [entry["image"] for entry in manifest()["images"]] == [str(path) for path in good]
+    assert "a.png" in out
+    assert "c.png" in out
+
+
+def test_only_broken_pictures(run):
+    Path("a.png").write_text("not a picture")
+    assert_error(run("explain", "a.png", "-t", "a dog"), "a.png is not a picture")
+
+
+def test_odd_names(run):
+    name = "[red] :cat: \u732b.png"
+    photo(name)
+    code, out, err = run("explain", name, "-t", "[b] :dog: \u72ac /../x")
+    assert (code, err) == (0, "")
+    assert ":cat:" in out
+    assert ":dog:" in out
+    assert "[red]" in out
+    assert "[b]" in out
+    assert manifest()["images"][0]["targets"][0]["overlay"] == "red-cat--b-dog-x.png"
+    assert_error(run("explain", "[red] :dog:.png", "-t", "a dog"), "[red] :dog:.png")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there are file names bytes")
+def test_a_file_name_that_is_no_utf8(run):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        photo(name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    code, out, err = run("explain", name, "-t", "a dog")
+    assert (code, err) == (0, "")
+    assert r"caf\udce9.png" in out
+    assert manifest()["images"][0]["image"] == name
+
+
+# -- settings -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("given", "expected"), [("2", [4, 5]), ("0,3,-1", [0, 3, 5]), ("-1,", [5])])
+def test_layers(run, given, expected):
+    photo("a.png")
+    code, _, _ = run("explain", "a.png", "-t", "a dog", "--layers", given)
+    assert code == 0
+    assert manifest()["settings"]["layers"] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("x", "--layers takes a number or a list such as 0,3,-1, got 'x'"),
+        ("1,x", "got '1,x'"),
+        ("0", "layers=0 but the model has 6 blocks"),
+        ("-1", "for one block, counted from the end, add a comma: '-1,'"),
+        ("7", "6 blocks"),
+        ("0,6", "layer 6"),
+        ("5,-1", "twice"),
+        (",", "empty"),
+    ],
+)
+def test_wrong_layers(run, given, message):
+    photo("a.png")
+    assert_error(run("explain", "a.png", "-t", "a dog", "--layers", given), message)
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "grid"),
+    [("64", [64, 64], [4, 4]), ("64x96", [64, 96], [4, 6]), ("256X192", [256, 192], [16, 12])],
+)
+def test_size(run, given, size, grid):
+    photo("a.png")
+    code, _, _ = run("explain", "a.png", "-t", "a dog", "--size", given)
+    assert code == 0
+    assert manifest()["settings"]["input_size"] == size
+    entry = manifest()["images"][0]
+    assert entry["shapes"]["relevance"] == [1, *grid]
+    with Image.open(Path("legrad-out") / entry["targets"][0]["overlay"]) as overlay:
+        assert overlay.size == (64, 43)
+
+
+@pytest.mark.parametrize("given", ["abc", "256x", "x", "1x2x3", "0", "-5", "256x0", "2.5", "8"])
+def test_wrong_size(run, given):
+    photo("a.png")
+    assert_error(run("explain", "a.png", "-t", "a dog", "--size", given), "patch" if given == "8" else "size")
+
+
+def test_readout(run):
+    photo("a.png")
+    for readout in ("native", "published"):
+        code, _, _ = run("explain", "a.png", "-t", "a dog", "--readout", readout, "--out", readout)
+        assert code == 0
+        assert manifest(readout)["settings"]["readout"] == readout
+    maps = [np.load(f"{readout}/a.npz", allow_pickle=False)["relevance"] for readout in ("native", "published")]
+    assert not np.allclose(*maps)
+
+
+def test_fit_pad(run):
+    photo("a.png", size=(96, 32))
+    code, _, _ = run("explain", "a.png", "-t", "a dog", "--fit", "pad")
+    assert code == 0
+    assert manifest()["settings"]["fit"] == "pad"
+    photo("strip.png", size=(2000, 1))
+    assert_error(run("explain", "strip.png", "-t", "a dog", "--fit", "pad"), "1 x 2000 pixels is too thin")
+
+
+@pytest.mark.parametrize("option", ["--readout", "--fit", "--method"])
+def test_wrong_choices(run, option):
+    photo("a.png")
+    assert_error(run("explain", "a.png", "-t", "a dog", option, "other"), f"{option[2:]} is one of", "'other'")
+
+
+def test_wrong_colour_map(run):
+    photo("a.png")
+    assert_error(run("explain", "a.png", "-t", "a dog", "--cmap", "rainbows"), "no colour map 'rainbows'")
+
+
+def test_out_is_a_file(run):
+    photo("a.png")
+    Path("legrad-out").touch()
+    assert_error(run("explain", "a.png", "-t", "a dog"), "cannot write into legrad-out")
+
+
+def test_per_layer(run):
+    photo("a.png")
+    code, _, _ = run("explain", "a.png", "-t", "a dog", "--per-layer", "--layers", "2")
+    assert code == 0
+    entry = manifest()["images"][0]
+    assert entry["shapes"]["layer_relevance"] == [1, 2, 12, 12]
+    assert (Path("legrad-out") / entry["targets"][0]["layers_figure"]).is_file()
+
+
+@pytest.mark.filterwarnings("always:3 of 4")
+def test_a_warning_is_one_line(run, explainer, monkeypatch):
+    explain = explainer.explain
+
+    def warning(*arguments, **options):
+        warnings.warn("3 of 4\nproblems", legrad.FlatMapWarning, stacklevel=1)
+        return explain(*arguments, **options)
+
+    monkeypatch.setattr(explainer, "explain", warning)
+    photo("a.png")
+    code, _, err = run("explain", "a.png", "-t", "a dog")
+    assert (code, err) == (0, "warning: 3 of 4 problems\n")
+    assert warnings.showwarning is not main._print_warning
+
+
+# -- targets and models -------------------------------------------------------------------------------------------
+
+
+def test_no_target(run):
+    photo("a.png")
+    assert_error(run("explain", "a.png"), "say what to look for: -t 'a photo of a dog'")
+
+
+def test_empty_text(run):
+    photo("a.png")
+    assert_error(run("explain", "a.png", "-t", " "), "empty")
+
+
+@pytest.mark.parametrize("given", ["3", "-1"])
+def test_a_class_of_an_image_text_model(run, given):
+    photo("a.png")
+    assert_error(run("explain", "a.png", "--class", given), "--class needs a classifier", "use -t")
+
+
+def test_predicted_of_an_image_text_model(run):
+    photo("a.png")
+    assert_error(run("explain", "a.png", "--predicted"), "PREDICTED needs a classifier")
+
+
+def test_classes_that_look_like_numbers(run, explainer, monkeypatch):
+    asked = []
+
+    def explain(pictures, targets, **_):
+        asked.extend(targets)
+        raise legrad.InputError("enough")
+
+    monkeypatch.setattr(explainer, "explain", explain)
+    classifier = replace(explainer._adapter, anatomy=replace(explainer.anatomy, output="logits"))
+    monkeypatch.setattr(explainer, "_adapter", classifier)
+    photo("a.png")
+    numbers = ["7", "-1", "--5", "\u00b2", "tabby cat"]
+    arguments = [argument for number in numbers for argument in ("--class", number)]
+    assert_error(run("explain", "a.png", *arguments, "--predicted", "-t", "a dog"), "enough")
+    assert asked == ["a dog", 7, -1, "--5", "\u00b2", "tabby cat", legrad.PREDICTED]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("nonsense", "unknown model 'nonsense'; expected 'embedded'"),
+        ("resnet:50", "unknown model 'resnet:50'"),
+        ("embedded:x", "unknown model 'embedded:x'"),
+        ("open_clip:ViT-B-17/openai", "no model 'ViT-B-17'; nearest: "),
+        ("open_clip:ViT-B-32", "say which weights of ViT-B-32"),
+    ],
+)
+def test_unknown_model(run, model, message):
+    assert_error(run("explain", "-t", "a dog", "--model", model), message)
+
+
+def test_unknown_weights(run):
+    assert_error(run("explain", "-t", "a dog", "--model", "open_clip:ViT-B-32/mine"), "no weights 'mine'")
+
+
+def test_a_convolutional_network_is_refused_before_any_download(run, monkeypatch):
+    import open_clip
+
+    monkeypatch.setattr(open_clip, "create_model", None)
+    assert_error(run("explain", "-t", "a dog", "--model", "open_clip:RN50/openai"), "RN50 is a ResNet, not a ViT")
+
+
+def test_models(run, monkeypatch):
+    import open_clip
+
+    monkeypatch.setattr(open_clip, "create_model", None)
+    code, out, err = run("models")
+    assert (code, err) == (0, "")
+    assert "embedded" in out
+    # no name is cut, whatever the terminal's width
+    for name, tag in open_clip.list_pretrained():
+        assert f" open_clip:{name}/{tag} " in out
+    verdicts = {words[1]: words[3] for words in map(str.split, out.splitlines()) if len(words) > 3}
+    assert verdicts["open_clip:RN50/openai"] == "not"
+    assert verdicts["open_clip:ViT-B-32/openai"] == "supported"
+
+
+def test_models_that_match(run):
+    code, out, _ = run("models", "SIGlip")
+    assert code == 0
+    assert "open_clip:ViT-B-16-SigLIP/webli" in out
+    assert "RN50" not in out
+    assert "embedded" not in out
+    assert_error(run("models", "no such thing"), "no model's name contains 'no such thing'")
+
+
+def test_version(run):
+    assert run("--version") == (0, f"legrad {legrad.__version__}\n", "")
+
+
+def test_help(run):
+    for arguments in (["--help"], ["explain", "--help"], ["models", "--help"]):
+        code, out, _ = run(*arguments)
+        assert code == 0
+        assert "Usage" in out
+    assert run()[0] == 2
+    assert run("explain", "--nonsense")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [(None, None), ("3", 3), ("0,3,-1", [0, 3, -1]), ("-1,", [-1]), (" 2 , 3 ", [2, 3])]
+)
+def test_parse_layers(text, expected):
+    assert parse_layers(text) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [(None, None), ("448", 448), ("384x512", (384, 512)), ("1X2", (1, 2))])
+def test_parse_size(text, expected):
+    assert parse_size(text) == expected
+
+
+def test_a_picture_that_cannot_be_explained_does_not_stop_the_others(run, monkeypatch, explainer):
+    original = explainer.explain
+
+    def explain(pictures, targets, **options):
+        if any(picture.width == 33 for picture in pictures):
+            raise legrad.InputError("33 is not a number")
+        return original(pictures, targets, **options)
+
+    monkeypatch.setattr(explainer, "explain", explain)
+    for name, width in (("a", 40), ("b", 33), ("c", 50)):
+        Image.new("RGB", (width, 30)).save(f"{name}.png")
+    code, _, err = run("explain", "a.png", "b.png", "c.png", "-t", "a dog")
+    assert code == 1
+    assert err == "error: b.png: 33 is not a number\n"
+    assert [entry["image"] for entry in manifest()["images"]] == ["a.png", "c.png"]
+
+
+def test_a_wrong_target_is_told_once(run):
+    photo("a.png")
+    photo("b.png")
+    assert_error(run("explain", "a.png", "b.png", "-t", " "), "text target is empty")
+
+
+# -- more targets, and exit codes ---------------------------------------------------------------------------------
+
+
+def test_similar_contrast_and_zeroshot(run):
+    photo("a.png")
+    photo("b.png", seed=1)
+    options = ["--similar", "b.png", "--contrast", "a cat", "a dog", "--zeroshot", "cow", "--zeroshot", "pig"]
+    code, _, err = run("explain", "a.png", *options)
+    assert (code, err) == (0, "")
+    names = [record["target"] for record in manifest()["images"][0]["targets"]]
+    assert names[0] == "similar to b.png"
+    assert names[1] in ("cow", "pig")
+    assert names[2:] == ["a cat rather than a dog"]
+    assert_error(run("explain", "a.png", "--similar", "absent.png"), "--similar: no such picture: absent.png")
+
+
+def test_nothing_done_and_something_done_differ(run):
+    photo("good.png")
+    Path("a.png").write_text("not a picture")
+    Path("b.gif").write_text("not a picture")
+    assert run("explain", "good.png", "a.png", "-t", "a dog")[0] == 1
+    for broken in (["a.png"], ["b.gif"], ["a.png", "b.gif"]):
+        code, out, err = run("explain", *broken, "-t", "a dog")
+        assert (code, out, err.count("error: ")) == (2, "", len(broken))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--layers", "x"], ["--size", "x"], ["--fit", "x"], ["--cmap", "x"], ["--readout", "x"], ["--similar", "x"]],
+)
+def test_options_are_checked_before_a_model_is_loaded(run, monkeypatch, wrong):
+    monkeypatch.setattr(legrad, "load", None)
+    photo("a.png")
+    assert_error(run("explain", "a.png", "-t", "a dog", *wrong), "'x'" if wrong[0] != "--similar" else "x")
+
+
+def test_an_unknown_library(run):
+    assert_error(
+        run("models", "--library", "foo"), "--library is one of 'embedded', 'open_clip', 'timm', ", "got 'foo'"
+    )
+
+
+def test_a_reused_folder(run):
+    photo("a.png")
+    photo("b.png")
+    run("explain", "a.png", "-t", "a dog")
+    run("explain", "b.png", "-t", "a dog")
+    assert sorted(os.listdir("legrad-out")) == ["b--a-dog.png", "b.npz", "b.png", "manifest.json"]
+
+
+def test_equal_names_are_shown_with_their_folders(run):
+    photo("x/a.png")
+    photo("y/a.png")
+    _, out, _ = run("explain", "x/a.png", "y/a.png", "-t", "a dog")
+    assert "x/a.png" in out
+    assert "y/a.png" in out
+
+
+def test_methods_are_listed():
+    from legrad.methods import METHODS
+
+    result = subprocess.run([sys.executable, "-m", "legrad.cli", "methods"], capture_output=True, text=True, check=True)
+    rows = [line.split()[1] for line in result.stdout.splitlines() if line.startswith(("│", "┃"))]
+    assert set(METHODS) <= set(rows)
+    assert "arXiv:2404.03214" in "".join(result.stdout.split("│")).replace(" ", "").replace("\n", "")
+
+
+def test_another_method(run):
+    photo("a.png")
+    code, _, _ = run("explain", "a.png", "-t", "a dog", "--method", "gradcam", "--layers", "1")
+    assert code == 0
+    assert manifest()["settings"]["method"] == "gradcam"
+    assert_error(
+        run("explain", "a.png", "-t", "a dog", "--method", "lrp", "--layers", "2"),
+        "method 'lrp' cannot use layers: it has no layers to choose from",
+    )

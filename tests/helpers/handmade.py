@@ -1,0 +1,49 @@
+"""Explanations without a model: what the tests of showing and saving need."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+import legrad
+from legrad.inputs.geometry import Cells, Frame, Size
+
+PICTURES = [(64, 64), (97, 211), (211, 97), (33, 250), (250, 41), (7, 5)]  # (height, width)
+
+
+def cells(grid: Size, covered: Size) -> Cells:
+    """Patches side by side that cover some pixels."""
+    side: Any = tuple(pixels / count for pixels, count in zip(covered, grid, strict=True))
+    return Cells(grid, side, side)
+
+
+def explanation(
+    images: int = 1,
+    targets: int = 2,
+    grid: Size = (3, 4),
+    covered: Size | None = None,
+    frames: list[Frame] | None = None,
+    layers: tuple[int, ...] = (0, 2),
+    **changes: Any,
+) -> legrad.Explanation:
+    """Random relevance on 8-pixel patches; by default the original pictures are the model's input."""
+    generator = torch.Generator().manual_seed(0)
+    covered = covered or (8 * grid[0], 8 * grid[1])
+    frames = frames or [Frame(covered, covered)] * images
+    per_layer = torch.rand(images, targets, len(layers), *grid, generator=generator) + 0.1
+    rng = np.random.default_rng(0)
+    values: dict[str, Any] = {
+        "relevance": per_layer.mean(2),
+        "layer_relevance": per_layer,
+        "layers": layers,
+        "scores": torch.rand(images, targets, generator=generator),
+        "valid": torch.ones(images, targets, dtype=torch.bool),
+        "labels": [[f"target {t}" for t in range(targets)] for _ in range(images)],
+        "prompt_independent": torch.zeros(images, targets, dtype=torch.bool),
+        "frames": frames,
+        "cells": [cells(grid, covered)] * images,
+        "pictures": [rng.integers(0, 255, (*frame.original, 3), np.uint8) for frame in frames],
+        "names": [f"folder/picture {i}.jpg" for i in range(images)],
+        "settings": {"model": "none", "method": "legrad", "layers": list(layers), "versions": {"legrad": "0"}},
+    }
+    return legrad.Explanation(**{**values, **changes})

@@ -1,0 +1,1 @@
+"""Builders of tiny models, one module for each library."""

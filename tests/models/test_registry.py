@@ -1,0 +1,209 @@
+"""Loading by name: the embedded model, folders in open_clip's hub format, and names that cannot work."""
+
+import json
+
+import pytest
+import torch
+from helpers import tiny, twin
+from safetensors.torch import save_file
+
+import legrad
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny CLIP as `open_clip.push_to_hf_hub` writes it; text through open_clip's own bundled tokenizer."""
+    import open_clip
+    from open_clip.push_to_hf_hub import save_config_for_hf
+
+    path = tmp_path_factory.mktemp("tiny-clip")
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 32, "vision_cfg": tiny.VISION, "text_cfg": text}
+    model = tiny.clip(text=text)
+    model.visual.preprocess_mean, model.visual.preprocess_std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    preprocess = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear", "size": 32}
+    open_clip.set_model_preprocess_cfg(model, {**preprocess, "resize_mode": "shortest", "mode": "RGB", "fill_color": 0})
+    save_file(model.state_dict(), path / "open_clip_model.safetensors")
+    save_config_for_hf(model, path / "open_clip_config.json", model_config=config)
+    assert json.loads((path / "open_clip_config.json").read_text())["preprocess_cfg"]["mean"] == [0.4, 0.5, 0.6]
+    return path
+
+
+def test_local_dir(folder):
+    from PIL import Image
+
+    explainer = legrad.load(f"open_clip:local-dir:{folder}")
+    want = tiny.clip(text={"context_length": 77, "vocab_size": 49408})
+    pictures = [Image.effect_noise((50, 40), 90).convert("RGB"), Image.radial_gradient("L").convert("RGB")]
+    found = explainer.explain(pictures, ["a cat", "two dogs"])
+    assert found.scores.shape == (2, 2)
+    assert found.settings["model"] == f"open_clip:local-dir:{folder}"
+    transform = explainer._adapter.transform(None, "model")
+    x = torch.stack([transform(picture) for picture in pictures])
+    assert tuple(transform.transforms[-1].mean) == (0.4, 0.5, 0.6)
+    import open_clip
+
+    tokens = open_clip.get_tokenizer("ViT-B-32")(["a cat", "two dogs"])
+    same = legrad.wrap(want).explain(x, want.encode_text(tokens))
+    assert twin.distance(found.relevance, same.relevance) < 1e-5
+
+
+def test_hf_hub_reads_the_same_folder_through_the_hub_cache(folder, monkeypatch, tmp_path):
+    """A cache laid out as huggingface_hub writes it stands in for the network."""
+    import huggingface_hub.constants
+
+    snapshot = tmp_path / "models--someone--tiny" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    for file in folder.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    refs = tmp_path / "models--someone--tiny" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    x, t = torch.randn(1, 3, 32, 32), torch.randn(32)
+    found = legrad.load("open_clip:hf-hub:someone/tiny").explain(x, t)
+    local = legrad.load(f"open_clip:local-dir:{folder}").explain(x, t)
+    assert torch.equal(found.relevance, local.relevance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_dtype(folder, dtype):
+    explainer = legrad.load(f"open_clip:local-dir:{folder}", dtype=dtype)
+    assert explainer.anatomy.dtype == dtype
+    want = legrad.load(f"open_clip:local-dir:{folder}")
+    x, t = torch.randn(1, 3, 32, 32), torch.randn(32)
+    pair = torch.stack([e.explain(x, t).relevance.flatten() for e in (explainer, want)])
+    assert float(torch.corrcoef(pair)[0, 1]) > 0.99
+
+
+def test_embedded_is_in_eval_mode_and_explains_a_scene():
+    explainer = legrad.load("embedded")
+    assert not any(module.training for module in explainer.model.modules())
+    scene = next(legrad.embedded.scenes(1, seed=3, objects=(2, 2)))
+    found = explainer.explain(scene.image, [f"a photo of a {name}" for name in scene.names])
+    assert found.relevance.shape == (1, 2, 12, 12)
+    assert found.saliency().shape == (1, 2, 192, 192)
+    half = legrad.load("embedded", dtype=torch.bfloat16)
+    assert half.anatomy.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("nothing", legrad.InputError, "unknown model 'nothing'"),
+        ("embedded:x", legrad.InputError, "unknown model 'embedded:x'; expected 'embedded', 'embedded:map' or"),
+        ("open_clip:", legrad.InputError, "unknown model"),
+        ("open_clip:ViT-B-99/openai", legrad.InputError, "nearest: .*ViT-B"),
+        ("open_clip:ViT-B-16", legrad.InputError, "say which weights"),
+        ("open_clip:ViT-B-16/nobody", legrad.InputError, "has no weights 'nobody'"),
+        ("open_clip:RN50/openai", legrad.UnsupportedModelError, "a ResNet, not a ViT"),
+        ("open_clip:convnext_base/laion400m_s13b_b51k", legrad.UnsupportedModelError, "not a ViT"),
+        ("open_clip:MobileCLIP-S1/datacompdr", legrad.UnsupportedModelError, "not a ViT"),
+        ("open_clip:local-dir:/nowhere", legrad.InputError, "open_clip_config.json"),
+    ],
+)
+def test_names_that_cannot_work(name, error, message):
+    with pytest.raises(error, match=message):
+        legrad.load(name)
+
+
+def test_offline_says_what_still_works(monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(legrad.InputError, match="Without a network only"):
+        legrad.load("open_clip:hf-hub:someone/absent")
+
+
+def test_every_listed_name_has_a_verdict_without_building():
+    from legrad.models.registry import available
+
+    listed = dict(available())
+    assert listed["embedded"] == listed["embedded:map"] == ""
+    assert listed["open_clip:ViT-B-16/laion2b_s34b_b88k"] == ""
+    assert listed["open_clip:ViT-B-16-SigLIP/webli"] == ""
+    assert "ResNet" in listed["open_clip:RN50/openai"]
+    assert sum(not reason for reason in listed.values()) > 150
+
+
+@pytest.mark.parametrize("size", [None, 64, (32, 48)])
+@pytest.mark.parametrize("fit", ["model", "squash", "pad"])
+def test_pictures_at_other_sizes_and_fits(folder, size, fit):
+    from PIL import Image
+
+    explainer = legrad.load(f"open_clip:local-dir:{folder}")
+    picture = Image.effect_noise((90, 60), 90).convert("RGB")
+    found = explainer.explain(picture, "a cat", size=size, fit=fit)
+    height, width = (32, 32) if size is None else (size, size) if isinstance(size, int) else size
+    assert found.relevance.shape[-2:] == (height // 8, width // 8)
+    assert found.saliency().shape == (1, 1, 60, 90)
+    # a 3:2 picture loses pixels only where it is cropped
+    assert bool(found.seen.all()) == (fit != "model" or size == (32, 48))
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_devices_that_are_not_there(device):
+    with pytest.raises(legrad.InputError, match=f"cannot use device '{device}'"):
+        legrad.load("embedded", device=device)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "torch.float16", torch.float16])
+def test_types_by_name(dtype):
+    assert legrad.load("embedded", dtype=dtype).anatomy.dtype is torch.float16
+
+
+@pytest.mark.parametrize("dtype", ["half16", "int8", torch.int8, "nn", 16])
+def test_types_that_no_model_has(dtype):
+    with pytest.raises(legrad.InputError, match=r"dtype is one of torch\.float32, .* \(or its name\), got"):
+        legrad.load("embedded", dtype=dtype)
+
+
+@pytest.mark.parametrize("name", [None, torch.nn.Linear(1, 1)])
+def test_a_model_is_no_name(name):
+    with pytest.raises(legrad.InputError, match=r"takes a model's name.*legrad\.wrap\(model\)"):
+        legrad.load(name)
+
+
+def test_a_device_without_weights():
+    with pytest.raises(legrad.InputError, match="'meta' has no weights"):
+        legrad.load("embedded", device="meta")
+
+
+# -- names that are nearly right ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders(tmp_path, folder, monkeypatch):
+    """One folder of every library, in the current one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "oc").symlink_to(folder)
+    for name, config in {
+        "hugging": {"model_type": "vit", "architectures": ["ViTForImageClassification"]},
+        "timmy": {"architecture": "vit_tiny_patch16_224"},
+        "other": {"mine": 1},
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hugging", r"unknown model 'hugging'.*did you mean 'hf:hugging'\?$"),
+        ("./timmy", r"did you mean 'timm:local-dir:\./timmy'\?$"),
+        ("oc", r"did you mean 'open_clip:local-dir:oc'\?$"),
+        ("other", r"lists what can be loaded$"),
+        ("hf:timmy", r"could not load 'timmy'.*did you mean 'timm:local-dir:timmy'\?$"),
+        ("hf:oc", r"did you mean 'open_clip:local-dir:oc'\?$"),
+        ("timm:local-dir:hugging", r"no timm model in 'hugging'.*did you mean 'hf:hugging'\?$"),
+        ("open_clip:local-dir:timmy", r"did you mean 'timm:local-dir:timmy'\?$"),
+        ("hf:huggin", r"^there is no folder 'huggin', and as a repository transformers could not load it: "),
+        ("hf:./huggin", r"^there is no folder './huggin'$"),
+    ],
+)
+def test_a_name_that_is_nearly_right(folders, name, message):
+    with pytest.raises(legrad.InputError, match=message) as told:
+        legrad.load(name)
+    assert ".." not in str(told.value)
