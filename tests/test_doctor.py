@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import legrad
 from legrad.cli import main
 from legrad.core.positions import position_check, random_input
-from legrad.core.state import plain
+from legrad.core.state import evaluation_mode
 from legrad.doctor import allowed_sizes, examine
 
 
@@ -61,7 +61,7 @@ def test_a_wrong_layout_is_found(change):
     report = examine(legrad.wrap(model, anatomy=wrong))
     assert not report.healthy
     assert any(text in value(report, "position check") for text in ("change most token", "17 tokens"))
-    with plain(model), pytest.raises(legrad.TruthCheckError, match="prefix tokens"):
+    with evaluation_mode(model), pytest.raises(legrad.TruthCheckError, match="prefix tokens"):
         position_check(wrong, random_input(wrong))
 
 
@@ -74,7 +74,7 @@ def test_a_wrong_head_is_found():
 
 
 def test_fixed_sizes():
-    anatomy = replace(legrad.wrap(tiny.clip()).anatomy, resized=None)
+    anatomy = replace(legrad.wrap(tiny.clip()).anatomy, at_size=None)
     assert allowed_sizes(anatomy) == "32 x 32 only"
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import legrad
-from legrad.core.score import Score, contrast
+from legrad.core.score import Direction, contrast
 from legrad.doctor import examine
 from legrad.inputs import sounds, videos
 
@@ -38,7 +38,7 @@ def test_keys_that_nobody_declared_are_an_error():
     from dataclasses import replace
 
     model = zoo_timm.build("vit_pe_core_base_patch16_224")
-    wrong = replace(legrad.wrap(model).anatomy, key_prefix=0)
+    wrong = replace(legrad.wrap(model).anatomy, num_prefix_keys=0)
     with pytest.raises(legrad.TruthCheckError, match="keys"):
         legrad.wrap(model, anatomy=wrong).explain(torch.randn(1, *wrong.shape), first)
 
@@ -92,7 +92,7 @@ def test_contrast_of_targets_on_two_devices():
                 Elsewhere.moves += 1
             return func(*args, **(kwargs or {}))
 
-    a, b = Score("a", torch.eye(2)[:1]), Score("b", torch.eye(2)[1:])
+    a, b = Direction("a", torch.eye(2)[:1]), Direction("b", torch.eye(2)[1:])
     with Elsewhere():
         assert contrast(a, b).direction.tolist() == [[1, -1]]
     assert Elsewhere.moves == 1

@@ -26,9 +26,9 @@ from torch import Tensor
 import legrad
 from legrad import heads
 from legrad.core import state
-from legrad.core.planning import Plan, Planner
+from legrad.core.planning import Planner, Shortcuts
 from legrad.core.positions import position_check, random_input
-from legrad.core.score import Score
+from legrad.core.score import Direction
 from legrad.core.streaming import explain_batch
 from legrad.core.truth import truth_check
 from legrad.doctor import allowed_sizes
@@ -95,7 +95,7 @@ def examine(library: str, name: str, model: torch.nn.Module) -> Row:
         warnings.simplefilter("ignore")
         explainer = legrad.wrap(model)
         anatomy = explainer.anatomy
-        with state.plain(model), state.plain(anatomy.tower, anatomy.switches):
+        with state.evaluation_mode(model), state.evaluation_mode(anatomy.tower, anatomy.call_settings):
             for batch in (random_input(anatomy, seed) for seed in range(2)):
                 truth_check(anatomy, batch)
                 positions(anatomy, batch)
@@ -121,7 +121,8 @@ def examine(library: str, name: str, model: torch.nn.Module) -> Row:
         prefix_tokens=anatomy.num_prefix_tokens,
         grid=" x ".join(anatomy.axes),
         route=anatomy.route,
-        attention=anatomy.attention + (f", {len(anatomy.taps)} of {anatomy.attentions}" * (anatomy.attentions > 1)),
+        attention=anatomy.attention
+        + (f", {len(anatomy.explained_attentions)} of {anatomy.attentions}" * (anatomy.attentions > 1)),
         readout=str(anatomy.default_readout),
         sizes="fixed" if sizes.endswith("only") else sizes.partition(" (")[0],
         tail=tail,
@@ -133,10 +134,10 @@ def target(features: int) -> Tensor:
     return torch.randn(features, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def against_twin(explainer: legrad.Explainer, batch: Tensor, readout: str, size: Any = None) -> float:
+def against_twin(explainer: legrad.Explainer, batch: Tensor, readout: Any, size: Any = None) -> float:
     """Largest difference over all blocks, relative to each map's maximum."""
     anatomy = explainer.anatomy if size is None else explainer.anatomy.at(size)
-    with torch.no_grad(), state.plain(anatomy.tower, anatomy.switches):
+    with torch.no_grad(), state.evaluation_mode(anatomy.tower, anatomy.call_settings):
         direction = target(anatomy.run(batch[:1]).shape[-1])
 
     def score(feature: Tensor) -> Tensor:
@@ -170,26 +171,26 @@ def against_twin(explainer: legrad.Explainer, batch: Tensor, readout: str, size:
 def closed_form(explainer: legrad.Explainer, batch: Tensor) -> str:
     """Which tails the float32 model uses; closed forms, plain and folded, are compared with autograd's maps."""
     anatomy = explainer.anatomy
-    with torch.no_grad(), state.plain(anatomy.tower, anatomy.switches):
+    with torch.no_grad(), state.evaluation_mode(anatomy.tower, anatomy.call_settings):
         features = anatomy.run(batch[:1]).shape[-1]
         planner = Planner(anatomy)
         truth_check(anatomy, batch[:1], planner.visit)
-    closed = planner.plan.tails
+    closed = planner.shortcuts.tails
     if not closed:
         return "pooler" if anatomy.route == "pooler" else "autograd"
-    scores = [Score("", torch.randn(1, features, generator=torch.Generator().manual_seed(i))) for i in range(40)]
+    scores = [Direction("", torch.randn(1, features, generator=torch.Generator().manual_seed(i))) for i in range(40)]
     layers = range(len(anatomy.blocks))
     for readout in anatomy.readouts:
         for count in (1, len(scores)):
-            with torch.no_grad(), state.plain(anatomy.tower, anatomy.switches):
+            with torch.no_grad(), state.evaluation_mode(anatomy.tower, anatomy.call_settings):
                 found, expected = (
                     explain_batch(anatomy, batch, scores[:count], layers, readout, plan).relevance
-                    for plan in (planner.plan, Plan())
+                    for plan in (planner.shortcuts, Shortcuts())
                 )
             worst = apart(found, expected)
             if worst > SAME:  # only where float32 itself is no better
                 double = legrad.wrap(copy.deepcopy(explainer.model).double()).anatomy
-                with torch.no_grad(), state.plain(double.tower, double.switches):
+                with torch.no_grad(), state.evaluation_mode(double.tower, double.call_settings):
                     exact = explain_batch(double, batch.double(), scores[:count], layers, readout).relevance
                 worst = SAME * apart(found, exact) / max(SAME, 1.5 * apart(expected, exact))
             if not worst <= SAME:
@@ -206,7 +207,7 @@ def apart(found: Tensor, expected: Tensor) -> float:
 
 def positions(anatomy: Any, batch: Tensor) -> None:
     """Videos, sounds and windows have position tests of their own."""
-    if anatomy.axes == ("rows", "cols") and anatomy.lay is None:
+    if anatomy.axes == ("rows", "cols") and anatomy.keys_to_grid is None:
         position_check(anatomy, batch)
 
 
@@ -239,7 +240,7 @@ def other_sizes(anatomy: Any) -> Iterator[tuple[int, int]]:
 def at_size(explainer: legrad.Explainer, size: tuple[int, int]) -> float:
     anatomy = explainer.anatomy.at(size)
     batch = random_input(anatomy)
-    with state.plain(anatomy.tower, anatomy.switches):
+    with state.evaluation_mode(anatomy.tower, anatomy.call_settings):
         positions(anatomy, batch)
     return against_twin(explainer, batch, str(anatomy.default_readout), size)
 

@@ -130,7 +130,7 @@ def evaluate(
     explainer: legrad.Explainer, utterances: int, scenes: int, seed: int, progress: Callable[..., Any] = track
 ) -> dict[str, dict[str, Any]]:
     """All numbers: {"variants" | "accents": {"retrieval": ..., "pointing": ..., "swap": ..., "miou": ..., ...}}."""
-    hearing = explainer.adapter.hearing
+    hearing = explainer.adapter.audio_encoder
     if hearing is None or not isinstance(hearing.tower, speech.SpeechTower):
         raise legrad.InputError("this is about legrad.load('embedded:speech')")
     return {

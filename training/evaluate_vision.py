@@ -16,7 +16,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import typer
 from rich.console import Console
 from rich.progress import track
@@ -77,7 +76,7 @@ def _raw_attention(explainer: legrad.Explainer, images: Tensor) -> Tensor:
     It goes from the class token in the last block, or from the pooler's query, to the patches.
     """
     anatomy = explainer.anatomy
-    with state.plain(explainer.model), hooks.record(anatomy.blocks) as outputs:
+    with state.evaluation_mode(explainer.model), hooks.record(anatomy.blocks) as outputs:
         anatomy.run(images)
         if anatomy.route == "pooler":
             attention = _pooler_attention(anatomy.tower, outputs[-1])
@@ -113,7 +112,7 @@ def _maps(explainer: legrad.Explainer, made: Sequence[Scene]) -> Iterator[tuple[
             if last == depth and readout == default:
                 name += " (default)"
             yield name, [maps[:count] for maps, count in zip(merged, counts, strict=True)]
-    images = torch.stack([one.tensor for one in _prepared(explainer, pictures)]).to(explainer.anatomy.device)
+    images = explainer.prepare(list(pictures)).tensor.to(explainer.anatomy.device)
     attention = _raw_attention(explainer, images).cpu()
     yield "raw attention", [one.expand(count, -1, -1) for one, count in zip(attention, counts, strict=True)]
     rows, cols = explainer.anatomy.grid
@@ -123,40 +122,27 @@ def _maps(explainer: legrad.Explainer, made: Sequence[Scene]) -> Iterator[tuple[
     yield "centre prior", [(-(y**2) - x**2).expand(count, -1, -1) for count in counts]
 
 
-def _prepared(explainer: legrad.Explainer, pictures: Sequence[Any]) -> Any:
-    from legrad.inputs.prepare import prepare
-
-    return prepare(list(pictures), explainer._adapter)
-
-
 def evaluate(explainer: legrad.Explainer, n: int, seed: int, progress: Callable[..., Any] = track) -> dict[str, Any]:
     """All numbers, as {name: {"recall" | "pointing" | "swap": (value, low, high)}}."""
     if seed in TRAINING_SEEDS or seed + 1 in TRAINING_SEEDS:
         raise legrad.InputError("this seed was trained on; take another")
-    prompts = explainer._adapter
-    assert prompts.tokenize is not None
-    assert prompts.encode_text is not None
-    with torch.no_grad():
-        ids = prompts.tokenize([PROMPT.format(name) for name in NAMES]).to(explainer.anatomy.device)
-        texts = F.normalize(prompts.encode_text(ids).float(), dim=-1)
+    texts = explainer.embed([PROMPT.format(name) for name in NAMES]).embeddings.cpu()
     results: dict[str, Any] = {}
     found: list[tuple[int, int]] = []
     for start in progress(range(0, n, _BATCH), description="recognition"):
         made = [scene(seed, i) for i in range(start, min(start + _BATCH, n))]
-        images = torch.stack([one.tensor for one in _prepared(explainer, [m.image for m in made])])
-        with state.plain(explainer.model):
-            features = F.normalize(explainer.anatomy.run(images.to(explainer.anatomy.device)), dim=-1)
+        features = explainer.predict([m.image for m in made])
         found += [recall_at_k(row, m.names) for row, m in zip(features @ texts.T, made, strict=True)]
     results["model"] = {"recall": interval(*zip(*found, strict=True))}
     counts: dict[str, dict[str, list[tuple[int, int]]]] = {}
-    cells = explainer.anatomy.cells
+    cells = explainer.anatomy.patch_grid
     for start in progress(range(0, n, _BATCH), description="localisation"):
         made = [scene(seed + 1, i, objects=(2, 4)) for i in range(start, min(start + _BATCH, n))]
         for name, maps in _maps(explainer, made):
             entry = counts.setdefault(name, {"pointing": [], "swap": []})
             for one, m in zip(maps, made, strict=True):
                 size = m.image.shape[:2]
-                placed = geometry.place(one.contiguous(), geometry.Frame(size, size), cells, size)
+                placed = geometry.place(one.contiguous(), geometry.Placement(size, size), cells, size)
                 masks = torch.from_numpy(m.masks)
                 entry["pointing"].append(points(placed, masks))
                 entry["swap"].append(swaps(placed, masks))

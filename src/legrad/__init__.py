@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from legrad.errors import FlatMapWarning, InputError, LeGradError, TruthCheckError, UnsupportedModelError
 from legrad.explainer import Explainer, load, wrap
-from legrad.models.adapter import Hearing
+from legrad.models.adapter import AudioEncoder
 from legrad.models.anatomy import Readout, ViTAnatomy
 from legrad.results.explanation import Explanation
 from legrad.targets.kinds import PREDICTED, Audio, Contrast, Prompts, Similar, ZeroShot
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 __all__ = [
     "PREDICTED",
     "Audio",
+    "AudioEncoder",
     "Contrast",
     "Explainer",
     "Explanation",
     "FlatMapWarning",
-    "Hearing",
     "InputError",
     "LeGradError",
     "LePreprocess",

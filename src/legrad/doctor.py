@@ -69,7 +69,11 @@ def examine(explainer: Explainer, size: int | Sequence[int] | None = None, seed:
     """
     report = Report()
     own = explainer.anatomy
-    with state.exclusive(own.blocks[0]), state.plain(explainer.model), state.plain(own.tower, own.switches):
+    with (
+        state.exclusive(own.blocks[0]),
+        state.evaluation_mode(explainer.model),
+        state.evaluation_mode(own.tower, own.call_settings),
+    ):
         anatomy = own if size is None else own.at(geometry.as_size(size))
         _facts(explainer, anatomy, report)
         batch = random_input(anatomy, seed)
@@ -118,10 +122,14 @@ def _facts(explainer: Explainer, anatomy: ViTAnatomy, report: Report) -> None:
         "attentional pooler on every block's tokens" if anatomy.route == "pooler" else "self-attention of the blocks"
     )
     kind = {"fused": "fused (scaled_dot_product_attention)", "softmax": "eager (softmax)"}[anatomy.attention]
-    policy = "" if anatomy.attentions == 1 else f"; {anatomy.attentions} attentions, used: {list(anatomy.taps)}"
+    policy = (
+        ""
+        if anatomy.attentions == 1
+        else f"; {anatomy.attentions} attentions, used: {list(anatomy.explained_attentions)}"
+    )
     report.add("explained attention", f"{where}, {kind}{policy}")
     report.add(
-        "prefix tokens", f"{anatomy.num_prefix_tokens}, {anatomy.key_prefix} of them keys in front of the patches"
+        "prefix tokens", f"{anatomy.num_prefix_tokens}, {anatomy.num_prefix_keys} of them keys in front of the patches"
     )
     grid = " x ".join(map(str, anatomy.grid))
     shape = " x ".join(map(str, anatomy.shape))
@@ -139,7 +147,7 @@ def _targets(explainer: Explainer) -> str:
         return f"class indices, PREDICTED, callables; {named}"
     if output == "embedding":
         texts = "texts, " if adapter.encode_text and adapter.tokenize else ""
-        hears = "sounds, " if adapter.hearing else ""
+        hears = "sounds, " if adapter.audio_encoder else ""
         missing = " (texts need a tokenizer)" if adapter.encode_text and not adapter.tokenize else ""
         return f"{texts}{hears}embeddings, Similar, callables{missing}"
     return "embeddings, Similar, callables (the model has no head)"

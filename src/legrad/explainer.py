@@ -1,38 +1,39 @@
-"""``load`` and ``wrap`` a model, ``explain`` pictures: the streaming pass around the formula in ``relevance``."""
+"""``load`` and ``wrap`` a model, ``explain`` images: the steps in order, around the formula in ``relevance``."""
 
 import contextlib
 import functools
 import importlib.metadata
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from legrad import methods
-from legrad.core.memory import Chunks, ran_out
-from legrad.core.planning import Plan, Planner
+from legrad.batches import Question
+from legrad.core.memory import images_per_forward
+from legrad.core.planning import Planner, Shortcuts
 from legrad.core.positions import no_position_check, position_check, random_input
-from legrad.core.score import Score
-from legrad.core.state import exclusive, fingerprint, plain
-from legrad.core.streaming import explain_batch
-from legrad.core.truth import truth_check
+from legrad.core.state import evaluation_mode, exclusive, weights_version
+from legrad.core.truth import final_answer, truth_check
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.inputs import geometry
-from legrad.inputs.prepare import Input, by_size, sources, stack
-from legrad.methods import registry as methods_registry
+from legrad.inputs.prepare import Fit, Images, Input, InputQueue, Inputs, by_size, checked_tensor, sources, stack
 from legrad.models import registry
-from legrad.models.adapter import Adapter, Hearing
+from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
-from legrad.results.assemble import Part, assemble
+from legrad.results.assemble import PassResult, assemble
 from legrad.results.explanation import Explanation
+from legrad.targets.kinds import EmbeddedTargets, Targets, as_list
 from legrad.targets.resolve import Resolver, class_names
 
-READOUTS = ("auto", "published", "native")
-FITS = ("model", "squash", "pad")
-_WINDOW = 256  # pictures that a device gets at once
+ReadoutName = Literal["auto", "published", "native"]
+READOUTS: tuple[str, ...] = get_args(ReadoutName)
+FITS: tuple[str, ...] = get_args(Fit)
+_WINDOW = 256  # images that a device gets at once
 
 
 def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> "Explainer":
@@ -40,7 +41,7 @@ def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype
 
     Args:
         name: "embedded", "embedded:map" or "embedded:speech" (offline, inside the package: with a class token, with an
-            attentional pooler, with a class token and an ear for ``legrad.Audio``),
+            attentional pooler, with a class token and a speech encoder for ``legrad.Audio``),
             "open_clip:ARCH/TAG", "timm:NAME.TAG", "hf:ORG/REPO", "hf:FOLDER", "torchvision:NAME"; open_clip and timm
             also take "local-dir:PATH" and "hf-hub:ORG/REPO" behind their prefix.
         device: where the model lives; default CPU.
@@ -59,64 +60,67 @@ def wrap(
     tokenizer: Any = None,
     anatomy: ViTAnatomy | None = None,
     labels: Sequence[str] | None = None,
-    hearing: Hearing | None = None,
+    audio_encoder: AudioEncoder | None = None,
 ) -> "Explainer":
     """Explain a model that is in memory already. The model is not changed, now or later.
 
     Args:
         model: of open_clip, timm, transformers, torchvision or OpenAI's clip, also inside DataParallel, DDP,
             ``torch.compile`` or PEFT; any module if ``anatomy`` is given.
-        transform: picture -> tensor, a torchvision-style ``Compose``, or a processor of transformers (image processor,
+        transform: image -> tensor, a torchvision-style ``Compose``, or a processor of transformers (image processor,
             or ``AutoProcessor``, which brings its tokenizer along); default: the one the model carries.
         tokenizer: texts -> token ids, as ``open_clip.get_tokenizer`` returns, or a tokenizer of transformers; needed
             for text targets.
         anatomy: your own description, see ``ViTAnatomy``; where it lays the patches is checked at the first use.
-
         labels: class names of a classifier, in the order of its logits; default those that the model carries.
-        hearing: how sounds are embedded in the space of the model's pictures, for ``legrad.Audio`` targets.
+        audio_encoder: how sounds are embedded in the space of the model's images, for ``legrad.Audio`` targets.
 
     Raises:
         UnsupportedModelError: a model that is not known and comes without an anatomy.
-        InputError: labels that are no names for the model's logits, or hearing for a classifier.
+        InputError: labels that are no names for the model's logits, or audio_encoder for a classifier.
     """
     adapter = registry.adapt(model) if anatomy is None else Adapter(model, anatomy)
     adapter, transform, tokenizer = registry.tools(adapter, transform, tokenizer)
     if tokenizer is not None:
         adapter = replace(adapter, tokenize=lambda texts: tokenizer(list(texts)))
     if transform is not None:
-        own = adapter.transform
+        library_transform = adapter.transform
 
-        def chosen(size: geometry.Size | None, fit: str) -> Any:
+        def transform_for(size: geometry.Size | None, fit: str) -> Any:
             if size is None and fit == "model":
                 return transform
-            if own is None:
+            if library_transform is None:
                 raise InputError("with your own transform only size=None and fit='model' are possible")
-            return own(size, fit)
+            return library_transform(size, fit)
 
-        adapter = replace(adapter, transform=chosen)
+        adapter = replace(adapter, transform=transform_for)
     if labels is not None:
         adapter = replace(adapter, labels=class_names(labels, adapter.anatomy))
-    if hearing is not None:
+    if audio_encoder is not None:
         if adapter.anatomy.output == "logits":
             raise InputError(
-                f"hearing is for models that embed pictures and sounds in one space; {type(model).__name__} is a "
-                "classifier, whose output is logits: leave hearing out, or wrap a model with an embedding"
+                f"audio_encoder is for models that embed images and sounds in one space; {type(model).__name__} is a "
+                "classifier, whose output is logits: leave audio_encoder out, or wrap a model with an embedding"
             )
-        adapter = replace(adapter, hearing=hearing)
+        adapter = replace(adapter, audio_encoder=audio_encoder)
     return Explainer(adapter, own_anatomy=anatomy is not None)
 
 
 class Explainer:
-    """A model that can be asked where it looked. Made by ``load`` or ``wrap``."""
+    """A model that can be asked where it looked. Made by ``load`` or ``wrap``.
+
+    ``explain`` does all of it; its steps can be used alone: ``prepare`` reads and preprocesses images, ``embed``
+    encodes targets, ``predict`` is the model's own answer.
+    """
 
     def __init__(self, adapter: Adapter, own_anatomy: bool = False) -> None:
         self._adapter = adapter
-        self._plans: dict[tuple[Any, ...], Plan] = {}
-        self._state: tuple[Any, ...] = ()
+        self._shortcuts: dict[tuple[Any, ...], Shortcuts] = {}
+        self._weights_version: tuple[Any, ...] = ()
         self._own_anatomy = own_anatomy
 
     def __repr__(self) -> str:
-        return f"Explainer({self._adapter.name or type(self.model).__name__}, {self.anatomy!r})"
+        return f"Explainer({self._name}, {self.anatomy!r})"
 
     @property
     def model(self) -> nn.Module:
@@ -134,32 +138,97 @@ class Explainer:
         return self._adapter.anatomy
 
     @functools.cached_property
+    def audio_explainer(self) -> "Explainer | None":
+        """Explains the audio tower of a model of images and sounds; None if there is none that can be explained."""
+        return None if self._adapter.audio_adapter is None else Explainer(self._adapter.audio_adapter)
+
+    @property
     def listener(self) -> "Explainer | None":
-        """Explains the audio tower of a model that sees and hears; None if there is none that can be explained."""
-        return None if self._adapter.listener is None else Explainer(self._adapter.listener)
+        """Deprecated name of ``audio_explainer``."""
+        warnings.warn("Explainer.listener is called audio_explainer now", DeprecationWarning, stacklevel=2)
+        return self.audio_explainer
+
+    @property
+    def _name(self) -> str:
+        return self._adapter.name or type(self.model).__name__
 
     def to(self, device: torch.device | str) -> "Explainer":
         """Move the model; returns itself."""
         self.model.to(device)
-        if self._adapter.hearing is not None and self._adapter.hearing.tower is not None:
-            self._adapter.hearing.tower.to(device)
+        if self._adapter.audio_encoder is not None and self._adapter.audio_encoder.tower is not None:
+            self._adapter.audio_encoder.tower.to(device)
         return self
+
+    # -- the steps ------------------------------------------------------------------------------------------------
+
+    def prepare(self, images: Images, size: int | Sequence[int] | None = None, fit: Fit = "model") -> Inputs:
+        """Read and preprocess images once, for several calls.
+
+        Args:
+            images, size, fit: as for ``explain``.
+
+        Returns:
+            The model's inputs with their originals; ``explain`` and ``predict`` take them in place of images.
+
+        Raises:
+            InputError: an argument or image that cannot be used.
+        """
+        check_choice("fit", fit, FITS)
+        return Inputs(next(self._queue(images, size, fit).windows()))
+
+    def embed(self, targets: Targets) -> EmbeddedTargets:
+        """Encode targets once, for many calls: ``explain(..., targets=explainer.embed(texts))``.
+
+        Args:
+            targets: one or several, as for ``explain``, the same for all images.
+
+        Returns:
+            The targets, resolved; ``embeddings`` are their directions (targets, features) where they have one.
+
+        Raises:
+            InputError: targets that cannot be used, or a list for each image.
+        """
+        if any(isinstance(target, list) for target in as_list(targets)):
+            raise InputError("embed takes targets for all images; give explain a list of lists")
+        with self._undisturbed_model():
+            resolved, _ = Resolver(self._adapter, self.anatomy, 0).resolve(targets)
+        return EmbeddedTargets(tuple(resolved))
+
+    def predict(self, images: Images, size: int | Sequence[int] | None = None, fit: Fit = "model") -> Tensor:
+        """The model's own final answer.
+
+        Args:
+            images, size, fit: as for ``explain``; a tensor stays on its device until its turn comes.
+
+        Returns:
+            (images, features), detached, on the CPU, at least float32: raw logits of classifiers, else L2-normalised
+            embeddings.
+
+        Raises:
+            InputError: an argument or image that cannot be used.
+        """
+        check_choice("fit", fit, FITS)
+        answers: list[Tensor] = []
+        with self._undisturbed_model():
+            for anatomy, batch in self._batches(images, size, fit):
+                answers.append(final_answer(anatomy, anatomy.run(batch)).cpu())
+        return torch.cat(answers)
 
     # -- the public call ------------------------------------------------------------------------------------------
 
     def explain(
         self,
-        images: Any,
-        targets: Any,
+        images: Images,
+        targets: Targets,
         layers: int | Sequence[int] | None = None,
-        readout: str = "auto",
+        readout: ReadoutName = "auto",
         method: str | methods.Method = "legrad",
         size: int | Sequence[int] | None = None,
-        fit: str = "model",
-        null_target: Any = None,
+        fit: Fit = "model",
+        null_target: Targets | None = None,
         null_threshold: float = 0.8,
         keep_layers: bool = False,
-        memory: str | int = "auto",
+        memory: Literal["auto"] | int = "auto",
     ) -> Explanation:
         """Where did the model look, for these targets? LeGrad, arXiv:2404.03214.
 
@@ -168,17 +237,18 @@ class Explainer:
                 (B, 3, H, W), whose H and W are the input size. For video models: a path or URL of an animation or
                 video, (frames, H, W, 3) uint8, a list of frames, a list of those, or (B, frames, 3, H, W). For audio
                 models: a path or URL, a waveform (samples,) at the model's rate, (waveform, rate), a list of those, or
-                spectrograms (B, time, frequency).
+                spectrograms (B, time, frequency). Or what ``prepare`` gave.
             targets: one or several of: text (used verbatim, no template), class index, embedding (features,),
                 ``Prompts``, ``ZeroShot``, ``Similar``, ``Audio``, ``Contrast``, ``PREDICTED``, or a callable that gets
-                the float32 read-out (B, features) and returns (B,). A list of lists gives every picture its own.
+                the float32 read-out (B, features) and returns (B,). A list of lists gives every image its own.
+                Or what ``embed`` gave.
             layers: None for all, k for the last k blocks, or a sequence of indices (negative ones count from the end).
             readout: how a layer's tokens become the scored feature. "published": as the authors' code, "native": the
                 model's own head, "auto": published for class-token models, native for the others.
             method: "legrad", or a name of ``legrad.methods.METHODS`` (baselines and controls; docs/methods.md). What a
                 method cannot use (``layers``, ``readout``, ``null_target``, ``keep_layers``) is refused if given.
-            size: input size in pixels, int or (H, W), for pictures; default the model's own.
-            fit: how a picture gets there: "model" (its own transform), "squash" (whole picture, no crop) or "pad".
+            size: input size in pixels, int or (H, W), for images; default the model's own.
+            fit: how a image gets there: "model" (its own transform), "squash" (whole image, no crop) or "pad".
             null_target: a target whose map is taken for background, for instance "a photo of a".
             null_threshold: cells whose min-maxed null relevance exceeds it become zero.
             keep_layers: keep the relevance of every layer too.
@@ -189,7 +259,7 @@ class Explainer:
             An ``Explanation``; its tensors are detached and on the CPU, in the order of the input.
 
         Raises:
-            InputError: an argument or picture that cannot be used.
+            InputError: an argument or image that cannot be used.
             TruthCheckError: what was captured does not reproduce the model, so a map would be wrong.
 
         Warns:
@@ -197,39 +267,24 @@ class Explainer:
         """
         check_choice("readout", readout, READOUTS)
         check_choice("fit", fit, FITS)
-        kind = methods.find(method)
-        kind.check(self.anatomy, layers, readout, null_target, keep_layers)
-        if memory != "auto" and (not isinstance(memory, int) or isinstance(memory, bool) or memory <= 0):
-            raise InputError(f"memory is 'auto' or a positive number of bytes, got {memory!r}")
+        _check_memory(memory)
         if not 0 <= null_threshold <= 1:
             raise InputError(f"null_threshold lies in [0, 1], got {null_threshold}")
+        kind = methods.find(method)
+        kind.check(self.anatomy, layers, readout, null_target, keep_layers)
         blocks = kind.blocks(layers, len(self.anatomy.blocks))
-        chosen = str(self.anatomy.default_readout) if readout == "auto" else readout
-        if chosen not in self.anatomy.readouts:
-            raise InputError(f"this model has no {chosen} read-out, only {', '.join(self.anatomy.readouts)}")
-        # the whole call: results made under inference mode could not be used in training code
-        with torch.inference_mode(False), torch.no_grad(), exclusive(self.anatomy.blocks[0]):
-            pictures = sources(images, self._adapter, size, fit)
-            # inside, so that copies of the tower for other input sizes are made from it in its plain state
-            with plain(self.model), plain(self.anatomy.tower, self.anatomy.switches):
-                resolver = Resolver(self._adapter, self.anatomy, len(pictures))
-                scores, valid = resolver.resolve(targets)
-                null = None if null_target is None else resolver.one(null_target)
-                asked = scores if null is None else [*scores, null]
-                question = _Question(kind, asked, blocks, chosen, memory)
-                inputs: list[Input] = []
-                parts: list[Part] = []
-                # while a device works on one window of pictures, the processor prepares the next
-                count = None if self.anatomy.device.type == "cpu" else _WINDOW
-                with contextlib.closing(pictures.windows(count)) as windows:
-                    for window in windows:
-                        inputs += window
-                        for input_size, members in by_size(inputs, len(inputs) - len(window)).items():
-                            anatomy = self.anatomy.at(input_size)
-                            plan = self._plan(stack([inputs[members[0]]], anatomy), anatomy)
-                            parts.extend(_in_chunks(question, anatomy, inputs, members, plan))
+        readout_name = str(self.anatomy.default_readout) if readout == "auto" else readout
+        if readout_name not in self.anatomy.readouts:
+            raise InputError(f"this model has no {readout_name} read-out, only {', '.join(self.anatomy.readouts)}")
+        with self._undisturbed_model():
+            queue = self._queue(images, size, fit)
+            resolver = Resolver(self._adapter, self.anatomy, len(queue))
+            resolved, valid = resolver.resolve(targets)
+            null = None if null_target is None else resolver.one(null_target)
+            question = Question(kind, resolved if null is None else [*resolved, null], blocks, readout_name, memory)
+            inputs, results = self._explain_queue(question, queue)
             return assemble(
-                parts,
+                results,
                 inputs,
                 valid,
                 null_threshold=null_threshold if null else None,
@@ -238,12 +293,12 @@ class Explainer:
                 layers=blocks,
                 axes=self.anatomy.axes,
                 settings={
-                    "model": self._adapter.name or type(self.model).__name__,
+                    "model": self._name,
                     "method": kind.name,
                     "layers": blocks,
-                    "readout": chosen if kind.readout else None,
+                    "readout": readout_name if kind.readout else None,
                     "fit": fit,
-                    "input_size": list(inputs[0].frame.input),
+                    "input_size": list(inputs[0].placement.input),
                     "null_target": None if null is None else null.label_of(0),
                     "null_threshold": null_threshold,
                     "device": str(self.anatomy.device),
@@ -252,101 +307,137 @@ class Explainer:
                 },
             )
 
-    def explain_audio(self, sounds: Any, targets: Any, **options: Any) -> Explanation:
+    def explain_audio(
+        self,
+        sounds: Images,
+        targets: Targets,
+        layers: int | Sequence[int] | None = None,
+        readout: ReadoutName = "auto",
+        method: str | methods.Method = "legrad",
+        null_target: Targets | None = None,
+        null_threshold: float = 0.8,
+        keep_layers: bool = False,
+        memory: Literal["auto"] | int = "auto",
+    ) -> Explanation:
         """Where in time and frequency did the model listen, for these targets?
 
-        The same as ``explain`` for a model of sounds; of a model that sees and hears its audio tower is explained.
+        The same as ``explain`` for a model of sounds; of a model of images and sounds its audio tower is explained.
 
         Args:
             sounds: path, URL, waveform, (waveform, rate), a list of those, or spectrograms, as in ``explain``.
-            targets: as in ``explain``.
-            options: layers, readout, method and the others of ``explain``; size and fit are for pictures.
+            targets, layers, readout, method, null_target, null_threshold, keep_layers, memory: as in ``explain``.
 
         Raises:
-            UnsupportedModelError: the model does not listen, or not with a transformer that is known.
+            UnsupportedModelError: the model has no audio tower, or none that is a transformer that we know.
         """
-        if self.anatomy.axes[0] == "frequency":
-            return self.explain(sounds, targets, **options)
-        if self.listener is None:
+        explainer = self if self.anatomy.axes[0] == "frequency" else self.audio_explainer
+        if explainer is None:
             raise UnsupportedModelError(
-                f"{self._adapter.name or type(self.model).__name__} has no audio tower that can be explained, its "
-                f"inputs have the axes {', '.join(self.anatomy.axes)}; load a model of sounds, such as an Audio "
-                "Spectrogram Transformer: hf:FOLDER"
+                f"{self._name} has no audio tower that can be explained, its inputs have the axes "
+                f"{', '.join(self.anatomy.axes)}; load a model of sounds, such as an Audio Spectrogram Transformer: "
+                "hf:FOLDER"
             )
-        return self.listener.explain(sounds, targets, **options)
+        return explainer.explain(
+            sounds,
+            targets,
+            layers=layers,
+            readout=readout,
+            method=method,
+            null_target=null_target,
+            null_threshold=null_threshold,
+            keep_layers=keep_layers,
+            memory=memory,
+        )
 
-    def _plan(self, picture: Tensor, anatomy: ViTAnatomy) -> Plan:
-        """Made by the truth check at the first use of a shape, dtype and device; a user's positions are checked too."""
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _undisturbed_model(self) -> Iterator[None]:
+        """This thread's alone, in evaluation mode, without gradients.
+
+        Inference mode is left for the whole call: results made under it could not be used in training code. Copies of
+        the tower for other input sizes are made inside, from the tower in its evaluation mode.
+        """
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            exclusive(self.anatomy.blocks[0]),
+            evaluation_mode(self.model),
+            evaluation_mode(self.anatomy.tower, self.anatomy.call_settings),
+        ):
+            yield
+
+    def _queue(self, images: Images, size: int | Sequence[int] | None, fit: str) -> InputQueue:
+        return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, size, fit)
+
+    def _batches(
+        self, images: Images, size: int | Sequence[int] | None, fit: str
+    ) -> Iterator[tuple[ViTAnatomy, Tensor]]:
+        """Images as tensors, in their order, with the anatomy for their size."""
+        if isinstance(images, Tensor) and images.ndim == len(self.anatomy.shape) + 1:
+            tensor = checked_tensor(images, self.anatomy, size, fit)
+            spectrogram = self.anatomy.axes[0] == "frequency"
+            height, width = tensor.shape[-2:] if len(self.anatomy.shape) > 1 else self.anatomy.image_size
+            anatomy = self.anatomy.at(
+                (width, height) if spectrogram and len(self.anatomy.shape) > 1 else (height, width)
+            )
+            for rows in tensor.split(images_per_forward(anatomy)):
+                yield anatomy, rows.to(anatomy.device, anatomy.dtype)
+            return
+        inputs = next(self._queue(images, size, fit).windows())
+        # neighbours of one size together, so that the order stays
+        for input_size, neighbours in itertools.groupby(inputs, key=lambda item: item.placement.input):
+            anatomy, rest = self.anatomy.at(input_size), list(neighbours)
+            count = images_per_forward(anatomy)
+            for first in range(0, len(rest), count):
+                yield anatomy, stack(rest[first : first + count], anatomy.device, anatomy.dtype)
+
+    def _explain_queue(self, question: Question, queue: InputQueue) -> tuple[list[Input], list[PassResult]]:
+        """Read and explain; while a device works on one window of images, the CPU prepares the next."""
+        inputs: list[Input] = []
+        results: list[PassResult] = []
+        with contextlib.closing(queue.windows(None if self.anatomy.device.type == "cpu" else _WINDOW)) as windows:
+            for window in windows:
+                inputs += window
+                for input_size, members in by_size(inputs, len(inputs) - len(window)).items():
+                    anatomy = self.anatomy.at(input_size)
+                    first = stack([inputs[members[0]]], anatomy.device, anatomy.dtype)
+                    results.extend(question.results(anatomy, inputs, members, self.shortcuts(first, anatomy)))
+        return inputs, results
+
+    def shortcuts(self, image: Tensor, anatomy: ViTAnatomy) -> Shortcuts:
+        """What may be computed in closed form for inputs like this one.
+
+        Found by the truth check at the first use of a shape, dtype and device, and anew when the weights change; a
+        user's own anatomy has its positions checked too.
+
+        Args:
+            image: (1, *anatomy.shape) in the model's dtype.
+            anatomy: for its size.
+
+        Raises:
+            TruthCheckError: the model is not what its anatomy says.
+            InputError: the model was made under inference mode.
+        """
         weights = itertools.chain(anatomy.blocks[0].parameters(), anatomy.blocks[0].buffers())
         if next(weights).is_inference():
             raise InputError(
                 "the model was made under torch.inference_mode() and cannot be differentiated; load it outside"
             )
-        key = (tuple(picture.shape), picture.dtype, picture.device)
-        state = fingerprint(self.anatomy.tower)
-        if state != self._state:  # trained on, loaded, rebuilt: what was found out before may hold no longer
-            self._plans.clear()
-            self._state = state
-        if key not in self._plans:
+        key = (tuple(image.shape), image.dtype, image.device)
+        version = weights_version(self.anatomy.tower)
+        if (
+            version != self._weights_version
+        ):  # trained on, loaded, rebuilt: what was found out before may hold no longer
+            self._shortcuts.clear()
+            self._weights_version = version
+        if key not in self._shortcuts:
             planner = Planner(anatomy)
-            truth_check(anatomy, picture, planner.visit)
+            truth_check(anatomy, image, planner.visit)
             if self._own_anatomy and not no_position_check(anatomy):
                 position_check(anatomy, random_input(anatomy))
-            self._plans[key] = planner.plan
-        return self._plans[key]
-
-
-class _Question:
-    """What is asked of all pictures of a call, and how much of it goes into one pass, for every size of pictures."""
-
-    def __init__(
-        self, method: methods.Method, scores: list[Score], layers: list[int], readout: str, memory: str | int
-    ) -> None:
-        self.method, self.scores, self.layers, self.readout, self.memory = method, scores, layers, readout, memory
-        self._chunks: dict[tuple[int, ...], Chunks] = {}
-
-    def chunks(self, anatomy: ViTAnatomy) -> Chunks:
-        """The same ones for every window of pictures of a shape: what turned out to be too much stays so."""
-        if anatomy.shape not in self._chunks:
-            self._chunks[anatomy.shape] = Chunks(anatomy, len(self.scores), len(self.layers), self.memory)
-        return self._chunks[anatomy.shape]
-
-
-def _in_chunks(
-    question: _Question, anatomy: ViTAnatomy, inputs: Sequence[Input], members: list[int], plan: Plan
-) -> Iterator[Part]:
-    """Explain pictures of one size in chunks of pictures and targets that fit into memory."""
-    method, layers, readout = question.method, question.layers, question.readout
-    scores, chunks = question.scores, question.chunks(anatomy)
-    late = any(score.late for score in scores)
-    start = 0
-    while start < len(members):
-        rows = members[start : start + chunks.pictures(late)]
-        own = [score.rows(rows) for score in scores]
-        try:
-            batch = stack([inputs[row] for row in rows], anatomy)
-            passes = []
-            for first in range(0, len(own), chunks.targets):
-                asked = own[first : first + chunks.targets]
-                if method.function is None:
-                    one = explain_batch(anatomy, batch, asked, layers, readout, plan, chunks.defer, chunks.numbers)
-                else:
-                    one = methods_registry.explain_batch(
-                        method, anatomy, batch, asked, layers, readout, question.memory
-                    )
-                passes.append(one)
-        except (MemoryError, RuntimeError) as error:
-            if not ran_out(error):
-                raise
-            # the frames that the traceback holds hold tensors
-            failure = error.with_traceback(None)
-        else:
-            relevance = torch.cat([one.relevance for one in passes], 1)
-            values = torch.cat([one.values for one in passes], 1)
-            yield Part(rows, anatomy.cells, relevance, values, [score for one in passes for score in one.scores])
-            start += len(rows)
-            continue
-        chunks.halve(len(rows), late, failure)
+            self._shortcuts[key] = planner.shortcuts
+        return self._shortcuts[key]
 
 
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> str:
@@ -356,13 +447,18 @@ def check_choice(name: str, value: str, allowed: Sequence[str]) -> str:
     return value
 
 
+def _check_memory(memory: str | int) -> None:
+    if memory != "auto" and (not isinstance(memory, int) or isinstance(memory, bool) or memory <= 0):
+        raise InputError(f"memory is 'auto' or a positive number of bytes, got {memory!r}")
+
+
 @functools.cache
 def _versions(library: str) -> dict[str, str]:
     names = {"legrad": "legrad", "torch": "torch", library: {"open_clip": "open_clip_torch"}.get(library, library)}
-    found = {}
+    versions = {}
     for name, distribution in names.items():
         try:
-            found[name] = importlib.metadata.version(distribution)
+            versions[name] = importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+            versions[name] = "unknown"
+    return versions

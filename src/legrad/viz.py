@@ -118,7 +118,7 @@ def figure(
     """The original and the panels side by side, with titles and one colour bar.
 
     Args:
-        picture: the original, (H, W, 3) uint8.
+        image: the original, (H, W, 3) uint8.
         panels: pictures of the original's size.
         titles: one per panel.
         cmap: colour map of the bar.

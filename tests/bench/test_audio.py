@@ -204,7 +204,7 @@ def explainer(heard):
     model = tiny.clip()
     own = {"mean": (0.5,) * 3, "std": (0.2,) * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
     model.visual.preprocess_cfg = {"size": (32, 32), "mode": "RGB", "fill_color": 0, **own}
-    return legrad.wrap(model, tokenizer=tiny.tokenizer, hearing=tiny.hearing(RATE, heard))
+    return legrad.wrap(model, tokenizer=tiny.tokenizer, audio_encoder=tiny.audio_encoder(RATE, heard))
 
 
 def test_the_word_is_cut_out(explainer, heard, ade20k, tmp_path):

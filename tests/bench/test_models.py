@@ -21,20 +21,20 @@ from PIL import Image
 import legrad
 from legrad import heads
 from legrad.bench import registry
-from legrad.bench.cache import Memory
+from legrad.bench.cache import MapCache
 from legrad.bench.classes import choices, column
 from legrad.bench.data import open_data
 from legrad.bench.report import figures
 from legrad.bench.report import page as report
 from legrad.bench.result import Result
 from legrad.bench.runner import Limits, Progress, run
-from legrad.bench.study import FULL, PARTS, QUICK, Part, Scale, study
+from legrad.bench.study import FULL, PARTS, QUICK, Scale, StudyPart, study
 from legrad.bench.subject import Subject
 from legrad.bench.tasks.layer_shares import Fingerprint
 from legrad.bench.tasks.localisation import Localisation
 from legrad.bench.tasks.sanity import Sanity, shuffled, stages
 from legrad.bench.tasks.speed import Speed
-from legrad.bench.weights import fingerprint
+from legrad.bench.weights import weights_digest
 from legrad.cli import main
 from legrad.datasets import MaskFolder, PointsCsv
 from legrad.datasets.embedded import EmbeddedScenes
@@ -62,7 +62,7 @@ def clip():
         "resize_mode": "squash",
         "fill_color": 0,
     }
-    return legrad.wrap(model, tokenizer=tiny.tokenizer, hearing=tiny.hearing())
+    return legrad.wrap(model, tokenizer=tiny.tokenizer, audio_encoder=tiny.audio_encoder())
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def counted(clip, monkeypatch):
 
 
 def test_a_study_computes_a_map_once(clip, scenes, counted):
-    memory = Memory()
+    memory = MapCache()
     first, second = (subject(clip, scenes, memory=memory) for _ in range(2))
     pictures = [scenes[index].image for index in range(3)]
     targets = [[first.target(name) for name in own] for own in (("dog", "cat"), ("sun",), ("dog",))]
@@ -192,7 +192,7 @@ def test_a_study_computes_a_map_once(clip, scenes, counted):
 
 
 def test_other_weights_are_other_maps(clip, scenes, counted):
-    asked = subject(clip, scenes, memory=Memory())
+    asked = subject(clip, scenes, memory=MapCache())
     arguments = [scenes[0].image], [[asked.target("dog")]], "legrad"
     before, answer = asked.grids(*arguments)[0], asked.answers([scenes[0].image])
     with shuffled(list(clip.anatomy.blocks[-1].parameters()), 0):
@@ -204,7 +204,7 @@ def test_other_weights_are_other_maps(clip, scenes, counted):
 
 @pytest.mark.parametrize("method", ["legrad", "legrad-norelu"])
 def test_any_number_of_layers_comes_from_one_pass(clip, scenes, method, counted):
-    asked, plain = subject(clip, scenes, memory=Memory()), subject(clip, scenes)
+    asked, plain = subject(clip, scenes, memory=MapCache()), subject(clip, scenes)
     pictures, targets = [scenes[0].image], [[asked.target("dog"), asked.target("sun")]]
     names = [f"{method}:layers={count}:readout=native" for count in range(1, 5)]
     found = [asked.evidence(pictures, targets, name) for name in names]
@@ -221,7 +221,7 @@ def test_any_number_of_layers_comes_from_one_pass(clip, scenes, method, counted)
 
 
 def test_heads_are_remembered_apart(clip, scenes):
-    asked, plain = subject(clip, scenes, memory=Memory()), subject(clip, scenes)
+    asked, plain = subject(clip, scenes, memory=MapCache()), subject(clip, scenes)
     pictures, targets = [scenes[0].image], [[asked.target("dog")]]
     names = ["legrad:heads=0", "legrad:heads=1", "legrad:layers=1:heads=1", "legrad:heads=strongest"]
     for name in names * 2:
@@ -231,7 +231,7 @@ def test_heads_are_remembered_apart(clip, scenes):
 
 def test_answers_are_the_logits_of_whole_pictures(clip, scenes):
     pictures = [scenes[0].image, scenes[1].image]
-    plain, remembering = subject(clip, scenes), subject(clip, scenes, memory=Memory())
+    plain, remembering = subject(clip, scenes), subject(clip, scenes, memory=MapCache())
     expected = plain.logits(plain.features(plain.inputs(pictures)))
     assert torch.equal(plain.answers(pictures), expected)
     for _ in range(2):
@@ -286,7 +286,7 @@ def test_imagenet_classes():
 
 def test_fingerprints_tell_weights_apart():
     first, again, other = tiny.clip(), tiny.clip(), tiny.clip(seed=1)
-    assert fingerprint(first) == fingerprint(again) != fingerprint(other)
+    assert weights_digest(first) == weights_digest(again) != weights_digest(other)
 
 
 def test_models_that_cannot_be_measured(clip):
@@ -595,18 +595,18 @@ def folder(clip, tmp_path_factory):
     methods = ("legrad", "random", "rollout")
     items, seconds = (20, 2), (1, 1)
     parts = [
-        Part("fingerprint", items, seconds, methods=("legrad",)),
-        Part(
+        StudyPart("fingerprint", items, seconds, methods=("legrad",)),
+        StudyPart(
             "ablation",
             items,
             seconds,
             methods=("legrad", "legrad:layers=1:readout=native", "legrad:layers=2:readout=native"),
         ),
-        Part("sanity", items, seconds, methods=methods),
-        Part("localisation", items, seconds, methods=methods),
-        Part("perturbation", items, seconds, methods=methods),
-        Part("segmentation", items, seconds, {"explained": "truth"}, methods),
-        Part("speed", (20, 0), (1, 0), methods=methods),
+        StudyPart("sanity", items, seconds, methods=methods),
+        StudyPart("localisation", items, seconds, methods=methods),
+        StudyPart("perturbation", items, seconds, methods=methods),
+        StudyPart("segmentation", items, seconds, {"explained": "truth"}, methods),
+        StudyPart("speed", (20, 0), (1, 0), methods=methods),
     ]
     results = study(clip, "embedded", out / "tiny", Scale(None, "quick"), parts=parts)
     assert [one.content["methods"]["legrad"]["items"] for one in results] == [2] * 6
@@ -645,9 +645,9 @@ def test_parts_share_time_and_maps(clip, monkeypatch, tmp_path):
 
     monkeypatch.setattr("legrad.bench.study.run", fake)
     parts = [
-        Part("localisation", (10, 1), (1, 9), black_box=7),
-        Part("ablation", (10, 0), (1, 0), {"on": "perturbation"}),
-        Part("segmentation", (10, 1), (2, 9), full=True),
+        StudyPart("localisation", (10, 1), (1, 9), black_box=7),
+        StudyPart("ablation", (10, 0), (1, 0), {"on": "perturbation"}),
+        StudyPart("segmentation", (10, 1), (2, 9), full=True),
     ]
     study(clip, "embedded", tmp_path, Scale(100.0), parts=parts, clock=lambda: now[0])
     assert [seconds for seconds, *_ in seen] == [50, 75]  # what the first one left is the second one's
@@ -659,7 +659,7 @@ def test_parts_share_time_and_maps(clip, monkeypatch, tmp_path):
 def test_a_part_that_cannot_run_leaves_the_others(clip, tmp_path):
     (tmp_path / "data/dog").mkdir(parents=True)
     Image.new("RGB", (40, 30), "red").save(tmp_path / "data/dog/a.png")
-    parts = [Part(name, (1, 1), (1, 1), methods=("centre",)) for name in ("presence", "perturbation")]
+    parts = [StudyPart(name, (1, 1), (1, 1), methods=("centre",)) for name in ("presence", "perturbation")]
     told = []
     results = study(clip, str(tmp_path / "data"), tmp_path, FULL, parts=parts, progress=Progress(problem=told.append))
     assert [one.content["benchmark"] for one in results] == ["perturbation"]
@@ -793,7 +793,7 @@ def test_class_ids_get_their_names(call, tmp_path):
 
 
 def test_the_study_tells_where_legrad_stands(call, monkeypatch):
-    parts = [Part("localisation", (9, 2), (1, 1), methods=("legrad", "random"))]
+    parts = [StudyPart("localisation", (9, 2), (1, 1), methods=("legrad", "random"))]
     monkeypatch.setattr("legrad.bench.study.study", functools.partial(study, parts=parts))
     code, out, err = call("bench", "all", "--quick", "--out", "results")
     assert (code, err) == (0, "")

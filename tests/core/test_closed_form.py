@@ -9,11 +9,11 @@ from helpers import tiny, twin
 from torch import nn
 
 import legrad
-from legrad import explainer
+from legrad import batches
 from legrad.core import memory as chunks
 from legrad.core import routes
-from legrad.core.planning import Plan
-from legrad.core.readout import Reading
+from legrad.core.planning import Shortcuts
+from legrad.core.readout import TokenSpan
 
 # many random directions on one picture
 pytestmark = pytest.mark.filterwarnings("ignore:.*hardly depend on the target")
@@ -24,14 +24,14 @@ OTHER = ["clip-custom-blocks", "eva02-clip", "vitamin"]
 
 
 def plan_of(explainer):
-    (plan,) = explainer._plans.values()
+    (plan,) = explainer._shortcuts.values()
     return plan
 
 
 def through_autograd(model, *args, **options):
     """The same call without any closed form."""
     slow = legrad.wrap(model)
-    with mock.patch.object(slow, "_plan", return_value=Plan()):
+    with mock.patch.object(slow, "shortcuts", return_value=Shortcuts()):
         return slow.explain(*args, keep_layers=True, **options).layer_relevance
 
 
@@ -196,7 +196,7 @@ def agrees(explainer, x, t):
 def test_a_read_out_that_picks_other_tokens_for_every_picture():
     explainer = legrad.wrap(timm_vit(global_pool="max", class_token=False))
     assert agrees(explainer, torch.randn(4, 3, 32, 32), [0, 3])
-    assert set(plan_of(explainer).readings.values()) == {Reading(None)}
+    assert set(plan_of(explainer).readings.values()) == {TokenSpan(None)}
 
 
 def test_another_head():
@@ -337,7 +337,7 @@ def test_contrast_of_a_late_target_and_a_callable():
 
 def running_out_above(pictures, targets):
     """A pass that only has memory for so many pictures and targets."""
-    real, passes = explainer.explain_batch, []
+    real, passes = batches.explain_batch, []
 
     def explain_batch(anatomy, batch, scores, *args, **limits):
         passes.append((len(batch), len(scores)))
@@ -345,7 +345,7 @@ def running_out_above(pictures, targets):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return real(anatomy, batch, scores, *args, **limits)
 
-    return passes, mock.patch.object(explainer, "explain_batch", explain_batch)
+    return passes, mock.patch.object(batches, "explain_batch", explain_batch)
 
 
 def test_out_of_memory_halves_the_chunks_and_goes_on_with_one_warning():
@@ -383,10 +383,10 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 def test_memory_in_bytes_chooses_the_chunks():
     anatomy = legrad.wrap(tiny.clip()).anatomy
     assert chunks.free_bytes(torch.device("cpu")) > 1 << 20
-    small, large = (chunks.Chunks(anatomy, 3, 4, memory) for memory in (1 << 20, 1 << 33))
+    small, large = (chunks.Budget(anatomy, 3, 4, memory) for memory in (1 << 20, 1 << 33))
     assert 1 <= small.images < large.images == 32
     assert large.defer
-    assert not chunks.Chunks(anatomy, 3, 4, 1).defer
+    assert not chunks.Budget(anatomy, 3, 4, 1).defer
 
 
 @pytest.mark.parametrize("memory", ["auto", 1])

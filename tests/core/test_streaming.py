@@ -354,7 +354,7 @@ def test_attention_is_fused_in_blocks_that_nobody_looks_at_and_the_switch_is_put
     model.visual.transformer.resblocks[0].register_forward_hook(lambda *_: seen.append(mha.get_fastpath_enabled()))
 
     def stay():
-        with core_state.plain(tiny.clip()):
+        with core_state.evaluation_mode(tiny.clip()):
             inside.set()
             leave.wait(10)
 

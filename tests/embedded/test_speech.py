@@ -33,7 +33,7 @@ def explainer():
 
 @pytest.fixture(scope="module")
 def tower(explainer):
-    return explainer.adapter.hearing.tower
+    return explainer.adapter.audio_encoder.tower
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_a_word_is_laid_at_the_end_wherever_it_was():
         found = model.window_of(waveform)
         assert len(found) == SAMPLES
         place = int(np.abs(np.correlate(found, word, "valid")).argmax())
-        assert abs(place + len(word) - (SAMPLES - model.AFTER)) <= 3 * HOP
+        assert abs(place + len(word) - (SAMPLES - model.TRAILING_SAMPLES)) <= 3 * HOP
 
 
 def test_clips_are_heard_apart(tower):

@@ -120,7 +120,7 @@ def head_maps(
     Args:
         model: any dtype; a float64 copy is used.
         anatomy_of: model -> its anatomy for the size of ``batch``. Used: tower, run, blocks, route, attention,
-            attentions, taps, key_prefix, grid, lay, output, switches; not the read-outs and not to_tokens.
+            attentions, taps, num_prefix_keys, grid, lay, output, switches; not the read-outs and not to_tokens.
         batch: input.
         score: (batch, features) float64 -> (batch,).
         readout: "native" or "published".
@@ -135,7 +135,7 @@ def head_maps(
     layers = []
     for block in anatomy.blocks:
         with ExitStack() as stack:
-            stack.callback(_switched(anatomy.switches))
+            stack.callback(_switched(anatomy.call_settings))
             maps = stack.enter_context(written_out(anatomy.attention == "softmax"))
             mean = readout == "published" and not pooled
             run = _Run(mean, maps, len(batch))
@@ -152,10 +152,10 @@ def head_maps(
                 feature = feature / feature.norm(dim=-1, keepdim=True)
             fired = maps[run.inside.stop :] if pooled else maps[run.inside]
             assert len(fired) == anatomy.attentions, f"{len(fired)} attentions, expected {anatomy.attentions}"
-            gradients = torch.autograd.grad(score(feature).sum(), [fired[tap] for tap in anatomy.taps])
+            gradients = torch.autograd.grad(score(feature).sum(), [fired[tap] for tap in anatomy.explained_attentions])
             found = [
                 torch.stack([_on_grid(anatomy, head, tap, len(batch)) for head in _keys(gradient, pooled).unbind(1)], 1)
-                for tap, gradient in zip(anatomy.taps, gradients, strict=True)
+                for tap, gradient in zip(anatomy.explained_attentions, gradients, strict=True)
             ]
             layers.append(torch.stack(found).mean(0))
     return torch.stack(layers, 1)
@@ -167,10 +167,10 @@ def _keys(gradient: Tensor, pooled: bool) -> Tensor:
 
 
 def _on_grid(anatomy: Any, keys: Tensor, tap: int, batch: int) -> Tensor:
-    if anatomy.lay is not None:
-        return anatomy.lay(keys, tap)
+    if anatomy.keys_to_grid is not None:
+        return anatomy.keys_to_grid(keys, tap)
     count = int(torch.Size(anatomy.grid).numel())
-    return keys[:, anatomy.key_prefix : anatomy.key_prefix + count].reshape(batch, *anatomy.grid)
+    return keys[:, anatomy.num_prefix_keys : anatomy.num_prefix_keys + count].reshape(batch, *anatomy.grid)
 
 
 def _switched(switches: Any) -> Callable[[], None]:

@@ -6,15 +6,15 @@ import numpy as np
 import torch
 
 import legrad
-from legrad.inputs.geometry import Cells, Frame, Size
+from legrad.inputs.geometry import PatchGrid, Placement, Size
 
 PICTURES = [(64, 64), (97, 211), (211, 97), (33, 250), (250, 41), (7, 5)]  # (height, width)
 
 
-def cells(grid: Size, covered: Size) -> Cells:
+def cells(grid: Size, covered: Size) -> PatchGrid:
     """Patches side by side that cover some pixels."""
     side: Any = tuple(pixels / count for pixels, count in zip(covered, grid, strict=True))
-    return Cells(grid, side, side)
+    return PatchGrid(grid, side, side)
 
 
 def explanation(
@@ -22,14 +22,14 @@ def explanation(
     targets: int = 2,
     grid: Size = (3, 4),
     covered: Size | None = None,
-    frames: list[Frame] | None = None,
+    frames: list[Placement] | None = None,
     layers: tuple[int, ...] = (0, 2),
     **changes: Any,
 ) -> legrad.Explanation:
     """Random relevance on 8-pixel patches; by default the original pictures are the model's input."""
     generator = torch.Generator().manual_seed(0)
     covered = covered or (8 * grid[0], 8 * grid[1])
-    frames = frames or [Frame(covered, covered)] * images
+    frames = frames or [Placement(covered, covered)] * images
     per_layer = torch.rand(images, targets, len(layers), *grid, generator=generator) + 0.1
     rng = np.random.default_rng(0)
     values: dict[str, Any] = {

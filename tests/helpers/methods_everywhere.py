@@ -24,7 +24,11 @@ def outcome(explainer: legrad.Explainer, method: str) -> str:
     """
     anatomy = explainer.anatomy
     batch = random_input(anatomy)
-    with torch.no_grad(), state.plain(explainer.model), state.plain(anatomy.tower, anatomy.switches):
+    with (
+        torch.no_grad(),
+        state.evaluation_mode(explainer.model),
+        state.evaluation_mode(anatomy.tower, anatomy.call_settings),
+    ):
         features = anatomy.run(batch).shape[-1]
     directions = torch.randn(TARGETS, features, generator=torch.Generator().manual_seed(0))
     targets: Any = [lambda feature, one=one: feature @ one.to(feature) for one in directions]

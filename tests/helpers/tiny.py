@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from legrad import Hearing
+from legrad import AudioEncoder
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
 VISION = {"image_size": 32, "layers": 4, "width": 64, "head_width": 32, "patch_size": 8}
@@ -131,7 +131,7 @@ def hearing(rate: int = 8000, heard: list[int] | None = None) -> Any:
         facts = [[len(one) / rate, float(abs(one).mean())] for one in waveforms]
         return torch.tensor(facts) @ directions
 
-    return Hearing(rate, encode)
+    return AudioEncoder(rate, encode)
 
 
 @contextmanager

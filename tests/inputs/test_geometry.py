@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 import legrad
 from legrad.inputs import geometry
-from legrad.inputs.geometry import Frame
+from legrad.inputs.geometry import Placement
 from legrad.inputs.transforms import follow, normalisation
 
 SQUARE, WIDE, TALL = (48, 48), (32, 80), (72, 40)
@@ -151,7 +151,7 @@ def test_normalisation():
 @pytest.mark.parametrize("size", [(24, 32), (25, 31), (3, 4), (5, 1), (100, 7)])
 def test_place_is_plain_interpolation_if_all_was_seen(size):
     maps = torch.rand(2, 5, 3, 4, dtype=torch.float64)
-    placed = geometry.place(maps, Frame(size, size), cells((3, 4), size), size)
+    placed = geometry.place(maps, Placement(size, size), cells((3, 4), size), size)
     assert placed.shape == (2, 5, *size)
     expected = F.interpolate(maps, size, mode="bilinear", align_corners=False)
     assert torch.allclose(placed, expected, atol=1e-12)
@@ -162,7 +162,7 @@ def test_place_is_plain_interpolation_if_all_was_seen(size):
 
 def test_place_keeps_the_dtype():
     maps = torch.rand(1, 3, 4)
-    assert geometry.place(maps, Frame((8, 8), (8, 8)), cells((3, 4), (8, 8)), (8, 8)).dtype == torch.float32
+    assert geometry.place(maps, Placement((8, 8), (8, 8)), cells((3, 4), (8, 8)), (8, 8)).dtype == torch.float32
 
 
 def test_place_in_a_crop():
@@ -190,13 +190,13 @@ def test_place_in_a_padded_frame():
 
 def test_pixels_beyond_the_last_whole_patch_are_unseen():
     # 20 pixels of input hold two patches of 8
-    seen = geometry.seen(Frame((20, 20), (20, 20)), cells((2, 2), (16, 16)), (20, 20))
+    seen = geometry.seen(Placement((20, 20), (20, 20)), cells((2, 2), (16, 16)), (20, 20))
     assert seen[:16, :16].all()
     assert seen.sum() == 16 * 16
 
 
 def test_place_at_another_size():
-    frame = Frame((40, 60), (40, 60))
+    frame = Placement((40, 60), (40, 60))
     maps = torch.rand(1, 4, 6, dtype=torch.float64)
     small = geometry.place(maps, frame, cells((4, 6), (40, 60)), (20, 30))[0]
     assert torch.allclose(small, F.interpolate(maps[None], (20, 30), mode="bilinear")[0, 0], atol=1e-12)
@@ -222,7 +222,7 @@ def cropped(original=(24, 60)):
 
 
 def test_saliency_is_stretched_over_what_was_seen():
-    found = handmade.explanation(grid=(3, 3), frames=[cropped()])
+    found = handmade.explanation(grid=(3, 3), placements=[cropped()])
     assert torch.equal(found.seen[0], geometry.seen(cropped(), cells((3, 3), (24, 24)), (24, 60)))
     assert found.seen.sum() == 24 * 24
     maps = found.saliency()
@@ -238,9 +238,9 @@ def test_saliency_is_stretched_over_what_was_seen():
 
 def test_unseen_extremes_do_not_count():
     # three columns of cells, but only the middle of the model's input lies in the picture: the rest is padding
-    frame = Frame((24, 8), (24, 24), (1.0, 1.0), (0.0, 8.0))
+    frame = Placement((24, 8), (24, 24), (1.0, 1.0), (0.0, 8.0))
     relevance = torch.tensor([[9.0, 1, 9], [9, 2, 9], [9, 3, 9]])[None, None]
-    found = handmade.explanation(targets=1, grid=(3, 3), covered=(24, 24), frames=[frame], relevance=relevance)
+    found = handmade.explanation(targets=1, grid=(3, 3), covered=(24, 24), placements=[frame], relevance=relevance)
     raw = found.saliency(normalize=None)[0, 0]
     assert raw.max() < 9
     maps = found.saliency()[0, 0]
@@ -284,7 +284,7 @@ def test_wrong_normalize():
 
 
 def test_saliency_at_another_size():
-    found = handmade.explanation(grid=(3, 3), frames=[cropped()])
+    found = handmade.explanation(grid=(3, 3), placements=[cropped()])
     maps = found.saliency(size=(12, 30))
     assert maps.shape == (1, 2, 12, 30)
     assert (maps[..., :9] == 0).all()
@@ -296,14 +296,14 @@ def test_saliency_at_another_size():
 
 def test_originals_of_different_sizes():
     frames = [follow(transforms.Resize((24, 32)), size) for size in ((24, 32), (7, 90))]
-    found = handmade.explanation(images=2, frames=frames)
+    found = handmade.explanation(images=2, placements=frames)
     maps, seen = found.saliency(), found.seen
     assert isinstance(maps, list)
     assert isinstance(seen, list)
     assert [tuple(one.shape) for one in maps] == [(2, 24, 32), (2, 7, 90)]
     assert [tuple(one.shape) for one in seen] == [(24, 32), (7, 90)]
     # company changes nothing
-    second = handmade.explanation(frames=frames[1:], relevance=found.relevance[1:])
+    second = handmade.explanation(placements=frames[1:], relevance=found.relevance[1:])
     assert torch.equal(maps[1], second.saliency()[0])
     assert found.saliency(size=16).shape == (2, 2, 16, 16)
 
@@ -314,8 +314,8 @@ def test_flat_maps_are_zeros(value, normalize):
     # interpolation of a constant is not constant to the last bit
     found = handmade.explanation(grid=(7, 5), covered=(56, 40), relevance=torch.full((1, 2, 7, 5), value))
     frame = follow(transforms.Resize((56, 40)), (97, 211))
-    for one in (found, handmade.explanation(grid=(7, 5), frames=[frame], relevance=found.relevance)):
-        assert torch.equal(one.saliency(normalize=normalize), torch.zeros(1, 2, *one.frames[0].original))
+    for one in (found, handmade.explanation(grid=(7, 5), placements=[frame], relevance=found.relevance)):
+        assert torch.equal(one.saliency(normalize=normalize), torch.zeros(1, 2, *one.placements[0].original))
 
 
 def test_tiny_contrast_is_still_stretched():
@@ -325,8 +325,8 @@ def test_tiny_contrast_is_still_stretched():
 
 def test_nothing_seen():
     # a crop between two pixel centres
-    frame = Frame((10, 10), (4, 4), (10.0, 10.0), (-6.0, -6.0))
-    found = handmade.explanation(grid=(2, 2), covered=(3, 3), frames=[frame])
+    frame = Placement((10, 10), (4, 4), (10.0, 10.0), (-6.0, -6.0))
+    found = handmade.explanation(grid=(2, 2), covered=(3, 3), placements=[frame])
     assert not found.seen.any()
     assert torch.equal(found.saliency(), torch.zeros(1, 2, 10, 10))
 

@@ -34,8 +34,8 @@ def transform():
 
 def windowed(count):
     """As on a device of its own, where ``count`` pictures go in at once."""
-    whole = prepare.Sources.windows
-    return mock.patch.object(prepare.Sources, "windows", lambda self, _: whole(self, count))
+    whole = prepare.InputQueue.windows
+    return mock.patch.object(prepare.InputQueue, "windows", lambda self, _: whole(self, count))
 
 
 def job(number, log=None, seconds=0.0, error=None):
@@ -45,13 +45,13 @@ def job(number, log=None, seconds=0.0, error=None):
             log.append(number)
         if error:
             raise error
-        return prepare.Input(torch.zeros(1), geometry.Frame((1, 1), (1, 1)), None, str(number))
+        return prepare.Input(torch.zeros(1), geometry.Placement((1, 1), (1, 1)), None, str(number))
 
     return make
 
 
 def test_windows_come_in_order_though_the_first_picture_is_the_slowest():
-    sources = prepare.Sources([job(index, seconds=0.02 * (index == 0)) for index in range(7)])
+    sources = prepare.InputQueue([job(index, seconds=0.02 * (index == 0)) for index in range(7)])
     assert [[one.name for one in window] for window in sources.windows(3)] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
     assert [len(window) for window in sources.windows()] == [7]
 
@@ -59,7 +59,7 @@ def test_windows_come_in_order_though_the_first_picture_is_the_slowest():
 def test_the_next_window_is_prepared_while_this_one_is_used():
     done = threading.Event()
     last = functools.partial(lambda: (done.set(), job(3)())[1])
-    windows = prepare.Sources([job(0), job(1), job(2), last]).windows(2)
+    windows = prepare.InputQueue([job(0), job(1), job(2), last]).windows(2)
     next(windows)
     assert done.wait(10)
     assert [one.name for one in next(windows)] == ["2", "3"]
@@ -69,7 +69,7 @@ def test_what_lies_behind_an_unreadable_picture_is_given_up():
     log = []
     behind = [job(index, log, seconds=0.005) for index in range(200)]
     with pytest.raises(legrad.InputError, match="broken"):
-        list(prepare.Sources([job(0, error=legrad.InputError("broken")), *behind]).windows(2))
+        list(prepare.InputQueue([job(0, error=legrad.InputError("broken")), *behind]).windows(2))
     assert len(log) < 100
     assert not [one for one in threading.enumerate() if one.name.startswith("legrad-pictures")]
 
@@ -81,7 +81,7 @@ def test_windows_give_what_one_call_gives(files):
     with windowed(2):
         together = explainer.explain(files, targets)
     assert together.names == alone.names == [str(path) for path in files]
-    assert [one.shape for one in together.pictures] == [(40 + index, 60, 3) for index in range(7)]
+    assert [one.shape for one in together.images] == [(40 + index, 60, 3) for index in range(7)]
     assert torch.allclose(together.relevance, alone.relevance, atol=1e-6)
     assert torch.allclose(together.scores, alone.scores, atol=1e-6)
 
@@ -96,7 +96,7 @@ def test_one_warning_of_little_memory_for_all_windows(files):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return whole(anatomy, batch, *rest)
 
-    patched = mock.patch("legrad.explainer.explain_batch", small)
+    patched = mock.patch("legrad.batches.explain_batch", small)
     with windowed(3), patched, pytest.warns(UserWarning, match="out of memory") as told:
         explainer.explain(files, torch.randn(1, 32))
     assert sum("out of memory" in str(one.message) for one in told) == 1

@@ -9,8 +9,8 @@ from helpers.settings import PREFIX, setting
 import legrad
 from legrad import heads
 from legrad.core import state
-from legrad.core.planning import Plan
-from legrad.core.score import Score
+from legrad.core.planning import Shortcuts
+from legrad.core.score import Direction
 from legrad.core.streaming import explain_batch
 
 
@@ -48,15 +48,15 @@ def test_a_reduction_of_ones_own_goes_without_closed_forms():
     model, images, embeddings = setting("clip")
     explainer = legrad.wrap(model)
     explainer.explain(images, embeddings)
-    (plan,) = explainer._plans.values()
+    (plan,) = explainer._shortcuts.values()
     assert plan.tails
-    scores = [Score("", one[None].float()) for one in embeddings]
-    with torch.no_grad(), state.plain(model):
+    scores = [Direction("", one[None].float()) for one in embeddings]
+    with torch.no_grad(), state.evaluation_mode(model):
         found, expected = (
             explain_batch(
                 explainer.anatomy, images, scores, range(4), "native", one, reduction=legrad.relevance.head_relevance
             ).relevance
-            for one in (plan, Plan())
+            for one in (plan, Shortcuts())
         )
     assert found.shape == (2, 2, 4, 2, 4, 4)
     assert torch.equal(found, expected)

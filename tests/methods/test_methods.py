@@ -16,7 +16,8 @@ from torch import nn
 import legrad
 from legrad.core import attention, state
 from legrad.methods import METHODS, black_box
-from legrad.methods.call import Call
+from legrad.methods.call import MethodInput
+from legrad.methods.whole_pass import forward
 
 
 def averaged():
@@ -171,7 +172,7 @@ def weighted_call(images=2):
         output="logits",
     )
     scores = [legrad.one_hot(index, 2, str(index)) for index in range(2)]
-    return Call(anatomy, torch.randn(images, 3, 12, 12), scores, [0], "native"), model
+    return MethodInput(anatomy, torch.randn(images, 3, 12, 12), scores, [0], "native"), model
 
 
 def cells(pixels):
@@ -407,7 +408,7 @@ def test_attention_that_is_written_out_gives_the_same(name):
     model, images, targets = setting("average")
     explainer = legrad.wrap(model)
     want = explained(explainer, images, asked("average", targets), method=name).relevance
-    eager = replace(explainer.anatomy, attention="softmax", switches=())
+    eager = replace(explainer.anatomy, attention="softmax", call_settings=())
     for block in model.blocks:
         block.attn.fused_attn = False
     written = legrad.wrap(model, anatomy=eager)
@@ -505,13 +506,12 @@ def test_gated_activations_share_evenly():
 
 
 def test_the_rows_that_a_head_reads():
-    from legrad.methods.whole_pass import through
 
     for kind, want in (("token", [0]), ("average", list(range(1, 17)))):
         model, images, _ = setting(kind)
         anatomy = legrad.wrap(model).anatomy
-        with state.plain(model):
-            made = through(Call(anatomy, images, [], [3], "native"))
+        with state.evaluation_mode(model):
+            made = forward(MethodInput(anatomy, images, [], [3], "native"))
         assert made.rows.tolist() == want
 
 

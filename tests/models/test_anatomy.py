@@ -56,14 +56,14 @@ def anatomy(model):
         patch_size=(8, 8),
         grid=(3, 4),
         num_prefix_tokens=1,
-        key_prefix=1,
+        num_prefix_keys=1,
         readouts={
             "native": legrad.Readout(lambda z: model.head(model.norm(z)[:, 0]), normalize=False),
             "published": legrad.Readout(lambda z: model.head(model.norm(z.mean(1))), normalize=False),
         },
         default_readout="published",
         output="logits",
-        resized=resized,
+        at_size=resized,
     )
 
 
@@ -201,13 +201,13 @@ def test_what_is_left_out_follows_a_change(model):
     tokens = torch.randn(2, 15, 32)
     base = dataclasses.replace(
         anatomy(model),
-        key_prefix=-1,
+        num_prefix_keys=-1,
         readouts={"native": legrad.Readout(lambda z: model.head(model.norm(z)[:, :2].flatten(1)[:, :32]))},
         default_readout=None,
     )
-    assert (base.key_prefix, base.default_readout, base.shape) == (1, "published", (3, 24, 32))
+    assert (base.num_prefix_keys, base.default_readout, base.shape) == (1, "published", (3, 24, 32))
     changed = dataclasses.replace(base, num_prefix_tokens=3, image_size=(32, 32), grid=(4, 4))
-    assert (changed.key_prefix, changed.shape) == (3, (3, 32, 32))
+    assert (changed.num_prefix_keys, changed.shape) == (3, (3, 32, 32))
     head = base.readouts["native"].function
     assert torch.equal(changed.readouts["published"](tokens), head(tokens.mean(1, keepdim=True).expand(-1, 4, -1)))
     assert not changed.readouts["native"].normalize
@@ -217,8 +217,8 @@ def test_what_is_left_out_follows_a_change(model):
     pooler = dataclasses.replace(feature, route="pooler")
     assert (set(pooler.readouts), pooler.default_readout) == ({"native"}, "native")
     # what was given stays
-    kept = dataclasses.replace(dataclasses.replace(base, key_prefix=1), num_prefix_tokens=3)
-    assert kept.key_prefix == 1
+    kept = dataclasses.replace(dataclasses.replace(base, num_prefix_keys=1), num_prefix_tokens=3)
+    assert kept.num_prefix_keys == 1
 
 
 def test_an_adapters_anatomy_follows_a_change():
@@ -226,12 +226,12 @@ def test_an_adapters_anatomy_follows_a_change():
 
     vit = library.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3)
     known = legrad.wrap(vit).anatomy
-    assert dataclasses.replace(known, num_prefix_tokens=2).key_prefix == 2
+    assert dataclasses.replace(known, num_prefix_tokens=2).num_prefix_keys == 2
     assert dataclasses.replace(known, image_size=(32, 64), grid=(4, 8)).shape == (3, 32, 64)
 
 
 @pytest.mark.parametrize(
-    "change", [{"num_prefix_tokens": 0}, {"num_prefix_tokens": 0, "key_prefix": 0, "key_suffix": 1}], ids=str
+    "change", [{"num_prefix_tokens": 0}, {"num_prefix_tokens": 0, "num_prefix_keys": 0, "num_suffix_keys": 1}], ids=str
 )
 def test_patches_elsewhere_than_said_are_noticed_at_the_first_use(model, change):
     """The truth check of the native read-out cannot: it takes the class token wherever the patches are."""
@@ -249,7 +249,7 @@ def test_swapped_rows_and_columns_are_noticed(model):
     with pytest.raises(legrad.TruthCheckError, match="are wrong"):
         legrad.wrap(square, anatomy=described).explain(torch.randn(1, 3, 32, 32), 2)
     # a function that knows better is believed
-    laid = dataclasses.replace(described, lay=lambda keys, tap: keys[:, 1:].unflatten(1, (4, 4)).mT)
+    laid = dataclasses.replace(described, keys_to_grid=lambda keys, tap: keys[:, 1:].unflatten(1, (4, 4)).mT)
     legrad.wrap(square, anatomy=laid).explain(torch.randn(1, 3, 32, 32), 2)
 
 

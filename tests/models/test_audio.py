@@ -22,8 +22,8 @@ import legrad
 from legrad.core import hooks
 from legrad.embedded.speech import model as speech
 from legrad.inputs import sounds, spectrograms
-from legrad.inputs.geometry import Cells, Frame, Timing
-from legrad.models.embedded import ear_anatomy
+from legrad.inputs.geometry import PatchGrid, Placement, Timing
+from legrad.models.embedded import speech_anatomy
 
 RATE = 16000
 NAMES = [name for name in zoo_media.names() if name.startswith("ast")]
@@ -78,18 +78,18 @@ def test_what_a_patch_covers_is_its_token(name):
     """One changed point of the spectrogram changes the tokens of all patches that cover it, and no other."""
     anatomy = legrad.wrap(zoo_media.build(name)).anatomy
     batch = batch_of(anatomy, 1, torch.float32)
-    cells, cols = anatomy.cells, anatomy.grid[1]
+    cells, cols = anatomy.patch_grid, anatomy.grid[1]
 
-    def entering(x):
+    def block_input(x):
         with torch.no_grad():
-            return hooks.entering(lambda: anatomy.run(x), anatomy.blocks[0])[0]
+            return hooks.block_input(lambda: anatomy.run(x), anatomy.blocks[0])[0]
 
-    assert anatomy.key_prefix == anatomy.num_prefix_tokens
-    before = entering(batch)
+    assert anatomy.num_prefix_keys == anatomy.num_prefix_tokens
+    before = block_input(batch)
     for frequency, time in [(0, 0), (6, 13), (12, 7), (15, 31), (19, 39)]:
         changed = batch.clone()
         changed[0, time, frequency] += 1
-        moved = (entering(changed) - before).abs().amax(-1).nonzero().flatten().tolist()
+        moved = (block_input(changed) - before).abs().amax(-1).nonzero().flatten().tolist()
         covering = [
             2 + row * cols + col
             for row in range(anatomy.grid[0])
@@ -100,7 +100,7 @@ def test_what_a_patch_covers_is_its_token(name):
         assert moved == covering
 
 
-@pytest.mark.parametrize("wrong", [{"key_prefix": 1}, {"key_prefix": 0}, {"grid": (6, 3)}])
+@pytest.mark.parametrize("wrong", [{"num_prefix_keys": 1}, {"num_prefix_keys": 0}, {"grid": (6, 3)}])
 def test_a_broken_anatomy_is_noticed(wrong):
     from dataclasses import replace
 
@@ -109,7 +109,7 @@ def test_a_broken_anatomy_is_noticed(wrong):
     batch = batch_of(anatomy)
     right = legrad.wrap(model).explain(batch, second).relevance
     explainer = legrad.wrap(model, anatomy=replace(anatomy, **wrong))
-    if "key_prefix" in wrong:
+    if "num_prefix_keys" in wrong:
         with pytest.raises(legrad.TruthCheckError, match="20 keys"):
             explainer.explain(batch, second)
     else:
@@ -125,9 +125,9 @@ def spectrogram_map(row, col, heard=300, **changes):
         targets=1,
         relevance=relevance,
         layer_relevance=relevance[:, :, None].repeat(1, 1, 2, 1, 1),
-        frames=[Frame((128, heard), (128, 1024))],
-        cells=[Cells((12, 101), (16, 16), (10, 10))],
-        pictures=[spectrograms.drawn(torch.rand(heard, 128, generator=torch.Generator().manual_seed(0)))],
+        placements=[Placement((128, heard), (128, 1024))],
+        patch_grids=[PatchGrid((12, 101), (16, 16), (10, 10))],
+        images=[spectrograms.drawn(torch.rand(heard, 128, generator=torch.Generator().manual_seed(0)))],
         axes=("frequency", "time"),
         **changes,
     )
@@ -155,7 +155,7 @@ def test_low_frequencies_are_drawn_at_the_bottom():
     assert [axis.get_ylabel() for axis in shown] == ["frequency (mel bins)"] * 2
     assert [axis.get_xlabel() for axis in shown] == ["time (spectrogram frames)"] * 2
     assert shown[0].images[0].get_extent() == [0, 300, 0, 128]
-    assert np.array_equal(shown[0].images[0].get_array(), found.pictures[0][::-1])
+    assert np.array_equal(shown[0].images[0].get_array(), found.images[0][::-1])
     assert np.array_equal(shown[1].images[0].get_array(), np.asarray(found.overlay()))
     assert len([axis for axis in found.layer_figure().axes if axis.images]) == 3
     timed = dataclasses.replace(found, timings=[Timing(duration=3.0)]).figure().axes[0]
@@ -183,17 +183,17 @@ def write_wav(path, waveform, rate=RATE, width=2, channels=1):
 def test_only_what_was_heard_is_shown(explainer, extractor):
     waveform = chirp(30)
     found = explainer.explain(waveform, 1)
-    assert found.frames[0] == Frame((20, 30), (20, 40))
-    assert found.pictures[0].shape == (20, 30, 3)
+    assert found.placements[0] == Placement((20, 30), (20, 40))
+    assert found.images[0].shape == (20, 30, 3)
     assert found.saliency().shape == (1, 1, 20, 30)
     assert found.names == ["sound 0"]
     own = extractor(waveform, sampling_rate=RATE, return_tensors="pt")
     for tensor in (own, own["input_values"]):
         same = explainer.explain(tensor, 1)
         assert distance(same.relevance, found.relevance) < 1e-6
-        assert same.frames[0] == Frame((20, 40), (20, 40))
+        assert same.placements[0] == Placement((20, 40), (20, 40))
     # a rising tone: later columns are brightest further up
-    brightest = found.pictures[0][..., 0].argmax(0)
+    brightest = found.images[0][..., 0].argmax(0)
     assert brightest[2] < brightest[27]
 
 
@@ -218,7 +218,7 @@ def test_the_same_sound_in_many_forms(explainer, tmp_path):
     for source in sources:
         found = explainer.explain(source, 1)
         assert distance(found.relevance, expected.relevance) < 0.05
-        assert found.frames == expected.frames
+        assert found.placements == expected.placements
     together = explainer.explain([waveform, (stereo, RATE)], 1)
     assert together.names == ["sound 0", "sound 1"]
     assert explainer.explain(tmp_path / "mono.wav", 1).names == [str(tmp_path / "mono.wav")]
@@ -236,8 +236,8 @@ def test_pcm_of_every_width(tmp_path, width):
 def test_a_sound_that_is_too_long_warns(explainer):
     with pytest.warns(UserWarning, match=r"lasts 1\.\d s, the model hears the first 0\.4 s"):
         found = explainer.explain(chirp(100), 1)
-    assert found.pictures[0].shape == (20, 40, 3)
-    assert explainer.explain(chirp(40), 1).pictures[0].shape == (20, 40, 3)
+    assert found.images[0].shape == (20, 40, 3)
+    assert explainer.explain(chirp(40), 1).images[0].shape == (20, 40, 3)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_sounds_have_no_size(explainer):
 def test_other_rates(explainer, monkeypatch):
     other = (chirp(rate=8000), 8000)
     if any(map(sounds.importlib.util.find_spec, ("soxr", "torchaudio", "scipy"))):
-        assert explainer.explain(other, 1).pictures[0].shape[1] in (29, 30)
+        assert explainer.explain(other, 1).images[0].shape[1] in (29, 30)
     monkeypatch.setattr(sounds.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(legrad.InputError, match="sampled at 8000 Hz, the model takes 16000 Hz; install soxr"):
         explainer.explain(other, 1)
@@ -412,12 +412,12 @@ def test_the_axes_of_a_file_are_seconds_and_hz(tmp_path):
     (centres,) = found.frequencies
     assert len(centres) == 64
     assert 20 < centres[0] < centres[-1] < 8000
-    row, column = np.unravel_index(found.pictures[0][..., 0].argmax(), found.pictures[0].shape[:2])
+    row, column = np.unravel_index(found.images[0][..., 0].argmax(), found.images[0].shape[:2])
     assert centres[row] == pytest.approx(2000, abs=(centres[row + 1] - centres[row - 1]) / 2)
     axis = found.figure().axes[1]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("time (seconds)", "frequency (Hz)")
     right, top = axis.images[0].get_extent()[1::2]
-    assert 0.49 < column / found.pictures[0].shape[1] * right < 0.8
+    assert 0.49 < column / found.images[0].shape[1] * right < 0.8
     ticks = {tick.get_text(): place for tick, place in zip(axis.get_yticklabels(), axis.get_yticks(), strict=True)}
     assert ticks["2000"] == pytest.approx(row + 0.5, abs=1)
     assert 0 < ticks["500"] < ticks["5000"] < top == 64
@@ -446,7 +446,7 @@ def test_explain_audio_is_explain(explainer):
 def test_explain_audio_asks_the_audio_tower(explainer):
     """A model that sees and hears: its audio tower is explained, its pictures are left alone."""
     seeing = legrad.wrap(tiny.clip())
-    both = legrad.explainer.Explainer(dataclasses.replace(seeing.adapter, listener=explainer.adapter))
+    both = legrad.explainer.Explainer(dataclasses.replace(seeing.adapter, audio_adapter=explainer.adapter))
     found = both.explain_audio(chirp(), 1)
     assert found.axes == ("frequency", "time")
     assert torch.equal(found.relevance, explainer.explain(chirp(), 1).relevance)
@@ -472,11 +472,13 @@ def hearing():
 
 @pytest.mark.parametrize("readout", ["native", "published"])
 def test_maps_of_the_ear_equal_the_twin(hearing, readout):
-    tower = copy.deepcopy(hearing.listener.model).double()
-    batch = batch_of(ear_anatomy(tower))
+    tower = copy.deepcopy(hearing.audio_explainer.model).double()
+    batch = batch_of(speech_anatomy(tower))
     with left_as_found(tower):
-        found = legrad.wrap(tower, anatomy=ear_anatomy(tower)).explain(batch, second, readout=readout, keep_layers=True)
-    expected = generic_twin.layer_maps(tower, ear_anatomy, batch, second, readout)
+        found = legrad.wrap(tower, anatomy=speech_anatomy(tower)).explain(
+            batch, second, readout=readout, keep_layers=True
+        )
+    expected = generic_twin.layer_maps(tower, speech_anatomy, batch, second, readout)
     assert distance(found.layer_relevance[:, 0], expected) < 1e-10
     assert found.axes == ("frequency", "time")
 
@@ -486,13 +488,13 @@ def test_what_the_ear_hears_is_explained(hearing):
     clip, other = tone_at(1000, 0.3), tone_at(3000, 0.9)
     found = hearing.explain_audio([clip, other], ["a photo of a cow", legrad.Audio(clip, speech.RATE)])
     with torch.no_grad():
-        heard = F.normalize(hearing.listener.model.hear([clip, other]), dim=-1)
+        heard = F.normalize(hearing.audio_explainer.model.hear([clip, other]), dim=-1)
         text = F.normalize(hearing.adapter.encode_text(hearing.adapter.tokenize(["a photo of a cow"])), dim=-1)
     assert torch.allclose(found.scores, torch.stack([heard @ text[0], heard @ heard[0]], 1), atol=1e-4)
     # nothing of the silence in front of them and behind
-    assert [picture.shape[1] for picture in found.pictures] == [30, 90]
+    assert [picture.shape[1] for picture in found.images] == [30, 90]
     assert [timing.duration for timing in found.timings] == pytest.approx([0.3, 0.9])
-    for picture, centres, hertz in zip(found.pictures, found.frequencies, (1000, 3000), strict=True):
+    for picture, centres, hertz in zip(found.images, found.frequencies, (1000, 3000), strict=True):
         assert centres[int(picture[..., 0].sum(1).argmax())] == pytest.approx(hertz, rel=0.05)
         assert picture[..., 0].max(0).min() > 200
 
@@ -505,7 +507,7 @@ def test_a_long_sound_is_shown_at_the_time_that_was_heard(hearing):
     assert timing.start == pytest.approx(3 + (speech.AFTER - speech.SAMPLES) / RATE, abs=0.05)
     axis = found.figure().axes[1]
     assert axis.images[0].get_extent() == pytest.approx([timing.start, timing.start + timing.duration, 0, speech.MELS])
-    loud = found.pictures[0][..., 0].max(0) > 200
+    loud = found.images[0][..., 0].max(0) > 200
     seconds = timing.start + np.flatnonzero(loud)[[0, -1]] * 0.01
     assert seconds == pytest.approx([2, 3], abs=0.05)
 
@@ -514,7 +516,7 @@ def test_silence_in_front_of_a_sound_is_not_shown_as_its_beginning(hearing):
     """A short sound is laid at the end of what is heard: its map begins there too."""
     clip = tone_at(1000, 0.3)
     found = hearing.explain_audio(clip, "a photo of a cow")
-    (frame,), cells = found.frames, hearing.listener.anatomy.cells
+    (frame,), cells = found.placements, hearing.audio_explainer.anatomy.patch_grid
     skipped = speech.FRAMES - speech.AFTER // speech.HOP - 30
     assert frame.offset[1] == pytest.approx(skipped, abs=2)
     raw = found.saliency(normalize=None)[0, 0]
@@ -529,7 +531,7 @@ def test_the_map_moves_along_with_the_word(hearing):
     for seconds in moments:
         clip = np.pad(word, (round(seconds * RATE), RATE // 4))
         found.append(hearing.explain_audio(clip, "a photo of a cow"))
-    begins = [one.timings[0].start - one.frames[0].offset[1] * 0.01 for one in found]
+    begins = [one.timings[0].start - one.placements[0].offset[1] * 0.01 for one in found]
     assert [begin - begins[0] for begin in begins] == pytest.approx(moments, abs=0.011)
     assert all(distance(one.relevance, found[0].relevance) < 0.05 for one in found)
 
@@ -621,7 +623,7 @@ def test_maps_of_waveforms_equal_the_twin(name, readout):
 def test_what_a_token_of_a_waveform_covers():
     """One changed sample changes the convolutions' output at all tokens that cover it, and at no other."""
     model = zoo_media.build("waveform-wav2vec2-norm-first")
-    cells = legrad.wrap(model).anatomy.at((1, 300)).cells
+    cells = legrad.wrap(model).anatomy.at((1, 300)).patch_grid
     wave = torch.randn(1, 300)
     for sample in (0, 8, 150, 291):
         changed = wave.clone()
@@ -641,10 +643,10 @@ def test_a_waveform_is_shown_as_a_spectrogram(hubert, tmp_path):
     assert found.grids == [(1, (8000 - 17) // 6 + 1), (1, (5000 - 17) // 6 + 1)]
     assert [timing.duration for timing in found.timings] == pytest.approx([0.5, 5000 / RATE])
     saliency = found.saliency()[0][0]
-    assert saliency.shape == found.pictures[0].shape[:2] == (201, 101)
+    assert saliency.shape == found.images[0].shape[:2] == (201, 101)
     assert torch.equal(saliency[0][found.seen[0][0]], saliency[200][found.seen[0][200]])
     # what is drawn lies at its place: silence in the first half, the tone's frequency in the second
-    grey = found.pictures[0][..., 0]
+    grey = found.images[0][..., 0]
     assert grey[:, :45].max() == 0
     assert found.frequencies[0][int(grey[:, 75].argmax())] == pytest.approx(3000, abs=50)
     axis = found.figure(0).axes[1]

@@ -42,7 +42,7 @@ def test_read_outs_and_facts():
         for readout, token in (("native", z[:, 0]), ("published", z.mean(1))):
             expected = nn.functional.normalize(linear(norm(token)), dim=-1)
             assert torch.allclose(anatomy.readouts[readout].function(z), expected, atol=1e-6)
-    with state.plain(model):
+    with state.evaluation_mode(model):
         batch = random_input(anatomy)
         truth_check(anatomy, batch)
         position_check(anatomy, batch)

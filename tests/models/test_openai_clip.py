@@ -26,7 +26,7 @@ def tiny():
 def test_read_outs_and_facts():
     model = tiny()
     anatomy = legrad.wrap(model).anatomy
-    assert (anatomy.num_prefix_tokens, anatomy.key_prefix, anatomy.grid) == (1, 1, (4, 4))
+    assert (anatomy.num_prefix_tokens, anatomy.num_prefix_keys, anatomy.grid) == (1, 1, (4, 4))
     assert (anatomy.default_readout, anatomy.output) == ("published", "embedding")
     z, v = torch.randn(2, 17, 32), model.visual
     with torch.no_grad():
@@ -36,7 +36,7 @@ def test_read_outs_and_facts():
         ):
             assert torch.allclose(anatomy.readouts[readout].function(z), expected, atol=1e-6)
             assert anatomy.readouts[readout].normalize
-    with state.plain(model):
+    with state.evaluation_mode(model):
         batch = random_input(anatomy)
         truth_check(anatomy, batch)
         position_check(anatomy, batch)

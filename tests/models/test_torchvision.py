@@ -46,14 +46,14 @@ def against_twin(model, batch, readout, size=None):
 def test_read_outs_and_maps(representation):
     model = tiny(representation_size=representation)
     anatomy = legrad.wrap(model).anatomy
-    assert (anatomy.num_prefix_tokens, anatomy.key_prefix, anatomy.default_readout) == (1, 1, "published")
+    assert (anatomy.num_prefix_tokens, anatomy.num_prefix_keys, anatomy.default_readout) == (1, 1, "published")
     assert (anatomy.output, anatomy.grid) == ("logits", (4, 4))
     z = torch.randn(2, 17, 32)
     with torch.no_grad():
         native, published = model.heads(model.encoder.ln(z)[:, 0]), model.heads(model.encoder.ln(z.mean(1)))
         assert torch.allclose(anatomy.readouts["native"].function(z), native, atol=1e-6)
         assert torch.allclose(anatomy.readouts["published"].function(z), published, atol=1e-6)
-    with state.plain(model):
+    with state.evaluation_mode(model):
         batch = random_input(anatomy, batch=2)
         truth_check(anatomy, batch[:1])
         position_check(anatomy, batch[:1])
@@ -90,7 +90,7 @@ def test_other_sizes(size):
     model = tiny()
     other = legrad.wrap(model).anatomy.at(size)
     assert other.grid == (size[0] // 8, size[1] // 8)
-    with state.plain(model):
+    with state.evaluation_mode(model):
         position_check(other, random_input(other))
     against_twin(model, random_input(other), "published", size)
 

@@ -20,7 +20,7 @@ import legrad
 from legrad.core import hooks
 from legrad.errors import TruthCheckError
 from legrad.inputs import videos
-from legrad.inputs.geometry import Cells, Frame, Timing, along_time
+from legrad.inputs.geometry import PatchGrid, Placement, Timing, along_time
 from legrad.inputs.transforms import follow
 
 NORMS = ("vjepa2.encoder.layernorm",)  # left out by the published read-out of the pooler
@@ -105,16 +105,16 @@ def test_the_pixels_of_a_tube_are_its_token(name):
     frames, rows, cols = anatomy.grid
     tube, (height, width) = anatomy.shape[0] // frames, anatomy.patch_size
 
-    def entering(x):
+    def block_input(x):
         with torch.no_grad():
-            return hooks.entering(lambda: anatomy.run(x), anatomy.blocks[0])[0]
+            return hooks.block_input(lambda: anatomy.run(x), anatomy.blocks[0])[0]
 
-    assert anatomy.key_prefix == anatomy.num_prefix_tokens
-    before = entering(batch)
+    assert anatomy.num_prefix_keys == anatomy.num_prefix_tokens
+    before = block_input(batch)
     for t, r, c in [(0, 0, 1), (1, 0, 0), (0, 1, 0), (1, 1, 2), (frames - 1, rows - 1, cols - 1)]:
         changed = batch.clone()
         changed[:, t * tube : (t + 1) * tube, :, r * height : (r + 1) * height, c * width : (c + 1) * width] += 1
-        moved = (entering(changed) - before).abs().amax(-1).nonzero().flatten().tolist()
+        moved = (block_input(changed) - before).abs().amax(-1).nonzero().flatten().tolist()
         assert moved == [token_of(anatomy, t, r, c)]
 
 
@@ -133,7 +133,7 @@ def test_timesformer_lays_keys_where_their_tokens_are(name, tap):
         space = [[-1.0, *(100.0 * t + 10 * r + c for r in range(rows) for c in range(cols))] for t in range(frames)]
         keys = torch.tensor(space)
     two = torch.cat([keys, keys + 1000])
-    laid = anatomy.lay(two, tap)
+    laid = anatomy.keys_to_grid(two, tap)
     assert laid.shape == (2, frames, rows, cols)
     for t, r, c in [(0, 0, 0), (1, 2, 0), (3, 0, 2), (2, 1, 1)]:
         assert laid[:, t, r, c].tolist() == [100 * t + 10 * r + c, 1000 + 100 * t + 10 * r + c]
@@ -146,7 +146,7 @@ def test_divided_attention_is_the_mean_of_time_and_space():
     anatomy = legrad.wrap(model).anatomy
     batch = batch_of(anatomy, 1, torch.float64)
     both, time, space = (
-        legrad.wrap(model, anatomy=replace(anatomy, taps=taps)).explain(batch, 2).relevance
+        legrad.wrap(model, anatomy=replace(anatomy, explained_attentions=taps)).explain(batch, 2).relevance
         for taps in ((0, 1), (0,), (1,))
     )
     assert torch.allclose(both, (time + space) / 2, atol=0)
@@ -156,8 +156,8 @@ def test_divided_attention_is_the_mean_of_time_and_space():
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("videomae", {"num_prefix_tokens": 1, "key_prefix": 1}),
-        ("vivit", {"key_prefix": 0}),
+        ("videomae", {"num_prefix_tokens": 1, "num_prefix_keys": 1}),
+        ("vivit", {"num_prefix_keys": 0}),
         ("vjepa2", {"taps": (0,)}),
         ("timesformer", {"lay": lambda keys, tap: keys[:, -36:].reshape(-1, 4, 3, 3)[:1]}),
         ("timesformer-joint", {"lay": lambda keys, tap: keys[:, 1:].reshape(-1, 4, 3, 3)}),
@@ -234,7 +234,7 @@ def test_the_same_clip_in_many_forms(videomae, tmp_path):
         found = [videomae.explain(source, 1) for source in sources]
         together = videomae.explain(sources, 1)
     for index, one in enumerate(found):
-        assert np.array_equal(one.pictures[0], frames)
+        assert np.array_equal(one.images[0], frames)
         assert distance(one.relevance, found[0].relevance) < 1e-6
         assert distance(together.relevance[index], found[0].relevance[0]) < 1e-5
     assert [one.names[0] for one in found[:4]] == ["video 0", "video 0", "video 0", str(tmp_path / "clip.webp")]
@@ -246,7 +246,7 @@ def test_a_gif_is_sampled_in_time(videomae, tmp_path):
     shades = [Image.new("RGB", (30, 20), (v, v, v)) for v in (0, 100, 200)]
     shades[0].save(tmp_path / "clip.gif", save_all=True, append_images=shades[1:], duration=[120, 80, 600])
     found = videomae.explain(tmp_path / "clip.gif", 1)
-    assert found.pictures[0].mean((1, 2, 3)).tolist() == [0, 200, 200, 200]
+    assert found.images[0].mean((1, 2, 3)).tolist() == [0, 200, 200, 200]
     assert found.names == [str(tmp_path / "clip.gif")]
 
 
@@ -259,8 +259,8 @@ def test_processors_are_followed(videomae):
     assert torch.allclose(found.relevance, videomae.explain(own["pixel_values"], 1).relevance, rtol=1e-4)
     assert torch.allclose(found.relevance, videomae.explain(own, 1).relevance, rtol=1e-4)
     # 40 x 64 -> 28 x 44 -> the middle 16 x 24: six rows and ten columns are cut away
-    assert found.frames[0].original == (40, 64)
-    assert found.frames[0].offset == (-6, -10)
+    assert found.placements[0].original == (40, 64)
+    assert found.placements[0].offset == (-6, -10)
 
 
 PROCESSORS = [
@@ -303,7 +303,7 @@ def test_a_plain_picture_transform_works_frame_by_frame():
 
     steps = Compose([Resize(20), CenterCrop((16, 24)), ToTensor(), Normalize([0.5] * 3, [0.5] * 3)])
     found = legrad.wrap(zoo_media.build("vivit"), transform=steps).explain(frames_of(), 1)
-    assert found.pictures[0].shape == (4, 20, 30, 3)
+    assert found.images[0].shape == (4, 20, 30, 3)
     assert found.saliency().shape == (1, 1, 4, 20, 30)
 
 
@@ -355,7 +355,7 @@ def test_video_files(videomae, tmp_path):
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
     found = videomae.explain(tmp_path / "clip.mp4", 1)
-    assert np.abs(found.pictures[0].mean((1, 2, 3)) - [20, 80, 140, 200]).max() < 12
+    assert np.abs(found.images[0].mean((1, 2, 3)) - [20, 80, 140, 200]).max() < 12
     (tmp_path / "broken.mp4").write_bytes(b"no video at all")
     with pytest.raises(legrad.InputError, match="as a video"):
         videomae.explain(tmp_path / "broken.mp4", 1)
@@ -372,9 +372,9 @@ def clip(frames=6, tubes=3, targets=1, **changes):
         targets=targets,
         relevance=relevance,
         layer_relevance=relevance[:, :, None].repeat(1, 1, 2, 1, 1, 1),
-        frames=[Frame((20, 30), (16, 24), offset=(-2, -3))],
-        cells=[Cells((2, 3), (8, 8), (8, 8))],
-        pictures=[frames_of(frames)],
+        placements=[Placement((20, 30), (16, 24), offset=(-2, -3))],
+        patch_grids=[PatchGrid((2, 3), (8, 8), (8, 8))],
+        images=[frames_of(frames)],
         axes=("frames", "rows", "cols"),
         **changes,
     )

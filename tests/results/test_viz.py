@@ -16,10 +16,10 @@ from PIL import Image
 
 import legrad
 from legrad import viz
-from legrad.inputs.geometry import Frame
+from legrad.inputs.geometry import Placement
 from legrad.results import folder as saving
 
-CROPPED = Frame((24, 60), (24, 24), (1.0, 1.0), (0.0, -18.0))
+CROPPED = Placement((24, 60), (24, 24), (1.0, 1.0), (0.0, -18.0))
 BARS = 1  # every figure has one colour bar
 
 
@@ -58,11 +58,11 @@ def test_colours_are_those_of_matplotlib():
 
 
 def test_unseen_pixels_are_grey_and_hatched():
-    found = handmade.explanation(grid=(3, 3), frames=[CROPPED])
+    found = handmade.explanation(grid=(3, 3), placements=[CROPPED])
     picture = np.asarray(found.overlay(alpha=1)).astype(int)
     grey = (picture.max(-1) == picture.min(-1)) & ~found.seen[0].numpy()
     assert np.array_equal(grey, ~found.seen[0].numpy())
-    plain = handmade.explanation(grid=(3, 3), frames=[CROPPED], pictures=[np.full((24, 60, 3), 90, np.uint8)])
+    plain = handmade.explanation(grid=(3, 3), placements=[CROPPED], images=[np.full((24, 60, 3), 90, np.uint8)])
     unseen = np.asarray(plain.overlay())[~found.seen[0].numpy()]
     assert len(np.unique(unseen)) == 2  # lines over it
     # what was seen looks as if there were nothing else
@@ -134,7 +134,7 @@ def test_layer_figure_needs_layers():
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 3)])
 def test_extreme_pictures_can_be_drawn(size):
-    found = handmade.explanation(frames=[Frame(size, (24, 32), (24 / size[0], 32 / size[1]))])
+    found = handmade.explanation(placements=[Placement(size, (24, 32), (24 / size[0], 32 / size[1]))])
     assert found.overlay().size == size[::-1]
     width, height = opened(found._repr_png_()).size
     assert 100 < width < 2500
@@ -331,7 +331,7 @@ def test_targets_by_their_label():
 
 
 def test_what_is_hatched_is_explained():
-    found = handmade.explanation(frames=[CROPPED], covered=(24, 24))
+    found = handmade.explanation(placements=[CROPPED], covered=(24, 24))
     assert "never seen by the model" in found.figure().get_supxlabel()
     assert found.layer_figure().get_supxlabel().startswith("each layer is scaled by itself; grey with stripes")
     assert handmade.explanation().figure().get_supxlabel() == ""
@@ -339,8 +339,8 @@ def test_what_is_hatched_is_explained():
 
 @pytest.mark.parametrize(("height", "width"), [(400, 40), (400, 160), (30, 30), (40, 400)])
 def test_figures_of_every_shape_fit_a_screen(height, width):
-    frame = Frame((height, width), (24, 32))
-    figure = handmade.explanation(targets=4, frames=[frame]).figure()
+    frame = Placement((height, width), (24, 32))
+    figure = handmade.explanation(targets=4, placements=[frame]).figure()
     assert max(figure.get_size_inches()) <= 17
     assert figure.get_size_inches()[1] <= 6
 

@@ -40,8 +40,8 @@ def ear():
 
 @pytest.fixture
 def explainer(ear):
-    hearing = legrad.Hearing(RATE, ear.encode, ear)
-    return legrad.wrap(tiny.clip(), tokenizer=tiny.tokenizer, hearing=hearing)
+    hearing = legrad.AudioEncoder(RATE, ear.encode, ear)
+    return legrad.wrap(tiny.clip(), tokenizer=tiny.tokenizer, audio_encoder=hearing)
 
 
 @pytest.fixture
@@ -84,8 +84,8 @@ def test_several_sounds_are_one_target(explainer, ear, x):
     assert found.relevance.shape[1] == 2
     assert torch.allclose(found.scores[:, 0], found.scores[:, 1], atol=1e-6)
     # normalised before the mean: how long an embedding comes out plays no part
-    louder = legrad.Hearing(RATE, lambda waves: ear.encode(waves) * torch.tensor([[1.0], [9.0], [1.0]]), ear)
-    other = legrad.wrap(explainer.model, hearing=louder).explain(x, legrad.Audio(sounds))
+    louder = legrad.AudioEncoder(RATE, lambda waves: ear.encode(waves) * torch.tensor([[1.0], [9.0], [1.0]]), ear)
+    other = legrad.wrap(explainer.model, audio_encoder=louder).explain(x, legrad.Audio(sounds))
     assert torch.allclose(other.scores[:, 0], found.scores[:, 0], atol=1e-6)
 
 
@@ -263,8 +263,8 @@ def test_a_loud_or_quiet_sound_is_not_clipped(explainer, x):
 
 
 def test_more_than_is_heard_is_warned_of(ear, x):
-    hearing = legrad.Hearing(RATE, ear.encode, ear, longest=0.75)
-    explainer = legrad.wrap(tiny.clip(), hearing=hearing)
+    hearing = legrad.AudioEncoder(RATE, ear.encode, ear, longest=0.75)
+    explainer = legrad.wrap(tiny.clip(), audio_encoder=hearing)
     with pytest.warns(UserWarning, match=r"lasts 0\.80 s, the model is made for 0\.75 s at most; .*start=.*end="):
         explainer.explain(x, legrad.Audio(tone(seconds=0.8)))
     with warnings.catch_warnings():
@@ -283,14 +283,14 @@ def test_more_than_is_heard_is_warned_of(ear, x):
     ],
 )
 def test_a_wrong_ear(x, encode, message):
-    explainer = legrad.wrap(tiny.clip(), hearing=legrad.Hearing(RATE, encode))
+    explainer = legrad.wrap(tiny.clip(), audio_encoder=legrad.AudioEncoder(RATE, encode))
     with pytest.raises(legrad.InputError, match=message):
         explainer.explain(x, legrad.Audio(tone()))
 
 
 def test_models_that_do_not_hear(x):
     message = "models that embed sounds in the space of their pictures, such as 'embedded:speech'"
-    with pytest.raises(legrad.InputError, match=f"{message}.*legrad.Hearing.*give this one a text"):
+    with pytest.raises(legrad.InputError, match=f"{message}.*legrad.AudioEncoder.*give this one a text"):
         legrad.wrap(tiny.clip()).explain(x, legrad.Audio(tone()))
     import timm
 
@@ -303,9 +303,11 @@ def test_a_classifier_does_not_hear(ear):
     import timm
 
     classifier = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5)
-    message = "hearing is for models that embed pictures and sounds in one space; VisionTransformer is a classifier"
+    message = (
+        "audio_encoder is for models that embed pictures and sounds in one space; VisionTransformer is a classifier"
+    )
     with pytest.raises(legrad.InputError, match=message):
-        legrad.wrap(classifier, hearing=legrad.Hearing(RATE, ear.encode, ear))
+        legrad.wrap(classifier, audio_encoder=legrad.AudioEncoder(RATE, ear.encode, ear))
 
 
 def test_what_can_be_asked_names_sounds(explainer, x):

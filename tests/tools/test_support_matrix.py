@@ -68,9 +68,9 @@ def test_a_broken_anatomy_is_noticed(row):
 
     with pytest.raises(legrad.TruthCheckError, match="native read-out"):
         explain(replace(anatomy, readouts={**anatomy.readouts, "native": legrad.Readout(wrong)}))
-    if anatomy.lay is None:
+    if anatomy.keys_to_grid is None:
         try:
-            shifted = explain(replace(anatomy, key_prefix=anatomy.key_prefix + 1))
+            shifted = explain(replace(anatomy, num_prefix_keys=anatomy.num_prefix_keys + 1))
         except legrad.TruthCheckError:
             return
         assert twin.distance(shifted.relevance, good.relevance) > 1e-3
@@ -82,7 +82,7 @@ def test_every_kind_of_target(row):
     explainer = legrad.wrap(importlib.import_module(support_matrix.ZOOS[row.library]).build(row.name))
     anatomy = explainer.anatomy
     batch, other = random_input(anatomy, batch=2), random_input(anatomy, seed=1)
-    with state.plain(explainer.model), state.plain(anatomy.tower, anatomy.switches):
+    with state.evaluation_mode(explainer.model), state.evaluation_mode(anatomy.tower, anatomy.call_settings):
         answer, target = anatomy.run(batch), anatomy.run(other)[0]
     if anatomy.output == "logits":
         best = answer.argmax(-1).tolist()
@@ -112,7 +112,7 @@ def test_every_kind_of_target(row):
 
 def feature(anatomy, batch, function):
     """(1, features, 1) of the last block's tokens."""
-    with state.plain(anatomy.tower, anatomy.switches), hooks.record(anatomy.blocks) as outputs:
+    with state.evaluation_mode(anatomy.tower, anatomy.call_settings), hooks.record(anatomy.blocks) as outputs:
         anatomy.run(batch)
         tokens = anatomy.to_tokens(outputs[-1])
         return function(tokens)[..., None]

@@ -11,7 +11,7 @@ from torch import Tensor
 Compute = Callable[[Sequence[Image], Sequence[Sequence[Tensor | int]]], Sequence[tuple[Tensor, ...]]]
 
 
-class Memory:
+class MapCache:
     """Remembers what was computed for a picture and a target, as long as the model's weights stay as they are.
 
     A map never depends on its company in a batch, so that it can be taken from another benchmark's batch. On the patch

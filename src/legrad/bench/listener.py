@@ -10,7 +10,7 @@ from legrad.bench.subject import Subject
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.explainer import Explainer
 from legrad.inputs import spectrograms
-from legrad.inputs.prepare import prepare
+from legrad.inputs.prepare import Fit
 from legrad.methods import Method
 
 
@@ -39,11 +39,11 @@ class Listener(Subject):
         """As of a ``Subject``; sounds are fitted by their extractor alone."""
         return super().explain(pictures, targets, method, **{**arguments, "fit": "model"})
 
-    def inputs(self, pictures: Sequence[Any], fit: str = "model") -> Tensor:
+    def inputs(self, pictures: Sequence[Any], fit: Fit = "model") -> Tensor:
         """Spectrograms (sounds, time, frequency), as the model takes them."""
         return super().inputs(pictures, "model")
 
-    def pixels(self, pictures: Sequence[Any], fit: str = "model") -> Tensor:
+    def pixels(self, pictures: Sequence[Any], fit: Fit = "model") -> Tensor:
         """Spectrograms (sounds, 1, frequency, time), 0 where there is digital silence; what was padded is not 0."""
         return (self.inputs(pictures) - self._silence).transpose(1, 2)[:, None]
 
@@ -53,7 +53,7 @@ class Listener(Subject):
 
     def extents(self, pictures: Sequence[Any], patch: int = 1) -> list[tuple[int, int]]:
         """(frequencies, steps) that were heard, in whole patches: padding behind a short sound is never erased."""
-        frames = [one.frame for one in prepare(list(pictures), self.explainer.adapter)]
+        frames = [one.placement for one in self.explainer.prepare(list(pictures))]
         # silence in front of a sound is part of it here: erasing it changes nothing
         ends = [(one.original[0], one.original[1] + round(one.offset[1])) for one in frames]
         return [(rows // patch * patch, steps // patch * patch) for rows, steps in ends]

@@ -22,7 +22,7 @@ from legrad.explainer import Explainer
 from legrad.methods import METHODS
 from legrad.models.anatomy import ViTAnatomy
 
-PLAIN: dict[str, Callable[..., Benchmark]] = {
+BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "segmentation": Segmentation,
     "openvocab": OpenVocabulary,
     "perturbation": Perturbation,
@@ -32,7 +32,7 @@ PLAIN: dict[str, Callable[..., Benchmark]] = {
     "speed": Speed,
     "audio": AudioPrompted,
 }
-NAMES = (*PLAIN, "ablation", "fingerprint")
+NAMES = (*BENCHMARKS, "ablation", "fingerprint")
 # switch -> benchmark -> allowed values; None = any of its type
 SWITCHES: dict[str, dict[str, tuple[str, ...] | None]] = {
     "explained": {"segmentation": ("predicted", "truth"), "perturbation": ("both", "predicted", "truth")},
@@ -66,7 +66,7 @@ def build(name: str, anatomy: ViTAnatomy, switches: Mapping[str, Any]) -> Benchm
         given.setdefault("patch", min(anatomy.patch_size))
     if name == "fingerprint":
         return Fingerprint.of(anatomy)
-    made = PLAIN[base](**given)
+    made = BENCHMARKS[base](**given)
     return ablation.Ablation(made) if name == "ablation" else made
 
 
@@ -79,8 +79,8 @@ def subject(name: str, explainer: Explainer, data: Dataset, **options: Any) -> S
         UnsupportedModelError: a model that this benchmark cannot measure.
         InputError: sounds for a model of pictures, or the other way round.
     """
-    if isinstance(data, SoundFolder) and explainer.listener is not None:
-        explainer = explainer.listener
+    if isinstance(data, SoundFolder) and explainer.audio_explainer is not None:
+        explainer = explainer.audio_explainer
     listens = explainer.anatomy.axes == ("frequency", "time")
     kind = Listener if listens and name == "perturbation" else Subject
     if kind is Listener:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from legrad.bench import registry
-from legrad.bench.cache import Memory
+from legrad.bench.cache import MapCache
 from legrad.bench.data import open_data
 from legrad.bench.result import Result
 from legrad.bench.runner import Limits, Progress, run
@@ -22,7 +22,7 @@ _TIMED = tuple(name for name, method in METHODS.items() if method.needs != "noth
 
 
 @dataclass(frozen=True)
-class Part:
+class StudyPart:
     """One benchmark of the study.
 
     Attributes:
@@ -49,37 +49,37 @@ class Part:
 # after which all maps are forgotten: it comes before them. It pays for a truth check at every change, too much for a
 # quick look.
 PARTS = (
-    Part("speed", (20, 5), (45, 8), methods=_TIMED, black_box=2),
-    Part("fingerprint", (200, 20), (6, 2), methods=("legrad",)),
-    Part(
+    StudyPart("speed", (20, 5), (45, 8), methods=_TIMED, black_box=2),
+    StudyPart("fingerprint", (200, 20), (6, 2), methods=("legrad",)),
+    StudyPart(
         "sanity",
         (16, 0),
         (70, 0),
         methods=("legrad", "raw-attention", "gradcam", "chefercam", "grad-eclip", "edges", *_CONTROLS),
     ),
     # scenes of several objects
-    Part("localisation", (1000, 50), (700, 40), methods=_ALL),
-    Part("openvocab", (1000, 50), (40, 8), methods=_ALL),
-    Part("segmentation", (1000, 50), (160, 16), {"explained": "truth"}, _ALL),
-    Part(
+    StudyPart("localisation", (1000, 50), (700, 40), methods=_ALL),
+    StudyPart("openvocab", (1000, 50), (40, 8), methods=_ALL),
+    StudyPart("segmentation", (1000, 50), (160, 16), {"explained": "truth"}, _ALL),
+    StudyPart(
         "presence",
         (200, 15),
         (35, 6),
         methods=("legrad", "gradcam", "chefercam", "grad-eclip", "textspan", *_CONTROLS),
     ),
-    Part("ablation", (100, 10), (50, 10), {"on": "localisation"}),
-    Part("ablation", (100, 10), (50, 10), {"on": "segmentation", "explained": "truth"}),
-    Part("ablation", (100, 0), (50, 0), {"on": "openvocab"}, full=True),
+    StudyPart("ablation", (100, 10), (50, 10), {"on": "localisation"}),
+    StudyPart("ablation", (100, 10), (50, 10), {"on": "segmentation", "explained": "truth"}),
+    StudyPart("ablation", (100, 0), (50, 0), {"on": "openvocab"}, full=True),
     # scenes of one object; nothing orders the pixels of a uniform map
-    Part(
+    StudyPart(
         "perturbation",
         (200, 10),
         (600, 48),
         methods=tuple(name for name in _ALL if name != "uniform"),
         black_box=25,
     ),
-    Part("segmentation", (200, 10), (30, 6), methods=_ALL, black_box=25),
-    Part("ablation", (100, 0), (600, 0), {"on": "perturbation", "explained": "predicted"}, full=True),
+    StudyPart("segmentation", (200, 10), (30, 6), methods=_ALL, black_box=25),
+    StudyPart("ablation", (100, 0), (600, 0), {"on": "perturbation", "explained": "predicted"}, full=True),
 )
 SECONDS = 28.5 * 60  # of the default study: 30 minutes with loading and reporting
 QUICK_SECONDS = 160
@@ -97,7 +97,7 @@ class Scale:
     seconds: float | None = SECONDS
     kind: Literal["default", "quick", "full"] = "default"
 
-    def parts(self, parts: Sequence[Part]) -> list[Part]:
+    def parts(self, parts: Sequence[StudyPart]) -> list[StudyPart]:
         """Those that are done; their first number of samples and of seconds holds."""
         if self.kind == "quick":
             return [
@@ -121,7 +121,7 @@ def study(
     seed: int = 0,
     strict: bool = False,
     progress: Progress | None = None,
-    parts: Sequence[Part] = PARTS,
+    parts: Sequence[StudyPart] = PARTS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Result]:
     """Run every part; results and journals lie in ``out``. A second call goes on where the first one stopped.
@@ -145,7 +145,7 @@ def study(
         InputError: unusable data.
         LeGradError: of the last part, if none can be measured.
     """
-    start, results, memory, progress = clock(), [], Memory(), progress or Progress()
+    start, results, memory, progress = clock(), [], MapCache(), progress or Progress()
     chosen = scale.parts(parts)
     for place, part in enumerate(chosen):
         samples = open_data(

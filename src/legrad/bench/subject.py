@@ -8,24 +8,22 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
 from legrad import relevance
 from legrad.bench import classes
-from legrad.bench.cache import Memory
+from legrad.bench.cache import MapCache
 from legrad.bench.variants import Variant
-from legrad.bench.weights import fingerprint
+from legrad.bench.weights import weights_digest
 from legrad.core import state
 from legrad.core.layers import resolve_layers
 from legrad.errors import FlatMapWarning, InputError, UnsupportedModelError
 from legrad.explainer import Explainer
 from legrad.inputs import geometry, transforms
-from legrad.inputs.prepare import prepare, stack
+from legrad.inputs.prepare import Fit
 from legrad.methods import Method, find, heads
 from legrad.targets.kinds import Audio, Prompts
-from legrad.targets.resolve import Resolver
 
 TEMPLATES = ("a photo of a {}",)
 
@@ -56,7 +54,7 @@ class Subject:
         labels: Sequence[str] = (),
         names: Mapping[str, str] | None = None,
         templates: Sequence[str] = TEMPLATES,
-        memory: Memory | None = None,
+        memory: MapCache | None = None,
         size: int | None = None,
     ) -> None:
         self.check(explainer)
@@ -87,7 +85,7 @@ class Subject:
         """What a result tells about the model, ready for JSON."""
         return {
             "model": self.explainer.adapter.name or type(self.explainer.model).__name__,
-            "weights": fingerprint(self.explainer.model),
+            "weights": weights_digest(self.explainer.model),
             **self._arguments,
             **self._size,
             "templates": list(self.templates) if self.zero_shot else None,
@@ -107,7 +105,7 @@ class Subject:
         return self.explainer.anatomy.output != "logits"
 
     def maps(
-        self, pictures: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: str = "squash"
+        self, pictures: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: Fit = "squash"
     ) -> list[Tensor]:
         """Where the model looked, for every picture and its own targets.
 
@@ -122,18 +120,18 @@ class Subject:
         """
         size = self.explainer.anatomy.image_size
         return [
-            geometry.place(grid, geometry.Frame(size, size), self.explainer.anatomy.cells, size)
+            geometry.place(grid, geometry.Placement(size, size), self.explainer.anatomy.patch_grid, size)
             for grid in self.grids(pictures, targets, method, fit)
         ]
 
     def grids(
-        self, pictures: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: str = "squash"
+        self, pictures: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: Fit = "squash"
     ) -> list[Tensor]:
         """The same on the patch grid, (its targets, rows, cols)."""
         return self.evidence(pictures, targets, method, fit)[0]
 
     def evidence(
-        self, pictures: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: str = "squash"
+        self, pictures: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: Fit = "squash"
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Maps as ``grids`` has them, and the model's own scores (its targets,) of every picture."""
         variant = Variant.parse(method)
@@ -166,8 +164,8 @@ class Subject:
 
     @property
     def _state(self) -> tuple[tuple[int, int], ...]:
-        """Of the weights, see ``capture.fingerprint``."""
-        return state.fingerprint(self.explainer.anatomy.tower)
+        """Of the weights, see ``state.weights_version``."""
+        return state.weights_version(self.explainer.anatomy.tower)
 
     def explain(self, pictures: Sequence[Image] | Tensor, targets: Any, method: str | Method, **arguments: Any) -> Any:
         """``Explainer.explain`` with the run's settings; flat maps are counted by whoever asks, not warned of.
@@ -274,7 +272,7 @@ class Subject:
         """(batch, classes): cosine similarities with the names of ``choices``, or the classifier's own logits."""
         return features @ self._matrix.T if self.zero_shot else features
 
-    def answers(self, pictures: Sequence[Image], fit: str = "squash") -> Tensor:
+    def answers(self, pictures: Sequence[Image], fit: Fit = "squash") -> Tensor:
         """``logits`` of whole pictures, (pictures, classes), on the CPU."""
 
         def compute(some: Sequence[Image], _: object) -> list[tuple[Tensor]]:
@@ -309,19 +307,15 @@ class Subject:
             self._directions[name] = self._resolved(asked)
         return self._directions[name]
 
-    def _resolved(self, asked: Any) -> Tensor:
-        anatomy, adapter = self.explainer.anatomy, self.explainer.adapter
-        with torch.no_grad(), state.exclusive(anatomy.blocks[0]), state.plain(self.explainer.model):
-            score = Resolver(adapter, anatomy, 0).one(asked)
-        assert score.direction is not None
-        return score.direction[0].detach()
+    def _resolved(self, target: Any) -> Tensor:
+        return self.explainer.embed(target).embeddings[0].detach()
 
     # -- sounds -------------------------------------------------------------------------------------------------------
 
     @property
     def hears(self) -> bool:
         """Whether sounds can be targets."""
-        return self.explainer.adapter.hearing is not None and self.zero_shot
+        return self.explainer.adapter.audio_encoder is not None and self.zero_shot
 
     def heard(self, key: tuple[str, ...], clip: Callable[[], Audio]) -> Tensor:
         """(features,): the direction of a clip; ``key`` says which, and the clip is asked for once.
@@ -335,9 +329,10 @@ class Subject:
 
     # -- pixels -------------------------------------------------------------------------------------------------------
 
-    def inputs(self, pictures: Sequence[Image], fit: str = "squash") -> Tensor:
+    def inputs(self, pictures: Sequence[Image], fit: Fit = "squash") -> Tensor:
         """Normalised model inputs (pictures, 3, height, width)."""
-        return stack(prepare(list(pictures), self.explainer.adapter, None, fit), self.explainer.anatomy)
+        anatomy = self.explainer.anatomy
+        return self.explainer.prepare(list(pictures), fit=fit).tensor.to(anatomy.device, anatomy.dtype)
 
     @functools.cached_property
     def _scale(self) -> tuple[Tensor, Tensor]:
@@ -349,7 +344,7 @@ class Subject:
         mean, std = (one[:, None, None].to(anatomy.device, anatomy.dtype) for one in scale)
         return mean, std
 
-    def pixels(self, pictures: Sequence[Image], fit: str = "squash") -> Tensor:
+    def pixels(self, pictures: Sequence[Image], fit: Fit = "squash") -> Tensor:
         """Model inputs before mean and std, (pictures, 3, size, size) in [0, 1]."""
         return self.inputs(pictures, fit) * self._scale[1] + self._scale[0]
 
@@ -363,11 +358,7 @@ class Subject:
 
     def features(self, inputs: Tensor) -> Tensor:
         """(batch, features), float32: L2-normalised embeddings or raw logits, in a plain forward."""
-        anatomy = self.explainer.anatomy
-        with torch.no_grad(), state.exclusive(anatomy.blocks[0]), state.plain(self.explainer.model):
-            output = anatomy.run(inputs)
-        output = output.to(torch.promote_types(output.dtype, torch.float32))
-        return F.normalize(output, dim=-1) if anatomy.output != "logits" else output
+        return self.explainer.predict(inputs).to(inputs.device)
 
     def forward(self, inputs: Tensor) -> None:
         """The model's own pass with nothing around it, for clocks."""
@@ -388,7 +379,10 @@ def _resized(explainer: Explainer, size: int) -> Explainer:
     adapter, sides = explainer.adapter, geometry.as_size(size)
     transform = adapter.transform
     # the copy for another size is made of the tower in its plain state
-    with state.plain(explainer.model), state.plain(explainer.anatomy.tower, explainer.anatomy.switches):
+    with (
+        state.evaluation_mode(explainer.model),
+        state.evaluation_mode(explainer.anatomy.tower, explainer.anatomy.call_settings),
+    ):
         anatomy = adapter.anatomy.at(sides)
     own = None if transform is None else lambda asked, fit: transform(asked or sides, fit)
     return Explainer(replace(adapter, anatomy=anatomy, transform=own))

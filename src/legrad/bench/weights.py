@@ -7,7 +7,7 @@ import torch
 _SAMPLED = 1000  # values of each tensor that enter the fingerprint
 
 
-def fingerprint(model: torch.nn.Module) -> str:
+def weights_digest(model: torch.nn.Module) -> str:
     """Tells weights apart: a digest of every parameter's and buffer's name, shape and some of its values.
 
     No sums: their last digits depend on the number of threads.

@@ -22,7 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 console = Console(emoji=False)
-errors = Console(stderr=True, emoji=False)
+stderr = Console(stderr=True, emoji=False)
 _INTERRUPTED = 130  # as shells have it
 
 Model = Annotated[str, typer.Option(help="embedded, open_clip:ARCH/TAG, timm:NAME, ...; see `legrad models`.")]
@@ -266,9 +266,9 @@ class _Shown:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            console=errors,
+            console=stderr,
             transient=True,
-            disable=not errors.is_terminal,
+            disable=not stderr.is_terminal,
         )
         self._task: Any = None
         self._told: set[str] = set()
@@ -281,7 +281,7 @@ class _Shown:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         self._bar.stop()
         if kind is not None and issubclass(kind, KeyboardInterrupt):
-            errors.print("interrupted; the same command goes on where this one stopped")
+            stderr.print("interrupted; the same command goes on where this one stopped")
             raise typer.Exit(_INTERRUPTED)
 
     def _started(self, name: str, total: int) -> None:
@@ -296,7 +296,7 @@ class _Shown:
         if line in self._told:  # by another part of a study
             return
         self._told.add(line)
-        errors.print(f"[yellow]problem:[/yellow] {escape(line)}", soft_wrap=True, highlight=False)
+        stderr.print(f"[yellow]problem:[/yellow] {escape(line)}", soft_wrap=True, highlight=False)
 
 
 def _print(result: "Result") -> None:

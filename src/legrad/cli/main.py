@@ -37,7 +37,7 @@ app.add_typer(bench.app, name="bench")
 console = Console(emoji=False)
 
 
-errors = Console(stderr=True, emoji=False)
+stderr = Console(stderr=True, emoji=False)
 
 
 _BATCH = 8
@@ -142,7 +142,7 @@ def explain(
     if model is None:
         model = "embedded:speech" if audio else "embedded"
     explainer = legrad.load(model, device=device)
-    if audio and explainer.adapter.hearing is None:
+    if audio and explainer.adapter.audio_encoder is None:
         raise InputError(
             "--audio is for models that embed sounds in the space of their pictures, such as embedded:speech; "
             f"{model} does not"
@@ -173,12 +173,12 @@ def _sources(explainer: legrad.Explainer, model: str, given: list[str]) -> tuple
         return explainer, [str(legrad.embedded.SAMPLE)]
     seen = images.SUFFIXES | sounds.SUFFIXES
     if kind == "rows" and all(Path(one).suffix.lower() in sounds.SUFFIXES for one in images.expand(given, seen)):
-        if explainer.listener is None:
+        if explainer.audio_explainer is None:
             raise InputError(
                 f"{given[0]}: {model} explains pictures, not sounds; take --model embedded:speech, or a model of "
                 "sounds such as hf:FOLDER (an Audio Spectrogram Transformer)"
             )
-        explainer = explainer.listener
+        explainer = explainer.audio_explainer
     return explainer, list(images.expand(given, _SUFFIXES[explainer.anatomy.axes[0]]))
 
 
@@ -211,7 +211,7 @@ def _explain_all(
                 name = pictures[0].info.get(images.SOURCE) if still else pictures[0]
                 failed.append(str(error) if str(name) in str(error) else f"{name}: {error}")
 
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         task = progress.add_task("explaining", total=len(sources))
         for start in range(0, len(sources), step):
             pictures: list[Any] = []
@@ -230,7 +230,7 @@ def _explain_all(
 
 def _print_error(problem: str, kind: str = "[red]error:[/red]") -> None:
     """One line, however the message was laid out."""
-    errors.print(f"{kind} {escape(' '.join(problem.split()))}", soft_wrap=True, highlight=False)
+    stderr.print(f"{kind} {escape(' '.join(problem.split()))}", soft_wrap=True, highlight=False)
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -258,7 +258,7 @@ def _print_results(folder: Folder) -> None:
 
 @app.command()
 def models(
-    filter: Annotated[str, typer.Argument(help="Part of the name, any case.")] = "",
+    filter: Annotated[str, typer.Argument(help="StudyPart of the name, any case.")] = "",
     library: Annotated[str | None, typer.Option(help="Only this one: open_clip, timm, hf, torchvision.")] = None,
     supported: Annotated[bool, typer.Option("--supported", help="Leave out what cannot be explained.")] = False,
 ) -> None:

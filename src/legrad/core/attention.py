@@ -28,12 +28,12 @@ _SOFTMAX = (torch.softmax, F.softmax, Tensor.softmax)
 
 
 @dataclass(frozen=True)
-class Passage:
+class ModuleCall:
     """What went through a module: its first argument and its output; with their graph where the pass verifies."""
 
     module: nn.Module
-    entered: Any
-    left: Any
+    input: Any
+    output: Any
 
 
 @dataclass
@@ -59,7 +59,7 @@ class AttentionCall:
     mismatch: float | None = None
     projection: Tensor | None = None
     before: list[nn.Module] = field(default_factory=list)
-    behind: list[Passage] = field(default_factory=list)
+    behind: list[ModuleCall] = field(default_factory=list)
 
 
 class AttentionTap(TorchFunctionMode):

@@ -44,7 +44,7 @@ _FUNCTIONS: dict[str, Function] = {"silu": F.silu}
 
 
 @dataclass(frozen=True)
-class Tail:
+class PostAttention:
     """Where the parts of a block's tail are: names of modules inside the block.
 
     Names, so that it holds for every copy of the block.
@@ -75,7 +75,7 @@ class Tail:
 
     def fits(self, block: nn.Module) -> bool:
         """False if the block was rebuilt since, or if somebody's hooks may change what its modules compute."""
-        return self.structure == block_structure(block) and hooks.undisturbed(block)
+        return self.structure == block_structure(block) and hooks.has_foreign_hooks(block)
 
     def watched(self, block: nn.Module) -> list[nn.Module]:
         """The modules whose input (norm) or output (linears) is needed."""
@@ -149,7 +149,7 @@ def _through_middle(
     return [through, other] if gate == 0 else [other, through]
 
 
-def activations(tail: Tail, block: nn.Module, call: AttentionCall) -> list[Tensor]:
+def activations(tail: PostAttention, block: nn.Module, call: AttentionCall) -> list[Tensor]:
     """The norm's input and the first linear layers' outputs.
 
     Raises:
@@ -162,7 +162,7 @@ def activations(tail: Tail, block: nn.Module, call: AttentionCall) -> list[Tenso
             f"{type(block).__name__} did not run the modules that it ran at its first use: its forward depends on "
             "something else than its input"
         )
-    return [one.left if i else one.entered for i, one in enumerate(passed)]
+    return [one.output if i else one.input for i, one in enumerate(passed)]
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class Weights:
     gate: int | None
 
 
-def weights(tail: Tail, block: nn.Module, call: AttentionCall) -> Weights:
+def weights(tail: PostAttention, block: nn.Module, call: AttentionCall) -> Weights:
     """Look the parts up."""
 
     def parameter(name: str | None) -> Tensor | None:

@@ -23,7 +23,7 @@ from legrad.core.attention import (
     AttentionCall,
     AttentionTap,
     Kind,
-    Passage,
+    ModuleCall,
     Replacements,
     ValuesTap,
     WholeTap,
@@ -34,19 +34,19 @@ _session = threading.local()
 
 
 # hooks that only look; another pass of ours may be running outside this one
-_looking: weakref.WeakSet[Callable[..., None]] = weakref.WeakSet()
+_observer_hooks: weakref.WeakSet[Callable[..., None]] = weakref.WeakSet()
 
 
-def undisturbed(block: nn.Module) -> bool:
-    """False if somebody's hooks or replaced forwards may change what the modules inside a block compute."""
+def has_foreign_hooks(block: nn.Module) -> bool:
+    """Whether somebody's hooks or replaced forwards may change what the modules inside a block compute."""
     everywhere = nn.modules.module
     if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
-        return False
+        return True
     for module in itertools.islice(block.modules(), 1, None):
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values(), *module._backward_hooks.values())
-        if "forward" in vars(module) or any(hook not in _looking for hook in hooks):
-            return False
-    return True
+        if "forward" in vars(module) or any(hook not in _observer_hooks for hook in hooks):
+            return True
+    return False
 
 
 def _detached(output: Any, copy: bool = False) -> Any:
@@ -68,7 +68,8 @@ def stream(
 ) -> tuple[Tensor, Any]:
     """Run the model once and visit the chosen blocks as they finish.
 
-    Call it inside ``plain``. Only the calling thread's forward is seen, and not those that ``visit`` starts.
+    Call it inside ``state.evaluation_mode``. Only the calling thread's forward is seen, and not
+    those that ``visit`` starts.
 
     Args:
         run: the forward pass of the vision tower.
@@ -105,9 +106,9 @@ def stream(
             tap.before.append(module)
         elif args:
             through = (args[0], output) if verify else (_detached(args[0]), _detached(output))
-            tap.calls[-1].behind.append(Passage(module, *through))
+            tap.calls[-1].behind.append(ModuleCall(module, *through))
 
-    _looking.add(note)
+    _observer_hooks.add(note)
 
     def watch(layer: int) -> None:
         def enter(module: nn.Module, args: Any) -> None:
@@ -199,7 +200,7 @@ def record(blocks: Sequence[nn.Module]) -> Iterator[list[Any]]:
             handle.remove()
 
 
-def entering(run: Callable[[], Tensor], block: nn.Module) -> Any:
+def block_input(run: Callable[[], Tensor], block: nn.Module) -> Any:
     """What enters a block in one forward pass: its first argument, detached."""
     found: list[Any] = []
     thread = threading.get_ident()
@@ -241,7 +242,7 @@ def _first_replaced(
     return ((value, *args[1:]), kwargs) if args else (args, {**kwargs, next(iter(kwargs)): value})
 
 
-def whole(
+def forward_with_graph(
     run: Callable[[], Tensor],
     blocks: Sequence[nn.Module],
     kind: Kind = "fused",
@@ -252,7 +253,7 @@ def whole(
     """Run the model once and keep the graph of all blocks and of what follows them, for methods that need gradients
     through the whole model. Nothing is kept but by the result.
 
-    Call it inside ``plain``. Only the calling thread's forward is seen.
+    Call it inside ``state.evaluation_mode``. Only the calling thread's forward is seen.
 
     Args:
         run: the forward pass of the vision tower.
@@ -319,10 +320,10 @@ def whole(
     )
 
 
-def values_only(run: Callable[[], Tensor], block: nn.Module) -> tuple[Any, int]:
+def forward_values_only(run: Callable[[], Tensor], block: nn.Module) -> tuple[Any, int]:
     """What a block returns when each of its tokens attends to itself alone, and how many attentions it ran.
 
-    Call it inside ``plain``; fused attention only.
+    Call it inside ``state.evaluation_mode``; fused attention only.
     """
     found: list[Any] = []
     tap = ValuesTap()

@@ -18,7 +18,7 @@ _ACTIVATIONS = 8  # of a chunk inside a layer that are alive at once
 _HEADS = 16  # of models that write attention out, roughly
 
 
-class Chunks:
+class Budget:
     """Pictures and targets per pass.
 
     Args:
@@ -40,16 +40,16 @@ class Chunks:
         working, keeping = _per_picture(anatomy)
         self.images = max(1, min(most, budget // working))
         self.targets = targets
-        self.numbers = max(1, budget // (_ACTIVATIONS * 4))
+        self.max_numel = max(1, budget // (_ACTIVATIONS * 4))
         # what is kept for every layer leaves room for enough pictures to keep the matrix products efficient
         together = budget // (working + layers * keeping)
-        self.defer = together >= min(8, self.images)
+        self.keep_until_answer = together >= min(8, self.images)
         self._warned = False
         self._deferred = min(self.images, together)
 
-    def pictures(self, late: bool) -> int:
+    def images_per_pass(self, late: bool) -> int:
         """Pictures per pass; ``late`` if targets wait for the model's answer."""
-        return self._deferred if late and self.defer else self.images
+        return self._deferred if late and self.keep_until_answer else self.images
 
     def halve(self, images: int, late: bool, error: BaseException) -> None:
         """After a pass over ``images`` pictures ran out of memory: do with less, and say so once.
@@ -57,10 +57,10 @@ class Chunks:
         Raises:
             LeGradError: there is nothing left to halve.
         """
-        self.numbers = max(1, self.numbers // 2)
+        self.max_numel = max(1, self.max_numel // 2)
         self.images = min(self.images, images)
-        if late and self.defer:
-            self.defer = False
+        if late and self.keep_until_answer:
+            self.keep_until_answer = False
         elif images > 1:
             self.images = images // 2
         elif self.targets > 1:
@@ -79,6 +79,11 @@ class Chunks:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def images_per_forward(anatomy: ViTAnatomy) -> int:
+    """Images of one plain forward pass, within half of the free memory."""
+    return Budget(anatomy, 1, 1, "auto").images
 
 
 def ran_out(error: BaseException) -> bool:

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from legrad.core import closed_form, hooks
-from legrad.core.attention import AttentionCall, Passage
+from legrad.core.attention import AttentionCall, ModuleCall
 from legrad.core.closed_form import (
     _FUNCTIONS,
-    Tail,
+    PostAttention,
     activation_product,
     all_ran,
     block_structure,
     split_hidden,
 )
-from legrad.core.readout import Reading
+from legrad.core.readout import TokenSpan
 from legrad.errors import TruthCheckError
 from legrad.models.anatomy import ViTAnatomy
 
@@ -27,7 +27,7 @@ _LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 3e-2, torch
 
 
 @dataclass(frozen=True)
-class Plan:
+class Shortcuts:
     """What was found out about a model at the first use of an input shape, see ``planning``.
 
     Attributes:
@@ -35,8 +35,8 @@ class Plan:
         readings: name of a read-out -> the tokens that it reads, filled in when it is first asked for.
     """
 
-    tails: dict[int, Tail] = field(default_factory=dict)
-    readings: dict[str, Reading] = field(default_factory=dict)
+    tails: dict[int, PostAttention] = field(default_factory=dict)
+    readings: dict[str, TokenSpan] = field(default_factory=dict)
 
 
 class Planner:
@@ -48,19 +48,24 @@ class Planner:
 
     def __init__(self, anatomy: ViTAnatomy) -> None:
         self._anatomy = anatomy
-        self.plan = Plan()
+        self.shortcuts = Shortcuts()
 
     def visit(self, layer: int, tokens: Tensor, calls: list[AttentionCall]) -> None:
         """Look at one block of one picture, with its graph and all its modules watched."""
         tail = confirmed_tail(self._anatomy, layer, tokens, calls)
         if tail is not None:
-            self.plan.tails[layer] = tail
+            self.shortcuts.tails[layer] = tail
 
 
-def confirmed_tail(anatomy: ViTAnatomy, layer: int, tokens: Tensor, calls: list[AttentionCall]) -> Tail | None:
+def confirmed_tail(anatomy: ViTAnatomy, layer: int, tokens: Tensor, calls: list[AttentionCall]) -> PostAttention | None:
     """The block's tail, if there is a closed form that gives what autograd gives."""
     block = anatomy.blocks[layer]
-    if anatomy.attention != "fused" or anatomy.lay is not None or len(calls) != 1 or not hooks.undisturbed(block):
+    if (
+        anatomy.attention != "fused"
+        or anatomy.keys_to_grid is not None
+        or len(calls) != 1
+        or hooks.has_foreign_hooks(block)
+    ):
         return None
     call = calls[0]
     # one row of the head outputs per token
@@ -74,7 +79,7 @@ def confirmed_tail(anatomy: ViTAnatomy, layer: int, tokens: Tensor, calls: list[
     return replace(tail, foldable=folded) if plain else None
 
 
-def _agreeing(tail: Tail, block: torch.nn.Module, tokens: Tensor, call: AttentionCall) -> tuple[bool, bool]:
+def _agreeing(tail: PostAttention, block: torch.nn.Module, tokens: Tensor, call: AttentionCall) -> tuple[bool, bool]:
     """Do the plain and the folded closed form equal autograd, for arbitrary gradients at all tokens and at one?
 
     The shares of the MLP and of the sum in front of it are compared apart as well: a tiny LayerScale would hide one.
@@ -83,8 +88,8 @@ def _agreeing(tail: Tail, block: torch.nn.Module, tokens: Tensor, call: Attentio
     agreeing = [True, True]
     try:
         norm, fc2 = (block.get_submodule(name) for name in (tail.norm, tail.fc2))
-        before = next(one.entered for one in call.behind if one.module is norm)
-        after = next(one.left for one in call.behind if one.module is fc2)
+        before = next(one.input for one in call.behind if one.module is norm)
+        after = next(one.output for one in call.behind if one.module is fc2)
         g, alone = _wave(tokens, slice(0, count)), slice(count // 2, count // 2 + 1)
         nothing = torch.zeros_like(g)
         checks = (
@@ -116,7 +121,7 @@ def _wave(tokens: Tensor, rows: slice) -> Tensor:
 
 
 def _closed(
-    tail: Tail,
+    tail: PostAttention,
     block: torch.nn.Module,
     call: AttentionCall,
     g: Tensor,
@@ -139,7 +144,7 @@ def _closed(
 _PASSING = (nn.Identity, nn.Dropout)
 
 
-def recognise(block: nn.Module, call: AttentionCall, tokens: Tensor) -> Tail | None:
+def recognise(block: nn.Module, call: AttentionCall, tokens: Tensor) -> PostAttention | None:
     """The tail out of the childless modules that ran behind the attention; None if they are not the common ones.
 
     Args:
@@ -151,13 +156,13 @@ def recognise(block: nn.Module, call: AttentionCall, tokens: Tensor) -> Tail | N
         return None
     names = {id(module): name for name, module in block.named_modules()}
     rest = [p for p in call.behind if not isinstance(p.module, _PASSING) and type(p.module).__name__ != "DropPath"]
-    if any(not isinstance(p.entered, Tensor) or not isinstance(p.left, Tensor) for p in rest):
+    if any(not isinstance(p.input, Tensor) or not isinstance(p.output, Tensor) for p in rest):
         return None
 
-    def take(fits: Callable[[nn.Module], bool]) -> Passage | None:
+    def take(fits: Callable[[nn.Module], bool]) -> ModuleCall | None:
         return rest.pop(0) if rest and fits(rest[0].module) else None
 
-    def name(passage: Passage | None) -> str | None:
+    def name(passage: ModuleCall | None) -> str | None:
         return None if passage is None else names[id(passage.module)]
 
     out = None if call.projection is not None else take(_is_linear)
@@ -165,7 +170,7 @@ def recognise(block: nn.Module, call: AttentionCall, tokens: Tensor) -> Tail | N
         return None
     scale1 = take(_is_scale)
     norm = take(lambda module: not _is_linear(module))
-    if norm is None or norm.entered.shape != tokens.shape:
+    if norm is None or norm.input.shape != tokens.shape:
         return None
     scale2 = rest.pop() if rest and _is_scale(rest[-1].module) else None
     if not rest or not _is_linear(rest[-1].module):
@@ -173,14 +178,14 @@ def recognise(block: nn.Module, call: AttentionCall, tokens: Tensor) -> Tail | N
     fc2 = rest.pop()
     linears = [p for p in rest if _is_linear(p.module)]
     acts = [p for p in rest if not _is_linear(p.module)]
-    if not 1 <= len(linears) <= 2 or len(acts) > 1 or any(p.entered.shape != tokens.shape for p in linears):
+    if not 1 <= len(linears) <= 2 or len(acts) > 1 or any(p.input.shape != tokens.shape for p in linears):
         return None
-    hidden = split_hidden([p.left for p in linears], fc2.entered.shape[-1])
+    hidden = split_hidden([p.output for p in linears], fc2.input.shape[-1])
     functions = {names[id(p.module)]: p.module for p in acts} or _FUNCTIONS
     gates: tuple[Literal[0, 1] | None, ...] = (None,) if len(hidden) == 1 else (0, 1)
     for act, gate in itertools.product(functions, gates):
-        if _close(activation_product(functions[act], gate, hidden), fc2.entered):
-            return Tail(
+        if _close(activation_product(functions[act], gate, hidden), fc2.input):
+            return PostAttention(
                 name(out),
                 name(scale1),
                 names[id(norm.module)],

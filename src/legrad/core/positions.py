@@ -16,7 +16,7 @@ def no_position_check(anatomy: ViTAnatomy) -> str:
     """Why an anatomy's positions cannot be checked here, "" if they can."""
     if anatomy.axes != ("rows", "cols"):
         return f"it knows pictures only, these inputs have the axes {', '.join(anatomy.axes)}"
-    if anatomy.lay is not None:
+    if anatomy.keys_to_grid is not None:
         return "the tokens are laid on the grid by a function of the anatomy, not in the order of its rows"
     return ""
 
@@ -33,7 +33,7 @@ def position_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
     For pictures whose tokens enter the first block in the order of the grid, see ``no_position_check``. Convolutional
     stems look beyond their cell, so the change's centre on the grid counts, not its strongest token.
 
-    Call it inside ``capture.plain``.
+    Call it inside ``state.evaluation_mode``.
 
     Args:
         anatomy: for the size of ``batch``.
@@ -42,12 +42,12 @@ def position_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
     Raises:
         TruthCheckError: another token than the anatomy's changed most.
     """
-    rows, cols = anatomy.cells.grid
+    rows, cols = anatomy.patch_grid.grid
 
-    def entering(images: Tensor) -> Tensor:
-        return _tokens(anatomy, hooks.entering(lambda: anatomy.run(images), anatomy.blocks[0]))
+    def block_input(images: Tensor) -> Tensor:
+        return _tokens(anatomy, hooks.block_input(lambda: anatomy.run(images), anatomy.blocks[0]))
 
-    base = entering(batch)
+    base = block_input(batch)
     tokens, needed = base.shape[1], anatomy.num_prefix_tokens + rows * cols
     if tokens < needed:
         raise TruthCheckError(
@@ -58,11 +58,11 @@ def position_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
         # the middle of the patch only: convolutional stems look a little beyond their cell
         window = tuple(
             slice(index * step + patch // 4, index * step + patch - patch // 4)
-            for index, step, patch in zip((row, col), anatomy.cells.stride, anatomy.patch_size, strict=True)
+            for index, step, patch in zip((row, col), anatomy.patch_grid.stride, anatomy.patch_size, strict=True)
         )
         changed = batch.clone()
         changed[..., window[0], window[1]] = -changed[..., window[0], window[1]] + 1
-        moved = (entering(changed) - base).double().norm(dim=-1)[0].cpu()
+        moved = (block_input(changed) - base).double().norm(dim=-1)[0].cpu()
         prefix, expected = anatomy.num_prefix_tokens, anatomy.num_prefix_tokens + row * cols + col
         patches = moved[prefix : prefix + rows * cols].square()
         # where the change is on the grid: a convolutional stem spreads it over the neighbours

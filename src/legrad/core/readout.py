@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from legrad.core import state
-from legrad.core.score import Score, scored
+from legrad.core.score import ResolvedTarget, scored
 from legrad.errors import TruthCheckError
 from legrad.models.anatomy import Readout, ViTAnatomy
 
 
 @dataclass(frozen=True)
-class Reading:
+class TokenSpan:
     """Which tokens a read-out depends on.
 
     Attributes:
@@ -49,11 +49,11 @@ class Reader:
         """(batch, tokens, dim) -> (batch, features)."""
         return self._in_float(self._readout, tokens)
 
-    def _of_one(self, token: Tensor) -> Tensor:
+    def _on_copies_of(self, token: Tensor) -> Tensor:
         """The feature of tokens that are all alike, as few as a read-out can be given: (batch, dim) in."""
         return self(token[:, None].expand(-1, self._copies, -1))
 
-    def detect(self, tokens: Tensor) -> Reading:
+    def find_tokens_read(self, tokens: Tensor) -> TokenSpan:
         """Which tokens matter: found by differentiating one arbitrary direction of the feature.
 
         Args:
@@ -66,25 +66,25 @@ class Reader:
             (gradient,) = torch.autograd.grad(feature @ direction, leaf)
         rows = gradient[0].abs().amax(-1).nonzero()[:, 0].tolist()
         if not rows:
-            return Reading(None)
-        reading = Reading((rows[0], rows[-1] + 1))
+            return TokenSpan(None)
+        reading = TokenSpan((rows[0], rows[-1] + 1))
         seen = reading.of(gradient)
         alike = bool((seen - seen[:, :1]).abs().max() <= 1e-5 * seen.abs().max())
-        return reading if alike and self.reads(reading, tokens) else Reading(None)
+        return reading if alike and self.depends_on_mean_only(reading, tokens) else TokenSpan(None)
 
-    def reads(self, reading: Reading, tokens: Tensor) -> bool:
+    def depends_on_mean_only(self, reading: TokenSpan, tokens: Tensor) -> bool:
         """Do copies of the mean give the same feature as the tokens, (batch, tokens, dim), at least float32?"""
         with torch.no_grad():
             feature = self(tokens)
             try:
-                repeated = self._of_one(reading.of(tokens).mean(1))
+                repeated = self._on_copies_of(reading.of(tokens).mean(1))
             except (RuntimeError, IndexError, ValueError):  # it wants all tokens, to lay them on a grid for instance
                 return False
             # a norm that computes in less than the tokens' precision tells the two ways apart
             limit = 1e-11 if feature.dtype == torch.float64 else 1e-5
             return bool((repeated - feature).abs().max() <= limit * feature.abs().max())
 
-    def at_mean(self, means: Tensor, scores: Sequence[Score], groups: int = 1) -> Tensor:
+    def grad_at_mean(self, means: Tensor, scores: Sequence[ResolvedTarget], groups: int = 1) -> Tensor:
         """d score / d mean of the tokens, for a read-out that reads no more.
 
         Args:
@@ -100,16 +100,16 @@ class Reader:
         """
         with torch.enable_grad():
             leaf = means.detach().requires_grad_()
-            feature = self._of_one(leaf)
+            feature = self._on_copies_of(leaf)
             (found,) = gradients(scores, feature, [leaf], groups)
         # contiguous, or every product with it copies the weights
         return found.transpose(0, 1).contiguous()
 
-    def at_tokens(self, reading: Reading, tokens: Tensor, scores: Sequence[Score]) -> Tensor:
+    def grad_at_tokens(self, reading: TokenSpan, tokens: Tensor, scores: Sequence[ResolvedTarget]) -> Tensor:
         """d score / d tokens at the rows that matter.
 
         Args:
-            reading: what ``detect`` told.
+            reading: what ``find_tokens_read`` told.
             tokens: (batch, tokens, dim), at least float32.
             scores: the targets.
 
@@ -118,7 +118,7 @@ class Reader:
         """
         if reading.mean:
             rows = reading.of(tokens)
-            return self.at_mean(rows.mean(1), scores)[:, :, None] / rows.shape[1]
+            return self.grad_at_mean(rows.mean(1), scores)[:, :, None] / rows.shape[1]
         with torch.enable_grad():
             leaf = tokens.detach().requires_grad_()
             feature = self(leaf)
@@ -126,7 +126,7 @@ class Reader:
         return found.transpose(0, 1).contiguous()
 
 
-def gradients(scores: Sequence[Score], feature: Tensor, at: Sequence[Tensor], groups: int = 1) -> list[Tensor]:
+def gradients(scores: Sequence[ResolvedTarget], feature: Tensor, at: Sequence[Tensor], groups: int = 1) -> list[Tensor]:
     """Of every score at what the feature was computed from.
 
     Args:
@@ -140,10 +140,10 @@ def gradients(scores: Sequence[Score], feature: Tensor, at: Sequence[Tensor], gr
     """
     if len(scores) == groups == 1:
         return [one[None] for one in _used(torch.autograd.grad(scores[0](feature).sum(), at, allow_unused=True))]
-    return pulled_back(feature, at, at_feature(scores, feature, groups))
+    return vector_jacobian(feature, at, at_feature(scores, feature, groups))
 
 
-def at_feature(scores: Sequence[Score], feature: Tensor, groups: int = 1) -> Tensor:
+def at_feature(scores: Sequence[ResolvedTarget], feature: Tensor, groups: int = 1) -> Tensor:
     """d score / d feature.
 
     Args:
@@ -167,7 +167,7 @@ def gradient(score: Tensor, at: Tensor) -> Tensor:
     return found
 
 
-def pulled_back(feature: Tensor, at: Sequence[Tensor], above: Tensor) -> list[Tensor]:
+def vector_jacobian(feature: Tensor, at: Sequence[Tensor], above: Tensor) -> list[Tensor]:
     """The gradients of many functions of the feature at what it was computed from, in one backward pass.
 
     Args:

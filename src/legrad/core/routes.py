@@ -8,10 +8,10 @@ from torch import Tensor
 
 from legrad import relevance
 from legrad.core import attention, closed_form, hooks, readout
-from legrad.core.closed_form import Scratch, Tail
-from legrad.core.readout import Reader, Reading
-from legrad.core.score import Score
-from legrad.core.truth import as_float, check_calls
+from legrad.core.closed_form import PostAttention, Scratch
+from legrad.core.readout import Reader, TokenSpan
+from legrad.core.score import ResolvedTarget
+from legrad.core.truth import at_least_float32, check_calls
 from legrad.errors import TruthCheckError, UnsupportedModelError
 from legrad.models.anatomy import ViTAnatomy
 
@@ -22,7 +22,7 @@ _CHUNK_NUMBERS = {False: 1 << 23, True: 1 << 28}
 
 
 @dataclass(frozen=True)
-class Visited:
+class FinishedBlock:
     """A block that has run.
 
     Attributes:
@@ -36,13 +36,13 @@ class Visited:
     calls: list[attention.AttentionCall]
 
 
-def closed_layers(
+def relevance_closed_form(
     anatomy: ViTAnatomy,
     reader: Reader,
-    seen: Reading,
-    known: Mapping[int, Tail],
-    visited: Sequence[Visited],
-    scores: Sequence[Score],
+    seen: TokenSpan,
+    known: Mapping[int, PostAttention],
+    visited: Sequence[FinishedBlock],
+    scores: Sequence[ResolvedTarget],
     scratch: Scratch,
     numbers: int | None = None,
 ) -> list[Tensor]:
@@ -54,8 +54,8 @@ def closed_layers(
     above: list[Tensor | None] = [None] * len(visited)
     if seen.rows is not None and images * len(visited) * len(scores) <= _TOGETHER:
         # the read-out of all layers at once: alone they are too small to be fast
-        means = torch.cat([seen.of(as_float(one.tokens)).mean(1) for one in visited])
-        gradients = reader.at_mean(means, scores, len(visited)) / (seen.rows[1] - seen.rows[0])
+        means = torch.cat([seen.of(at_least_float32(one.tokens)).mean(1) for one in visited])
+        gradients = reader.grad_at_mean(means, scores, len(visited)) / (seen.rows[1] - seen.rows[0])
         above = list(gradients[:, :, None].split(images))
     return [
         _closed_layer(anatomy, reader, seen, known[one.layer], one, scores, g, scratch, numbers)
@@ -66,10 +66,10 @@ def closed_layers(
 def _closed_layer(
     anatomy: ViTAnatomy,
     reader: Reader,
-    seen: Reading,
-    tail: Tail,
-    visited: Visited,
-    scores: Sequence[Score],
+    seen: TokenSpan,
+    tail: PostAttention,
+    visited: FinishedBlock,
+    scores: Sequence[ResolvedTarget],
     above: Tensor | None,
     scratch: Scratch,
     numbers: int | None,
@@ -101,12 +101,12 @@ def _closed_layer(
             for start in range(0, len(scores), targets):
                 asked = slice(start, start + targets)
                 if above is None:
-                    here = as_float(tokens[some])
+                    here = at_least_float32(tokens[some])
                     own = [score.rows(range(first, first + len(here))) for score in scores[asked]]
-                    g = reader.at_tokens(seen, here, own)
+                    g = reader.grad_at_tokens(seen, here, own)
                 else:
                     g = above[some, asked]
-                g, undo = _shifted(g, tokens.dtype, 2)
+                g, undo = scaled_for_half(g, tokens.dtype, 2)
                 gradient = state.head_gradient(g).unflatten(-1, (heads, -1)).transpose(2, 3)
                 maps.append(relevance.key_relevance(gradient, value, keep, count) / undo.flatten(2))
             result.append(torch.cat(maps, 1))
@@ -122,11 +122,11 @@ def _part(keep: Tensor | None, pictures: slice, rows: tuple[int, int]) -> Tensor
     return keep[:, :, slice(*rows)] if keep.shape[2] > 1 else keep
 
 
-def block_layer(
+def relevance_by_autograd(
     anatomy: ViTAnatomy,
     reader: Reader,
-    visited: Visited,
-    scores: Sequence[Score],
+    visited: FinishedBlock,
+    scores: Sequence[ResolvedTarget],
     reduction: relevance.Reduction = relevance.key_relevance,
 ) -> Tensor:
     """Self-attention route: autograd from the layer's scores to its head outputs, (batch, targets, *grid).
@@ -134,17 +134,17 @@ def block_layer(
     ``reduction`` may be another one than the formula; if it keeps the heads apart they come in front of the grid.
     """
     tokens = visited.tokens
-    leaf = as_float(tokens.detach()).requires_grad_()
+    leaf = at_least_float32(tokens.detach()).requires_grad_()
     feature = reader(leaf)
-    heads = [visited.calls[tap] for tap in anatomy.taps]
+    heads = [visited.calls[tap] for tap in anatomy.explained_attentions]
     results = []
     for score in scores:
-        above, undo = _shifted(readout.gradient(score(feature), leaf), tokens.dtype, 1)
+        above, undo = scaled_for_half(readout.gradient(score(feature), leaf), tokens.dtype, 1)
         gradients = torch.autograd.grad(
             tokens, [call.output for call in heads], above, retain_graph=True, allow_unused=True
         )
         maps = []
-        for tap, call, gradient in zip(anatomy.taps, heads, gradients, strict=True):
+        for tap, call, gradient in zip(anatomy.explained_attentions, heads, gradients, strict=True):
             if gradient is None:
                 raise TruthCheckError(
                     f"an attention of block {visited.layer} does not reach the block's output: wrong attention or "
@@ -156,11 +156,11 @@ def block_layer(
     return torch.stack(results, 1)
 
 
-def pooler_layers(
+def relevance_at_pooler(
     anatomy: ViTAnatomy,
     reader: Reader,
-    visited: Sequence[Visited],
-    scores: Sequence[Score],
+    visited: Sequence[FinishedBlock],
+    scores: Sequence[ResolvedTarget],
     reduction: relevance.Reduction = relevance.key_relevance,
 ) -> list[Tensor]:
     """Pooler route: the same at the pooler's attention over the blocks' tokens, query 0 only.
@@ -168,17 +168,17 @@ def pooler_layers(
     To the pooler several layers are further pictures.
     """
     images = len(visited[0].tokens)
-    leaves = [as_float(one.tokens.detach()) for one in visited]
+    leaves = [at_least_float32(one.tokens.detach()) for one in visited]
     leaf = torch.cat(leaves) if len(leaves) > 1 else leaves[0]
     feature, calls = hooks.tapped(lambda: reader(leaf), anatomy.attention)
     check_calls(anatomy, calls, f"the attentional pooler on block {visited[0].layer}")
-    heads = [calls[tap] for tap in anatomy.taps]
+    heads = [calls[tap] for tap in anatomy.explained_attentions]
     gradients = readout.gradients(scores, feature, [call.output for call in heads], len(visited))
     results = []
     for target in range(len(scores)):
         maps = [
             _on_grid(anatomy, _keys(call, gradient[target], slice(0, 1), reduction), tap, len(leaf))
-            for tap, call, gradient in zip(anatomy.taps, heads, gradients, strict=True)
+            for tap, call, gradient in zip(anatomy.explained_attentions, heads, gradients, strict=True)
         ]
         results.append(relevance.merge_layers(maps))
     return list(torch.stack(results, 1).split(images))
@@ -208,7 +208,7 @@ def _keys(call: attention.AttentionCall, gradient: Tensor, queries: slice, reduc
     return keys
 
 
-def _shifted(gradient: Tensor, dtype: torch.dtype, apart: int) -> tuple[Tensor, Tensor]:
+def scaled_for_half(gradient: Tensor, dtype: torch.dtype, apart: int) -> tuple[Tensor, Tensor]:
     """The gradient in the model's dtype, and what its relevance has to be divided by.
 
     For half precision each picture's (and target's) gradient is brought near 1 by a power of two, which ReLU lets us

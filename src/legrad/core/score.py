@@ -1,76 +1,117 @@
-"""What can be asked about a picture, and how it becomes a score of the read-out's result."""
+"""What is differentiated: a target of the user's, resolved to a score of the read-out's feature.
 
+``ResolvedTarget`` has four kinds: ``Direction`` (texts, classes, embeddings), ``Function`` (callables), ``PerImage``
+(every image its own) and ``NeedsAnswer`` (targets that depend on the model's own answer).
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor
 
 from legrad.errors import InputError
 
-if TYPE_CHECKING:
-    pass
-Function = Callable[[Tensor], Tensor]
+# one for all images, or one per image
+Label = str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Score:
-    """A target, resolved: a direction in feature space, a function of the feature, or another score per picture.
+class ResolvedTarget(ABC):
+    """A score of the read-out's feature.
 
     Attributes:
-        label: one for all pictures, or one per picture.
-        direction: (1 or batch, features); the score is its inner product with the feature.
-        function: (batch, features) -> (batch,), rows apart.
-        own: one score per picture; None stands for "nothing asked", a score of zero.
-        predicted: the class was chosen by the model.
-        answering: (batch, features), the model's final answer -> the target, for targets that depend on it.
+        label: the target's name, one for all images, or one per image.
     """
 
-    label: str | tuple[str, ...]
-    direction: Tensor | None = None
-    function: Function | None = None
-    own: "tuple[Score | None, ...] | None" = None
-    predicted: bool = False
-    answering: "Callable[[Tensor], Score] | None" = None
+    label: Label
 
     @property
-    def late(self) -> bool:
-        """Does the target depend on the model's answer?"""
-        return self.answering is not None or any(one is not None and one.late for one in self.own or ())
+    def needs_answer(self) -> bool:
+        """Whether the target depends on the model's answer, see ``with_answer``."""
+        return False
 
-    def known(self, answer: Tensor) -> "Score":
+    @abstractmethod
+    def __call__(self, feature: Tensor) -> Tensor:
+        """(batch, features) -> (batch,), rows independent."""
+
+    def with_answer(self, answer: Tensor) -> "ResolvedTarget":
         """The target once the model's answer is there.
 
         Args:
             answer: (batch, features), raw logits or L2-normalised embeddings.
         """
-        if self.answering is not None:
-            return self.answering(answer)
-        if self.own is not None:
-            rows = zip(self.own, answer.split(1), strict=True)
-            return per_picture([None if one is None else one.known(row) for one, row in rows])
         return self
+
+    def rows(self, indices: Sequence[int]) -> "ResolvedTarget":
+        """The same target for some of the images."""
+        return replace(self, label=_labels_at(self.label, indices))
+
+    def label_of(self, image: int) -> str:
+        """The label for one image."""
+        return self.label if isinstance(self.label, str) else self.label[image]
+
+    def is_predicted(self, image: int) -> bool:
+        """Whether the model chose the class for one image."""
+        return False
+
+
+@final
+@dataclass(frozen=True)
+class Direction(ResolvedTarget):
+    """The inner product of the feature with a direction.
+
+    Attributes:
+        direction: (1 or batch, features).
+        predicted: the class was chosen by the model.
+    """
+
+    direction: Tensor
+    predicted: bool = False
 
     def __call__(self, feature: Tensor) -> Tensor:
         """(batch, features) -> (batch,)."""
-        if self.own is not None:
-            rows = feature.split(1)
-            scores = [row.sum(-1) * 0 if one is None else one(row) for one, row in zip(self.own, rows, strict=True)]
-            return torch.cat(scores)
-        if self.direction is not None:
-            if self.direction.shape[-1] != feature.shape[-1]:
-                raise InputError(
-                    f"target {self.label!r} has {self.direction.shape[-1]} features, the model has {feature.shape[-1]}"
-                )
-            return (feature * self.direction.to(feature)).sum(-1)
-        assert self.function is not None
+        if self.direction.shape[-1] != feature.shape[-1]:
+            raise InputError(
+                f"target {self.label!r} has {self.direction.shape[-1]} features, the model has {feature.shape[-1]}"
+            )
+        return (feature * self.direction.to(feature)).sum(-1)
+
+    def rows(self, indices: Sequence[int]) -> "Direction":
+        """The same target for some of the images."""
+        direction = self.direction[list(indices)] if len(self.direction) > 1 else self.direction
+        return replace(self, label=_labels_at(self.label, indices), direction=direction)
+
+    def is_predicted(self, image: int) -> bool:
+        """Whether the model chose the class."""
+        return self.predicted
+
+
+@final
+@dataclass(frozen=True)
+class Function(ResolvedTarget):
+    """A user's function of the feature.
+
+    Attributes:
+        function: (batch, features) -> (batch,), rows independent.
+    """
+
+    function: Callable[[Tensor], Tensor]
+
+    def __call__(self, feature: Tensor) -> Tensor:
+        """(batch, features) -> (batch,).
+
+        Raises:
+            InputError: the function returns something else, or something that does not depend on the feature.
+        """
         score = self.function(feature)
         if not isinstance(score, Tensor) or score.shape != feature.shape[:1]:
             came = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise InputError(
                 f"target {self.label!r}: a callable gets the feature {tuple(feature.shape)} and returns one score per "
-                f"picture, shape {(len(feature),)}; it returned {came}"
+                f"image, shape {(len(feature),)}; it returned {came}"
             )
         if feature.requires_grad and not score.requires_grad:
             raise InputError(
@@ -79,69 +120,117 @@ class Score:
             )
         return score
 
-    def rows(self, indices: Sequence[int]) -> "Score":
-        """The same target for some of the pictures."""
-        label = self.label if isinstance(self.label, str) else tuple(self.label[i] for i in indices)
-        direction = self.direction
-        if direction is not None and len(direction) > 1:
-            direction = direction[list(indices)]
-        own = None if self.own is None else tuple(self.own[i] for i in indices)
-        return replace(self, label=label, direction=direction, own=own)
 
-    def label_of(self, image: int) -> str:
-        """The label for one picture."""
-        return self.label if isinstance(self.label, str) else self.label[image]
+@final
+@dataclass(frozen=True)
+class PerImage(ResolvedTarget):
+    """Every image's own target; None where an image has none: a score of zero.
 
-    def predicted_of(self, image: int) -> bool:
-        """Whether the model chose the class for one picture."""
-        own = None if self.own is None else self.own[image]
-        return self.predicted or (own is not None and own.predicted)
+    Attributes:
+        targets: one per image.
+    """
+
+    targets: tuple[ResolvedTarget | None, ...]
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether any of the targets depends on the model's answer."""
+        return any(target is not None and target.needs_answer for target in self.targets)
+
+    def __call__(self, feature: Tensor) -> Tensor:
+        """(batch, features) -> (batch,)."""
+        rows = zip(self.targets, feature.split(1), strict=True)
+        return torch.cat([row.sum(-1) * 0 if target is None else target(row) for target, row in rows])
+
+    def with_answer(self, answer: Tensor) -> "PerImage":
+        """Every image's target with its own row of the answer."""
+        rows = zip(self.targets, answer.split(1), strict=True)
+        return per_image([None if target is None else target.with_answer(row) for target, row in rows])
+
+    def rows(self, indices: Sequence[int]) -> "PerImage":
+        """The same target for some of the images."""
+        targets = tuple(self.targets[index] for index in indices)
+        return replace(self, label=_labels_at(self.label, indices), targets=targets)
+
+    def is_predicted(self, image: int) -> bool:
+        """Whether the model chose the class for one image."""
+        target = self.targets[image]
+        return target is not None and target.is_predicted(0)
 
 
-def scored(scores: Sequence[Score], features: Tensor) -> Tensor:
+@final
+@dataclass(frozen=True)
+class NeedsAnswer(ResolvedTarget):
+    """A target that is known only with the model's answer, such as its predicted class.
+
+    Attributes:
+        from_answer: (batch, features), the model's final answer -> the target.
+    """
+
+    from_answer: Callable[[Tensor], ResolvedTarget]
+
+    @property
+    def needs_answer(self) -> bool:
+        """True."""
+        return True
+
+    def __call__(self, feature: Tensor) -> Tensor:
+        """Not possible: ask ``with_answer`` first."""
+        raise RuntimeError(f"target {self.label!r} needs the model's answer first")
+
+    def with_answer(self, answer: Tensor) -> ResolvedTarget:
+        """The target for this answer."""
+        return self.from_answer(answer)
+
+
+def _labels_at(label: Label, indices: Sequence[int]) -> Label:
+    return label if isinstance(label, str) else tuple(label[index] for index in indices)
+
+
+def scored(targets: Sequence[ResolvedTarget], features: Tensor) -> Tensor:
     """Every target on features of its own.
 
     Args:
-        scores: the targets.
+        targets: the targets.
         features: (targets, groups, batch, features); a callable gets one group at a time.
 
     Returns:
         (targets, groups, batch).
     """
-    directions = [score.direction for score in scores]
-    if len({None if one is None else one.shape for one in directions}) == 1 and directions[0] is not None:
-        # all at once what one by one takes longer than the arithmetic
-        together = torch.stack([one for one in directions if one is not None])[:, None]
-        if together.shape[-1] == features.shape[-1]:
-            return (features * together.to(features)).sum(-1)
-    pairs = zip(scores, features, strict=True)
-    return torch.stack([torch.stack([score(feature) for feature in groups]) for score, groups in pairs])
+    directions = [target.direction for target in targets if isinstance(target, Direction)]
+    if len(directions) == len(targets) and len({direction.shape for direction in directions}) == 1:
+        # one batched product instead of a Python loop over targets
+        matrix = torch.stack(directions)[:, None]
+        if matrix.shape[-1] == features.shape[-1]:
+            return (features * matrix.to(features)).sum(-1)
+    pairs = zip(targets, features, strict=True)
+    return torch.stack([torch.stack([target(feature) for feature in groups]) for target, groups in pairs])
 
 
-def per_picture(scores: Sequence[Score | None]) -> Score:
-    """One target out of a different one for each picture; None where a picture has none."""
-    return Score(tuple("" if one is None else one.label_of(0) for one in scores), own=tuple(scores))
+def per_image(targets: Sequence[ResolvedTarget | None]) -> PerImage:
+    """One target out of a different one for each image; None where an image has none."""
+    return PerImage(tuple("" if target is None else target.label_of(0) for target in targets), tuple(targets))
 
 
-def contrast(a: Score, b: Score) -> Score:
+def contrast(a: ResolvedTarget, b: ResolvedTarget) -> ResolvedTarget:
     """The difference of two resolved targets."""
-    if a.late or b.late:
-        return Score("contrast", answering=lambda answer: contrast(a.known(answer), b.known(answer)))
-    if isinstance(a.label, str) and isinstance(b.label, str):
-        label: str | tuple[str, ...] = f"{a.label} rather than {b.label}"
+    if a.needs_answer or b.needs_answer:
+        return NeedsAnswer("contrast", lambda answer: contrast(a.with_answer(answer), b.with_answer(answer)))
+    count = next((len(target.label) for target in (a, b) if not isinstance(target.label, str)), None)
+    label: Label
+    if count is None:
+        label = f"{a.label} rather than {b.label}"
     else:
-        count = max(len(s.label) for s in (a, b) if not isinstance(s.label, str))
-        label = tuple(f"{a.label_of(i)} rather than {b.label_of(i)}" for i in range(count))
-    if a.direction is not None and b.direction is not None:
-        return Score(label, a.direction - b.direction.to(a.direction))
-    apart = next((len(one.label) for one in (a, b) if not isinstance(one.label, str)), None)
-    if apart in (None, 1):
-        return Score(label, function=lambda feature: a(feature) - b(feature))
-    return per_picture([contrast(a.rows([i]), b.rows([i])) for i in range(apart or 0)])
+        label = tuple(f"{a.label_of(image)} rather than {b.label_of(image)}" for image in range(count))
+    if isinstance(a, Direction) and isinstance(b, Direction):
+        return Direction(label, a.direction - b.direction.to(a.direction))
+    if count is None or count == 1:
+        return Function(label, lambda feature: a(feature) - b(feature))
+    return per_image([contrast(a.rows([image]), b.rows([image])) for image in range(count)])
 
 
-def one_hot(index: int, classes: int, label: str) -> Score:
+def one_hot(index: int, classes: int, label: str) -> Direction:
     """The logit of one class."""
     direction = torch.zeros(1, classes)
     direction[0, index] = 1
-    return Score(label, direction)
+    return Direction(label, direction)

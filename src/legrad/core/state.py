@@ -22,7 +22,7 @@ _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyD
 _locks_guard = threading.Lock()
 
 
-def fingerprint(module: nn.Module) -> tuple[tuple[int, int], ...]:
+def weights_version(module: nn.Module) -> tuple[tuple[int, int], ...]:
     """Changes with every parameter or buffer that is replaced or written to (except through ``.data``)."""
     tensors = (
         tensor
@@ -44,7 +44,7 @@ def exclusive(module: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def borrowed(settings: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
+def attributes_set(settings: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
     """Set attributes (owner, name, value) and put the old values back."""
     before: list[tuple[Any, str, Any]] = []
     try:
@@ -85,7 +85,7 @@ _fused_only = _FusedOnly()
 
 
 @contextlib.contextmanager
-def plain(model: nn.Module, settings: Iterable[tuple[Any, str, Any]] = ()) -> Iterator[None]:
+def evaluation_mode(model: nn.Module, settings: Iterable[tuple[Any, str, Any]] = ()) -> Iterator[None]:
     """The model in eval mode, without gradients, outside inference mode and autocast; all as before afterwards.
 
     Under inference mode no graph can be built, so it is left for the duration. Autocast is left so that a map depends
@@ -102,7 +102,7 @@ def plain(model: nn.Module, settings: Iterable[tuple[Any, str, Any]] = ()) -> It
         torch.no_grad(),
         torch.autocast(device, enabled=False),
         _fused_only,
-        borrowed([*training, *compiled, *settings]),
+        attributes_set([*training, *compiled, *settings]),
     ):
         yield
 

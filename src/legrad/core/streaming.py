@@ -11,11 +11,11 @@ from torch import Tensor
 from legrad import relevance
 from legrad.core import attention, hooks
 from legrad.core.closed_form import Scratch
-from legrad.core.planning import Plan
-from legrad.core.readout import Reader, Reading
-from legrad.core.routes import Visited, block_layer, closed_layers, pooler_layers
-from legrad.core.score import Score
-from legrad.core.truth import as_float, check_calls, final_answer, native_feature, same_output
+from legrad.core.planning import Shortcuts
+from legrad.core.readout import Reader, TokenSpan
+from legrad.core.routes import FinishedBlock, relevance_at_pooler, relevance_by_autograd, relevance_closed_form
+from legrad.core.score import ResolvedTarget
+from legrad.core.truth import at_least_float32, check_calls, check_same_output, final_answer, native_feature
 from legrad.models.anatomy import ViTAnatomy
 
 # So many layers are worked off together, if they have no more tokens than that: the read-outs and poolers of a few
@@ -35,23 +35,23 @@ class Explained:
 
     relevance: Tensor
     values: Tensor
-    scores: list[Score]
+    scores: list[ResolvedTarget]
 
 
 def explain_batch(
     anatomy: ViTAnatomy,
     batch: Tensor,
-    scores: Sequence[Score],
+    scores: Sequence[ResolvedTarget],
     layers: Sequence[int],
     readout: str,
-    plan: Plan | None = None,
+    plan: Shortcuts | None = None,
     defer: bool = False,
     numbers: int | None = None,
     reduction: relevance.Reduction = relevance.key_relevance,
 ) -> Explained:
     """Relevance of every layer, and the model's own scores, from one forward pass.
 
-    Call it inside ``capture.plain``.
+    Call it inside ``state.evaluation_mode``.
 
     Args:
         anatomy: for the size of ``batch``.
@@ -68,39 +68,41 @@ def explain_batch(
     Raises:
         TruthCheckError: an attention did not fire as declared, or the native read-out is not the model's output.
     """
-    plan = plan or Plan()
+    plan = plan or Shortcuts()
     reader = Reader(anatomy, anatomy.readouts[readout])
     tails = plan.tails if reduction is relevance.key_relevance else {}
     known = {layer: tail for layer, tail in tails.items() if layer in layers and tail.fits(anatomy.blocks[layer])}
     # a float64 model is after exactness, and other company rounds differently
     together = 1 if batch.dtype == torch.float64 else _LAYERS_TOGETHER
-    waiting = any(score.late for score in scores)
+    waiting = any(score.needs_answer for score in scores)
     if waiting and not defer:
         answer = final_answer(anatomy, anatomy.run(batch))
-        scores, waiting = [score.known(answer) for score in scores], False
+        scores, waiting = [score.with_answer(answer) for score in scores], False
     scratch = Scratch()
-    kept: list[Visited] = []
-    graphs: list[Visited] = []
+    kept: list[FinishedBlock] = []
+    graphs: list[FinishedBlock] = []
     found: dict[int, Tensor] = {}
 
     def differentiate() -> None:
         while graphs:
             one = graphs.pop()
-            found[one.layer] = block_layer(anatomy, reader, one, scores, reduction).cpu()
+            found[one.layer] = relevance_by_autograd(anatomy, reader, one, scores, reduction).cpu()
 
     def explain() -> None:
         """Work off what was kept."""
         if anatomy.route == "pooler":
-            results = pooler_layers(anatomy, reader, kept, scores, reduction)
+            results = relevance_at_pooler(anatomy, reader, kept, scores, reduction)
         else:
             if readout not in plan.readings:
-                plan.readings[readout] = reader.detect(as_float(kept[0].tokens[:1]))
-            results = closed_layers(anatomy, reader, plan.readings[readout], known, kept, scores, scratch, numbers)
+                plan.readings[readout] = reader.find_tokens_read(at_least_float32(kept[0].tokens[:1]))
+            results = relevance_closed_form(
+                anatomy, reader, plan.readings[readout], known, kept, scores, scratch, numbers
+            )
         found.update((one.layer, result.cpu()) for one, result in zip(kept, results, strict=True))
         kept.clear()
 
     def visit(layer: int, output: Any, calls: list[attention.AttentionCall]) -> bool:
-        one = Visited(layer, anatomy.to_tokens(output), calls)
+        one = FinishedBlock(layer, anatomy.to_tokens(output), calls)
         if anatomy.route == "self-attention":
             check_calls(anatomy, calls, f"block {layer} ({type(anatomy.blocks[layer]).__name__})")
             if layer not in known:
@@ -123,17 +125,21 @@ def explain_batch(
         watched={layer: tail.watched(anatomy.blocks[layer]) for layer, tail in known.items()},
     )
     native = native_feature(anatomy, anatomy.to_tokens(last))
-    same_output(native, as_float(final), "the native read-out of the last block's tokens", batch.dtype)
+    check_same_output(native, at_least_float32(final), "the native read-out of the last block's tokens", batch.dtype)
     answer = final_answer(anatomy, final)
-    original, scores = scores, [score.known(answer) for score in scores]
+    original, scores = scores, [score.with_answer(answer) for score in scores]
     with torch.enable_grad():
         differentiate()
         if kept:
             explain()
     seen = plan.readings.get(readout)
-    if seen is not None and seen.mean and not reader.reads(seen, as_float(anatomy.to_tokens(last))):
+    if (
+        seen is not None
+        and seen.mean
+        and not reader.depends_on_mean_only(seen, at_least_float32(anatomy.to_tokens(last)))
+    ):
         # the read-out changed its ways
-        plan.readings[readout] = Reading(None)
+        plan.readings[readout] = TokenSpan(None)
         return explain_batch(anatomy, batch, original, layers, readout, plan, defer, numbers, reduction)
     values = torch.stack([one(answer) for one in scores], 1).cpu()
     return Explained(torch.stack([found[layer] for layer in layers], 2), values, scores)

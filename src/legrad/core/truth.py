@@ -12,10 +12,10 @@ from legrad.core import attention, hooks, state
 from legrad.errors import TruthCheckError
 from legrad.models.anatomy import ViTAnatomy
 
-KINDS = {"fused": "scaled-dot-product attentions", "softmax": "softmax attentions"}
+ATTENTION_NAMES = {"fused": "scaled-dot-product attentions", "softmax": "softmax attentions"}
 
 
-def as_float(tokens: Tensor) -> Tensor:
+def at_least_float32(tokens: Tensor) -> Tensor:
     """At least float32."""
     return tokens.to(torch.promote_types(tokens.dtype, torch.float32))
 
@@ -23,12 +23,12 @@ def as_float(tokens: Tensor) -> Tensor:
 def native_feature(anatomy: ViTAnatomy, tokens: Tensor) -> Tensor:
     """The native head on block tokens, before L2, at least float32: (batch, features)."""
     native = anatomy.readouts["native"].function
-    return state.InFloat(anatomy.tower, anatomy.blocks)(native, as_float(tokens))
+    return state.InFloat(anatomy.tower, anatomy.blocks)(native, at_least_float32(tokens))
 
 
 def final_answer(anatomy: ViTAnatomy, output: Tensor) -> Tensor:
     """The model's own answer, of ``anatomy.run``, in at least float32: raw logits, or L2-normalised embeddings."""
-    output = as_float(output)
+    output = at_least_float32(output)
     return output if anatomy.output == "logits" else F.normalize(output, dim=-1)
 
 
@@ -38,11 +38,11 @@ def _tolerance(dtype: torch.dtype) -> float:
 
 def _distance(found: Tensor, expected: Tensor) -> float:
     """Largest difference over the largest value."""
-    found, expected = as_float(found.detach()), as_float(expected.detach())
+    found, expected = at_least_float32(found.detach()), at_least_float32(expected.detach())
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 
-def same_output(found: Tensor, expected: Tensor, what: str, dtype: torch.dtype) -> None:
+def check_same_output(found: Tensor, expected: Tensor, what: str, dtype: torch.dtype) -> None:
     """Raise ``TruthCheckError`` if two results differ by more than the tolerance of the model's dtype."""
     distance = _distance(found, expected) if found.shape == expected.shape else math.inf
     # a comparison with NaN is False, and NaN must not pass
@@ -57,8 +57,8 @@ def check_calls(anatomy: ViTAnatomy, calls: list[attention.AttentionCall], where
     """Raise ``TruthCheckError`` unless exactly the declared attentions fired."""
     if len(calls) != anatomy.attentions:
         raise TruthCheckError(
-            f"{where} ran {len(calls)} {KINDS[anatomy.attention]}, expected {anatomy.attentions}: its attention "
-            "bypasses F.scaled_dot_product_attention (an own implementation, a scripted module), or is of another kind"
+            f"{where} ran {len(calls)} {ATTENTION_NAMES[anatomy.attention]}, expected {anatomy.attentions}: its "
+            "attention bypasses F.scaled_dot_product_attention (an own implementation, a scripted module), or is of another kind"
         )
 
 
@@ -72,7 +72,7 @@ def truth_check(
     """One plain forward against the instrumented one, block by block if they differ, and every tapped attention
     against an explicit softmax on a few queries.
 
-    Call it inside ``capture.plain``.
+    Call it inside ``state.evaluation_mode``.
 
     Args:
         anatomy: for the size of ``batch``.
@@ -92,7 +92,7 @@ def truth_check(
             where = f"the attentional pooler on {where}"
             tokens = anatomy.to_tokens(output)
             feature, calls = hooks.tapped(lambda: native_feature(anatomy, tokens), anatomy.attention, verify=True)
-            same_output(feature, native_feature(anatomy, tokens), f"{where}, tapped,", batch.dtype)
+            check_same_output(feature, native_feature(anatomy, tokens), f"{where}, tapped,", batch.dtype)
         check_calls(anatomy, calls, where)
         for number, call in enumerate(calls):
             if call.mismatch is None or not call.mismatch <= limit:
@@ -110,7 +110,7 @@ def truth_check(
     if not _distance(found, expected) <= limit:
         raise TruthCheckError(f"instrumented and plain forward differ, {_first_difference(anatomy, batch)}")
     native = native_feature(anatomy, anatomy.to_tokens(last))
-    same_output(native, expected, "the native read-out of the last block's tokens", batch.dtype)
+    check_same_output(native, expected, "the native read-out of the last block's tokens", batch.dtype)
 
 
 def _first_difference(anatomy: ViTAnatomy, batch: Tensor) -> str:

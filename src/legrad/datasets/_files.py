@@ -52,7 +52,7 @@ def inside(root: Path, name: str) -> Path:
     return root / normal
 
 
-def media(root: Path, suffixes: Collection[str], nested: bool = False) -> list[Path]:
+def files_with_suffix(root: Path, suffixes: Collection[str], nested: bool = False) -> list[Path]:
     """The files of a kind in a folder, sorted, hidden ones left out."""
     found = root.rglob("*") if nested else root.iterdir()
     return sorted(p for p in found if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file())
@@ -60,7 +60,7 @@ def media(root: Path, suffixes: Collection[str], nested: bool = False) -> list[P
 
 def pictures(root: Path, nested: bool = False) -> list[Path]:
     """The pictures of a folder, see ``media``."""
-    return media(root, images.SUFFIXES, nested)
+    return files_with_suffix(root, images.SUFFIXES, nested)
 
 
 def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -161,7 +161,7 @@ class Problems:
         return [f"{count} x {kind}; first: {first}" for kind, (count, first) in self._found.items()]
 
 
-def required(items: Iterable[Any], path: PathLike, what: str, problems: Problems) -> None:
+def refuse_empty(items: Iterable[Any], path: PathLike, what: str, problems: Problems) -> None:
     """A data set without a single item is an error, and says why."""
     if not any(True for _ in items):
         reasons = "; ".join(problems.lines())

@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from legrad.datasets._files import PathLike, Problems, check_size, file, folder, inside, required, rgb_codes, rows
+from legrad.datasets._files import PathLike, Problems, check_size, file, folder, inside, refuse_empty, rgb_codes, rows
 from legrad.datasets.sample import Sample
 from legrad.errors import InputError
 from legrad.inputs import images
@@ -70,7 +70,7 @@ class ADE20KPrompted:
             else:
                 key = f"{line}:{location}"
                 self._items.append((key, location, class_id, clip, row.get("timing", "") if prompt == "speech" else ""))
-        required(self._items, path, "rows with a clip and a class", problems)
+        refuse_empty(self._items, path, "rows with a clip and a class", problems)
         self.name = f"ade20k-{prompt}"
         self.facts: Mapping[str, Any] = {
             "path": str(self._root),

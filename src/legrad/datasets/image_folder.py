@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from legrad.datasets import names
-from legrad.datasets._files import PathLike, Problems, folder, inside, pictures, required
+from legrad.datasets._files import PathLike, Problems, folder, inside, pictures, refuse_empty
 from legrad.datasets.sample import Sample
 from legrad.errors import InputError
 from legrad.inputs import images
@@ -61,7 +61,7 @@ class ImageFolder:
                     problems.add("a class folder without pictures", name)
             for path in flat:
                 problems.add("a picture outside the class folders, left out", path.name)
-        required(self._items, self._images, "pictures in class folders", problems)
+        refuse_empty(self._items, self._images, "pictures in class folders", problems)
         self.classes = sorted({label for _, label in self._items})
         of_imagenet = all(names.is_wordnet_id(label) and label in names.imagenet_indices() for label in self.classes)
         self._indices = names.imagenet_indices() if of_imagenet else {label: i for i, label in enumerate(self.classes)}

@@ -10,7 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from legrad.datasets._files import PathLike, Problems, check_size, file, folder, inside, pictures, required, rgb_codes
+from legrad.datasets._files import (
+    PathLike,
+    Problems,
+    check_size,
+    file,
+    folder,
+    inside,
+    pictures,
+    refuse_empty,
+    rgb_codes,
+)
 from legrad.datasets.sample import IGNORE, Sample
 from legrad.errors import InputError
 from legrad.inputs import images
@@ -56,7 +66,7 @@ class ImageNetS:
         self._items = [
             (wnid, path.name) for wnid in folders if wnid in self.classes for path in pictures(self._images / wnid)
         ]
-        required(self._items, self._images, "pictures in class folders", problems)
+        refuse_empty(self._items, self._images, "pictures in class folders", problems)
         published = _PUBLISHED.get(len(self.classes))
         if published not in (None, len(self._items)):
             problems.add(f"not the published set of {published} pictures", str(len(self._items)))

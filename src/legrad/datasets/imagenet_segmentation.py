@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from legrad.datasets._files import PathLike, Problems, check_size, file, required
+from legrad.datasets._files import PathLike, Problems, check_size, file, refuse_empty
 from legrad.datasets.names import is_wordnet_id
 from legrad.datasets.sample import Sample
 from legrad.errors import InputError
@@ -56,7 +56,7 @@ class ImageNetSegmentation:
             for index in range(len(columns["img"])):
                 self._keys.append(self._key(opened, columns["id"], index, problems))
                 self._labels.append(self._label(opened, columns["target"], index, problems))
-        required(self._keys, self._path, "pictures", problems)
+        refuse_empty(self._keys, self._path, "pictures", problems)
         self.classes = sorted({label for label in self._labels if label is not None})
         found = {"images": len(self), "classes": len(self.classes)}
         if found != PUBLISHED:

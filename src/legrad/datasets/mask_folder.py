@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from legrad.datasets._files import PathLike, Problems, check_size, folder, pictures, required, stored
+from legrad.datasets._files import PathLike, Problems, check_size, folder, pictures, refuse_empty, stored
 from legrad.datasets.sample import IGNORE, Sample
 from legrad.errors import InputError
 from legrad.inputs import images
@@ -51,7 +51,7 @@ class MaskFolder:
         self._names, self._class_name, self._ignore = names, class_name, ignore
         self._pictures = pictures(folder(self._root / "images", "the folder of pictures"))
         problems = Problems()
-        required(self._pictures, self._root / "images", "pictures", problems)
+        refuse_empty(self._pictures, self._root / "images", "pictures", problems)
         self._stems = Counter(path.stem for path in self._pictures)
         masks = folder(self._root / "masks", "the folder of masks")
         self._masks = _found(masks, self._stems.keys(), class_name, problems)

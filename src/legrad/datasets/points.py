@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from legrad.datasets._files import PathLike, Problems, cells, file, folder, inside, required, rows
+from legrad.datasets._files import PathLike, Problems, cells, file, folder, inside, refuse_empty, rows
 from legrad.datasets.sample import Sample
 from legrad.errors import InputError
 from legrad.inputs.images import read
@@ -67,7 +67,7 @@ class PointsCsv:
                 "they are shares of the picture's width and height"
             )
         self._items = _usable(points, self._root, absent, problems)
-        required(self._items, path, "usable points", problems)
+        refuse_empty(self._items, path, "usable points", problems)
         self.facts: Mapping[str, Any] = {
             "path": str(path),
             "images": str(self._root),
@@ -136,7 +136,7 @@ class OpenImagesPoints:
             image = f"{row['ImageId']}.jpg"
             _add(points, (image, name), (row["X"], row["Y"]), row["EstimatedYesNo"], "relative", where, problems)
         self._items = _usable(points, self._root, absent, problems)
-        required(self._items, path, "usable points", problems)
+        refuse_empty(self._items, path, "usable points", problems)
         self._keys = list(self._items)
         self.facts: Mapping[str, Any] = {
             "path": str(path),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from legrad.datasets._files import PathLike, Problems, folder, inside, media, required
+from legrad.datasets._files import PathLike, Problems, files_with_suffix, folder, inside, refuse_empty
 from legrad.datasets.sample import Sample
 from legrad.inputs import sounds
 
@@ -28,13 +28,13 @@ class SoundFolder:
         problems = Problems()
         self._items: list[tuple[str, str]] = []
         for inner in sorted(path for path in self._root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            found = media(inner, sounds.SUFFIXES, nested=True)
+            found = files_with_suffix(inner, sounds.SUFFIXES, nested=True)
             self._items += [(path.relative_to(self._root).as_posix(), inner.name) for path in found]
             if not found:
                 problems.add("a class folder without sounds", inner.name)
-        for path in media(self._root, sounds.SUFFIXES):
+        for path in files_with_suffix(self._root, sounds.SUFFIXES):
             problems.add("a sound outside the class folders, left out", path.name)
-        required(self._items, self._root, "sounds in class folders", problems)
+        refuse_empty(self._items, self._root, "sounds in class folders", problems)
         self.classes = sorted({label for _, label in self._items})
         self.facts: Mapping[str, Any] = {
             "path": str(self._root),

@@ -18,7 +18,7 @@ _MOST_PIXELS = 100_000_000  # a strip of 1 x 10000 pixels must not become one of
 
 
 @dataclass(frozen=True)
-class Frame:
+class Placement:
     """How the model's input pixels map to the original picture, both in (height, width) order.
 
     ``input = scale * original + offset``, on pixel edges (0 is the edge of the first pixel).
@@ -35,7 +35,7 @@ class Frame:
     scale: tuple[float, float] = (1.0, 1.0)
     offset: tuple[float, float] = (0.0, 0.0)
 
-    def resized(self, size: Size) -> "Frame":
+    def resized(self, size: Size) -> "Placement":
         """After resizing the whole input to ``size``.
 
         Raises:
@@ -47,16 +47,16 @@ class Frame:
                 f"it to {size[0]} x {size[1]}; cut it first, or use fit='squash'"
             )
         factor = tuple(new / old for new, old in zip(size, self.input, strict=True))
-        return Frame(
+        return Placement(
             self.original,
             size,
             (self.scale[0] * factor[0], self.scale[1] * factor[1]),
             (self.offset[0] * factor[0], self.offset[1] * factor[1]),
         )
 
-    def moved(self, top: int, left: int, size: Size) -> "Frame":
+    def moved(self, top: int, left: int, size: Size) -> "Placement":
         """After cropping to a window whose corner is (top, left); negative numbers are padding."""
-        return Frame(self.original, size, self.scale, (self.offset[0] - top, self.offset[1] - left))
+        return Placement(self.original, size, self.scale, (self.offset[0] - top, self.offset[1] - left))
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Cells:
+class PatchGrid:
     """Where the patches lie in the model's input: cell i covers ``[i * stride, i * stride + patch)`` of its axis.
 
     Attributes:
@@ -97,13 +97,13 @@ class Cells:
         return rows, cols
 
 
-def _coordinates(frame: Frame, size: Size, axis: int) -> Tensor:
+def _coordinates(frame: Placement, size: Size, axis: int) -> Tensor:
     """Input coordinates of the centres of ``size[axis]`` output pixels that span the original, float64."""
     centres = (torch.arange(size[axis], dtype=torch.float64) + 0.5) * (frame.original[axis] / size[axis])
     return centres * frame.scale[axis] + frame.offset[axis]
 
 
-def place(maps: Tensor, frame: Frame, cells: Cells, size: Size) -> Tensor:
+def place(maps: Tensor, frame: Placement, cells: PatchGrid, size: Size) -> Tensor:
     """Lay maps on the patch grid onto the original picture, bilinearly (align_corners=False).
 
     Args:
@@ -138,7 +138,7 @@ def along_time(maps: Tensor, frames: int) -> Tensor:
     return flat.reshape(*lines.shape[:-1], frames).movedim(-1, -3)
 
 
-def seen(frame: Frame, cells: Cells, size: Size) -> Tensor:
+def seen(frame: Placement, cells: PatchGrid, size: Size) -> Tensor:
     """(height, width) bool: pixels of the original that lie inside the grid's part of the model's input."""
     inside = []
     for axis in range(2):

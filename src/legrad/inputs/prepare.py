@@ -5,17 +5,16 @@ import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor
 
 from legrad import relevance
 from legrad.errors import InputError
 from legrad.inputs import geometry, images, sounds, spectrograms, transforms, videos
-from legrad.models.adapter import Adapter
-from legrad.models.anatomy import ViTAnatomy
 
 _TENSORS = {
     "rows": "(batch, 3, height, width)",
@@ -34,22 +33,88 @@ class Input:
 
     Attributes:
         tensor: (3, height, width), normalised; videos have frames in front, sounds are (time, frequency).
-        frame: where it lies in the original.
-        picture: the original, (H, W, 3) uint8; videos (frames, H, W, 3), sounds a drawn spectrogram.
+        placement: where it lies in the original.
+        image: the original, (H, W, 3) uint8; videos (frames, H, W, 3), sounds a drawn spectrogram.
         name: path, URL, or "image 0", ...
         timing: of a video's frames or a sound.
         frequencies: centres of a spectrogram's rows in Hz, lowest first; () if not known.
     """
 
     tensor: Tensor
-    frame: geometry.Frame
-    picture: Any
+    placement: geometry.Placement
+    image: Any
     name: str
     timing: geometry.Timing = field(default_factory=geometry.Timing)
     frequencies: tuple[float, ...] = ()
 
 
-class Sources:
+class Inputs(Sequence[Input]):
+    """Inputs that are ready for a model, see ``Explainer.prepare``.
+
+    Args:
+        inputs: in the order in which they were given.
+    """
+
+    def __init__(self, inputs: Sequence[Input]) -> None:
+        self._inputs = tuple(inputs)
+
+    @overload
+    def __getitem__(self, index: int) -> Input: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Inputs": ...
+    def __getitem__(self, index: int | slice) -> "Input | Inputs":
+        return Inputs(self._inputs[index]) if isinstance(index, slice) else self._inputs[index]
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    @property
+    def tensor(self) -> Tensor:
+        """(inputs, *shape of one), on the CPU unless a tensor came from elsewhere.
+
+        Raises:
+            InputError: they differ in shape.
+        """
+        if len({item.tensor.shape for item in self._inputs}) > 1:
+            raise InputError("these inputs differ in shape and are no single tensor; give size= or fit='squash'")
+        return torch.stack([item.tensor for item in self._inputs])
+
+
+# what ``explain`` takes: see there
+Images = (
+    str
+    | os.PathLike[str]
+    | PIL.Image.Image
+    | np.ndarray[Any, Any]
+    | Tensor
+    | Mapping[str, Any]
+    | Inputs
+    | Sequence[Any]
+)
+Fit = Literal["model", "squash", "pad"]
+
+
+class InputLayout(Protocol):
+    """What a model takes: the part of its anatomy that reading inputs has to know."""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the grid's axes; the first tells images, videos ("frames") and sounds ("frequency") apart."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input tensor."""
+        ...
+
+
+# (size or None, fit) -> a transform of one image, see ``transforms``
+MakeTransform = Callable[[geometry.Size | None, str], Any]
+# a batch of a processor of transformers -> one tensor per input
+Unpack = Callable[[Mapping[str, Any]], list[Tensor]]
+
+
+class InputQueue:
     """What was given as images, counted but perhaps not read yet.
 
     Args:
@@ -81,58 +146,72 @@ class Sources:
                 pool.shutdown(cancel_futures=True)
 
 
-def prepare(source: Any, adapter: Adapter, size: int | Sequence[int] | None = None, fit: str = "model") -> list[Input]:
-    """Read and preprocess everything, see ``sources``."""
-    return next(sources(source, adapter, size, fit).windows())
-
-
-def sources(source: Any, adapter: Adapter, size: int | Sequence[int] | None = None, fit: str = "model") -> Sources:
-    """What there is to read and preprocess; arguments as for ``Explainer.explain``.
+def sources(
+    source: Any,
+    layout: InputLayout,
+    make_transform: MakeTransform | None = None,
+    unpack: Unpack | None = None,
+    size: int | Sequence[int] | None = None,
+    fit: str = "model",
+) -> InputQueue:
+    """What there is to read and preprocess.
 
     Files and addresses are read when their turn comes. What is in memory is looked at here: two threads must not load
-    the same lazily opened picture.
+    the same lazily opened image.
+
+    Args:
+        source: as ``images`` of ``Explainer.explain``.
+        layout: of the model's input.
+        make_transform: of the model; None if it carries no preprocessing.
+        unpack: of the model's processor, for batches in a layout of their own.
+        size, fit: as for ``Explainer.explain``.
 
     Raises:
-        InputError: nothing, a picture in memory that cannot be read, or a tensor of another shape or type.
+        InputError: nothing, an image in memory that cannot be read, or a tensor of another shape or type.
     """
-    kind, shape = adapter.anatomy.axes[0], adapter.anatomy.shape
-    wanted = _layout(adapter.anatomy)
+    kind = layout.axes[0]
+    expected = _tensor_shape(layout)
     if kind == "frequency" and isinstance(source, Tensor) and source.ndim == 1:
         source = source.numpy(force=True)  # a waveform
-    if isinstance(source, Tensor | Mapping):
-        if size is not None or fit != "model":
-            raise InputError("size and fit are for pictures; resize tensor input yourself")
-        ready = _of_tensor(source, adapter) if isinstance(source, Tensor) else _of_batch(source, adapter)
-        return Sources([functools.partial(_itself, one) for one in ready])
+    if isinstance(source, Tensor | Mapping | Inputs):
+        _check_unfitted(size, fit)
+        if isinstance(source, Inputs):
+            return InputQueue([functools.partial(_itself, item) for item in source])
+        ready = (
+            _of_tensor(source, layout, make_transform)
+            if isinstance(source, Tensor)
+            else _of_batch(source, layout, make_transform, unpack)
+        )
+        return InputQueue([functools.partial(_itself, one) for one in ready])
     split = {"rows": _pictures, "frames": videos.split, "frequency": sounds.split}[kind]
     items = split(source)
     if not items:
         raise InputError("no images")
     if kind != "frequency" and any(isinstance(item, Tensor) for item in items):
-        raise InputError(f"give tensor input as one float tensor {wanted}, not inside a list")
-    if adapter.transform is None:
+        raise InputError(f"give tensor input as one float tensor {expected}, not inside a list")
+    if make_transform is None:
         raise InputError(
             "this model carries no preprocessing: give legrad.wrap(model, transform=...), or pass a normalised float "
-            f"tensor {wanted}"
+            f"tensor {expected}"
         )
-    transform = adapter.transform(None if size is None else geometry.as_size(size), fit)
+    transform = make_transform(None if size is None else geometry.as_size(size), fit)
     if kind == "rows":
         items = [item if isinstance(item, str | os.PathLike) else images.read(item) for item in items]
-        return Sources([functools.partial(_of_picture, item, transform, index) for index, item in enumerate(items)])
+        return InputQueue([functools.partial(_of_picture, item, transform, index) for index, item in enumerate(items)])
     if kind == "frames":
-        made = [_of_video(item, transform, shape[0], index) for index, item in enumerate(items)]
+        made = [_of_video(item, transform, layout.shape[0], index) for index, item in enumerate(items)]
     else:
         made = [_of_sound(item, transform, index) for index, item in enumerate(items)]
-    return Sources([functools.partial(_itself, one) for one in made])
+    return InputQueue([functools.partial(_itself, one) for one in made])
 
 
 def _itself(one: Input) -> Input:
     return one
 
 
-def _layout(anatomy: ViTAnatomy) -> str:
-    """What tensor input looks like."""
-    return "(batch, samples)" if len(anatomy.shape) == 1 else _TENSORS[anatomy.axes[0]]
+def _tensor_shape(layout: InputLayout) -> str:
+    """What tensor input looks like, for messages."""
+    return "(batch, samples)" if len(layout.shape) == 1 else _TENSORS[layout.axes[0]]
 
 
 def _pictures(source: Any) -> list[Any]:
@@ -145,18 +224,18 @@ def by_size(inputs: Sequence[Input], first: int = 0) -> dict[geometry.Size, list
     """Indices of the inputs of every size, in their order from ``first`` on."""
     groups: dict[geometry.Size, list[int]] = {}
     for index, one in enumerate(inputs[first:], first):
-        groups.setdefault(one.frame.input, []).append(index)
+        groups.setdefault(one.placement.input, []).append(index)
     return groups
 
 
-def stack(inputs: Sequence[Input], anatomy: ViTAnatomy) -> Tensor:
-    """(batch, *anatomy.shape) on the model's device and in its type; the inputs are of one shape."""
+def stack(inputs: Sequence[Input], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(batch, *shape) on a device and in a type; the inputs are of one shape."""
     rows = [one.tensor for one in inputs]
-    if anatomy.device.type != "cuda" or rows[0].is_cuda:
-        return torch.stack(rows).to(anatomy.device, anatomy.dtype)
+    if device.type != "cuda" or rows[0].is_cuda:
+        return torch.stack(rows).to(device, dtype)
     # page-locked, so that the copy runs beside what the processor does next
     batch = torch.empty(len(rows), *rows[0].shape, dtype=rows[0].dtype, pin_memory=True)
-    return torch.stack(rows, out=batch).to(anatomy.device, non_blocking=True).to(anatomy.dtype)
+    return torch.stack(rows, out=batch).to(device, non_blocking=True).to(dtype)
 
 
 def _of_picture(source: Any, transform: Any, index: int) -> Input:
@@ -184,7 +263,7 @@ def _of_sound(source: Any, extractor: Any, index: int) -> Input:
         timing = geometry.Timing(duration=len(found.values) / rate)
         return replace(_of_waveform(found.values, name, rate), timing=timing)
     time, frequency = found.values.shape
-    frame = geometry.Frame((frequency, found.heard), (frequency, time), offset=(0.0, float(found.skipped)))
+    frame = geometry.Placement((frequency, found.heard), (frequency, time), offset=(0.0, float(found.skipped)))
     timing = geometry.Timing(duration=found.heard * found.hop, start=found.start)
     picture = spectrograms.drawn(found.values[found.skipped :][: found.heard])
     return Input(found.values, frame, picture, name, timing, found.frequencies)
@@ -194,12 +273,12 @@ def _of_waveform(tensor: Tensor, name: str, rate: int | None = None) -> Input:
     """The model's input is one row of samples; what is shown is their spectrogram."""
     picture, column = spectrograms.seen(tensor)
     rows = len(picture)
-    frame = geometry.Frame((rows, picture.shape[1]), (1, len(tensor)), (1 / rows, float(column)))
+    frame = geometry.Placement((rows, picture.shape[1]), (1, len(tensor)), (1 / rows, float(column)))
     frequencies = () if rate is None else tuple((np.arange(rows) * rate / 2 / (rows - 1)).tolist())
     return Input(tensor, frame, picture, name, frequencies=frequencies)
 
 
-def _transformed(picture: Any, transform: Any, frame: geometry.Frame) -> Tensor:
+def _transformed(picture: Any, transform: Any, frame: geometry.Placement) -> Tensor:
     tensor: Tensor = transform(picture)
     if tuple(tensor.shape[1:]) != frame.input:
         raise InputError(
@@ -209,14 +288,22 @@ def _transformed(picture: Any, transform: Any, frame: geometry.Frame) -> Tensor:
     return tensor
 
 
-def _of_tensor(tensor: Tensor, adapter: Adapter) -> list[Input]:
-    kind, shape = adapter.anatomy.axes[0], adapter.anatomy.shape
+def checked_tensor(
+    tensor: Tensor, layout: InputLayout, size: int | Sequence[int] | None = None, fit: str = "model"
+) -> Tensor:
+    """Tensor input that a model can take, detached.
+
+    Raises:
+        InputError: another shape or type, NaN or infinite values, or ``size`` or ``fit`` for a tensor.
+    """
+    _check_unfitted(size, fit)
+    kind, shape = layout.axes[0], layout.shape
     # the last two are the input size, which the anatomy judges
     fits = tensor.ndim == len(shape) + 1 and tensor.shape[1:-2] == shape[:-2]
     if not fits or not tensor.is_floating_point() or len(tensor) == 0:
         sides = "" if kind == "rows" else f" (here {' x '.join(map(str, shape))} each)"
         raise InputError(
-            f"tensor input is normalised float {_layout(adapter.anatomy)} with at least one picture{sides}, got "
+            f"tensor input is normalised float {_tensor_shape(layout)} with at least one picture{sides}, got "
             f"{tuple(tensor.shape)} {tensor.dtype}"
         )
     # NaN goes through the smallest and the largest value; one pass without a tensor in between
@@ -224,6 +311,17 @@ def _of_tensor(tensor: Tensor, adapter: Adapter) -> list[Input]:
         raise InputError("the input tensor holds NaN or infinite values; check your preprocessing")
     # a tensor made under inference mode cannot take part in autograd
     tensor = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
+    return tensor
+
+
+def _check_unfitted(size: int | Sequence[int] | None, fit: str) -> None:
+    if size is not None or fit != "model":
+        raise InputError("size and fit are for images that are not preprocessed yet; resize tensor input yourself")
+
+
+def _of_tensor(tensor: Tensor, layout: InputLayout, make_transform: MakeTransform | None) -> list[Input]:
+    kind, shape = layout.axes[0], layout.shape
+    tensor = checked_tensor(tensor, layout)
     if len(shape) == 1:
         return [_of_waveform(row, f"sound {index}") for index, row in enumerate(tensor)]
     if kind == "frequency":
@@ -231,9 +329,9 @@ def _of_tensor(tensor: Tensor, adapter: Adapter) -> list[Input]:
         pictures = [spectrograms.drawn(row) for row in tensor]
     else:
         size = (tensor.shape[-2], tensor.shape[-1])
-        scale = None if adapter.transform is None else transforms.normalisation(adapter.transform(None, "model"))
+        scale = None if make_transform is None else transforms.normalisation(make_transform(None, "model"))
         pictures = [row for rows in tensor.split(_ROWS) for row in _denormalised(rows, scale)]
-    frame = geometry.Frame(size, size)
+    frame = geometry.Placement(size, size)
     what = {"rows": "image", "frames": "video", "frequency": "sound"}[kind]
     return [
         Input(row, frame, picture, f"{what} {index}")
@@ -241,17 +339,19 @@ def _of_tensor(tensor: Tensor, adapter: Adapter) -> list[Input]:
     ]
 
 
-def _of_batch(batch: Mapping[str, Any], adapter: Adapter) -> list[Input]:
+def _of_batch(
+    batch: Mapping[str, Any], layout: InputLayout, make_transform: MakeTransform | None, unpack: Unpack | None
+) -> list[Input]:
     """What a processor of transformers returns."""
-    if adapter.unpack is None:
+    if unpack is None:
         values = next((batch[name] for name in _BATCHED if name in batch), None)
         if not isinstance(values, Tensor):
             raise InputError(
                 f"a batch holds a tensor under one of {', '.join(_BATCHED)}, got "
                 f'{", ".join(map(str, batch)) or "nothing"}; call the processor with return_tensors="pt"'
             )
-        return _of_tensor(values, adapter)
-    singles = [_of_tensor(one[None], adapter)[0] for one in adapter.unpack(batch)]
+        return _of_tensor(values, layout, make_transform)
+    singles = [_of_tensor(row[None], layout, make_transform)[0] for row in unpack(batch)]
     if not singles:
         raise InputError("no images")
     return [replace(one, name=f"image {index}") for index, one in enumerate(singles)]

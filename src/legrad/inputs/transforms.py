@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from legrad.errors import InputError
-from legrad.inputs.geometry import Frame, Size
+from legrad.inputs.geometry import Placement, Size
 
 
-def _resize(frame: Frame, step: Any) -> Frame:
+def _resize(frame: Placement, step: Any) -> Placement:
     size = step.size
     height, width = frame.input
     if size is None:
@@ -26,13 +26,13 @@ def _resize(frame: Frame, step: Any) -> Frame:
     return frame.resized((int(size[0]), int(size[1])))
 
 
-def _resize_keep_ratio(frame: Frame, step: Any) -> Frame:
+def _resize_keep_ratio(frame: Placement, step: Any) -> Placement:
     ratios = [side / target for side, target in zip(frame.input, step.size, strict=True)]
     ratio = max(ratios) * step.longest + min(ratios) * (1 - step.longest)
     return frame.resized((round(frame.input[0] / ratio), round(frame.input[1] / ratio)))
 
 
-def _center_crop(frame: Frame, step: Any) -> Frame:
+def _center_crop(frame: Placement, step: Any) -> Placement:
     """Both libraries pad a side that is too short, the smaller half in front, then cut around the centre."""
     size = (step.size, step.size) if isinstance(step.size, int) else tuple(step.size)
     corner = []
@@ -41,7 +41,7 @@ def _center_crop(frame: Frame, step: Any) -> Frame:
     return frame.moved(corner[0], corner[1], (int(size[0]), int(size[1])))
 
 
-def _preset(frame: Frame, step: Any) -> Frame:
+def _preset(frame: Placement, step: Any) -> Placement:
     """torchvision's ``weights.transforms()`` of classifiers: shorter side resized, centre cropped, in one step."""
     resized = _resize(frame, SimpleNamespace(size=step.resize_size))
     return _center_crop(resized, SimpleNamespace(size=tuple(step.crop_size) * (2 // len(step.crop_size))))
@@ -75,14 +75,14 @@ class Preprocessing(Protocol):
 
     normalisation: tuple[Tensor, Tensor] | None
 
-    def frame(self, original: Size) -> Frame:
+    def placement(self, original: Size) -> Placement:
         """The frame of the result for a picture of (height, width)."""
 
     def __call__(self, picture: Any) -> Tensor:
         """PIL picture -> (3, height, width)."""
 
 
-def follow(transform: Any, original: Size) -> Frame:
+def follow(transform: Any, original: Size) -> Placement:
     """The frame of a transform's result, from its steps.
 
     Args:
@@ -93,8 +93,8 @@ def follow(transform: Any, original: Size) -> Frame:
         InputError: a step that may move pixels in a way that is not known.
     """
     if isinstance(transform, Preprocessing):
-        return transform.frame(original)
-    frame = Frame(original, original)
+        return transform.placement(original)
+    frame = Placement(original, original)
     for step in getattr(transform, "transforms", [transform]):
         name = step.__name__ if isinstance(step, FunctionType) else type(step).__name__
         if name in _STEPS:

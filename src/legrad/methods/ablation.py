@@ -4,19 +4,19 @@ from torch import Tensor
 
 from legrad import relevance
 from legrad.core.streaming import explain_batch
-from legrad.core.truth import as_float
-from legrad.methods.call import Call
+from legrad.core.truth import at_least_float32
+from legrad.methods.call import MethodInput
 
 
-def legrad_norelu(call: Call) -> Tensor:
+def legrad_norelu(call: MethodInput) -> Tensor:
     """LeGrad without the positive part: the plain mean of dS/dA over heads and queries. Signed.
 
     Layers, read-outs and routes are those of LeGrad.
     """
-    return reduced(call, _mean)
+    return legrad_with(call, _mean)
 
 
-def reduced(call: Call, reduction: relevance.Reduction) -> Tensor:
+def legrad_with(call: MethodInput, reduction: relevance.Reduction) -> Tensor:
     """LeGrad's pass with another reduction than its formula: (images, targets, layers, *grid), see ``streaming``."""
     found = explain_batch(call.anatomy, call.batch, call.scores, call.layers, call.readout, reduction=reduction)
     call.known = found.values
@@ -25,8 +25,8 @@ def reduced(call: Call, reduction: relevance.Reduction) -> Tensor:
 
 def _mean(output_grad: Tensor, value: Tensor | None, keep: Tensor | None) -> Tensor:
     """Mean of dS/dA over heads and queries, (batch, targets, keys); masked entries count as zero."""
-    gradient = as_float(output_grad)
-    value = None if value is None else as_float(value)[:, None]
+    gradient = at_least_float32(output_grad)
+    value = None if value is None else at_least_float32(value)[:, None]
     if keep is None:  # the mean of products with V is the product of the mean with V
         return relevance.attention_gradient(gradient.mean(3, keepdim=True), value).mean((2, 3))
     return (relevance.attention_gradient(gradient, value) * keep[:, None]).mean((2, 3))

@@ -6,26 +6,26 @@ import torch
 from torch import Tensor
 
 from legrad.core.attention import Attention
-from legrad.core.truth import as_float
+from legrad.core.truth import at_least_float32
 from legrad.errors import UnsupportedModelError
-from legrad.methods.call import Call
-from legrad.methods.whole_pass import Pass, layer_maps, through
+from legrad.methods.call import MethodInput
+from legrad.methods.whole_pass import Pass, forward, layer_maps
 
 
-def raw_attention(call: Call) -> Tensor:
+def raw_attention(call: MethodInput) -> Tensor:
     """Attention from the token(s) that the head reads to the patches, mean over heads.
 
     Class token: its row; averaged models: mean over the patches' rows; attentional pooler: its own attention.
     """
-    return layer_maps(through(call), lambda a, _, patches: a.mean((1, 2)), gradients=False)
+    return layer_maps(forward(call), lambda a, _, patches: a.mean((1, 2)), gradients=False)
 
 
-def gradient_attention(call: Call) -> Tensor:
+def gradient_attention(call: MethodInput) -> Tensor:
     """Positive part of attention times gradient, mean over heads: one layer of CheferCAM without the rollout."""
-    return layer_maps(through(call), lambda a, g, patches: (a * g).clamp(min=0).mean((1, 2)))
+    return layer_maps(forward(call), lambda a, g, patches: (a * g).clamp(min=0).mean((1, 2)))
 
 
-def attention_cam(call: Call) -> Tensor:
+def attention_cam(call: MethodInput) -> Tensor:
     """Grad-CAM on the attention map: heads weighted by their mean gradient over the patches.
 
     The weighted rows are averaged over heads (and queries), then the positive part is taken.
@@ -35,15 +35,15 @@ def attention_cam(call: Call) -> Tensor:
         weight = gradient[..., patches].mean(-1, keepdim=True)
         return (weight * attention).mean((1, 2)).clamp(min=0)
 
-    return layer_maps(through(call), formula)
+    return layer_maps(forward(call), formula)
 
 
-def rollout(call: Call) -> Tensor:
+def rollout(call: MethodInput) -> Tensor:
     """Product over the layers of (mean attention over heads + identity) / 2, row(s) that the head reads.
 
     Of a pooler: its own attention times the rollout of the blocks.
     """
-    made = through(call)
+    made = forward(call)
     total = None
     for layer in call.layers:
         mean = _mean([attention.probabilities().mean(1) for attention in made.attentions(layer)])
@@ -54,18 +54,18 @@ def rollout(call: Call) -> Tensor:
     return call.same_for_all_targets(made.on_grid(_read(made, total, _mean(pooled) if pooled else None)))
 
 
-def chefer_cam(call: Call) -> Tensor:
+def chefer_cam(call: MethodInput) -> Tensor:
     """R = I; R += mean over heads of (A * dS/dA)+ times R, layer by layer; row(s) that the head reads, less I.
 
     Of a pooler: the same product for its query 0, times the R of the blocks.
     """
-    made = through(call)
+    made = forward(call)
     blocks = [made.attentions(layer) for layer in call.layers]
     behind = _pooler(made)
     flat = [attention.output for layer in [*blocks, behind] for attention in layer]
     gradients = [iter(made.needed(target, flat)) for target in range(len(call.scores))]
     tokens = made.anatomy.to_tokens(made.found.left[-1])
-    identity = torch.eye(tokens.shape[1], dtype=as_float(tokens).dtype, device=tokens.device)
+    identity = torch.eye(tokens.shape[1], dtype=at_least_float32(tokens).dtype, device=tokens.device)
     totals = [identity.expand(len(tokens), -1, -1)] * len(call.scores)
     for layer in blocks:
         totals = [total + mean @ total for total, mean in zip(totals, _weighted(layer, gradients), strict=True)]
@@ -99,7 +99,7 @@ def _read(made: Pass, matrix: Tensor, weights: Tensor | None = None) -> Tensor:
     if weights is None:
         return matrix[:, made.rows].mean(1)
     anatomy, tokens = made.anatomy, matrix.shape[1]
-    if weights.shape[1] != tokens - anatomy.num_prefix_tokens + anatomy.key_prefix or weights.shape[1] > tokens:
+    if weights.shape[1] != tokens - anatomy.num_prefix_tokens + anatomy.num_prefix_keys or weights.shape[1] > tokens:
         raise UnsupportedModelError(
             f"the attentional pooler has {weights.shape[1]} keys for the {tokens} tokens of the blocks (a class token "
             "of its own): their attentions cannot be chained"

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from legrad.methods.call import Call, on_cells, pictures_only
+from legrad.methods.call import MethodInput, on_cells, pictures_only
 
 _FORWARDS = 32  # changed pictures in one batch
 
 
-def rise(call: Call, masks: int = 256, side: int = 7, keep: float = 0.5, seed: int = 0) -> Tensor:
+def rise(call: MethodInput, masks: int = 256, side: int = 7, keep: float = 0.5, seed: int = 0) -> Tensor:
     """Mean score of the pictures in which a patch is visible, over random soft masks.
 
     A mask is a ``side`` x ``side`` grid of ones (with probability ``keep``) and zeros, enlarged bilinearly and shifted
@@ -36,7 +36,7 @@ def rise(call: Call, masks: int = 256, side: int = 7, keep: float = 0.5, seed: i
     return torch.stack(results)[:, :, None]
 
 
-def occlusion(call: Call, window: int = 1) -> Tensor:
+def occlusion(call: MethodInput, window: int = 1) -> Tensor:
     """How much the score falls when patches are replaced by the mean colour (zero in the model's input).
 
     Args:
@@ -44,7 +44,7 @@ def occlusion(call: Call, window: int = 1) -> Tensor:
         window: side in patches; larger windows slide by one patch, and a patch gets the mean of those over it.
     """
     pictures_only(call, "occlusion")
-    cells = call.anatomy.cells
+    cells = call.anatomy.patch_grid
     corners = [(r, c) for r in range(cells.grid[0] - window + 1) for c in range(cells.grid[1] - window + 1)]
     made = torch.ones(len(corners), *call.batch.shape[-2:])
     inside = torch.zeros(len(corners), *cells.grid, dtype=torch.float64)
@@ -63,7 +63,7 @@ def occlusion(call: Call, window: int = 1) -> Tensor:
     return torch.stack(results)[:, :, None]
 
 
-def _scores(call: Call, picture: int, masks: Tensor) -> Tensor:
+def _scores(call: MethodInput, picture: int, masks: Tensor) -> Tensor:
     """Scores of one picture under each mask (n, height, width): (n, targets)."""
     found = []
     for part in masks.split(_FORWARDS):

@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from legrad.core.score import Score
+from legrad.core.score import PerImage, ResolvedTarget
 from legrad.core.truth import final_answer
 from legrad.errors import UnsupportedModelError
 from legrad.models.anatomy import ViTAnatomy
 
 
 @dataclass
-class Call:
-    """One method on some pictures of one size. Use it inside ``capture.plain``.
+class MethodInput:
+    """One method on some pictures of one size. Use it inside ``state.evaluation_mode``.
 
     Attributes:
         anatomy: for the size of ``batch``.
@@ -29,7 +29,7 @@ class Call:
 
     anatomy: ViTAnatomy
     batch: Tensor
-    scores: Sequence[Score]
+    scores: Sequence[ResolvedTarget]
     layers: Sequence[int]
     readout: str
     output: Tensor | None = None
@@ -54,7 +54,7 @@ class Call:
         return maps[:, None, None].expand(-1, len(self.scores), -1, *maps.shape[1:]).contiguous()
 
 
-def pictures_only(call: Call, method: str) -> None:
+def pictures_only(call: MethodInput, method: str) -> None:
     """Raise ``UnsupportedModelError`` for videos and sounds."""
     if call.anatomy.axes != ("rows", "cols") or call.batch.ndim != 4:
         raise UnsupportedModelError(
@@ -63,19 +63,19 @@ def pictures_only(call: Call, method: str) -> None:
         )
 
 
-def on_cells(call: Call, pixels: Tensor) -> Tensor:
+def on_cells(call: MethodInput, pixels: Tensor) -> Tensor:
     """Mean over each patch's pixels, (n, height, width) -> (n, rows, cols)."""
-    cells = call.anatomy.cells
+    cells = call.anatomy.patch_grid
     stride = tuple(int(side) for side in cells.stride)
     size = tuple(int(side) for side in cells.patch)
     found = F.avg_pool2d(pixels[:, None], size, stride)[:, 0]
     return found[:, : cells.grid[0], : cells.grid[1]]
 
 
-def _of_picture(score: Score, picture: int, feature: Tensor) -> Tensor:
+def _of_picture(score: ResolvedTarget, picture: int, feature: Tensor) -> Tensor:
     """A target's score for one picture, on several features."""
-    own = score.rows([picture])
-    if own.own is not None:
-        alone = own.own[0]
+    target = score.rows([picture])
+    if isinstance(target, PerImage):
+        alone = target.targets[0]
         return feature.sum(-1) * 0 if alone is None else alone(feature)
-    return own(feature)
+    return target(feature)

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from legrad import relevance
 from legrad.core import hooks, state
 from legrad.core.attention import Attention
-from legrad.core.truth import as_float
+from legrad.core.truth import at_least_float32
 from legrad.errors import UnsupportedModelError
 from legrad.methods import backward_rules
-from legrad.methods.call import Call
-from legrad.methods.whole_pass import Pass, layer_maps, patches_of, through
+from legrad.methods.call import MethodInput
+from legrad.methods.whole_pass import Pass, forward, layer_maps, patches_of
 
 
-def grad_eclip(call: Call) -> Tensor:
+def grad_eclip(call: MethodInput) -> Tensor:
     """Grad-ECLIP (Zhao et al., ICML 2024): E_j = max(0, sum over channels c of w_c lambda_j v_jc).
 
     o, q: head output and query of the token that the model's head reads, channels of all heads side by side, before
@@ -26,7 +26,7 @@ def grad_eclip(call: Call) -> Tensor:
 
     The sum over c of w_c v_jc is dS/dA at patch j, summed over heads, which is how it is computed here.
     """
-    made = through(call)
+    made = forward(call)
     pooled = made.anatomy.route == "pooler"
     found = [made.pooler()] if pooled else [made.attentions(layer) for layer in call.layers]
     rows: Tensor | slice = slice(0, 1) if pooled else made.rows
@@ -52,14 +52,15 @@ def _loosened(made: Pass, attention: Attention, rows: Tensor | slice) -> Tensor:
             "cannot be seen"
         )
     query, key = (
-        as_float(one) if one.ndim == 4 else as_float(one)[:, None] for one in (attention.query, attention.key)
+        at_least_float32(one) if one.ndim == 4 else at_least_float32(one)[:, None]
+        for one in (attention.query, attention.key)
     )
     q = F.normalize(query[:, :, rows].transpose(1, 2).flatten(2), dim=-1)
     k = F.normalize(key[:, :, patches_of(made.anatomy)].transpose(1, 2).flatten(2), dim=-1)
     return relevance.min_max(q @ k.transpose(-2, -1), dims=1)
 
 
-def value_map(call: Call) -> Tensor:
+def value_map(call: MethodInput) -> Tensor:
     """MaskCLIP (Zhou et al., ECCV 2022): every patch's own score. Signed: similarities, or logits.
 
     In the last block A = 1, each token attends to itself alone, so that O = V; then the model's head reads each patch
@@ -68,11 +69,11 @@ def value_map(call: Call) -> Tensor:
     Attentional poolers read a single patch, so that their attention hands on its value.
     """
     anatomy = call.anatomy
-    if anatomy.lay is not None:
+    if anatomy.keys_to_grid is not None:
         raise UnsupportedModelError(f"the tokens of {type(anatomy.tower).__name__} do not lie in one grid of patches")
     prefix = anatomy.num_prefix_tokens
     if anatomy.route == "pooler":
-        if anatomy.key_prefix > prefix:
+        if anatomy.num_prefix_keys > prefix:
             raise UnsupportedModelError(
                 f"{type(anatomy.tower).__name__} adds a class token of its own in its pooler: no patch is read alone"
             )
@@ -84,22 +85,22 @@ def value_map(call: Call) -> Tensor:
             raise UnsupportedModelError(
                 f"{type(anatomy.tower).__name__} writes its attention out: the values of its last block cannot be seen"
             )
-        last, fired = hooks.values_only(lambda: anatomy.run(call.batch), anatomy.blocks[-1])
-        if fired != anatomy.attentions or fired != len(anatomy.taps):
+        last, fired = hooks.forward_values_only(lambda: anatomy.run(call.batch), anatomy.blocks[-1])
+        if fired != anatomy.attentions or fired != len(anatomy.explained_attentions):
             raise UnsupportedModelError(
                 f"{type(anatomy.blocks[-1]).__name__} ran {fired} attentions that are no plain ones: no value map"
             )
     tokens = anatomy.to_tokens(last)
-    start = prefix if anatomy.route == "pooler" else anatomy.key_prefix
+    start = prefix if anatomy.route == "pooler" else anatomy.num_prefix_keys
     patches = relevance.on_grid(tokens.transpose(1, 2), start, anatomy.grid).flatten(2).transpose(1, 2)
     maps = [call.scored(picture, _alone(call, own)).T for picture, own in enumerate(patches)]
     return torch.stack(maps).unflatten(-1, anatomy.grid)[:, :, None]
 
 
-def _alone(call: Call, patches: Tensor) -> Tensor:
+def _alone(call: MethodInput, patches: Tensor) -> Tensor:
     """The native head on copies of each patch: (patches, dim) -> (patches, features)."""
     anatomy = call.anatomy
-    copies = as_float(patches)[:, None].expand(-1, anatomy.num_prefix_tokens + 1, -1)
+    copies = at_least_float32(patches)[:, None].expand(-1, anatomy.num_prefix_tokens + 1, -1)
     native = anatomy.readouts["native"].function
     try:
         return state.InFloat(anatomy.tower, anatomy.blocks)(native, copies)
@@ -109,7 +110,7 @@ def _alone(call: Call, patches: Tensor) -> Tensor:
         ) from error
 
 
-def decomposition(call: Call) -> Tensor:
+def decomposition(call: MethodInput) -> Tensor:
     """TextSpan's decomposition (Gandelsman et al., ICLR 2024): each patch's direct contribution to the score. Signed.
 
     The image feature is a sum of what every block wrote into the residual stream. Patch j's part through attention in
@@ -122,7 +123,7 @@ def decomposition(call: Call) -> Tensor:
         UnsupportedModelError: blocks that are no residual pre-norm blocks.
     """
     pooled = call.anatomy.route == "pooler"
-    made = through(call, backward_rules.FROZEN_NORMS, cut=None if pooled else _is_norm, frozen_norm=True)
+    made = forward(call, backward_rules.FROZEN_NORMS, cut=None if pooled else _is_norm, frozen_norm=True)
     if not pooled:
         _check_residual(made)
     return layer_maps(made, lambda a, g, patches: (a * g).sum((1, 2)))

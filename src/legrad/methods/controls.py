@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from legrad.methods.call import Call, on_cells, pictures_only
+from legrad.methods.call import MethodInput, on_cells, pictures_only
 
 _SIGMA = 0.5  # of the centre prior; 1 is the distance from the centre to an edge
 _SOBEL = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
 
 
-def random(call: Call) -> Tensor:
+def random(call: MethodInput) -> Tensor:
     """Uniform noise in [0, 1), seeded by the picture's own pixels: the same picture always gets the same map."""
     maps = []
     for picture in call.batch:
@@ -22,12 +22,12 @@ def random(call: Call) -> Tensor:
     return call.same_for_all_targets(torch.stack(maps))
 
 
-def uniform(call: Call) -> Tensor:
+def uniform(call: MethodInput) -> Tensor:
     """One everywhere. A flat map is returned as zeros, with a ``FlatMapWarning``."""
     return call.same_for_all_targets(torch.ones(len(call.batch), *call.anatomy.grid))
 
 
-def centre(call: Call) -> Tensor:
+def centre(call: MethodInput) -> Tensor:
     """A Gaussian around the middle of the grid's last two axes."""
     rows, cols = call.anatomy.grid[-2:]
     y, x = ((2 * torch.arange(n) + 1) / n - 1 for n in (rows, cols))
@@ -35,7 +35,7 @@ def centre(call: Call) -> Tensor:
     return call.same_for_all_targets(one.expand(len(call.batch), *call.anatomy.grid))
 
 
-def edges(call: Call) -> Tensor:
+def edges(call: MethodInput) -> Tensor:
     """Strength of the edges: length of the Sobel gradient of the grey picture, mean over each patch."""
     pictures_only(call, "edges")
     grey = call.batch.to(torch.promote_types(call.batch.dtype, torch.float32)).mean(1, keepdim=True)

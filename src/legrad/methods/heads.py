@@ -19,11 +19,11 @@ from torch import Tensor
 from legrad import relevance
 from legrad.core import state
 from legrad.core.positions import random_input
-from legrad.core.score import Score
+from legrad.core.score import Function
 from legrad.core.streaming import explain_batch
 from legrad.errors import InputError
-from legrad.methods.ablation import reduced
-from legrad.methods.call import Call
+from legrad.methods.ablation import legrad_with
+from legrad.methods.call import MethodInput
 from legrad.methods.method import Method
 from legrad.methods.registry import METHODS
 from legrad.models.anatomy import ViTAnatomy
@@ -52,7 +52,7 @@ def of_heads(heads: int | Sequence[int] | str) -> Method:
         METHODS["legrad"],
         name=f"legrad:heads={name}",
         summary=f"LeGrad from some heads of each layer: {name}",
-        function=lambda call: _chosen(reduced(call, relevance.head_relevance), choice),
+        function=lambda call: _chosen(legrad_with(call, relevance.head_relevance), choice),
         cost="as legrad, by autograd",
     )
 
@@ -63,17 +63,21 @@ def count(anatomy: ViTAnatomy) -> int:
     Raises:
         UnsupportedModelError: they are folded into the batch.
     """
-    batch, last, score = random_input(anatomy), [len(anatomy.blocks) - 1], Score("", function=lambda f: f[:, 0])
-    with torch.no_grad(), state.exclusive(anatomy.blocks[0]), state.plain(anatomy.tower, anatomy.switches):
+    batch, last, score = random_input(anatomy), [len(anatomy.blocks) - 1], Function("", lambda f: f[:, 0])
+    with (
+        torch.no_grad(),
+        state.exclusive(anatomy.blocks[0]),
+        state.evaluation_mode(anatomy.tower, anatomy.call_settings),
+    ):
         found = explain_batch(
             anatomy, batch, [score], last, str(anatomy.default_readout), reduction=relevance.head_relevance
         )
     return found.relevance.shape[3]
 
 
-def _every(call: Call) -> Tensor:
+def _every(call: MethodInput) -> Tensor:
     """All heads as further layers, for the mean over both is LeGrad's map."""
-    return reduced(call, relevance.head_relevance).flatten(2, 3)
+    return legrad_with(call, relevance.head_relevance).flatten(2, 3)
 
 
 EVERY_HEAD = replace(METHODS["legrad"], name="legrad, head by head", function=_every)

@@ -1,14 +1,4 @@
-"""Other methods behind the same call: ``explainer.explain(images, targets, method="gradcam")``.
-
-``METHODS`` has one entry for each: a function of a ``Call``, what it needs, and which arguments it can use. A method of
-one's own is a ``Method`` too, and so are other settings of these:
-
-    from dataclasses import replace
-    from functools import partial
-
-    rise = replace(METHODS["rise"], name="rise, 4000 masks", function=partial(black_box.rise, masks=4000))
-    explainer.explain(images, targets, method=rise)
-"""
+"""What is known about a method: its function, what it needs of a model, and which arguments it can use."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +8,7 @@ from torch import Tensor
 
 from legrad.core.layers import resolve_layers
 from legrad.errors import InputError
-from legrad.methods.call import Call
+from legrad.methods.call import MethodInput
 from legrad.models.anatomy import ViTAnatomy
 
 Needs = Literal["gradients", "attention", "values", "black box", "nothing"]
@@ -32,7 +22,7 @@ class Method:
         name: as ``method=`` takes it.
         summary: what the map is, in one sentence.
         source: the paper.
-        function: ``Call`` -> (images, targets, layers or 1, *grid), any device. None for LeGrad itself, which
+        function: ``MethodInput`` -> (images, targets, layers or 1, *grid), any device. None for LeGrad itself, which
             ``streaming`` computes.
         needs: of the model. "gradients" need attention maps too, except for tokens.
         cost: of one picture and one target, beside a plain forward pass.
@@ -48,7 +38,7 @@ class Method:
     name: str
     summary: str
     source: str
-    function: Callable[[Call], Tensor] | None
+    function: Callable[[MethodInput], Tensor] | None
     needs: Needs
     cost: str
     layers: Literal["all", "last", "none"] = "none"

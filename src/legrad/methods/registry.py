@@ -1,14 +1,4 @@
-"""Other methods behind the same call: ``explainer.explain(images, targets, method="gradcam")``.
-
-``METHODS`` has one entry for each: a function of a ``Call``, what it needs, and which arguments it can use. A method of
-one's own is a ``Method`` too, and so are other settings of these:
-
-    from dataclasses import replace
-    from functools import partial
-
-    rise = replace(METHODS["rise"], name="rise, 4000 masks", function=partial(black_box.rise, masks=4000))
-    explainer.explain(images, targets, method=rise)
-"""
+"""All methods by name, and one pass of any of them."""
 
 import math
 from collections.abc import Sequence
@@ -16,12 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from legrad.core.score import Score
+from legrad.core.score import ResolvedTarget
 from legrad.core.streaming import Explained
 from legrad.core.truth import final_answer
 from legrad.errors import InputError
 from legrad.methods import ablation, attention, black_box, clip, controls, tokens
-from legrad.methods.call import Call
+from legrad.methods.call import MethodInput
 from legrad.methods.method import Method
 from legrad.models.anatomy import ViTAnatomy
 
@@ -217,14 +207,14 @@ def explain_batch(
     method: Method,
     anatomy: ViTAnatomy,
     batch: Tensor,
-    scores: Sequence[Score],
+    scores: Sequence[ResolvedTarget],
     layers: Sequence[int],
     readout: str,
     memory: str | int = "auto",
 ) -> Explained:
     """Relevance by any method, and the model's own scores.
 
-    Call it inside ``capture.plain``.
+    MethodInput it inside ``state.evaluation_mode``.
 
     Args:
         method: see ``find``.
@@ -244,14 +234,16 @@ def explain_batch(
         TruthCheckError: what was captured does not reproduce the model.
     """
     assert method.function is not None, "LeGrad itself is computed by legrad.core.streaming"
-    if any(score.late for score in scores):
+    if any(score.needs_answer for score in scores):
         answer = final_answer(anatomy, anatomy.run(batch))
-        scores = [score.known(answer) for score in scores]
+        scores = [score.with_answer(answer) for score in scores]
     maps, answers = [], []
     count = _pictures_per_pass(method, anatomy, memory)
     for start in range(0, len(batch), count):
         rows = range(start, min(start + count, len(batch)))
-        call = Call(anatomy, batch[start : start + count], [score.rows(rows) for score in scores], layers, readout)
+        call = MethodInput(
+            anatomy, batch[start : start + count], [score.rows(rows) for score in scores], layers, readout
+        )
         maps.append(method.function(call).detach().cpu())
         answers.append(call.answer().detach().cpu())
     return Explained(torch.cat(maps), torch.cat(answers), list(scores))

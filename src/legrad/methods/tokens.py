@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from legrad.methods import backward_rules
-from legrad.methods.call import Call
-from legrad.methods.whole_pass import Pass, layer_maps, through
+from legrad.methods.call import MethodInput
+from legrad.methods.whole_pass import Pass, forward, layer_maps
 
 
-def grad_cam(call: Call) -> Tensor:
+def grad_cam(call: MethodInput) -> Tensor:
     """Grad-CAM with tokens for feature maps: channels weighted by their mean gradient over the patches, positive part.
 
     The tokens are those that enter a block (behind the last block only the class token has a gradient); in models with
     an attentional pooler those that leave it.
     """
-    made = through(call)
+    made = forward(call)
     entering = made.anatomy.route == "self-attention"
     found = [made.tokens(layer, entering) for layer in call.layers]
     results = []
@@ -35,7 +35,7 @@ def _cam(made: Pass, tokens: Tensor, gradient: Tensor, read: Callable[[Tensor], 
     return made.on_grid((weight * tokens).sum(-1).clamp(min=0))
 
 
-def lrp(call: Call) -> Tensor:
+def lrp(call: MethodInput) -> Tensor:
     """Relevance of the tokens that enter the first block, summed over channels, by the rules of AttnLRP; signed.
 
     It stops at the embedded patches, positions included, and does not go on to pixels.
@@ -50,12 +50,12 @@ def lrp(call: Call) -> Tensor:
     return torch.stack(results, 1)[:, :, None]
 
 
-def partial_lrp(call: Call) -> Tensor:
+def partial_lrp(call: MethodInput) -> Tensor:
     """Relevance of the attention map by the rules of AttnLRP: positive part, mean over heads, row(s) of the head."""
     # products share evenly; where attention is fused the half of A is still to be taken
     share = 0.5 if call.anatomy.attention == "fused" else 1.0
     return layer_maps(_relevance_pass(call), lambda a, g, patches: (share * a * g).clamp(min=0).mean((1, 2)))
 
 
-def _relevance_pass(call: Call) -> Pass:
-    return through(call, backward_rules.LRP, backward_rules.attend, frozen_norm=True)
+def _relevance_pass(call: MethodInput) -> Pass:
+    return forward(call, backward_rules.LRP, backward_rules.attend, frozen_norm=True)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from legrad import relevance
 from legrad.core import hooks
 from legrad.core.attention import Attention, Replacements
-from legrad.core.truth import KINDS, as_float, native_feature, same_output
+from legrad.core.truth import ATTENTION_NAMES, at_least_float32, check_same_output, native_feature
 from legrad.errors import InputError, TruthCheckError, UnsupportedModelError
-from legrad.methods.call import Call
+from legrad.methods.call import MethodInput
 from legrad.models.anatomy import ViTAnatomy
 
 
-def through(
-    call: Call,
+def forward(
+    call: MethodInput,
     replacements: Replacements | None = None,
     attend: Callable[..., Tensor] = F.scaled_dot_product_attention,
     cut: Callable[[nn.Module], bool] | None = None,
@@ -36,10 +36,12 @@ def through(
         TruthCheckError: the native read-out of the last block's tokens is not the model's output.
     """
     anatomy = call.anatomy
-    found = hooks.whole(lambda: anatomy.run(call.batch), anatomy.blocks, anatomy.attention, replacements, attend, cut)
+    found = hooks.forward_with_graph(
+        lambda: anatomy.run(call.batch), anatomy.blocks, anatomy.attention, replacements, attend, cut
+    )
     call.output = found.output.detach()
     native = native_feature(anatomy, anatomy.to_tokens(found.left[-1]).detach())
-    same_output(native, call.output, "the native read-out of the last block's tokens", call.batch.dtype)
+    check_same_output(native, call.output, "the native read-out of the last block's tokens", call.batch.dtype)
     return Pass(call, found, frozen_norm)
 
 
@@ -47,7 +49,7 @@ def through(
 class Pass:
     """The graph of a forward pass, and gradients of the targets' scores in it."""
 
-    call: Call
+    call: MethodInput
     found: hooks.Whole
     frozen_norm: bool
 
@@ -59,7 +61,7 @@ class Pass:
     def gradients(self, target: int, at: Sequence[Tensor]) -> list[Tensor | None]:
         """d score / d each tensor, at least float32; None where the score does not depend on it."""
         output = self.found.output
-        final = as_float(output.detach()).requires_grad_()
+        final = at_least_float32(output.detach()).requires_grad_()
         with torch.enable_grad():
             if self.anatomy.output == "logits":
                 feature = final
@@ -80,7 +82,9 @@ class Pass:
             output, list(at), (above * shift).to(output.dtype), retain_graph=True, allow_unused=True
         )
         return [
-            None if one is None else as_float(one) / shift.reshape(-1, *[1] * (one.ndim - 1)).to(as_float(one))
+            None
+            if one is None
+            else at_least_float32(one) / shift.reshape(-1, *[1] * (one.ndim - 1)).to(at_least_float32(one))
             for one in found
         ]
 
@@ -99,18 +103,18 @@ class Pass:
         """The explained attentions of a block, checked: one query and one key per token."""
         anatomy = self.anatomy
         block = f"{type(anatomy.blocks[layer]).__name__}"
-        if anatomy.lay is not None:
+        if anatomy.keys_to_grid is not None:
             raise UnsupportedModelError(
                 f"{block}'s attention is not between all tokens of a picture (windows, frames apart, or heads folded "
                 "into the batch): only legrad, controls and black-box methods explain such a model"
             )
         fired = self.found.inside[layer]
         pooled = anatomy.route == "pooler"
-        declared, taps = (1, (0,)) if pooled else (anatomy.attentions, anatomy.taps)
+        declared, taps = (1, (0,)) if pooled else (anatomy.attentions, anatomy.explained_attentions)
         if len(fired) != declared:
             raise UnsupportedModelError(
-                f"{block} ran {len(fired)} {KINDS[anatomy.attention]}, expected {declared}: the attention maps inside "
-                "its blocks cannot be seen"
+                f"{block} ran {len(fired)} {ATTENTION_NAMES[anatomy.attention]}, expected {declared}: the attention "
+                "maps inside its blocks cannot be seen"
             )
         _only_whole_maps(len(taps), declared, block)
         count = anatomy.to_tokens(self.found.left[layer]).shape[1]
@@ -124,13 +128,14 @@ class Pass:
         fired = self.found.behind
         if len(fired) != anatomy.attentions:
             raise UnsupportedModelError(
-                f"the attentional pooler ran {len(fired)} {KINDS[anatomy.attention]}, expected {anatomy.attentions}: "
+                f"the attentional pooler ran {len(fired)} {ATTENTION_NAMES[anatomy.attention]}, expected "
+                f"{anatomy.attentions}: "
                 "its attention maps cannot be seen"
             )
-        _only_whole_maps(len(anatomy.taps), anatomy.attentions, "the attentional pooler")
+        _only_whole_maps(len(anatomy.explained_attentions), anatomy.attentions, "the attentional pooler")
         for attention in fired:
             _check_shape(attention, len(self.call.batch), None, "the attentional pooler")
-        return [fired[tap] for tap in anatomy.taps]
+        return [fired[tap] for tap in anatomy.explained_attentions]
 
     def tokens(self, layer: int, entering: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The tensor of the graph that holds the tokens entering (or leaving) a block, and its layout's reader:
@@ -145,9 +150,9 @@ class Pass:
         """Where the patches are among the ``count`` tokens of a block."""
         anatomy = self.anatomy
         pooled = anatomy.route == "pooler"
-        start = anatomy.num_prefix_tokens if pooled else anatomy.key_prefix
+        start = anatomy.num_prefix_tokens if pooled else anatomy.num_prefix_keys
         stop = start + math.prod(anatomy.grid)
-        if anatomy.lay is not None or count < stop + (0 if pooled else anatomy.key_suffix):
+        if anatomy.keys_to_grid is not None or count < stop + (0 if pooled else anatomy.num_suffix_keys):
             raise UnsupportedModelError(
                 f"the tokens of {type(anatomy.tower).__name__} do not lie in one grid of {anatomy.grid}: only legrad, "
                 "controls and black-box methods explain such a model"
@@ -165,7 +170,7 @@ class Pass:
         Found by differentiating the head.
         """
         leaf = self.anatomy.to_tokens(self.found.left[-1]).detach()[:1].clone()
-        leaf = as_float(leaf).requires_grad_()
+        leaf = at_least_float32(leaf).requires_grad_()
         with torch.enable_grad():
             feature = native_feature(self.anatomy, leaf)
             # any direction that no symmetry of the head cancels
@@ -199,7 +204,11 @@ def layer_maps(made: Pass, formula: Callable[[Tensor, Tensor, slice], Tensor], g
         for index, attention in enumerate(flat):
             sensitivity = attention.sensitivity(above[index], rows) if gradients else seen[index]
             keys = formula(seen[index], sensitivity, patches)
-            maps.append(anatomy.on_grid(keys, anatomy.taps[index % len(anatomy.taps)], len(made.call.batch)))
+            maps.append(
+                anatomy.on_grid(
+                    keys, anatomy.explained_attentions[index % len(anatomy.explained_attentions)], len(made.call.batch)
+                )
+            )
         taps = torch.stack(maps, 1).unflatten(1, (len(found), -1))
         results.append(taps.mean(2))
     if not gradients:
@@ -209,7 +218,7 @@ def layer_maps(made: Pass, formula: Callable[[Tensor, Tensor, slice], Tensor], g
 
 def patches_of(anatomy: ViTAnatomy) -> slice:
     """Where the patches are among the keys of the explained attention."""
-    return slice(anatomy.key_prefix, anatomy.key_prefix + math.prod(anatomy.grid))
+    return slice(anatomy.num_prefix_keys, anatomy.num_prefix_keys + math.prod(anatomy.grid))
 
 
 def _only_whole_maps(taps: int, attentions: int, where: str) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Hearing:
+class AudioEncoder:
     """How a model embeds sounds in the space of its pictures.
 
     Attributes:
@@ -49,9 +49,9 @@ class Adapter:
         transform: (size or None, fit) -> a picture transform made of torchvision-style steps, or a
             ``geometry.Preprocessing``; None if unknown.
         labels: class names in the order of the logits, None if unknown.
-        listener: the model's audio tower, which can be explained by itself; None if there is none.
+        audio_adapter: the model's audio tower, which can be explained by itself; None if there is none.
         unpack: a batch of the library's own processor -> one tensor per input, for layouts of its own; else None.
-        hearing: how the model embeds sounds in the space of its pictures, None if it does not.
+        audio_encoder: how the model embeds sounds in the space of its pictures, None if it does not.
         name: how the model was asked for.
     """
 
@@ -62,6 +62,6 @@ class Adapter:
     transform: Callable[[Size | None, str], Any] | None = None
     labels: tuple[str, ...] | None = None
     unpack: Callable[[Mapping[str, Any]], list[Tensor]] | None = None
-    hearing: Hearing | None = None
+    audio_encoder: AudioEncoder | None = None
     name: str = ""
-    listener: "Adapter | None" = None
+    audio_adapter: "Adapter | None" = None

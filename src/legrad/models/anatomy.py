@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from legrad import relevance
 from legrad.errors import InputError, TruthCheckError
-from legrad.inputs.geometry import Cells
+from legrad.inputs.geometry import PatchGrid
 
 
 def _same(tokens: Tensor) -> Tensor:
@@ -122,14 +122,14 @@ class ViTAnatomy:
         attention: "fused" (``F.scaled_dot_product_attention``, ``nn.MultiheadAttention``), or "softmax" for models that
             write attention out.
         attentions: how many attentions fire in a block (or in the pooler).
-        taps: which of them enter the map, as indices; their relevances are averaged.
-        key_prefix: keys in front of the patches in the explained attention; default all prefix tokens.
-        key_suffix: keys behind the patches.
-        lay: (relevance of an attention's keys (batch', keys), its index) -> (batch, *grid), for attention whose batch
-            or keys are not simply pictures and tokens (windows, heads folded into the batch, frames apart).
+        explained_attentions: which of them enter the map, as indices; their relevances are averaged.
+        num_prefix_keys: keys in front of the patches in the explained attention; default all prefix tokens.
+        num_suffix_keys: keys behind the patches.
+        keys_to_grid: (relevance of an attention's keys (batch', keys), its index) -> (batch, *grid), for attention whose
+            batch or keys are not simply pictures and tokens (windows, heads folded into the batch, frames apart).
         to_tokens: block output -> (batch, tokens, dim).
-        switches: (owner, attribute, value) set during a call and put back: checkpointing off, fused attention on.
-        resized: (height, width) -> the same weights for another input size, raises ``InputError`` if impossible; None
+        call_settings: (owner, attribute, value) set during a call and put back: checkpointing off, fused attention on.
+        at_size: (height, width) -> the same weights for another input size, raises ``InputError`` if impossible; None
             for a model of fixed size.
         stride: (height, width) in pixels from one patch to the next; default ``patch_size``, side by side.
         axes: names of the grid's axes: ("rows", "cols"), ("frames", "rows", "cols") or ("frequency", "time").
@@ -154,16 +154,16 @@ class ViTAnatomy:
     readouts: Mapping[str, Readout]
     output: Literal["embedding", "logits", "feature"]
     default_readout: Literal["native", "published"] | None = None
-    resized: Callable[[tuple[int, int]], "ViTAnatomy"] | None = None
+    at_size: Callable[[tuple[int, int]], "ViTAnatomy"] | None = None
     route: Literal["self-attention", "pooler"] = "self-attention"
     attention: Literal["fused", "softmax"] = "fused"
     attentions: int = 1
-    taps: tuple[int, ...] = (0,)
-    key_prefix: int = _Number(-1)
-    key_suffix: int = 0
-    lay: Callable[[Tensor, int], Tensor] | None = None
+    explained_attentions: tuple[int, ...] = (0,)
+    num_prefix_keys: int = _Number(-1)
+    num_suffix_keys: int = 0
+    keys_to_grid: Callable[[Tensor, int], Tensor] | None = None
     to_tokens: Callable[[Any], Tensor] = _same
-    switches: tuple[tuple[Any, str, Any], ...] = ()
+    call_settings: tuple[tuple[Any, str, Any], ...] = ()
     stride: tuple[int, int] | None = None
     axes: tuple[str, ...] = ("rows", "cols")
     shape: tuple[int, ...] = ()
@@ -192,9 +192,9 @@ class ViTAnatomy:
         derived = {
             "readouts": self._completed(given),
             "default_readout": _unless_derived(self.default_readout) or _Name(automatic),
-            "key_prefix": _Number(prefix)
-            if isinstance(self.key_prefix, _Derived) or self.key_prefix < 0
-            else self.key_prefix,
+            "num_prefix_keys": _Number(prefix)
+            if isinstance(self.num_prefix_keys, _Derived) or self.num_prefix_keys < 0
+            else self.num_prefix_keys,
             "shape": _unless_derived(self.shape) or _Shape((3, *checked["image_size"])),
         }
         for name, value in (checked | derived).items():
@@ -265,9 +265,9 @@ class ViTAnatomy:
         return first
 
     @property
-    def cells(self) -> Cells:
+    def patch_grid(self) -> PatchGrid:
         """Where the patches of one picture or frame lie in the input."""
-        return Cells((self.grid[-2], self.grid[-1]), self.patch_size, self.stride or self.patch_size)
+        return PatchGrid((self.grid[-2], self.grid[-1]), self.patch_size, self.stride or self.patch_size)
 
     def on_grid(self, keys: Tensor, tap: int, batch: int) -> Tensor:
         """Relevance of the keys of attention ``tap``, (batch', keys) -> (batch, *grid).
@@ -275,16 +275,16 @@ class ViTAnatomy:
         Raises:
             TruthCheckError: the keys do not fit the grid.
         """
-        if self.lay is not None:
-            return self.lay(keys, tap)
-        count = self.key_prefix + math.prod(self.grid) + self.key_suffix
+        if self.keys_to_grid is not None:
+            return self.keys_to_grid(keys, tap)
+        count = self.num_prefix_keys + math.prod(self.grid) + self.num_suffix_keys
         if len(keys) != batch or keys.shape[1] != count:
             raise TruthCheckError(
                 f"attention {tap} has {keys.shape[1]} keys for each of {len(keys)} rows, expected {count} "
-                f"({self.key_prefix} keys in front of a grid of {self.grid}, {self.key_suffix} behind it) for each of "
-                f"{batch} pictures"
+                f"({self.num_prefix_keys} keys in front of a grid of {self.grid}, {self.num_suffix_keys} behind it) for "
+                f"each of {batch} pictures"
             )
-        return relevance.on_grid(keys, self.key_prefix, self.grid)
+        return relevance.on_grid(keys, self.num_prefix_keys, self.grid)
 
     def at(self, size: tuple[int, int]) -> "ViTAnatomy":
         """The anatomy for an input size: this one if it fits, else one with resampled positions.
@@ -296,9 +296,9 @@ class ViTAnatomy:
             return self
         if size[0] < self.patch_size[0] or size[1] < self.patch_size[1]:
             raise InputError(f"an input of {size[0]} x {size[1]} pixels is smaller than one patch of {self.patch_size}")
-        if self.resized is None:
+        if self.at_size is None:
             raise InputError(f"{type(self.tower).__name__} takes pictures of {self.image_size} pixels only, got {size}")
-        return self.resized(size)
+        return self.at_size(size)
 
     def __repr__(self) -> str:
         height, width = self.image_size

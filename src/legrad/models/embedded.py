@@ -7,7 +7,7 @@ import torch
 
 from legrad.errors import InputError
 from legrad.models import open_clip as library
-from legrad.models.adapter import Adapter, Hearing
+from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import Readout, ViTAnatomy
 from legrad.models.timm import trunk
 
@@ -22,26 +22,28 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     adapter = library.adapt(model.to(device=device, dtype=dtype))
     assert adapter is not None
     adapter = library.with_tokenizer(adapter, tokenizer, f"embedded:{name}" if name else "embedded")
-    return _with_ear(adapter, device) if name == "speech" else adapter
+    return _with_speech(adapter, device) if name == "speech" else adapter
 
 
-def _with_ear(adapter: Adapter, device: torch.device | str | None) -> Adapter:
+def _with_speech(adapter: Adapter, device: torch.device | str | None) -> Adapter:
     """The speech tower, always in float32: for sounds as targets, and to be explained itself."""
     from legrad.embedded.speech import model as speech
 
     tower = speech.load().to(device=device)
-    hearing = Hearing(speech.RATE, tower.hear, tower, longest=speech.LONGEST / speech.RATE)
+    hearing = AudioEncoder(speech.RATE, tower.hear, tower, longest=speech.LONGEST / speech.RATE)
 
-    def transform(size: Any, fit: str) -> _Ear:
+    def transform(size: Any, fit: str) -> _SpeechExtractor:
         if size is not None or fit != "model":
             raise InputError(f"sounds take neither size nor fit, got size={size}, fit={fit!r}")
-        return _Ear(tower, speech.RATE)
+        return _SpeechExtractor(tower, speech.RATE)
 
-    adapter = replace(adapter, hearing=hearing)
-    return replace(adapter, listener=replace(adapter, model=tower, anatomy=ear_anatomy(tower), transform=transform))
+    adapter = replace(adapter, audio_encoder=hearing)
+    return replace(
+        adapter, audio_adapter=replace(adapter, model=tower, anatomy=speech_anatomy(tower), transform=transform)
+    )
 
 
-def ear_anatomy(tower: Any) -> ViTAnatomy:
+def speech_anatomy(tower: Any) -> ViTAnatomy:
     """The speech tower's: a timm vision transformer that takes (batch, time, frequency).
 
     Its head has weights for every place, so the published read-out, for want of a token to take, has the mean at all.
@@ -65,12 +67,12 @@ def ear_anatomy(tower: Any) -> ViTAnatomy:
         readouts={"native": Readout(tower.read_out), "published": Readout(published)},
         default_readout="native",
         output="embedding",
-        switches=trunk.switches(tower.trunk),
+        call_settings=trunk.switches(tower.trunk),
     )
 
 
 @dataclass(frozen=True)
-class _Ear:
+class _SpeechExtractor:
     """What makes the tower's input, for ``sounds.features``.
 
     Attributes:

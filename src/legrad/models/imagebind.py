@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.models import transforms
-from legrad.models.adapter import Adapter, Hearing
+from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import Readout, ViTAnatomy
 from legrad.models.openai_clip import CONFIG
 
@@ -61,7 +61,7 @@ def adapt(model: nn.Module) -> Adapter | None:
         tokenize=_tokenizer(),
         encode_text=encode_text if "text" in trunks else None,
         transform=fixed,
-        hearing=Hearing(RATE, functools.partial(_heard, model)) if "audio" in trunks else None,
+        audio_encoder=AudioEncoder(RATE, functools.partial(_heard, model)) if "audio" in trunks else None,
         name="ImageBind",
     )
 

@@ -113,11 +113,11 @@ def _native(visual: Any) -> ViTAnatomy:
         readouts={"native": Readout(native), "published": published},
         default_readout="published" if visual.pool_type == "tok" and not pooled else "native",
         output="embedding",
-        resized=resized,
+        at_size=resized,
         route="pooler" if pooled else "self-attention",
-        key_prefix=1,
+        num_prefix_keys=1,
         to_tokens=to_tokens,
-        switches=((transformer, "grad_checkpointing", False),),
+        call_settings=((transformer, "grad_checkpointing", False),),
     )
 
 
@@ -165,10 +165,10 @@ def _timm(visual: Any) -> ViTAnatomy:
         },
         default_readout="published" if class_token and not pooled else "native",
         output="embedding",
-        resized=resized,
+        at_size=resized,
         route="pooler" if pooled else "self-attention",
-        key_prefix=trunks.pooler_prefix(trunk) if pooled else -1,
-        switches=trunks.switches(trunk),
+        num_prefix_keys=trunks.pooler_prefix(trunk) if pooled else -1,
+        call_settings=trunks.switches(trunk),
     )
 
 

@@ -94,7 +94,7 @@ def _anatomy(visual: Any, image_size: Size | None = None) -> ViTAnatomy:
         num_prefix_tokens=1,
         readouts={"native": Readout(native)},
         output="embedding",
-        resized=resized,
+        at_size=resized,
         to_tokens=lambda output: output.transpose(0, 1),
     )
 

@@ -54,7 +54,7 @@ def _anatomy(model: Any) -> ViTAnatomy:
         num_prefix_tokens=1,
         readouts={"native": Readout(native)},
         output="logits" if isinstance(model.heads, nn.Sequential) and len(model.heads) else "feature",
-        resized=resized,
+        at_size=resized,
     )
 
 
@@ -82,7 +82,7 @@ def _resized(model: Any, size: Size) -> ViTAnatomy:
         result: Tensor = changed.heads(changed.encoder(torch.cat([first, patches], 1))[:, 0])
         return result
 
-    return replace(_anatomy(changed), run=run, image_size=size, grid=grid, resized=own.resized)
+    return replace(_anatomy(changed), run=run, image_size=size, grid=grid, at_size=own.at_size)
 
 
 def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Adapter:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from legrad import relevance
-from legrad.core.score import Score
+from legrad.core.score import ResolvedTarget
 from legrad.errors import FlatMapWarning
 from legrad.inputs import geometry
 from legrad.inputs.prepare import Input
@@ -21,7 +21,7 @@ _FLAT = 1e-6
 
 
 @dataclass(frozen=True)
-class Part:
+class PassResult:
     """The result of one pass over pictures of one size.
 
     Attributes:
@@ -33,10 +33,10 @@ class Part:
     """
 
     rows: list[int]
-    cells: geometry.Cells
+    patch_grid: geometry.PatchGrid
     per_layer: Tensor
     values: Tensor
-    scores: Sequence[Score]
+    scores: Sequence[ResolvedTarget]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class _Maps:
 
 
 def assemble(
-    parts: Sequence[Part],
+    parts: Sequence[PassResult],
     inputs: Sequence[Input],
     valid: Tensor,
     *,
@@ -85,9 +85,9 @@ def assemble(
         torch.cat(found)[order]
         for found in ([m.flat for m in merged], [m.insensitive for m in merged], [m.scores for m in merged])
     )
-    labels, predicted = _told(parts, valid)
+    labels, predicted = _labels(parts, valid)
     _warn(flat & valid, insensitive & (not same_for_all_targets), valid, inputs, labels)
-    cells = {row: part.cells for part in parts for row in part.rows}
+    cells = {row: part.patch_grid for part in parts for row in part.rows}
     return Explanation(
         relevance=_padded([m.relevance for m in merged])[order],
         layer_relevance=_padded([m.per_layer for m in merged])[order] if keep_layers else None,
@@ -96,9 +96,9 @@ def assemble(
         valid=valid,
         labels=labels,
         prompt_independent=insensitive,
-        frames=[one.frame for one in inputs],
-        cells=[cells[row] for row in range(len(inputs))],
-        pictures=[one.picture for one in inputs],
+        placements=[one.placement for one in inputs],
+        patch_grids=[cells[row] for row in range(len(inputs))],
+        images=[one.image for one in inputs],
         names=[one.name for one in inputs],
         settings=settings,
         axes=axes,
@@ -108,7 +108,7 @@ def assemble(
     )
 
 
-def _told(parts: Sequence[Part], valid: Tensor) -> tuple[list[list[str]], Tensor]:
+def _labels(parts: Sequence[PassResult], valid: Tensor) -> tuple[list[list[str]], Tensor]:
     """Labels of (images, targets), and which classes the model chose."""
     labels, predicted = [[""] * valid.shape[1] for _ in range(len(valid))], torch.zeros_like(valid)
     for part in parts:
@@ -116,7 +116,7 @@ def _told(parts: Sequence[Part], valid: Tensor) -> tuple[list[list[str]], Tensor
             for target in valid[row].nonzero()[:, 0].tolist():
                 score = part.scores[target]
                 labels[row][target] = score.label_of(place)
-                predicted[row, target] = score.predicted_of(place)
+                predicted[row, target] = score.is_predicted(place)
     return [_distinct(row) for row in labels], predicted
 
 
@@ -128,7 +128,7 @@ def _distinct(labels: list[str]) -> list[str]:
     ]
 
 
-def _merge(part: Part, valid: Tensor, null_threshold: float | None) -> _Maps:
+def _merge(part: PassResult, valid: Tensor, null_threshold: float | None) -> _Maps:
     per_layer, scores = part.per_layer, part.values
     maps = relevance.merge_layers(per_layer.unbind(2))
     dims = maps.ndim - 2
@@ -139,7 +139,7 @@ def _merge(part: Part, valid: Tensor, null_threshold: float | None) -> _Maps:
     if null_threshold is not None:
         null, maps, per_layer = maps[:, -1:], maps[:, :-1], per_layer[:, :-1]
         scores, flat = scores[:, :-1], flat[:, :-1]
-    insensitive = _insensitive(maps, null, valid & ~flat)
+    insensitive = _target_independent(maps, null, valid & ~flat)
     if null is not None and null_threshold is not None:
         maps = relevance.mask_null(maps, null, null_threshold, dims)
     keep = valid[grid]
@@ -176,7 +176,7 @@ def _flat(maps: Tensor) -> Tensor:
     return ~(high - low > _FLAT * high.abs())
 
 
-def _insensitive(maps: Tensor, null: Tensor | None, valid: Tensor) -> Tensor:
+def _target_independent(maps: Tensor, null: Tensor | None, valid: Tensor) -> Tensor:
     """(images, targets) bool: maps that correlate with the mean of the others, or with the null map."""
     maps = maps.flatten(2)
     count = valid.sum(1)[:, None]

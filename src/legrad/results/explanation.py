@@ -36,9 +36,9 @@ class Explanation:
         valid: (images, targets) bool, False where a picture has fewer targets than others; zeros there.
         labels: the targets' names, ``labels[image][target]``.
         prompt_independent: (images, targets) bool, True where a map hardly depends on the target.
-        frames: where each model input lies in its original picture.
-        cells: where the patches lie in each model input.
-        pictures: originals (H, W, 3) uint8; videos (frames, H, W, 3), the frames that the model saw; sounds their
+        placements: where each model input lies in its original picture.
+        patch_grids: where the patches lie in each model input.
+        images: originals (H, W, 3) uint8; videos (frames, H, W, 3), the frames that the model saw; sounds their
             spectrograms (frequency, time, 3), row 0 the lowest frequency.
         names: paths of the pictures, or "image 0", ...
         settings: what made this result: model, versions, arguments.
@@ -56,9 +56,9 @@ class Explanation:
     valid: Tensor
     labels: list[list[str]]
     prompt_independent: Tensor
-    frames: list[geometry.Frame]
-    cells: list[geometry.Cells]
-    pictures: list[Any]
+    placements: list[geometry.Placement]
+    patch_grids: list[geometry.PatchGrid]
+    images: list[Any]
     names: list[str]
     settings: dict[str, Any]
     axes: tuple[str, ...] = ("rows", "cols")
@@ -77,12 +77,12 @@ class Explanation:
     def grids(self) -> list[tuple[int, ...]]:
         """The grid of every picture, named by ``axes``."""
         frames = tuple(self.relevance.shape[2:-2])
-        return [(*frames, *one.grid) for one in self.cells]
+        return [(*frames, *one.grid) for one in self.patch_grids]
 
     @property
     def seen(self) -> Tensor | list[Tensor]:
         """Which pixels of the originals the model saw: (images, H, W) bool, or a list if the sizes differ."""
-        return _stacked([self._seen(image, None) for image in range(len(self.frames))])
+        return _stacked([self._seen(image, None) for image in range(len(self.placements))])
 
     def saliency(self, size: int | Sequence[int] | None = None, normalize: str | None = "map") -> Tensor | list[Tensor]:
         """Relevance on the pixels of the originals.
@@ -96,7 +96,7 @@ class Explanation:
             (images, targets, H, W) float, or a list of (targets, H, W) if the originals differ in size; videos have
             their frames in front of H. Pixels that the model never saw are 0, see ``seen``.
         """
-        return _stacked([self._of_targets(image, size, normalize) for image in range(len(self.frames))])
+        return _stacked([self._of_targets(image, size, normalize) for image in range(len(self.placements))])
 
     def _of_targets(self, image: int, size: int | Sequence[int] | None, normalize: str | None) -> Tensor:
         """(targets, H, W) of one picture; targets that it does not have take no part in the normalisation."""
@@ -109,18 +109,18 @@ class Explanation:
         return result
 
     def _size(self, image: int, size: int | Sequence[int] | None) -> geometry.Size:
-        return self.frames[image].original if size is None else geometry.as_size(size)
+        return self.placements[image].original if size is None else geometry.as_size(size)
 
     def _seen(self, image: int, size: int | Sequence[int] | None) -> Tensor:
-        return geometry.seen(self.frames[image], self.cells[image], self._size(image, size))
+        return geometry.seen(self.placements[image], self.patch_grids[image], self._size(image, size))
 
     def _saliency(self, image: int, maps: Tensor, size: int | Sequence[int] | None, normalize: str | None) -> Tensor:
         """Maps (..., *grid) of one picture -> (..., H, W), or (..., frames, H, W)."""
-        rows, cols = self.cells[image].grid
+        rows, cols = self.patch_grids[image].grid
         maps = maps[..., :rows, :cols]
         if self._video:
-            maps = geometry.along_time(maps, len(self.pictures[image]))
-        placed = geometry.place(maps, self.frames[image], self.cells[image], self._size(image, size))
+            maps = geometry.along_time(maps, len(self.images[image]))
+        placed = geometry.place(maps, self.placements[image], self.patch_grids[image], self._size(image, size))
         seen = self._seen(image, size)
         if normalize is not None and bool(seen.any()) and placed.numel():
             inside = placed[..., seen]
@@ -209,7 +209,7 @@ class Explanation:
 
     def _drawn(self, image: int, saliency: Tensor, alpha: float, cmap: str, frame: int | None = None) -> "Image":
         """One map of a picture, (H, W) or (frames, H, W), as an overlay."""
-        picture = self.pictures[image]
+        picture = self.images[image]
         if self._video:
             frame = int(saliency.flatten(1).amax(1).argmax()) if frame is None else frame
             picture, saliency = picture[frame], saliency[frame]
@@ -230,7 +230,7 @@ class Explanation:
         self, image: int, maps: Tensor, titles: list[str], name: str, cmap: str, alpha: float, note: str = ""
     ) -> "Figure":
         """The original next to maps (n, H, W), or film strips of (n, frames, H, W)."""
-        picture = self.pictures[image]
+        picture = self.images[image]
         unseen = "" if bool(self._seen(image, None).all()) else "grey with stripes: never seen by the model"
         note = "; ".join(filter(None, (note, unseen)))
         if self._video:
@@ -247,7 +247,7 @@ class Explanation:
 
     def _spectrogram_axes(self, image: int) -> tuple[viz.Axis, viz.Axis]:
         """Seconds and Hz where they are known, else columns and rows of the spectrogram."""
-        timing, (bins, steps) = self.timing(image), self.pictures[image].shape[:2]
+        timing, (bins, steps) = self.timing(image), self.images[image].shape[:2]
         time = viz.Axis("time (spectrogram frames)", steps)
         if timing.duration is not None:
             time = viz.Axis("time (seconds)", timing.duration, start=timing.start)

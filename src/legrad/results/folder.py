@@ -108,7 +108,7 @@ class Folder:
         np.savez_compressed(buffer, **numbers)
         entry: dict[str, Any] = {
             "image": explanation.names[image],
-            "size": list(explanation.frames[image].original),
+            "size": list(explanation.placements[image].original),
             "figure": self._write(f"{stem}.png", png(explanation.figure(image, self.cmap, self.alpha))),
             "arrays": self._write(f"{stem}.npz", buffer.getvalue()),
             "shapes": {name: list(value.shape) for name, value in arrays.items()},

@@ -1,14 +1,15 @@
 """What can be asked about a picture, and how it becomes a score of the read-out's result."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Union, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from legrad.core.score import Direction, ResolvedTarget
 from legrad.errors import InputError
 
 if TYPE_CHECKING:
@@ -91,13 +92,70 @@ PREDICTED: Final = _Predicted()
 """The class with the largest logit in the model's plain output, for every picture."""
 
 
+@dataclass(frozen=True)
+class EmbeddedTargets(Sequence[ResolvedTarget]):
+    """Targets that ``Explainer.embed`` has encoded, to be used in many calls of ``explain``.
+
+    Attributes:
+        targets: resolved, in the order in which they were given.
+    """
+
+    targets: tuple[ResolvedTarget, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> ResolvedTarget: ...
+    @overload
+    def __getitem__(self, index: slice) -> "EmbeddedTargets": ...
+    def __getitem__(self, index: int | slice) -> "ResolvedTarget | EmbeddedTargets":
+        return EmbeddedTargets(self.targets[index]) if isinstance(index, slice) else self.targets[index]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def labels(self) -> list[str]:
+        """The targets' names."""
+        return [target.label if isinstance(target.label, str) else target.label[0] for target in self.targets]
+
+    @property
+    def embeddings(self) -> Tensor:
+        """(targets, features), at least float32: L2-normalised, or one-hot for the classes of a classifier.
+
+        Raises:
+            InputError: a target without a direction, such as a callable or ``PREDICTED``.
+        """
+        for target in self.targets:
+            if not isinstance(target, Direction):
+                raise InputError(f"target {target.label!r} has no embedding: it is a function, or waits for an answer")
+        return torch.cat([target.direction for target in self.targets if isinstance(target, Direction)])
+
+
+# one target: a text, class index, embedding, callable, or one of the kinds above
+Target = Union[
+    str,
+    int,
+    Tensor,
+    Callable[[Tensor], Tensor],
+    Prompts,
+    ZeroShot,
+    Similar,
+    Audio,
+    Contrast,
+    _Predicted,
+    ResolvedTarget,
+    "np.ndarray[Any, Any]",
+]
+# one or several for all images, or a list for each image
+Targets = Target | EmbeddedTargets | range | Sequence[Target] | Sequence[Sequence[Target]]
+
+
 def as_list(targets: Any) -> list[Any]:
     """One target or several -> a list of targets, or a list of lists if every picture has its own.
 
     A float tensor or array (targets, features) is as many embeddings, (features,) is one; integers () or (targets,) are
     class indices, and so is a range.
     """
-    if isinstance(targets, range):
+    if isinstance(targets, range | EmbeddedTargets):
         targets = list(targets)
     if isinstance(targets, Tensor | np.ndarray):
         return _of_array(targets)
@@ -105,7 +163,7 @@ def as_list(targets: Any) -> list[Any]:
         return [targets]
     if not targets:
         raise InputError("no targets: give at least one text, class index, embedding or callable")
-    nested = [isinstance(target, list | tuple) for target in targets]
+    nested = [isinstance(target, list | tuple | EmbeddedTargets) for target in targets]
     if any(nested) and not all(nested):
         raise InputError("targets mixes lists and single targets; give one list for all pictures or a list per picture")
     if all(nested):

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from legrad.core.score import Score, contrast, one_hot, per_picture
-from legrad.core.state import fingerprint, plain
+from legrad.core.score import Direction, Function, NeedsAnswer, ResolvedTarget, contrast, one_hot, per_image
+from legrad.core.state import evaluation_mode, weights_version
+from legrad.core.truth import final_answer
 from legrad.errors import InputError
-from legrad.inputs.prepare import Input, prepare, stack
+from legrad.inputs.prepare import Input, sources, stack
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import ViTAnatomy
 from legrad.targets.kinds import PREDICTED, Audio, Contrast, Prompts, Similar, ZeroShot, as_list
@@ -26,7 +27,7 @@ _counted: weakref.WeakKeyDictionary[nn.Module, tuple[Any, int]] = weakref.WeakKe
 
 
 class Resolver:
-    """Resolves targets for some pictures. Use it inside ``capture.plain``.
+    """Resolves targets for some pictures. Use it inside ``state.evaluation_mode``.
 
     Args:
         adapter: the model's.
@@ -37,7 +38,7 @@ class Resolver:
     def __init__(self, adapter: Adapter, anatomy: ViTAnatomy, count: int) -> None:
         self._adapter, self._anatomy, self._count = adapter, anatomy, count
 
-    def resolve(self, targets: Any) -> tuple[list[Score], Tensor]:
+    def resolve(self, targets: Any) -> tuple[list[ResolvedTarget], Tensor]:
         """Targets as scores shared by all pictures, and which of (images, targets) are asked for."""
         listed = as_list(targets)
         if not isinstance(listed[0], list):
@@ -49,36 +50,38 @@ class Resolver:
         rows = [self._scores(own) for own in listed]
         count = max(map(len, rows))
         valid = torch.tensor([[column < len(row) for column in range(count)] for row in rows])
-        columns = []
+        columns: list[ResolvedTarget] = []
         for column in range(count):
             cells = [row[column] if column < len(row) else None for row in rows]
-            columns.append(per_picture(cells))
+            columns.append(per_image(cells))
         return columns, valid
 
-    def one(self, target: Any) -> Score:
+    def one(self, target: Any) -> ResolvedTarget:
         """The null target, for all pictures."""
         if isinstance(target, str) and not target.strip():
             raise InputError("null_target is an empty text; say what counts as background, as in 'a photo of a'")
         return self._score(target)
 
-    def _score(self, target: Any) -> Score:
+    def _score(self, target: Any) -> ResolvedTarget:
         listed = as_list(target)
         if len(listed) != 1 or isinstance(listed[0], list):
             raise InputError(f"a single target is wanted here, got {len(listed)}")
         return self._scores(listed)[0]
 
-    def _scores(self, targets: list[Any]) -> list[Score]:
+    def _scores(self, targets: list[Any]) -> list[ResolvedTarget]:
         """One score per target; texts are encoded together."""
         texts = [target for target in targets if isinstance(target, str)]
         encoded = iter(self._embed(texts)) if texts and self._anatomy.output == "embedding" else iter(())
         return [
-            Score(target, next(encoded)[None])
+            Direction(target, next(encoded)[None])
             if isinstance(target, str) and self._anatomy.output == "embedding"
             else self._single(target)
             for target in targets
         ]
 
-    def _single(self, target: Any) -> Score:
+    def _single(self, target: Any) -> ResolvedTarget:
+        if isinstance(target, ResolvedTarget):
+            return target
         if isinstance(target, Tensor):
             return self._embedding(target)
         if isinstance(target, str):
@@ -88,7 +91,7 @@ class Resolver:
         if isinstance(target, int | np.integer):
             return self._class(operator.index(target))
         if isinstance(target, Prompts):
-            return Score(target.name, self._ensemble(target.name, target.templates)[None])
+            return Direction(target.name, self._ensemble(target.name, target.templates)[None])
         if isinstance(target, ZeroShot):
             return self._zero_shot(target)
         if isinstance(target, Similar):
@@ -100,7 +103,7 @@ class Resolver:
         if target is PREDICTED:
             return self._predicted()
         if callable(target):
-            return Score(getattr(target, "__name__", type(target).__name__), function=target)
+            return Function(getattr(target, "__name__", type(target).__name__), target)
         raise InputError(
             f"cannot use {type(target).__name__} as a target; give a text, class index, embedding, callable, or one of "
             "legrad.Prompts, ZeroShot, Similar, Audio, Contrast, PREDICTED"
@@ -111,7 +114,7 @@ class Resolver:
         if self._anatomy.output == "logits":
             return "a class index, legrad.PREDICTED or a callable"
         feature = "legrad.Similar(picture), an embedding or a callable"
-        if self._adapter.hearing is not None:
+        if self._adapter.audio_encoder is not None:
             feature = f"legrad.Audio(sound), {feature}"
         texts = self._anatomy.output == "embedding" and self._adapter.encode_text is not None
         return f"a text, legrad.ZeroShot(names), {feature}" if texts else feature
@@ -149,15 +152,15 @@ class Resolver:
         texts = [template.replace("{}", name) for template in templates]
         return F.normalize(self._embed(texts).mean(0), dim=-1)
 
-    def _embedding(self, vector: Tensor) -> Score:
+    def _embedding(self, vector: Tensor) -> ResolvedTarget:
         if self._anatomy.output == "logits":
             raise InputError("embedding targets are for models with an embedding; give a class index to a classifier")
         if not bool(torch.isfinite(vector).all()) or not bool(vector.any()):
             raise InputError("an embedding target is zero or holds NaN or infinite values")
         vector = vector.detach().clone().to(self._anatomy.device, torch.promote_types(vector.dtype, torch.float32))
-        return Score("embedding", F.normalize(vector, dim=-1)[None])
+        return Direction("embedding", F.normalize(vector, dim=-1)[None])
 
-    def _label(self, text: str) -> Score:
+    def _label(self, text: str) -> ResolvedTarget:
         labels = self._adapter.labels
         if self._anatomy.output != "logits" or labels is None:
             raise InputError(f"{text!r}: this model knows no texts; give {self._possible()}")
@@ -178,7 +181,7 @@ class Resolver:
         )
         raise InputError(f"the classifier has no class {text!r}; {hint}")
 
-    def _class(self, index: int) -> Score:
+    def _class(self, index: int) -> ResolvedTarget:
         if self._anatomy.output != "logits":
             raise InputError(
                 f"class index {index} needs a classifier, which this model is not; give {self._possible()}"
@@ -191,49 +194,50 @@ class Resolver:
 
     def _feature(self, one: Input) -> Tensor:
         """The model's own plain answer for one picture, (1, features)."""
-        anatomy = self._anatomy.at(one.frame.input)
-        output = anatomy.run(stack([one], anatomy))
-        return F.normalize(output.to(torch.promote_types(output.dtype, torch.float32)), dim=-1)
+        anatomy = self._anatomy.at(one.placement.input)
+        return final_answer(anatomy, anatomy.run(stack([one], anatomy.device, anatomy.dtype)))
 
-    def _zero_shot(self, target: ZeroShot) -> Score:
+    def _zero_shot(self, target: ZeroShot) -> ResolvedTarget:
         if isinstance(target.names, str) or not target.names:
             raise InputError(f"ZeroShot takes a non-empty sequence of names, got {target.names!r}")
         classes = torch.stack([self._ensemble(name, target.templates) for name in target.names])
 
-        def best(answer: Tensor) -> Score:
+        def best(answer: Tensor) -> ResolvedTarget:
             chosen = (answer @ classes.to(answer).T).argmax(-1)
-            return Score(tuple(target.names[i] for i in chosen.tolist()), classes[chosen])
+            return Direction(tuple(target.names[i] for i in chosen.tolist()), classes[chosen])
 
-        return Score("best of the names", answering=best)
+        return NeedsAnswer("best of the names", best)
 
-    def _similar(self, target: Similar) -> Score:
+    def _similar(self, target: Similar) -> ResolvedTarget:
         if self._anatomy.output == "logits":
             raise InputError("Similar is for models with an embedding; this one is a classifier")
-        other = prepare(target.image, self._adapter)
+        queue = sources(target.image, self._anatomy, self._adapter.transform, self._adapter.unpack)
+        other = next(queue.windows())
         if len(other) != 1:
             raise InputError(f"Similar takes one image, got {len(other)}")
-        return Score(f"similar to {other[0].name}", self._feature(other[0]))
+        return Direction(f"similar to {other[0].name}", self._feature(other[0]))
 
-    def _audio(self, target: Audio) -> Score:
-        if self._adapter.hearing is None or self._anatomy.output == "logits":
+    def _audio(self, target: Audio) -> ResolvedTarget:
+        if self._adapter.audio_encoder is None or self._anatomy.output == "logits":
             raise InputError(
                 "legrad.Audio is for models that embed sounds in the space of their pictures, such as "
-                f"'embedded:speech' or one wrapped with hearing=legrad.Hearing(...); give this one {self._possible()}"
+                "'embedded:speech' or one wrapped with audio_encoder=legrad.AudioEncoder(...); give this one "
+                f"{self._possible()}"
             )
-        label, embedding = heard(target, self._adapter.hearing)
-        return Score(label, embedding[None].to(self._anatomy.device))
+        label, embedding = heard(target, self._adapter.audio_encoder)
+        return Direction(label, embedding[None].to(self._anatomy.device))
 
-    def _predicted(self) -> Score:
+    def _predicted(self) -> ResolvedTarget:
         if self._anatomy.output != "logits":
             raise InputError(f"PREDICTED needs a classifier, which this model is not; give {self._possible()}")
         labels = self._adapter.labels
 
-        def best(logits: Tensor) -> Score:
+        def best(logits: Tensor) -> ResolvedTarget:
             chosen = logits.argmax(-1)
             names = tuple(f"{labels[i] if labels else f'class {i}'} (predicted)" for i in chosen.tolist())
-            return Score(names, F.one_hot(chosen, logits.shape[-1]).to(logits.dtype), predicted=True)
+            return Direction(names, F.one_hot(chosen, logits.shape[-1]).to(logits.dtype), predicted=True)
 
-        return Score("predicted", answering=best)
+        return NeedsAnswer("predicted", best)
 
 
 def class_names(labels: Sequence[str], anatomy: ViTAnatomy) -> tuple[str, ...]:
@@ -247,7 +251,7 @@ def class_names(labels: Sequence[str], anatomy: ViTAnatomy) -> tuple[str, ...]:
     names = () if isinstance(labels, str) else tuple(labels)
     if not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"labels is a sequence of class names, got {labels!r}")
-    with plain(anatomy.tower, anatomy.switches), torch.no_grad():
+    with evaluation_mode(anatomy.tower, anatomy.call_settings), torch.no_grad():
         count = _features(anatomy)
     if len(names) != count:
         raise InputError(f"got {len(names)} labels for {count} classes")
@@ -256,7 +260,7 @@ def class_names(labels: Sequence[str], anatomy: ViTAnatomy) -> tuple[str, ...]:
 
 def _features(anatomy: ViTAnatomy) -> int:
     """How many classes there are: seen in one forward pass, again only after the model's weights changed."""
-    state = fingerprint(anatomy.tower)
+    state = weights_version(anatomy.tower)
     known = _counted.get(anatomy.tower)
     if known is None or known[0] != state:
         blank = torch.zeros(1, *anatomy.shape, device=anatomy.device, dtype=anatomy.dtype)

@@ -14,14 +14,14 @@ from torch import Tensor
 from legrad.core import state
 from legrad.errors import InputError
 from legrad.inputs import sounds, urls
-from legrad.models.adapter import Hearing
+from legrad.models.adapter import AudioEncoder
 from legrad.targets.kinds import Audio
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def heard(target: Audio, hearing: Hearing) -> tuple[str, Tensor]:
+def heard(target: Audio, hearing: AudioEncoder) -> tuple[str, Tensor]:
     """A name for the sound, and its embedding (features,), normalised, at least float32.
 
     Raises:
@@ -32,12 +32,12 @@ def heard(target: Audio, hearing: Hearing) -> tuple[str, Tensor]:
     _check(target, sources)
     unnamed = ["the waveform"] if len(sources) == 1 else [f"waveform {index}" for index in range(len(sources))]
     waveforms = [_waveform(one, target, hearing, name) for one, name in zip(sources, unnamed, strict=True)]
-    with state.plain(hearing.tower) if hearing.tower is not None else torch.no_grad():
+    with state.evaluation_mode(hearing.tower) if hearing.tower is not None else torch.no_grad():
         embeddings = hearing.encode(waveforms)
     if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or len(embeddings) != len(waveforms):
         came = tuple(embeddings.shape) if isinstance(embeddings, Tensor) else type(embeddings).__name__
         raise InputError(
-            f"Hearing.encode returns (waveforms, features), here {len(waveforms)} rows; it returned {came}"
+            f"AudioEncoder.encode returns (waveforms, features), here {len(waveforms)} rows; it returned {came}"
         )
     if not bool(torch.isfinite(embeddings).all()):
         raise InputError(f"{_name(sources)}: the model's embedding of the sound holds NaN or infinite values")
@@ -45,7 +45,7 @@ def heard(target: Audio, hearing: Hearing) -> tuple[str, Tensor]:
     return f"sound {_name(sources)}{_span(target)}", F.normalize(embeddings.mean(0), dim=-1)
 
 
-def _waveform(source: Any, target: Audio, hearing: Hearing, name: str) -> "NDArray[np.float32]":
+def _waveform(source: Any, target: Audio, hearing: AudioEncoder, name: str) -> "NDArray[np.float32]":
     """Cut and checked at the sound's own rate, then mixed and resampled."""
     if target.rate is not None and isinstance(source, np.ndarray | Tensor):
         source = source, target.rate

@@ -120,13 +120,13 @@ def test_other_sizes_and_fits(name, fit):
             frame = assert_follows(transform(own, size, fit), *picture)
             assert size is None or frame.input == size
             if fit != "model":
-                assert geometry.seen(frame, geometry.Cells((1, 1), frame.input, frame.input), picture).all()
+                assert geometry.seen(frame, geometry.PatchGrid((1, 1), frame.input, frame.input), picture).all()
 
 
 def test_a_size_keeps_what_the_processor_cuts_off():
     own = processor("BitImageProcessor")
     for picture in PICTURES[:4]:
-        plain, same = (transform(own, size).frame(picture) for size in (None, (40, 40)))
+        plain, same = (transform(own, size).placement(picture) for size in (None, (40, 40)))
         assert np.allclose(plain.scale, same.scale, rtol=0.05)
         assert np.allclose(plain.offset, same.offset, atol=1)
 
@@ -134,7 +134,7 @@ def test_a_size_keeps_what_the_processor_cuts_off():
 def test_owlv2_puts_the_picture_into_a_square():
     own = transformers.Owlv2ImageProcessor(size={"height": 40, "width": 40}, do_normalize=False)
     for picture in PICTURES[1:3]:
-        frame = transform(own).frame(picture)
+        frame = transform(own).placement(picture)
         longest = max(picture)
         assert frame.offset == (0, 0)
         assert frame.scale == (40 / longest, 40 / longest)
@@ -259,7 +259,7 @@ def test_siglip2_is_its_padded_forward_without_the_padding(name):
             "attention",
             "attentions",
             "taps",
-            "key_prefix",
+            "num_prefix_keys",
             "lay",
             "output",
             "switches",

@@ -79,13 +79,13 @@ def test_every_class_against_the_twin(name):
     assert twin.distance(single.layer_relevance, found.layer_relevance) < 1e-5
 
 
-def entering(anatomy, pictures):
+def block_input(anatomy, pictures):
     """Tokens that enter the first block."""
     found = []
     handle = anatomy.blocks[0].register_forward_pre_hook(
         lambda _m, args, kwargs: found.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
     )
-    with torch.no_grad(), state.plain(anatomy.tower, anatomy.switches):
+    with torch.no_grad(), state.evaluation_mode(anatomy.tower, anatomy.call_settings):
         anatomy.run(pictures)
     handle.remove()
     return found[0]
@@ -96,11 +96,11 @@ def test_patches_are_where_the_anatomy_says(name):
     size, grid = ((32, 32), (4, 4)) if name in FIXED else ((24, 40), (3, 5))
     anatomy = legrad.wrap(zoo.build(name)).anatomy.at(size)
     prefix = PREFIX.get(name, 1)
-    assert (anatomy.num_prefix_tokens, anatomy.key_prefix, anatomy.grid) == (prefix, prefix, grid)
+    assert (anatomy.num_prefix_tokens, anatomy.num_prefix_keys, anatomy.grid) == (prefix, prefix, grid)
     pictures = torch.randn(1, 3, *size)
     changed = pictures.clone()
     changed[:, :, 16:24, 8:16] += 1
-    plain, other = (entering(anatomy, one) for one in (pictures, changed))
+    plain, other = (block_input(anatomy, one) for one in (pictures, changed))
     assert plain.shape[1] == prefix + grid[0] * grid[1] + TAIL.get(name, 0)
     moved = (plain - other).abs().amax((0, 2)).nonzero().flatten().tolist()
     assert moved == [prefix + 2 * grid[1] + 1]

@@ -149,14 +149,14 @@ def test_family(name):
     prefix, keys, attentions, taps, auto, native, published = FAMILIES[name]
     model = zoo_timm.build(name)
     anatomy = legrad.wrap(model).anatomy
-    assert (anatomy.num_prefix_tokens, anatomy.key_prefix) == (prefix, keys)
-    assert (anatomy.attentions, anatomy.taps, anatomy.default_readout) == (attentions, taps, auto)
+    assert (anatomy.num_prefix_tokens, anatomy.num_prefix_keys) == (prefix, keys)
+    assert (anatomy.attentions, anatomy.explained_attentions, anatomy.default_readout) == (attentions, taps, auto)
     assert anatomy.grid == (4, 4)
     z = torch.randn(2, prefix + 16, model.embed_dim)
     with torch.no_grad():
         for readout, expected in (("native", native), ("published", published)):
             assert torch.allclose(anatomy.readouts[readout].function(z), expected(model, z), atol=1e-5), readout
-    with state.plain(model, anatomy.switches):
+    with state.evaluation_mode(model, anatomy.call_settings):
         batch = random_input(anatomy)
         truth_check(anatomy, batch)
         position_check(anatomy, batch)
@@ -212,7 +212,10 @@ def test_parallel_attentions_are_averaged():
     model = zoo_timm.build("vit_base_patch16_18x2_224")
     anatomy = legrad.wrap(model).anatomy
     x = torch.randn(1, 3, 64, 64)
-    one, two = (legrad.wrap(model, anatomy=replace(anatomy, taps=(tap,))).explain(x, 5).relevance for tap in (0, 1))
+    one, two = (
+        legrad.wrap(model, anatomy=replace(anatomy, explained_attentions=(tap,))).explain(x, 5).relevance
+        for tap in (0, 1)
+    )
     assert twin.distance(legrad.wrap(model).explain(x, 5).relevance, (one + two) / 2) < 1e-6
     assert twin.distance(one, two) > 1e-2
 
@@ -239,7 +242,7 @@ def test_sizes(name):
         return
     other = anatomy.at(size)
     assert (other.grid, other.image_size) == ((3, 6), size)
-    with state.plain(model, anatomy.switches):
+    with state.evaluation_mode(model, anatomy.call_settings):
         position_check(other, random_input(other))
     against_twin(model, random_input(other), size)
 

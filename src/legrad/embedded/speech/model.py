@@ -30,7 +30,7 @@ BINS = WINDOW // 2 + 1
 MELS, FRAMES = 64, 128
 SAMPLES = FRAMES * HOP  # 1.28 s
 LONGEST = 30_720  # samples, 1.92 s: with the words before the name, of which the clip holds the last ones
-AFTER = 8 * HOP  # samples that are heard behind the last loud one
+TRAILING_SAMPLES = 8 * HOP  # samples that are heard behind the last loud one
 _SMOOTH = 5  # hops
 TEMPERATURE = 0.05  # of the cosines with all texts
 DYNAMICS = 6.0  # decades of power below a clip's loudest cell; what is fainter counts as silence
@@ -127,7 +127,7 @@ class SpeechTower(nn.Module):
 
 
 def window_of(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """SAMPLES of a waveform, laid so that the last loud sound ends AFTER samples before the window does.
+    """SAMPLES of a waveform, laid so that the last loud sound ends TRAILING_SAMPLES samples before the window does.
 
     The tower need not learn names at every place, and a name stands at the end of its phrase. Silence is added where
     the waveform has no more.
@@ -146,7 +146,7 @@ def start_of(waveform: NDArray[np.float32]) -> int:
     power = np.convolve(np.square(hops, dtype=np.float64).mean(1), np.full(_SMOOTH, 1 / _SMOOTH), "same")
     level = np.log10(np.maximum(power, power.max() * 10**-DYNAMICS))
     loud = level > (level.max() + np.quantile(level, 0.1)) / 2
-    return (len(loud) - int(loud[::-1].argmax())) * HOP + AFTER - SAMPLES
+    return (len(loud) - int(loud[::-1].argmax())) * HOP + TRAILING_SAMPLES - SAMPLES
 
 
 def build() -> SpeechTower:

@@ -50,8 +50,8 @@ def ast(model: Any) -> ViTAnatomy:
         num_prefix_tokens=2,
         readouts={"native": Readout(native)},
         output="feature" if trunk is model else "logits",
-        resized=resized,
-        switches=(*switches(model), *answers(model)),
+        at_size=resized,
+        call_settings=(*switches(model), *answers(model)),
         notes=("the published read-out averages all patches, also those of the padding behind a short sound",),
     )
 
@@ -96,8 +96,8 @@ def waveform(model: Any) -> ViTAnatomy:
             default_readout="native",
             output="logits",
             to_tokens=first,
-            resized=lambda size: of_length(size[1]),
-            switches=(*switches(model), *answers(model)),
+            at_size=lambda size: of_length(size[1]),
+            call_settings=(*switches(model), *answers(model)),
             notes=("a waveform's tokens stand in one row: when it listened is told, not at which frequencies",),
         )
 

@@ -44,7 +44,7 @@ class Family:
         eager: attention is written out, although the library says that these models can use SDPA.
         options: (vision tower, pictures) -> further keyword arguments of the call.
         size: (configuration) -> int or (height, width) of the input.
-        switches: vision tower -> further (owner, attribute, value) during a call.
+        call_settings: vision tower -> further (owner, attribute, value) during a call.
         suffix: (configuration) -> tokens behind the patches.
     """
 
@@ -60,7 +60,7 @@ class Family:
     eager: bool = False
     options: Callable[[Any, Tensor], dict[str, Any]] = lambda vision, images: {}
     size: Callable[[Any], Any] = lambda config: config.image_size
-    switches: Callable[[Any], tuple[tuple[Any, str, Any], ...]] = lambda vision: ()
+    call_settings: Callable[[Any], tuple[tuple[Any, str, Any], ...]] = lambda vision: ()
     suffix: Callable[[Any], int] = lambda config: 0
 
 
@@ -139,12 +139,12 @@ def describe(family: Family, model: Any) -> ViTAnatomy:
         readouts={"native": Readout(native)} | ({"published": Readout(pooler)} if family.pooler else {}),
         default_readout="native" if family.averaged(config) or family.pooler else "published",
         output=family.output,
-        resized=lambda size: resized(anatomy, size, family.sizes, run),
+        at_size=lambda size: resized(anatomy, size, family.sizes, run),
         route="self-attention" if family.pooler is None else "pooler",
         attention="fused" if fused else "softmax",
         to_tokens=first,
-        key_suffix=family.suffix(config),
-        switches=(*(switches(tower) if fused else ()), *answers(model), *family.switches(vision)),
+        num_suffix_keys=family.suffix(config),
+        call_settings=(*(switches(tower) if fused else ()), *answers(model), *family.call_settings(vision)),
     )
     return anatomy
 
@@ -173,5 +173,5 @@ def resized(base: ViTAnatomy, size: Size, sizes: str, run: Callable[..., Tensor]
         image_size=size,
         grid=(size[0] // base.patch_size[0], size[1] // base.patch_size[1]),
         run=lambda images: run(images, **options),
-        resized=lambda other: resized(base, other, sizes, run),
+        at_size=lambda other: resized(base, other, sizes, run),
     )

@@ -276,7 +276,7 @@ MAE = replace(
     VIT,
     # the tower hides and shuffles patches by this noise: keep all, in order
     options=lambda vision, images: {"noise": _in_order(vision, images)},
-    switches=lambda vision: ((vision.config, "mask_ratio", 0.0),),
+    call_settings=lambda vision: ((vision.config, "mask_ratio", 0.0),),
 )
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from legrad.errors import InputError
-from legrad.inputs.geometry import Frame
+from legrad.inputs.geometry import Placement
 from legrad.models.anatomy import ViTAnatomy
 
 Size = tuple[int, int]
@@ -66,7 +66,7 @@ def normalisation(processor: Any) -> tuple[Tensor, Tensor]:
     return mean / (255 * factor), std / (255 * factor)
 
 
-def bordered(frame: Frame, size: Size) -> Frame:
+def bordered(frame: Placement, size: Size) -> Placement:
     """With borders on either side, so that the whole has the aspect of ``size``."""
     height, width = frame.input
     tall, wide = max(height, round(width * size[0] / size[1])), max(width, round(height * size[1] / size[0]))
@@ -75,7 +75,7 @@ def bordered(frame: Frame, size: Size) -> Frame:
 
 def padded(picture: Image.Image, size: Size) -> Image.Image:
     """The picture in the middle of a black one, as ``bordered`` says."""
-    frame = bordered(Frame((0, 0), (picture.height, picture.width)), size)
+    frame = bordered(Placement((0, 0), (picture.height, picture.width)), size)
     canvas = Image.new("RGB", frame.input[::-1])
     canvas.paste(picture, (int(frame.offset[1]), int(frame.offset[0])))
     return canvas
@@ -102,9 +102,9 @@ class Pictures:
         self._own = size is None and fit == "model"
         self._size, self._fit = size or _own_size(processor, model_size), fit
 
-    def frame(self, original: Size) -> Frame:
+    def placement(self, original: Size) -> Placement:
         """The frame of the result for a picture of (height, width)."""
-        frame = Frame(original, original)
+        frame = Placement(original, original)
         if self._fit == "pad":
             frame = bordered(frame, self._size)
         if self._fit != "model":
@@ -161,7 +161,7 @@ class Pictures:
         rows, cols = (max(a, round(b * scale)) for a, b in zip(self._size, picture, strict=True))
         return (rows, cols), self._size
 
-    def _cropped(self, frame: Frame, crop: Size) -> Frame:
+    def _cropped(self, frame: Placement, crop: Size) -> Placement:
         pil = getattr(self._processor, "backend", "pil") == "pil" and not type(self._processor).__name__.endswith(
             "Fast"
         )

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from legrad.errors import InputError
-from legrad.inputs.geometry import Frame
+from legrad.inputs.geometry import Placement
 from legrad.models.anatomy import ViTAnatomy
 from legrad.models.hf import image_processors
 from legrad.models.hf.family import Family, core, describe, pooled
@@ -142,9 +142,9 @@ class Pictures:
         own = size is None and fit == "model"
         self._patches = processor.max_num_patches if own else (self._size[0] // patch) * (self._size[1] // patch)
 
-    def frame(self, original: Size) -> Frame:
+    def placement(self, original: Size) -> Placement:
         """The frame of the result for a picture of (height, width)."""
-        frame = Frame(original, original)
+        frame = Placement(original, original)
         if self._fit == "model":
             return frame.resized(self._fitting(original))
         if self._fit == "pad":

@@ -19,7 +19,7 @@ Function = Callable[[Tensor], Tensor]
 
 
 def fixed_size(model: nn.Module, taken: Size) -> Callable[[Size], ViTAnatomy]:
-    """``ViTAnatomy.resized`` of a model whose positions are made for one input size."""
+    """``ViTAnatomy.at_size`` of a model whose positions are made for one input size."""
 
     def resized(size: Size) -> ViTAnatomy:
         raise InputError(
@@ -59,15 +59,15 @@ def _video(
         axes=("frames", "rows", "cols"),
         shape=(frames, 3, *size),
         num_prefix_tokens=prefix,
-        key_prefix=prefix,
+        num_prefix_keys=prefix,
         readouts={
             "native": Readout(native),
             "published": Readout(averaged or published(native, prefix)),
         },
         default_readout="published" if prefix else "native",
         output="logits" if hasattr(model, "classifier") else "feature",
-        resized=fixed_size(model, size),
-        switches=(*settings, *answers(model)),
+        at_size=fixed_size(model, size),
+        call_settings=(*settings, *answers(model)),
         **changes,
     )
 
@@ -160,7 +160,7 @@ def vjepa2(model: Any) -> ViTAnatomy:
         output=_logits,
         route="pooler",
         attentions=before + 1,
-        taps=(before,),
+        explained_attentions=(before,),
         notes=("the pooler's last attention is explained; its keys were mixed by its self-attention layers",)
         if before
         else (),
@@ -202,7 +202,7 @@ def timesformer(model: Any) -> ViTAnatomy:
         rows, cols = (side // one for side, one in zip(size, patch, strict=True))
         _check_positions(model, (rows, cols), (taken[0] // patch[0], taken[1] // patch[1]), divided)
         return replace(
-            plain, image_size=size, shape=(frames, 3, *size), grid=(frames, rows, cols), lay=laid(rows, cols)
+            plain, image_size=size, shape=(frames, 3, *size), grid=(frames, rows, cols), keys_to_grid=laid(rows, cols)
         )
 
     policy = "every block's map is the mean of its attention over time and its attention over space"
@@ -217,12 +217,12 @@ def timesformer(model: Any) -> ViTAnatomy:
         output=_logits if trunk is not model else lambda output: output.last_hidden_state[:, 0],
         attention="softmax",
         attentions=2 if divided else 1,
-        taps=(0, 1) if divided else (0,),
-        lay=laid(taken[0] // patch[0], taken[1] // patch[1]),
+        explained_attentions=(0, 1) if divided else (0,),
+        keys_to_grid=laid(taken[0] // patch[0], taken[1] // patch[1]),
         to_tokens=first,
         notes=(policy,) if divided else (),
     )
-    return replace(plain, resized=resized)
+    return replace(plain, at_size=resized)
 
 
 def _check_positions(model: nn.Module, grid: Size, trained: Size, divided: bool) -> None:

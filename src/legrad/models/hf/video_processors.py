@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from legrad.inputs.geometry import Frame, Size
+from legrad.inputs.geometry import Placement, Size
 from legrad.models.anatomy import ViTAnatomy
 from legrad.models.hf.image_processors import bordered, edges, padded, resized
 
@@ -54,9 +54,9 @@ class FrameProcessing:
         black, white = (self._processed(Image.new("RGB", self.own[::-1], shade)).mean((1, 2)) for shade in _SHADES)
         return -black / (white - black), 1 / (white - black)
 
-    def frame(self, original: Size) -> Frame:
+    def placement(self, original: Size) -> Placement:
         """The frame of the result for a picture of (height, width)."""
-        frame = Frame(original, original)
+        frame = Placement(original, original)
         if self.fit == "pad":
             frame = bordered(frame, self.size or self.own)
         facts = {**vars(self.processor), **self._changes}

@@ -103,12 +103,12 @@ def _tower(model: Any, image_size: Size, grid: Size, patch: Size, resized: Calla
         ),
         default_readout="published" if model.global_pool == "token" and not pooled else "native",
         output=_output(model),
-        resized=resized,
+        at_size=resized,
         route="pooler" if pooled else "self-attention",
         attentions=attentions,
-        taps=taps,
-        key_prefix=trunks.pooler_prefix(model) if pooled else -1,
-        switches=trunks.switches(model),
+        explained_attentions=taps,
+        num_prefix_keys=trunks.pooler_prefix(model) if pooled else -1,
+        call_settings=trunks.switches(model),
         shape=(_channels(model), *image_size),
         notes=_notes(attentions, taps),
     )
@@ -200,10 +200,10 @@ def _sam(model: Any) -> ViTAnatomy:
             readouts=_readouts(native, _on_whole_grid(native)),
             default_readout="native",
             output=_output(model),
-            resized=resized,
-            lay=lay,
+            at_size=resized,
+            keys_to_grid=lay,
             to_tokens=lambda output: output.flatten(1, 2),
-            switches=trunks.switches(model),
+            call_settings=trunks.switches(model),
             notes=("only the blocks of global attention are explained, the others attend within windows",),
         )
 
@@ -244,8 +244,8 @@ def _classifier_of_encoder(model: Any) -> ViTAnatomy:
             readouts=_readouts(native, _on_whole_grid(native)),
             default_readout="native",
             output=_output(model),
-            resized=at,
-            switches=(*trunks.switches(model), (encoder, "grad_checkpointing", False)),
+            at_size=at,
+            call_settings=(*trunks.switches(model), (encoder, "grad_checkpointing", False)),
         )
 
     return at(_configured_size(model, (merged * patch[0], merged * patch[1]), (768, 768)))
@@ -328,12 +328,12 @@ def _class_attention(
         readouts=_readouts(native, native),
         default_readout="native",
         output=_output(model),
-        resized=resized,
+        at_size=resized,
         route="pooler",
         attentions=len(stage),
-        taps=tuple(range(len(stage))),
-        key_prefix=1,
-        switches=trunks.switches(model, stage),
+        explained_attentions=tuple(range(len(stage))),
+        num_prefix_keys=1,
+        call_settings=trunks.switches(model, stage),
         notes=("explained through the class-attention stage on every block's tokens; its attentions are averaged",),
     )
 

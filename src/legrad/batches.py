@@ -1,0 +1,91 @@
+"""Explain many images with many targets in passes that fit into memory."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from legrad.core.memory import Budget, ran_out
+from legrad.core.planning import Shortcuts
+from legrad.core.score import ResolvedTarget
+from legrad.core.streaming import Explained, explain_batch
+from legrad.inputs.prepare import Input, stack
+from legrad.methods import Method, registry
+from legrad.models.anatomy import ViTAnatomy
+from legrad.results.assemble import PassResult
+
+
+class Question:
+    """What is asked of all images of a call, and how much of it goes into one pass, for every size of images.
+
+    Args:
+        method: how to explain.
+        targets: resolved, the null target last if there is one.
+        layers: ascending block indices.
+        readout: a key of ``ViTAnatomy.readouts``.
+        memory: bytes, or "auto".
+    """
+
+    def __init__(
+        self, method: Method, targets: Sequence[ResolvedTarget], layers: Sequence[int], readout: str, memory: str | int
+    ) -> None:
+        self.method, self.targets, self.layers, self.readout, self.memory = method, targets, layers, readout, memory
+        self._needs_answer = any(target.needs_answer for target in targets)
+        self._budgets: dict[tuple[int, ...], Budget] = {}
+
+    def results(
+        self, anatomy: ViTAnatomy, inputs: Sequence[Input], members: Sequence[int], shortcuts: Shortcuts
+    ) -> Iterator[PassResult]:
+        """Explain images of one size.
+
+        Args:
+            anatomy: for this size.
+            inputs: all that there are so far.
+            members: which of them are of this size.
+            shortcuts: of this size.
+        """
+        budget = self._budget(anatomy)
+        start = 0
+        while start < len(members):
+            rows = members[start : start + budget.images_per_pass(self._needs_answer)]
+            try:
+                result = self._one_pass(anatomy, [inputs[row] for row in rows], rows, shortcuts, budget)
+            except (MemoryError, RuntimeError) as error:
+                if not ran_out(error):
+                    raise
+                # drop the traceback: its stack frames keep the failed chunk's tensors alive
+                failure = error.with_traceback(None)
+            else:
+                yield result
+                start += len(rows)
+                continue
+            budget.halve(len(rows), self._needs_answer, failure)
+
+    def _budget(self, anatomy: ViTAnatomy) -> Budget:
+        """The same one for every window of images of a shape: what turned out to be too much stays so."""
+        if anatomy.shape not in self._budgets:
+            self._budgets[anatomy.shape] = Budget(anatomy, len(self.targets), len(self.layers), self.memory)
+        return self._budgets[anatomy.shape]
+
+    def _one_pass(
+        self, anatomy: ViTAnatomy, inputs: Sequence[Input], rows: Sequence[int], shortcuts: Shortcuts, budget: Budget
+    ) -> PassResult:
+        """All targets of some images, a few targets at a time."""
+        batch = stack(inputs, anatomy.device, anatomy.dtype)
+        targets = [target.rows(rows) for target in self.targets]
+        passes: list[Explained] = []
+        for first in range(0, len(targets), budget.targets):
+            some = targets[first : first + budget.targets]
+            if self.method.function is None:
+                limits = budget.keep_until_answer, budget.max_numel
+                passes.append(explain_batch(anatomy, batch, some, self.layers, self.readout, shortcuts, *limits))
+            else:
+                passes.append(
+                    registry.explain_batch(self.method, anatomy, batch, some, self.layers, self.readout, self.memory)
+                )
+        return PassResult(
+            list(rows),
+            anatomy.patch_grid,
+            torch.cat([explained.relevance for explained in passes], 1),
+            torch.cat([explained.values for explained in passes], 1),
+            [target for explained in passes for target in explained.scores],
+        )
