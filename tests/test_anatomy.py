@@ -3,6 +3,7 @@
 import dataclasses
 from unittest import mock
 
+import limits
 import models
 import pytest
 import torch
@@ -102,9 +103,9 @@ def test_class_indices_and_predicted(model, readout):
     best = logits.argmax(1)
     found = explainer.explain(images, [2, legrad.PREDICTED], readout=readout)
     want = torch.stack([by_hand(model, images, c, readout) for c in (torch.full((3,), 2), best)], 1)
-    assert torch.allclose(found.relevance, want.float(), atol=1e-5 * float(want.max()))
-    assert torch.allclose(found.scores[:, 0], logits[:, 2], atol=1e-5)
-    assert torch.allclose(found.scores[:, 1], logits.amax(1), atol=1e-5)
+    assert limits.close(found.relevance, want, maps=True)
+    assert limits.close(found.scores[:, 0], logits[:, 2])
+    assert limits.close(found.scores[:, 1], logits.amax(1))
     assert found.labels == [["class 2", f"class {c} (predicted)"] for c in best.tolist()]
 
 
@@ -131,7 +132,7 @@ def test_contrast_of_two_classes_is_a_difference_of_logits(model):
     found = explainer.explain(images, legrad.Contrast(0, 3))
     with torch.no_grad():
         logits = model(images)
-    assert torch.allclose(found.scores[:, 0], logits[:, 0] - logits[:, 3], atol=1e-5)
+    assert limits.close(found.scores[:, 0], logits[:, 0] - logits[:, 3])
     assert found.labels[0] == ["class 0 rather than class 3"]
 
 
@@ -190,7 +191,7 @@ def test_plain_functions_and_lists_are_taken(model):
         grid=[3, 4],
         readouts={"native": lambda z: model.head(model.norm(z)[:, 0])},
     )
-    assert torch.allclose(
+    assert limits.close(
         legrad.wrap(model, anatomy=loose).explain(images, 2).relevance,
         legrad.wrap(model, anatomy=given).explain(images, 2).relevance,
     )

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import limits
 import numpy as np
 import pytest
 import torch
@@ -69,4 +70,4 @@ def test_published_maps(path):
             arrays["embedding"], arrays["image"], apply_correction=rest == ["correction=True"]
         )
         assert found.shape == want.shape
-        assert float((found - want).abs().max()) < 1e-5, name
+        assert float((found - want).abs().max()) < limits.GOLDEN, name
