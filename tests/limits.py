@@ -26,18 +26,22 @@ def error(found: Any, expected: Any) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-def close(found: Any, expected: Any, maps: bool = False) -> bool:
+def close(found: Any, expected: Any, maps: bool = False, of: Any = None) -> bool:
     """Whether they are equal to the limit of the coarser of their two types.
 
     Args:
         found: tensor, array or numbers.
         expected: the same.
         maps: every map (the last two dimensions) of its own largest value; zeros are zeros.
+        of: what else the largest value is taken of: all scores where one is compared, the terms of a difference.
     """
     pair = _tensor(found), _tensor(expected)
     limit = FLOAT32 if any(one.is_floating_point() and one.dtype != torch.float64 for one in pair) else FLOAT64
     a, b = (one.double() for one in pair)
-    largest = b.abs().amax((-2, -1), keepdim=True) if maps else b.abs().max()
+    if of is not None:
+        largest = _tensor(of).double().abs().max()
+    else:
+        largest = b.abs().amax((-2, -1), keepdim=True) if maps else b.abs().max()
     return bool(((a - b).abs() <= limit * largest).all())
 
 

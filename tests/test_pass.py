@@ -31,7 +31,7 @@ def test_batch_equals_one_by_one_in_any_order(name):
         for j in range(3):
             alone = explainer.explain(x[i : i + 1], t[j], keep_layers=True)
             assert twin.distance(alone.layer_relevance[0, 0], together.layer_relevance[i, j]) < limits.FLOAT32
-            assert limits.close(alone.scores[0, 0], together.scores[i, j])
+            assert limits.close(alone.scores[0, 0], together.scores[i, j], of=together.scores)
     shuffled = explainer.explain(x.flip(0), t.flip(0))
     assert twin.distance(shuffled.relevance, together.relevance.flip(0, 1)) < limits.FLOAT32
 
@@ -56,7 +56,7 @@ def test_own_targets_for_every_picture():
     for image, target, what in asked:
         alone = explainer.explain(x[image : image + 1], what)
         assert twin.distance(alone.relevance[0, 0], own.relevance[image, target]) < limits.FLOAT32
-        assert limits.close(alone.scores[0, 0], own.scores[image, target])
+        assert limits.close(alone.scores[0, 0], own.scores[image, target], of=own.scores)
     assert not own.relevance[~own.valid].any()
     assert not own.scores[~own.valid].any()
     split = explainer.explain(x, [[t[0], "cat"], [odd], [t[2], t[3], "dog"]], memory=1)

@@ -133,7 +133,7 @@ def test_contrast_explains_the_difference_of_two_scores(name):
     found = explainer.explain(images, legrad.Contrast(embeddings[0], embeddings[1]), keep_layers=True)
     assert twin.distance(found.layer_relevance[:, 0], want) < limits.FLOAT32
     pair = explainer.explain(images, embeddings)
-    assert limits.close(found.scores[:, 0], pair.scores[:, 0] - pair.scores[:, 1])
+    assert limits.close(found.scores[:, 0], pair.scores[:, 0] - pair.scores[:, 1], of=pair.scores)
 
 
 @pytest.mark.parametrize("name", ["clip", "coca", "siglip"])
