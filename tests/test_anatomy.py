@@ -8,6 +8,7 @@ import models
 import pytest
 import torch
 import torch.nn.functional as F
+import twin
 from torch import nn
 
 import legrad
@@ -132,7 +133,7 @@ def test_contrast_of_two_classes_is_a_difference_of_logits(model):
     found = explainer.explain(images, legrad.Contrast(0, 3))
     with torch.no_grad():
         logits = model(images)
-    assert limits.close(found.scores[:, 0], logits[:, 0] - logits[:, 3])
+    assert limits.close(found.scores[:, 0], logits[:, 0] - logits[:, 3], of=logits)
     assert found.labels[0] == ["class 0 rather than class 3"]
 
 
@@ -276,8 +277,13 @@ def test_blocks_that_return_tuples_have_positions_too(model):
         def forward(self, x):
             return (self.block(x[0] if isinstance(x, tuple) else x),)
 
+    images = torch.randn(1, 3, 24, 32)
+    want = legrad.wrap(model, anatomy=anatomy(model)).explain(images, 2)
     model.blocks = nn.ModuleList([Tuples(block) for block in model.blocks])
     model.norm = nn.Sequential(model.norm)
     model.norm.register_forward_pre_hook(lambda _, given: given[0] if isinstance(given[0], tuple) else given)
     described = dataclasses.replace(anatomy(model), to_tokens=lambda output: output[0])
-    legrad.wrap(model, anatomy=described).explain(torch.randn(1, 3, 24, 32), 2)
+    with mock.patch.object(module, "position_check", wraps=module.position_check) as check:
+        found = legrad.wrap(model, anatomy=described).explain(images, 2)
+    assert check.call_count == 1
+    assert twin.distance(found.relevance, want.relevance) < limits.FLOAT32
