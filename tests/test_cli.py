@@ -527,13 +527,14 @@ def test_equal_names_are_shown_with_their_folders(run):
     assert "y/a.png" in out
 
 
-def test_methods_are_listed():
+def test_methods_are_listed(run):
     from legrad.methods import METHODS
 
-    result = subprocess.run([sys.executable, "-m", "legrad.cli", "methods"], capture_output=True, text=True, check=True)
-    rows = [line.split()[1] for line in result.stdout.splitlines() if line.startswith(("│", "┃"))]
+    code, out, _ = run("methods")
+    assert code == 0
+    rows = [line.split()[1] for line in out.splitlines() if line.startswith(("│", "┃"))]
     assert set(METHODS) <= set(rows)
-    assert "arXiv:2404.03214" in "".join(result.stdout.split("│")).replace(" ", "").replace("\n", "")
+    assert "arXiv:2404.03214" in "".join(out.split("│")).replace(" ", "").replace("\n", "")
 
 
 def test_another_method(run):

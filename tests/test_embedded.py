@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import limits
@@ -444,17 +442,14 @@ def test_published_page_is_made_of_the_published_numbers(name):
     assert (DOCS / page).with_suffix(".md").read_text(encoding="utf-8") == evaluate.markdown(content)
 
 
-def test_evaluation_of_an_unknown_model():
-    done = subprocess.run(
-        [sys.executable, "-m", "legrad.embedded.evaluate", "--model", "embedded:x"], capture_output=True, text=True
-    )
+def test_evaluation_of_an_unknown_model(script):
+    done = script("legrad.embedded.evaluate", "--model", "embedded:x")
     assert done.returncode == 2
     assert "unknown model" in done.stderr
 
 
 @pytest.mark.parametrize("module", ["train", "evaluate"])
-def test_scripts_have_help(module):
-    done = subprocess.run(
-        [sys.executable, "-m", f"legrad.embedded.{module}", "--help"], capture_output=True, text=True, check=True
-    )
+def test_scripts_have_help(module, script):
+    done = script(f"legrad.embedded.{module}", "--help")
+    assert done.returncode == 0
     assert "--device" in done.stdout

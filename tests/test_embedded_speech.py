@@ -2,9 +2,6 @@
 
 import inspect
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import limits
@@ -260,15 +257,10 @@ def test_without_espeak(monkeypatch):
 
 
 @pytest.mark.parametrize("module", ["train", "evaluate"])
-def test_scripts_without_espeak(module, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", f"legrad.embedded.speech.{module}", *(["--folder", "."] if module == "train" else [])],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "PATH": ""},
-    )
+def test_scripts_without_espeak(module, tmp_path, monkeypatch, script):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    done = script(f"legrad.embedded.speech.{module}", *(["--folder", "."] if module == "train" else []))
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: speech is synthesised with espeak-ng, which is not")
     assert "Traceback" not in done.stderr
@@ -396,8 +388,7 @@ def test_published_page_is_made_of_the_published_numbers():
 
 
 @pytest.mark.parametrize("module", ["train", "evaluate"])
-def test_scripts_have_help(module):
-    done = subprocess.run(
-        [sys.executable, "-m", f"legrad.embedded.speech.{module}", "--help"], capture_output=True, text=True, check=True
-    )
+def test_scripts_have_help(module, script):
+    done = script(f"legrad.embedded.speech.{module}", "--help")
+    assert done.returncode == 0
     assert "--output" in done.stdout
