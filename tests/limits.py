@@ -42,7 +42,7 @@ def close(found: Any, expected: Any, maps: bool = False, of: Any = None) -> bool
         largest = _tensor(of).double().abs().max()
     else:
         largest = b.abs().amax((-2, -1), keepdim=True) if maps else b.abs().max()
-    return bool(((a - b).abs() <= limit * largest).all())
+    return bool((a.isfinite() & b.isfinite() & ((a - b).abs() <= limit * largest)).all())
 
 
 def _tensor(values: Any) -> Tensor:
