@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import generic_twin, twin
+from helpers import generic_twin, limits, twin
 from helpers.pages import snippets
 
 
@@ -38,7 +38,7 @@ def test_a_transformer_encoder_as_documented(own_models, readout):
 
     found = legrad.wrap(model, anatomy=anatomy).explain(batch, 3, readout=readout, keep_layers=True)
     expected = generic_twin.layer_maps(model, anatomy_of, batch, score, readout)
-    assert twin.distance(found.layer_relevance[:, 0], expected) < 1e-5
+    assert twin.distance(found.layer_relevance[:, 0], expected) < limits.FLOAT32
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from helpers import tiny, twin
+from helpers import limits, tiny, twin
 from helpers.zoo import media as zoo_media
 from helpers.zoo import timm as zoo_timm
 from helpers.zoo import transformers as zoo_transformers
@@ -203,7 +203,7 @@ def test_a_tower_compiled_inside_its_model():
     picture, embedding = torch.randn(1, 3, 32, 32), torch.randn(32)
     expected = legrad.wrap(model).explain(picture, embedding).relevance
     model.visual = torch.compile(model.visual, backend="eager")
-    assert twin.distance(legrad.wrap(model).explain(picture, embedding).relevance, expected) < 1e-6
+    assert twin.distance(legrad.wrap(model).explain(picture, embedding).relevance, expected) < limits.FLOAT32
 
 
 def test_weights_that_are_buffers():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import limits
 from helpers.fakes import SIZE, Data, Subject, block, scene
 from PIL import Image
 
@@ -161,7 +162,7 @@ def test_perturbation(tmp_path):
     assert good["insertion"] > bad["insertion"]
     assert good["deletion"] < bad["deletion"]
     assert one["deletion"][0] == one["insertion"][-1]
-    assert one["deletion"][-1] == one["insertion"][0] == pytest.approx(1 / 3, abs=1e-5)
+    assert one["deletion"][-1] == one["insertion"][0] == pytest.approx(1 / 3, abs=limits.FLOAT32)
 
 
 def test_perturbation_of_a_wrong_prediction(tmp_path):

@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import tiny
+from helpers import limits, tiny
 
 import legrad
 from legrad.core import hooks
@@ -228,10 +228,10 @@ def test_multi_head_attention_is_re_expressed_exactly(batch_first, need_weights,
     with torch.no_grad():
         want, want_weights = layer(*inputs, need_weights=need_weights, **options)
     (found, weights), calls = hooks.tapped(lambda: layer(*inputs, need_weights=need_weights, **options), verify=True)
-    assert torch.allclose(found, want, atol=1e-6)
+    assert limits.close(found, want)
     assert (weights is None) == (want_weights is None)
-    assert weights is None or torch.allclose(weights, want_weights, atol=1e-6)
-    assert calls[0].mismatch < 1e-5
+    assert weights is None or limits.close(weights, want_weights)
+    assert calls[0].mismatch < limits.FLOAT32
     if masks in ("bool", "both"):
         assert not calls[0].keep.expand(3, 2, 5, keys)[..., 1].any()
     if masks in ("padding", "both"):
@@ -241,5 +241,5 @@ def test_multi_head_attention_is_re_expressed_exactly(batch_first, need_weights,
 def test_causal_attention_is_seen_as_masked():
     q = torch.randn(1, 2, 5, 4)
     _, calls = hooks.tapped(lambda: F.scaled_dot_product_attention(q, q, q, is_causal=True), verify=True)
-    assert calls[0].mismatch < 1e-5
+    assert calls[0].mismatch < limits.FLOAT32
     assert calls[0].keep[0, 0].tolist() == torch.ones(5, 5).tril().bool().tolist()

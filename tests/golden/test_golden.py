@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import limits
 from helpers.tiny import TEXT
 
 from legrad import LeWrapper
@@ -69,4 +70,4 @@ def test_published_maps(path):
             arrays["embedding"], arrays["image"], apply_correction=rest == ["correction=True"]
         )
         assert found.shape == want.shape
-        assert float((found - want).abs().max()) < 1e-5, name
+        assert float((found - want).abs().max()) < limits.GOLDEN, name

@@ -18,32 +18,32 @@ def cells(grid: Size, covered: Size) -> PatchGrid:
 
 
 def explanation(
-    images: int = 1,
+    count: int = 1,
     targets: int = 2,
     grid: Size = (3, 4),
     covered: Size | None = None,
-    frames: list[Placement] | None = None,
+    placements: list[Placement] | None = None,
     layers: tuple[int, ...] = (0, 2),
     **changes: Any,
 ) -> legrad.Explanation:
     """Random relevance on 8-pixel patches; by default the original pictures are the model's input."""
     generator = torch.Generator().manual_seed(0)
     covered = covered or (8 * grid[0], 8 * grid[1])
-    frames = frames or [Placement(covered, covered)] * images
-    per_layer = torch.rand(images, targets, len(layers), *grid, generator=generator) + 0.1
+    placements = placements or [Placement(covered, covered)] * count
+    per_layer = torch.rand(count, targets, len(layers), *grid, generator=generator) + 0.1
     rng = np.random.default_rng(0)
     values: dict[str, Any] = {
         "relevance": per_layer.mean(2),
         "layer_relevance": per_layer,
         "layers": layers,
-        "scores": torch.rand(images, targets, generator=generator),
-        "valid": torch.ones(images, targets, dtype=torch.bool),
-        "labels": [[f"target {t}" for t in range(targets)] for _ in range(images)],
-        "prompt_independent": torch.zeros(images, targets, dtype=torch.bool),
-        "frames": frames,
-        "cells": [cells(grid, covered)] * images,
-        "pictures": [rng.integers(0, 255, (*frame.original, 3), np.uint8) for frame in frames],
-        "names": [f"folder/picture {i}.jpg" for i in range(images)],
+        "scores": torch.rand(count, targets, generator=generator),
+        "valid": torch.ones(count, targets, dtype=torch.bool),
+        "labels": [[f"target {t}" for t in range(targets)] for _ in range(count)],
+        "prompt_independent": torch.zeros(count, targets, dtype=torch.bool),
+        "placements": placements,
+        "patch_grids": [cells(grid, covered)] * count,
+        "images": [rng.integers(0, 255, (*placement.original, 3), np.uint8) for placement in placements],
+        "names": [f"folder/picture {i}.jpg" for i in range(count)],
         "settings": {"model": "none", "method": "legrad", "layers": list(layers), "versions": {"legrad": "0"}},
     }
     return legrad.Explanation(**{**values, **changes})

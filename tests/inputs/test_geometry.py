@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import handmade
+from helpers import handmade, limits
 from helpers.handmade import PICTURES, cells
 from PIL import Image
 from torchvision import transforms
@@ -154,10 +154,10 @@ def test_place_is_plain_interpolation_if_all_was_seen(size):
     placed = geometry.place(maps, Placement(size, size), cells((3, 4), size), size)
     assert placed.shape == (2, 5, *size)
     expected = F.interpolate(maps, size, mode="bilinear", align_corners=False)
-    assert torch.allclose(placed, expected, atol=1e-12)
+    assert limits.close(placed, expected)
     # squashed pictures are no different
     squashed = follow(transforms.Resize((48, 64)), size)
-    assert torch.allclose(geometry.place(maps, squashed, cells((3, 4), (48, 64)), size), expected, atol=1e-12)
+    assert limits.close(geometry.place(maps, squashed, cells((3, 4), (48, 64)), size), expected)
 
 
 def test_place_keeps_the_dtype():
@@ -171,7 +171,7 @@ def test_place_in_a_crop():
     maps = torch.rand(1, 1, 5, 5, dtype=torch.float64)
     placed = geometry.place(maps, frame, cells((5, 5), (20, 20)), (40, 100))
     window = F.interpolate(maps, (40, 40), mode="bilinear", align_corners=False)
-    assert torch.allclose(placed[..., 30:70], window, atol=1e-12)
+    assert limits.close(placed[..., 30:70], window)
     seen = geometry.seen(frame, cells((5, 5), (20, 20)), (40, 100))
     assert seen[:, 30:70].all()
     assert seen.sum() == 40 * 40
@@ -184,7 +184,7 @@ def test_place_in_a_padded_frame():
     rows = (torch.arange(20, dtype=torch.float64) + 0.5)[:, None].expand(20, 20)  # a pixel of input per cell
     placed = geometry.place(rows[None], frame, cells((20, 20), (20, 20)), (40, 100))[0]
     expected = 6 + (torch.arange(40, dtype=torch.float64) + 0.5) * 0.2
-    assert torch.allclose(placed[:, 50], expected, atol=1e-12)
+    assert limits.close(placed[:, 50], expected)
     assert geometry.seen(frame, cells((5, 5), (20, 20)), (40, 100)).all()
 
 
@@ -199,7 +199,7 @@ def test_place_at_another_size():
     frame = Placement((40, 60), (40, 60))
     maps = torch.rand(1, 4, 6, dtype=torch.float64)
     small = geometry.place(maps, frame, cells((4, 6), (40, 60)), (20, 30))[0]
-    assert torch.allclose(small, F.interpolate(maps[None], (20, 30), mode="bilinear")[0, 0], atol=1e-12)
+    assert limits.close(small, F.interpolate(maps[None], (20, 30), mode="bilinear")[0, 0])
 
 
 @pytest.mark.parametrize("size", [0, -1, (3,), (1, 2, 3), (0, 5), 2.5, "256", (2.0, 2), True, None, []])
@@ -233,7 +233,7 @@ def test_saliency_is_stretched_over_what_was_seen():
         assert (one[~found.seen[0]] == 0).all()
     raw = F.interpolate(found.relevance, (24, 24), mode="bilinear")[0, 0]
     expected = (raw - raw.min()) / (raw.max() - raw.min())
-    assert torch.allclose(maps[0, 0][:, 18:42], expected, atol=1e-5)
+    assert limits.close(maps[0, 0][:, 18:42], expected)
 
 
 def test_unseen_extremes_do_not_count():
@@ -245,17 +245,17 @@ def test_unseen_extremes_do_not_count():
     assert raw.max() < 9
     maps = found.saliency()[0, 0]
     assert (maps.min(), maps.max()) == (0, 1)
-    assert torch.allclose(maps, (raw - raw.min()) / (raw.max() - raw.min()), atol=1e-6)
+    assert limits.close(maps, (raw - raw.min()) / (raw.max() - raw.min()))
 
 
 def test_shared_and_raw_saliency():
     relevance = torch.rand(2, 2, 3, 4) + torch.tensor([1.0, 5.0])[None, :, None, None]
-    found = handmade.explanation(images=2, relevance=relevance)
+    found = handmade.explanation(count=2, relevance=relevance)
     raw, shared = found.saliency(normalize=None), found.saliency(normalize="shared")
-    assert torch.allclose(raw, F.interpolate(relevance, (24, 32), mode="bilinear"), atol=1e-5)
+    assert limits.close(raw, F.interpolate(relevance, (24, 32), mode="bilinear"))
     for image in range(2):
         low, high = raw[image].min(), raw[image].max()
-        assert torch.allclose(shared[image], (raw[image] - low) / (high - low), atol=1e-6)
+        assert limits.close(shared[image], (raw[image] - low) / (high - low))
         assert shared[image, 0].max() < shared[image, 1].min()
 
 
@@ -296,7 +296,7 @@ def test_saliency_at_another_size():
 
 def test_originals_of_different_sizes():
     frames = [follow(transforms.Resize((24, 32)), size) for size in ((24, 32), (7, 90))]
-    found = handmade.explanation(images=2, placements=frames)
+    found = handmade.explanation(count=2, placements=frames)
     maps, seen = found.saliency(), found.seen
     assert isinstance(maps, list)
     assert isinstance(seen, list)
@@ -332,7 +332,7 @@ def test_nothing_seen():
 
 
 def test_grids_and_words():
-    found = handmade.explanation(images=2)
+    found = handmade.explanation(count=2)
     assert found.grids == [(3, 4), (3, 4)]
     assert repr(found) == "Explanation(2 images x 2 targets, grid 3 x 4, layers [0, 2], none)"
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import tiny, twin
+from helpers import limits, tiny, twin
 from helpers.settings import PREFIX, setting
 
 import legrad
@@ -35,12 +35,12 @@ def test_every_head_of_every_tower(name, readout):
         found = heads.head_relevance(explainer, images, embeddings, readout=readout)
     assert found.shape == want.shape
     assert found.shape[3] == heads.count(explainer.anatomy) > 1
-    assert apart(found, want) < 1e-5
+    assert apart(found, want) < limits.FLOAT32
     whole = explainer.explain(images, embeddings, readout=readout, keep_layers=True)
-    assert twin.distance(found.mean(3), whole.layer_relevance) < 1e-5
+    assert twin.distance(found.mean(3), whole.layer_relevance) < limits.FLOAT32
     exact = heads.head_relevance(legrad.wrap(model.double()), images.double(), embeddings, readout=readout)
     assert exact.dtype == torch.float64
-    assert apart(exact, want) < 1e-10
+    assert apart(exact, want) < limits.FLOAT64
 
 
 def test_a_reduction_of_ones_own_goes_without_closed_forms():
@@ -69,9 +69,9 @@ def test_masked_keys_and_chunks():
         found = legrad.relevance.head_relevance(gradient, value, keep)
         product = torch.einsum("bthqd,bhkd->bthqk", gradient, value)
         shown = product.clamp(min=0) if keep is None else product.clamp(min=0) * keep[:, None]
-        assert torch.allclose(found, shown.mean(3), atol=1e-6)
-        assert torch.allclose(legrad.relevance.head_relevance(product, None, keep), found, atol=1e-6)
-        assert torch.allclose(legrad.relevance.key_relevance(gradient, value, keep), found.mean(2), atol=1e-6)
+        assert limits.close(found, shown.mean(3))
+        assert limits.close(legrad.relevance.head_relevance(product, None, keep), found)
+        assert limits.close(legrad.relevance.key_relevance(gradient, value, keep), found.mean(2))
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
@@ -88,11 +88,11 @@ def test_some_heads(name):
         return explainer.explain(images, t, layers=2, keep_layers=True, method=heads.of_heads(choice))
 
     chosen = some([0, 2])
-    assert torch.allclose(chosen.layer_relevance, every[:, :, :, [0, 2]].mean(3))
-    assert torch.allclose(chosen.relevance, every[:, :, :, [0, 2]].mean((2, 3)))
+    assert limits.close(chosen.layer_relevance, every[:, :, :, [0, 2]].mean(3))
+    assert limits.close(chosen.relevance, every[:, :, :, [0, 2]].mean((2, 3)))
     assert chosen.settings["method"] == "legrad:heads=0+2"
     assert torch.equal(chosen.scores, some(3).scores)
-    assert torch.allclose(some(3).layer_relevance, every[:, :, :, 3])
+    assert limits.close(some(3).layer_relevance, every[:, :, :, 3])
     assert torch.equal(some([2, 0]).relevance, chosen.relevance)
 
     # the choice is made anew for every picture, target and layer
@@ -105,7 +105,7 @@ def test_some_heads(name):
         found = some(choice).layer_relevance
         for place in torch.cartesian_prod(torch.arange(2), torch.arange(2), torch.arange(2)).tolist():
             i, j, k = place
-            assert torch.allclose(found[i, j, k], every[i, j, k, numbers[i, j, k]].mean(0)), (choice, place)
+            assert limits.close(found[i, j, k], every[i, j, k, numbers[i, j, k]].mean(0)), (choice, place)
 
 
 MAP = "vit_base_patch16_siglip_224"
@@ -128,15 +128,15 @@ def test_heads_in_half_precision(name, dtype):
     want = heads.head_relevance(legrad.wrap(model), images, t)
     found = heads.head_relevance(legrad.wrap(model.to(dtype)), images, t)
     assert found.dtype == torch.float32
-    assert float(torch.corrcoef(torch.stack([found.flatten(), want.flatten()]))[0, 1]) > 0.99
-    assert float(found.sum() / want.sum()) == pytest.approx(1, abs=0.1)
+    assert float(torch.corrcoef(torch.stack([found.flatten(), want.flatten()]))[0, 1]) > limits.CORRELATION
+    assert float(found.sum() / want.sum()) == pytest.approx(1, abs=limits.HALF_SUM)
 
 
 def test_small_memory_changes_no_head():
     explainer, images = legrad.wrap(tiny.clip()), torch.randn(3, 3, 32, 32)
     t = F.normalize(torch.randn(3, 32), dim=-1)
     whole, split = (heads.head_relevance(explainer, images, t, memory=memory) for memory in ("auto", 1))
-    assert apart(split, whole) < 1e-5
+    assert apart(split, whole) < limits.FLOAT32
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import limits
 from scipy.stats import binom
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
@@ -93,7 +94,7 @@ def test_erasing_is_in_all_channels_and_starts_from_the_clean_picture():
         assert (result[:, mask] == 0).all()
         assert torch.equal(result[:, ~mask], image[:, ~mask])
     mean = perturbation.erase(image, erased, "mean")
-    assert torch.allclose(mean[-1][:, torch.from_numpy(erased[-1])], image.mean((1, 2))[:, None])
+    assert limits.close(mean[-1][:, torch.from_numpy(erased[-1])], image.mean((1, 2))[:, None])
     inserted = perturbation.erase(image, ~erased)
     assert torch.equal(inserted + black, image.expand(9, -1, -1, -1))
     blurred = perturbation.erase(torch.eye(16).expand(3, -1, -1), np.ones((1, 16, 16), bool), "blur")
@@ -217,7 +218,7 @@ def test_presence():
     expected = float(binary_auroc(torch.from_numpy(evidence), torch.from_numpy(there).long()))
     items = [list(zip(evidence[i : i + 5], there[i : i + 5], strict=True)) for i in range(0, 50, 5)]
     found = presence.summarise(items)
-    assert found["auroc"] == pytest.approx(expected, abs=1e-6)
+    assert found["auroc"] == pytest.approx(expected, rel=limits.FLOAT32)
     assert found["present"] + found["absent"] == 50
     both = [item for item in items if 0 < sum(p for _, p in item) < 5]
     assert found["images_without_both"] == 10 - len(both)
@@ -281,16 +282,16 @@ def test_the_audio_scorer_equals_a_slow_twin(normalisation):
             single.append(float((above & truth).sum() / (above | truth).sum()))
         ious.append(max(single))
         assert found["per_class"][name] == pytest.approx(
-            [precisions[-1], ious[-1], float(truth.float().mean())], abs=1e-5
+            [precisions[-1], ious[-1], float(truth.float().mean())], abs=limits.FLOAT32
         )
-    assert found["map"] == pytest.approx(np.mean(precisions), abs=1e-5)
-    assert found["miou"] == pytest.approx(np.mean(ious), abs=1e-5)
+    assert found["map"] == pytest.approx(np.mean(precisions), abs=limits.FLOAT32)
+    assert found["miou"] == pytest.approx(np.mean(ious), abs=limits.FLOAT32)
     assert (found["prompts"], found["classes"], found["flat"]) == (6, 3, 0)
 
 
 def test_the_two_normalisations_of_audio_differ():
-    items = _prompts()
-    assert audio.summarise(items, "dataset")["map"] != pytest.approx(audio.summarise(items, "image")["map"], abs=1e-3)
+    whole, single = (audio.summarise(_prompts(), normalisation)["map"] for normalisation in ("dataset", "image"))
+    assert limits.error(whole, single) > limits.DIFFERENT
 
 
 def test_flat_and_empty_prompts_of_audio_are_counted():

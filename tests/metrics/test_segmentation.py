@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import limits
 from PIL import Image
 from sklearn.metrics import accuracy_score, average_precision_score, jaccard_score
 from torchmetrics.functional.classification import binary_average_precision
@@ -95,7 +96,7 @@ def test_iou_is_accumulated_over_the_data_set_before_dividing():
         scores, both = np.stack([1 - unit, unit]).ravel(), np.stack([~mask, mask]).ravel()
         aps.append(average_precision_score(both, scores))
         tensors = torch.from_numpy(scores), torch.from_numpy(both).long()
-        assert aps[-1] == pytest.approx(float(binary_average_precision(*tensors)), abs=1e-6)
+        assert aps[-1] == pytest.approx(float(binary_average_precision(*tensors)), rel=limits.FLOAT32)
     assert found["map"] == pytest.approx(np.mean(aps))
 
 

@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import tiny
+from helpers import limits, tiny, twin
 from torch import nn
 
 import legrad
@@ -102,9 +102,9 @@ def test_class_indices_and_predicted(model, readout):
     best = logits.argmax(1)
     found = explainer.explain(images, [2, legrad.PREDICTED], readout=readout)
     want = torch.stack([by_hand(model, images, c, readout) for c in (torch.full((3,), 2), best)], 1)
-    assert torch.allclose(found.relevance, want.float(), atol=1e-5 * float(want.max()))
-    assert torch.allclose(found.scores[:, 0], logits[:, 2], atol=1e-5)
-    assert torch.allclose(found.scores[:, 1], logits.amax(1), atol=1e-5)
+    assert limits.close(found.relevance, want, maps=True)
+    assert limits.close(found.scores[:, 0], logits[:, 2])
+    assert limits.close(found.scores[:, 1], logits.amax(1))
     assert found.labels == [["class 2", f"class {c} (predicted)"] for c in best.tolist()]
 
 
@@ -131,7 +131,7 @@ def test_contrast_of_two_classes_is_a_difference_of_logits(model):
     found = explainer.explain(images, legrad.Contrast(0, 3))
     with torch.no_grad():
         logits = model(images)
-    assert torch.allclose(found.scores[:, 0], logits[:, 0] - logits[:, 3], atol=1e-5)
+    assert limits.close(found.scores[:, 0], logits[:, 0] - logits[:, 3], of=logits)
     assert found.labels[0] == ["class 0 rather than class 3"]
 
 
@@ -190,7 +190,7 @@ def test_plain_functions_and_lists_are_taken(model):
         grid=[3, 4],
         readouts={"native": lambda z: model.head(model.norm(z)[:, 0])},
     )
-    assert torch.allclose(
+    assert limits.close(
         legrad.wrap(model, anatomy=loose).explain(images, 2).relevance,
         legrad.wrap(model, anatomy=given).explain(images, 2).relevance,
     )
@@ -275,8 +275,13 @@ def test_blocks_that_return_tuples_have_positions_too(model):
         def forward(self, x):
             return (self.block(x[0] if isinstance(x, tuple) else x),)
 
+    images = torch.randn(1, 3, 24, 32)
+    want = legrad.wrap(model, anatomy=anatomy(model)).explain(images, 2)
     model.blocks = nn.ModuleList([Tuples(block) for block in model.blocks])
     model.norm = nn.Sequential(model.norm)
     model.norm.register_forward_pre_hook(lambda _, given: given[0] if isinstance(given[0], tuple) else given)
     described = dataclasses.replace(anatomy(model), to_tokens=lambda output: output[0])
-    legrad.wrap(model, anatomy=described).explain(torch.randn(1, 3, 24, 32), 2)
+    with mock.patch.object(module, "position_check", wraps=module.position_check) as check:
+        found = legrad.wrap(model, anatomy=described).explain(images, 2)
+    assert check.call_count == 1
+    assert twin.distance(found.relevance, want.relevance) < limits.FLOAT32

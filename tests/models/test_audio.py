@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from helpers import generic_twin, tiny
+from helpers import generic_twin, limits, tiny
 from helpers.handmade import explanation
 from helpers.tiny import left_as_found
 from helpers.twin import distance
@@ -68,9 +68,9 @@ def test_maps_equal_the_twin(name, readout):
     expected = generic_twin.layer_maps(model, lambda m: legrad.wrap(m).anatomy, batch, second, readout)
     assert found.axes == ("frequency", "time")
     assert found.relevance.shape[2:] == explainer.anatomy.grid
-    assert distance(found.layer_relevance[:, 0], expected) < 1e-10
+    assert distance(found.layer_relevance[:, 0], expected) < limits.FLOAT64
     alone = explainer.explain(batch[1:], second, readout=readout)
-    assert distance(alone.relevance[0], found.relevance[1]) < 1e-10
+    assert distance(alone.relevance[0], found.relevance[1]) < limits.FLOAT64
 
 
 @pytest.mark.parametrize("name", ["ast", "ast-side-by-side"])
@@ -114,7 +114,7 @@ def test_a_broken_anatomy_is_noticed(wrong):
             explainer.explain(batch, second)
     else:
         found = explainer.explain(batch, second).relevance
-        assert found.shape != right.shape or distance(found, right) > 1e-3
+        assert found.shape != right.shape or distance(found, right) > limits.DIFFERENT
 
 
 def spectrogram_map(row, col, heard=300, **changes):
@@ -190,7 +190,7 @@ def test_only_what_was_heard_is_shown(explainer, extractor):
     own = extractor(waveform, sampling_rate=RATE, return_tensors="pt")
     for tensor in (own, own["input_values"]):
         same = explainer.explain(tensor, 1)
-        assert distance(same.relevance, found.relevance) < 1e-6
+        assert distance(same.relevance, found.relevance) < limits.FLOAT32
         assert same.placements[0] == Placement((20, 40), (20, 40))
     # a rising tone: later columns are brightest further up
     brightest = found.images[0][..., 0].argmax(0)
@@ -479,7 +479,7 @@ def test_maps_of_the_ear_equal_the_twin(hearing, readout):
             batch, second, readout=readout, keep_layers=True
         )
     expected = generic_twin.layer_maps(tower, speech_anatomy, batch, second, readout)
-    assert distance(found.layer_relevance[:, 0], expected) < 1e-10
+    assert distance(found.layer_relevance[:, 0], expected) < limits.FLOAT64
     assert found.axes == ("frequency", "time")
 
 
@@ -490,7 +490,7 @@ def test_what_the_ear_hears_is_explained(hearing):
     with torch.no_grad():
         heard = F.normalize(hearing.audio_explainer.model.hear([clip, other]), dim=-1)
         text = F.normalize(hearing.adapter.encode_text(hearing.adapter.tokenize(["a photo of a cow"])), dim=-1)
-    assert torch.allclose(found.scores, torch.stack([heard @ text[0], heard @ heard[0]], 1), atol=1e-4)
+    assert limits.close(found.scores, torch.stack([heard @ text[0], heard @ heard[0]], 1))
     # nothing of the silence in front of them and behind
     assert [picture.shape[1] for picture in found.images] == [30, 90]
     assert [timing.duration for timing in found.timings] == pytest.approx([0.3, 0.9])
@@ -617,7 +617,7 @@ def test_maps_of_waveforms_equal_the_twin(name, readout):
         found = legrad.wrap(model).explain(batch, second, readout=readout, keep_layers=True)
     expected = generic_twin.layer_maps(model, lambda m: legrad.wrap(m).anatomy.at((1, 500)), batch, second, readout)
     assert found.relevance.shape == (2, 1, 1, (500 - 17) // 6 + 1)
-    assert distance(found.layer_relevance[:, 0], expected) < 1e-10
+    assert distance(found.layer_relevance[:, 0], expected) < limits.FLOAT64
 
 
 def test_what_a_token_of_a_waveform_covers():
@@ -657,7 +657,7 @@ def test_a_waveform_is_shown_as_a_spectrogram(hubert, tmp_path):
     best = int(found.relevance[0, 0, 0].argmax())
     assert abs(int(saliency[100].argmax()) - (best * 6 + 8.5) / 80) <= 1
     alone = hubert.explain(clip[:5000], 1)
-    assert distance(alone.relevance[0], found.relevance[1, :1, :, : alone.relevance.shape[-1]]) < 1e-4
+    assert distance(alone.relevance[0], found.relevance[1, :1, :, : alone.relevance.shape[-1]]) < limits.FLOAT32
 
 
 def test_tensors_of_waveforms(hubert):

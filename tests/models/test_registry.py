@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers import tiny, twin
+from helpers import limits, tiny, twin
 from safetensors.torch import save_file
 
 import legrad
@@ -45,7 +45,7 @@ def test_local_dir(folder):
 
     tokens = open_clip.get_tokenizer("ViT-B-32")(["a cat", "two dogs"])
     same = legrad.wrap(want).explain(x, want.encode_text(tokens))
-    assert twin.distance(found.relevance, same.relevance) < 1e-5
+    assert twin.distance(found.relevance, same.relevance) < limits.FLOAT32
 
 
 def test_hf_hub_reads_the_same_folder_through_the_hub_cache(folder, monkeypatch, tmp_path):
@@ -74,7 +74,7 @@ def test_dtype(folder, dtype):
     want = legrad.load(f"open_clip:local-dir:{folder}")
     x, t = torch.randn(1, 3, 32, 32), torch.randn(32)
     pair = torch.stack([e.explain(x, t).relevance.flatten() for e in (explainer, want)])
-    assert float(torch.corrcoef(pair)[0, 1]) > 0.99
+    assert float(torch.corrcoef(pair)[0, 1]) > limits.CORRELATION
 
 
 def test_embedded_is_in_eval_mode_and_explains_a_scene():

@@ -5,7 +5,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from helpers import generic_twin, twin
+from helpers import generic_twin, limits, twin
 from helpers import tiny as models
 from helpers.zoo import torchvision as zoo_torchvision
 from PIL import Image
@@ -39,7 +39,7 @@ def against_twin(model, batch, readout, size=None):
     with models.left_as_found(model):
         found = legrad.wrap(model).explain(batch.double(), score, readout=readout, keep_layers=True)
     expected = generic_twin.layer_maps(model, anatomy_of, batch, score, readout)
-    assert twin.distance(found.layer_relevance[:, 0], expected) < 1e-10
+    assert twin.distance(found.layer_relevance[:, 0], expected) < limits.FLOAT64
 
 
 @pytest.mark.parametrize("representation", [None, 24])
@@ -51,8 +51,8 @@ def test_read_outs_and_maps(representation):
     z = torch.randn(2, 17, 32)
     with torch.no_grad():
         native, published = model.heads(model.encoder.ln(z)[:, 0]), model.heads(model.encoder.ln(z.mean(1)))
-        assert torch.allclose(anatomy.readouts["native"].function(z), native, atol=1e-6)
-        assert torch.allclose(anatomy.readouts["published"].function(z), published, atol=1e-6)
+        assert limits.close(anatomy.readouts["native"].function(z), native)
+        assert limits.close(anatomy.readouts["published"].function(z), published)
     with state.evaluation_mode(model):
         batch = random_input(anatomy, batch=2)
         truth_check(anatomy, batch[:1])
@@ -80,8 +80,8 @@ def test_larger_squares_are_torchvisions_own():
     large.load_state_dict(interpolate_embeddings(56, 8, OrderedDict(small.state_dict())))
     x = torch.randn(1, 3, 56, 56)
     found, want = legrad.wrap(small).explain(x, 3), legrad.wrap(large).explain(x, 3)
-    assert twin.distance(found.relevance, want.relevance) < 1e-4
-    assert torch.allclose(found.scores, want.scores, atol=1e-5)
+    assert twin.distance(found.relevance, want.relevance) < limits.FLOAT32
+    assert limits.close(found.scores, want.scores)
 
 
 @pytest.mark.parametrize("size", [(40, 40), (32, 72), (27, 50)])
@@ -144,7 +144,7 @@ def test_load(loaded, picture):
     best = int(explainer.model(preset(picture)[None]).argmax())
     assert found.labels[0][2] == f"{ViT_B_16_Weights.DEFAULT.meta['categories'][best]} (predicted)"
     wrapped = legrad.wrap(explainer.model, transform=preset).explain(picture, 1, layers=1)
-    assert twin.distance(wrapped.relevance[:, 0], found.relevance[:, 1]) < 1e-5
+    assert twin.distance(wrapped.relevance[:, 0], found.relevance[:, 1]) < limits.FLOAT32
 
 
 @pytest.mark.parametrize("weights", ["IMAGENET1K_V1", "IMAGENET1K_SWAG_E2E_V1"])

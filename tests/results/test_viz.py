@@ -182,7 +182,7 @@ def test_no_pyplot(tmp_path):
 
 
 def test_save_writes_what_the_manifest_names(tmp_path):
-    found = handmade.explanation(images=2, names=["a/photo.jpg", "b/photo.png"])
+    found = handmade.explanation(count=2, names=["a/photo.jpg", "b/photo.png"])
     files = found.save(tmp_path / "new" / "out", per_layer=True)
     folder = tmp_path / "new" / "out"
     assert sorted(files) == sorted(folder.iterdir())  # nothing else: no drafts either
@@ -222,7 +222,7 @@ def test_saved_without_layers(tmp_path):
 def test_saved_targets_are_those_of_the_picture(tmp_path):
     valid = torch.tensor([[True, True], [True, False]])
     labels = [["one", "two"], ["three", ""]]
-    handmade.explanation(images=2, valid=valid, labels=labels).save(tmp_path)
+    handmade.explanation(count=2, valid=valid, labels=labels).save(tmp_path)
     entries = json.loads((tmp_path / "manifest.json").read_text())["images"]
     assert [[record["target"] for record in entry["targets"]] for entry in entries] == [["one", "two"], ["three"]]
     assert entries[1]["shapes"]["relevance"] == [1, 3, 4]

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers import tiny
+from helpers import limits, tiny
 
 import legrad
 from legrad.targets.kinds import as_list
@@ -49,7 +49,7 @@ def x():
         (legrad.ZeroShot([]), "ZeroShot"),
         (legrad.ZeroShot("cat"), "ZeroShot"),
         (legrad.Similar(torch.randn(2, 3, 32, 32)), "one image"),
-        (lambda feature: feature, r"one score per picture.*\(2,\).*returned \(2, 32\)"),
+        (lambda feature: feature, r"one score per image.*\(2,\).*returned \(2, 32\)"),
         (lambda feature: 1.0, "returned float"),
         (lambda feature: feature.detach()[:, 0], "does not depend on the feature"),
     ],
@@ -65,8 +65,8 @@ def test_wrong_targets(explainer, x, targets, message):
         ({"readout": "mine"}, "readout is one of 'auto', 'published', 'native'"),
         ({"method": "magic"}, "method is one of 'legrad'"),
         ({"fit": "stretch"}, "fit is one of 'model', 'squash', 'pad'"),
-        ({"size": 64}, "for pictures"),
-        ({"fit": "pad"}, "for pictures"),
+        ({"size": 64}, "for images"),
+        ({"fit": "pad"}, "for images"),
         ({"memory": 0}, "memory"),
         ({"memory": "all"}, "memory"),
         ({"null_threshold": 2}, "null_threshold"),
@@ -173,10 +173,10 @@ def test_a_transform_of_ones_own_that_ends_in_different_sizes():
     for index in range(2):
         alone = explainer.explain(pictures[index], embedding, keep_layers=True)
         cols = alone.grids[0][1]
-        assert torch.allclose(both.relevance[index, ..., :cols], alone.relevance[0], rtol=1e-5)
-        assert torch.allclose(both.layer_relevance[index, ..., :cols], alone.layer_relevance[0], rtol=1e-5)
-        assert torch.allclose(both.saliency()[index], alone.saliency()[0], atol=1e-5)
-        assert torch.allclose(both.scores[index], alone.scores[0], atol=1e-6)
+        assert limits.close(both.relevance[index, ..., :cols], alone.relevance[0], maps=True)
+        assert limits.close(both.layer_relevance[index, ..., :cols], alone.layer_relevance[0], maps=True)
+        assert limits.close(both.saliency()[index], alone.saliency()[0])
+        assert limits.close(both.scores[index], alone.scores[0])
     assert both.overlay(1).size == (32, 32)
     with pytest.raises(legrad.InputError, match="own transform"):
         legrad.wrap(tiny.clip().visual, transform=transform).explain(pictures[0], torch.randn(32), fit="pad")
@@ -217,9 +217,9 @@ def test_features_are_compared_by_cosine_similarity():
         return feature[:, 0]
 
     found = explainer.explain(images, [legrad.Similar(other), model(other)[0].detach(), norm])
-    assert torch.allclose(found.scores[:, 0], cosine, atol=1e-5)
-    assert torch.allclose(found.scores[:, 1], cosine, atol=1e-5)
-    assert all(torch.allclose(length, torch.ones(2), atol=1e-5) for length in seen)
+    assert limits.close(found.scores[:, 0], cosine)
+    assert limits.close(found.scores[:, 1], cosine)
+    assert all(limits.close(length, torch.ones(2)) for length in seen)
 
 
 # -- tokenizers ---------------------------------------------------------------------------------------------------

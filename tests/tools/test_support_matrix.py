@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import twin
+from helpers import limits, twin
 from helpers.matrix_rows import MATRIX, REFUSED, ROWS, SAMPLE, identity, kind
 
 import legrad
@@ -61,7 +61,7 @@ def test_a_broken_anatomy_is_noticed(row):
     good = explain(anatomy)
     native, published = (anatomy.readouts[name].function for name in ("native", "published"))
     wrong = published
-    if twin.distance(feature(anatomy, batch, published), feature(anatomy, batch, native)) < 1e-3:
+    if twin.distance(feature(anatomy, batch, published), feature(anatomy, batch, native)) < limits.DIFFERENT:
         # models that average all tokens and then normalise have one read-out under both names: a scale in front
         def wrong(tokens):
             return native(tokens * torch.linspace(0.5, 1.5, tokens.shape[-1]))
@@ -73,7 +73,7 @@ def test_a_broken_anatomy_is_noticed(row):
             shifted = explain(replace(anatomy, num_prefix_keys=anatomy.num_prefix_keys + 1))
         except legrad.TruthCheckError:
             return
-        assert twin.distance(shifted.relevance, good.relevance) > 1e-3
+        assert twin.distance(shifted.relevance, good.relevance) > limits.DIFFERENT
 
 
 @pytest.mark.parametrize("row", SAMPLE, ids=identity)
@@ -103,11 +103,12 @@ def test_every_kind_of_target(row):
         found = explainer.explain(batch, [kind for kind, _ in pairs])
         expected = explainer.explain(batch, [function for _, function in pairs], memory=1 << 40)
         own = explainer.explain(batch, [[pairs[0][0]], [kind for kind, _ in pairs[1:]]])
-    assert torch.allclose(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
-    assert twin.distance(found.relevance.flatten(3)[..., None], expected.relevance.flatten(3)[..., None]) < 1e-4
+    assert limits.close(found.scores, expected.scores)
+    maps = (one.relevance.flatten(3)[..., None] for one in (found, expected))
+    assert twin.distance(*maps) < limits.FLOAT32
     assert own.valid.tolist() == [[True, False], [True, True]]
-    assert torch.allclose(own.relevance[0, 0], found.relevance[0, 0], rtol=1e-3, atol=1e-5 * found.relevance.max())
-    assert torch.allclose(own.relevance[1], found.relevance[1, 1:], rtol=1e-3, atol=1e-5 * found.relevance.max())
+    assert limits.close(own.relevance[0, 0], found.relevance[0, 0])
+    assert limits.close(own.relevance[1], found.relevance[1, 1:])
 
 
 def feature(anatomy, batch, function):

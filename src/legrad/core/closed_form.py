@@ -75,7 +75,7 @@ class PostAttention:
 
     def fits(self, block: nn.Module) -> bool:
         """False if the block was rebuilt since, or if somebody's hooks may change what its modules compute."""
-        return self.structure == block_structure(block) and hooks.has_foreign_hooks(block)
+        return self.structure == block_structure(block) and not hooks.has_foreign_hooks(block)
 
     def watched(self, block: nn.Module) -> list[nn.Module]:
         """The modules whose input (norm) or output (linears) is needed."""

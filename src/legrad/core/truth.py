@@ -58,7 +58,8 @@ def check_calls(anatomy: ViTAnatomy, calls: list[attention.AttentionCall], where
     if len(calls) != anatomy.attentions:
         raise TruthCheckError(
             f"{where} ran {len(calls)} {ATTENTION_NAMES[anatomy.attention]}, expected {anatomy.attentions}: its "
-            "attention bypasses F.scaled_dot_product_attention (an own implementation, a scripted module), or is of another kind"
+            "attention bypasses F.scaled_dot_product_attention (an own implementation, a scripted module), or is of "
+            "another kind"
         )
 
 

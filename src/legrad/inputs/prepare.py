@@ -316,7 +316,7 @@ def checked_tensor(
 
 def _check_unfitted(size: int | Sequence[int] | None, fit: str) -> None:
     if size is not None or fit != "model":
-        raise InputError("size and fit are for images that are not preprocessed yet; resize tensor input yourself")
+        raise InputError("size and fit are for images; resize tensor input yourself")
 
 
 def _of_tensor(tensor: Tensor, layout: InputLayout, make_transform: MakeTransform | None) -> list[Input]:

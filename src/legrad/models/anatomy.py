@@ -125,8 +125,8 @@ class ViTAnatomy:
         explained_attentions: which of them enter the map, as indices; their relevances are averaged.
         num_prefix_keys: keys in front of the patches in the explained attention; default all prefix tokens.
         num_suffix_keys: keys behind the patches.
-        keys_to_grid: (relevance of an attention's keys (batch', keys), its index) -> (batch, *grid), for attention whose
-            batch or keys are not simply pictures and tokens (windows, heads folded into the batch, frames apart).
+        keys_to_grid: (relevance of an attention's keys (batch', keys), its index) -> (batch, *grid), for attention
+            whose batch or keys are not simply pictures and tokens (windows, heads folded into the batch, frames apart).
         to_tokens: block output -> (batch, tokens, dim).
         call_settings: (owner, attribute, value) set during a call and put back: checkpointing off, fused attention on.
         at_size: (height, width) -> the same weights for another input size, raises ``InputError`` if impossible; None
@@ -281,8 +281,8 @@ class ViTAnatomy:
         if len(keys) != batch or keys.shape[1] != count:
             raise TruthCheckError(
                 f"attention {tap} has {keys.shape[1]} keys for each of {len(keys)} rows, expected {count} "
-                f"({self.num_prefix_keys} keys in front of a grid of {self.grid}, {self.num_suffix_keys} behind it) for "
-                f"each of {batch} pictures"
+                f"({self.num_prefix_keys} keys in front of a grid of {self.grid}, {self.num_suffix_keys} behind it) "
+                f"for each of {batch} pictures"
             )
         return relevance.on_grid(keys, self.num_prefix_keys, self.grid)
 

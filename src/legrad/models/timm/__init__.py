@@ -1,5 +1,5 @@
 """Models of timm."""
 
-from legrad.models.timm.library import adapt, available, load
+from legrad.models.timm.library import adapt, available, load, not_supported
 
-__all__ = ["adapt", "available", "load"]
+__all__ = ["adapt", "available", "load", "not_supported"]
