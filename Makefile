@@ -12,10 +12,11 @@ demo: .venv/installed  ## explain the sample scene, offline
 test: .venv/installed  ## the default test run
 	$(BIN)/python -m pytest
 
-check: .venv/installed  ## format, lint, types
+check: .venv/installed  ## format, lint, types, imports that point down
 	$(BIN)/ruff format --check src tests performance tools training
 	$(BIN)/ruff check src tests performance tools training
 	$(BIN)/python -m mypy
+	PYTHONPATH=. $(BIN)/lint-imports --no-logo
 
 matrix: .venv/installed  ## every model name of every library against the slow twin: docs/support-matrix.md
 	$(BIN)/python -m tools.support_matrix

@@ -5,6 +5,10 @@
     explanation.figure().savefig("where.png")
 
 The method is LeGrad (Bousselham et al., ICCV 2025, arXiv:2404.03214).
+
+Public are the names in ``__all__``, and the modules ``viz``, ``heads``, ``doctor``, ``embedded``, ``methods``,
+``metrics``, ``datasets``, ``bench`` and ``utils``; everything else is private and may change without notice. Names are
+imported when they are first used: ``import legrad`` itself loads neither torch nor any model library.
 """
 
 import importlib
@@ -13,15 +17,15 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from legrad.errors import FlatMapWarning, InputError, LeGradError, TruthCheckError, UnsupportedModelError
-from legrad.explainer import Explainer, load, wrap
-from legrad.models.adapter import AudioEncoder
-from legrad.models.anatomy import Readout, ViTAnatomy
-from legrad.results.explanation import Explanation
-from legrad.targets.kinds import PREDICTED, Audio, Contrast, Prompts, Similar, ZeroShot
 
 if TYPE_CHECKING:
-    from legrad import doctor, embedded, viz
+    from legrad import bench, datasets, doctor, embedded, heads, methods, metrics, utils, viz
     from legrad.compat import LePreprocess, LeWrapper, list_pretrained, visualize
+    from legrad.explainer import Explainer, load, wrap
+    from legrad.models.adapter import AudioEncoder
+    from legrad.models.anatomy import Readout, ViTAnatomy
+    from legrad.results.explanation import Explanation
+    from legrad.targets import PREDICTED, Audio, Contrast, Prompts, Similar, ZeroShot
 
 __all__ = [
     "PREDICTED",
@@ -42,24 +46,44 @@ __all__ = [
     "UnsupportedModelError",
     "ViTAnatomy",
     "ZeroShot",
+    "bench",
+    "datasets",
     "doctor",
     "embedded",
     "heads",
     "list_pretrained",
     "load",
+    "methods",
+    "metrics",
+    "utils",
     "visualize",
     "viz",
     "wrap",
 ]
 
-_LAZY = dict.fromkeys(("LePreprocess", "LeWrapper", "list_pretrained", "visualize"), "legrad.compat")
-_LAZY_MODULES = ("doctor", "embedded", "heads", "viz")
+# public name -> the module that has it
+_HOMES = {
+    **dict.fromkeys(("Explainer", "load", "wrap"), "legrad.explainer"),
+    "Explanation": "legrad.results.explanation",
+    **dict.fromkeys(("Readout", "ViTAnatomy"), "legrad.models.anatomy"),
+    "AudioEncoder": "legrad.models.adapter",
+    **dict.fromkeys(("PREDICTED", "Audio", "Contrast", "Prompts", "Similar", "ZeroShot"), "legrad.targets"),
+    **dict.fromkeys(("LePreprocess", "LeWrapper", "list_pretrained", "visualize"), "legrad.compat"),
+}
+_MODULES = ("bench", "datasets", "doctor", "embedded", "heads", "methods", "metrics", "utils", "viz")
+# names of the last release -> what they are called now
+_RENAMED = {"Hearing": "AudioEncoder"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    if name in _LAZY_MODULES:
+    if name in _RENAMED:
+        warnings.warn(f"legrad.{name} is called legrad.{_RENAMED[name]} now", DeprecationWarning, stacklevel=2)
+        name = _RENAMED[name]
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value  # the next time without this function
+        return value
+    if name in _MODULES:
         return importlib.import_module(f"legrad.{name}")
     if name == "__version__":
         return importlib.metadata.version("legrad")

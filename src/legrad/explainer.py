@@ -19,6 +19,7 @@ from legrad.core.planning import Planner, Shortcuts
 from legrad.core.positions import no_position_check, position_check, random_input
 from legrad.core.state import evaluation_mode, exclusive, weights_version
 from legrad.core.truth import final_answer, truth_check
+from legrad.deprecation import renamed_arguments
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.inputs import geometry
 from legrad.inputs.prepare import Fit, Images, Input, InputQueue, Inputs, by_size, checked_tensor, sources, stack
@@ -54,6 +55,7 @@ def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype
     return Explainer(registry.load(name, device, dtype))
 
 
+@renamed_arguments(hearing="audio_encoder")
 def wrap(
     model: nn.Module,
     transform: Any = None,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from legrad import relevance
+from legrad.deprecation import renamed_fields
 from legrad.errors import InputError, TruthCheckError
 from legrad.inputs.geometry import PatchGrid
 
@@ -99,6 +100,14 @@ def _sides(name: str, value: Any, axes: Sequence[str]) -> tuple[int, ...]:
     return sides
 
 
+@renamed_fields(
+    taps="explained_attentions",
+    lay="keys_to_grid",
+    key_prefix="num_prefix_keys",
+    key_suffix="num_suffix_keys",
+    switches="call_settings",
+    resized="at_size",
+)
 @dataclass(frozen=True)
 class ViTAnatomy:
     """Where things are in one vision transformer, for one input size.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from legrad import relevance, viz
+from legrad.deprecation import renamed_fields
 from legrad.errors import InputError
 from legrad.inputs import geometry
 
@@ -22,6 +23,7 @@ _STRIP = 8  # frames of a film strip
 _FLAT = 1e-6  # a spread this small, relative to the largest value, is rounding
 
 
+@renamed_fields(frames="placements", cells="patch_grids", pictures="images")
 @dataclass(frozen=True)
 class Explanation:
     """Where the model looked, for some pictures and targets. All tensors are detached and on the CPU.
