@@ -1,5 +1,6 @@
 """The embedded ear: what it hears, what it learnt, how its speech was made, and the numbers that are published."""
 
+import copy
 import inspect
 import json
 
@@ -143,12 +144,13 @@ def test_spectrograms_equal_those_of_transformers(tower):
     expected = np.clip(decades - decades.max(), -model.DYNAMICS, 0) * 2 / model.DYNAMICS + 2
     found = tower.spectrograms(torch.from_numpy(clip)[None])[0]
     assert found.shape == (FRAMES, MELS)
-    assert found.numpy() == pytest.approx(expected, abs=0.01)
+    # their Fourier transform is complex64 whatever comes in, and silence is six decades down
+    assert limits.error(found, expected) < limits.DIFFERENT
 
 
 def test_how_loud_a_sound_is_plays_no_part(tower):
-    clip = torch.from_numpy(model.window_of(clip_of("bell")))[None]
-    assert torch.allclose(tower.spectrograms(clip), tower.spectrograms(0.01 * clip), atol=1e-3)
+    tower, clip = copy.deepcopy(tower).double(), torch.from_numpy(model.window_of(clip_of("bell")))[None].double()
+    assert limits.close(tower.spectrograms(0.01 * clip), tower.spectrograms(clip))
     assert tower.spectrograms(clip).aminmax() == (0, 2)
 
 
