@@ -128,3 +128,42 @@ def test_the_formula_exists_once():
                 found.setdefault((path.name, function), []).append(line)
     assert [name for name, _ in found].count("relevance.py") == 1
     assert {place for place in found if place[0] != "relevance.py"} == set(POSITIVE_PARTS), found
+
+
+def test_no_torch_and_no_model_library_comes_with_the_import(loaded_by):
+    heavy = {"torch", "numpy", "PIL", "timm", "open_clip", "transformers", "torchvision", "matplotlib", "rich", "typer"}
+    assert not heavy & loaded_by("import legrad")
+    assert not heavy & loaded_by("import legrad; dir(legrad); legrad.__all__; legrad.__version__")
+
+
+def room(name):
+    """The first part below the package: a folder or a module."""
+    return name.split(".")[1] if name.count(".") else name
+
+
+def test_private_names_stay_in_their_room():
+    """Neither a name with an underscore nor a module with one is imported from another room, here or by scripts."""
+    root = PACKAGE.parents[1]
+    files = [
+        path
+        for folder in (PACKAGE, *map(root.joinpath, ("training", "performance", "tools")))
+        for path in folder.rglob("*.py")
+    ]
+    assert len(files) > 150
+    strangers = []
+    for path in files:
+        parts = path.relative_to(root).with_suffix("").parts
+        own = parts[2] if parts[0] == "src" and len(parts) > 2 else parts[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "legrad":
+                private = [
+                    alias.name for alias in node.names if alias.name.startswith("_") and not alias.name.startswith("__")
+                ]
+                private += [part for part in node.module.split(".") if part.startswith("_")]
+                if private and room(node.module) != own:
+                    strangers.append((str(path.relative_to(root)), node.module, private))
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                private_attribute = node.attr.startswith("_") and not node.attr.startswith("__")
+                if private_attribute and node.value.id in ("explainer", "explanation", "adapter"):
+                    strangers.append((str(path.relative_to(root)), node.value.id, node.attr))
+    assert strangers == []

@@ -387,8 +387,8 @@ def test_memory_in_bytes_chooses_the_chunks():
     assert chunks.free_bytes(torch.device("cpu")) > 1 << 20
     small, large = (chunks.Budget(anatomy, 3, 4, memory) for memory in (1 << 20, 1 << 33))
     assert 1 <= small.images < large.images == 32
-    assert large.defer
-    assert not chunks.Budget(anatomy, 3, 4, 1).defer
+    assert large.keep_until_answer
+    assert not chunks.Budget(anatomy, 3, 4, 1).keep_until_answer
 
 
 @pytest.mark.parametrize("memory", ["auto", 1])

@@ -120,7 +120,8 @@ def head_maps(
     Args:
         model: any dtype; a float64 copy is used.
         anatomy_of: model -> its anatomy for the size of ``batch``. Used: tower, run, blocks, route, attention,
-            attentions, taps, num_prefix_keys, grid, lay, output, switches; not the read-outs and not to_tokens.
+            attentions, explained_attentions, num_prefix_keys, grid, keys_to_grid, output,
+            call_settings; not the read-outs and not to_tokens.
         batch: input.
         score: (batch, features) float64 -> (batch,).
         readout: "native" or "published".

@@ -504,7 +504,7 @@ def test_a_long_sound_is_shown_at_the_time_that_was_heard(hearing):
     found = hearing.explain_audio(clip, "a photo of a cow")
     (timing,) = found.timings
     assert timing.duration == pytest.approx(speech.SAMPLES / RATE)
-    assert timing.start == pytest.approx(3 + (speech.AFTER - speech.SAMPLES) / RATE, abs=0.05)
+    assert timing.start == pytest.approx(3 + (speech.TRAILING_SAMPLES - speech.SAMPLES) / RATE, abs=0.05)
     axis = found.figure().axes[1]
     assert axis.images[0].get_extent() == pytest.approx([timing.start, timing.start + timing.duration, 0, speech.MELS])
     loud = found.images[0][..., 0].max(0) > 200
@@ -517,7 +517,7 @@ def test_silence_in_front_of_a_sound_is_not_shown_as_its_beginning(hearing):
     clip = tone_at(1000, 0.3)
     found = hearing.explain_audio(clip, "a photo of a cow")
     (frame,), cells = found.placements, hearing.audio_explainer.anatomy.patch_grid
-    skipped = speech.FRAMES - speech.AFTER // speech.HOP - 30
+    skipped = speech.FRAMES - speech.TRAILING_SAMPLES // speech.HOP - 30
     assert frame.offset[1] == pytest.approx(skipped, abs=2)
     raw = found.saliency(normalize=None)[0, 0]
     column = round(frame.offset[1] + 15) // cells.stride[1]
@@ -550,7 +550,7 @@ def test_sounds_on_the_command_line_go_to_the_ear(hearing, tmp_path, monkeypatch
     assert manifest["axes"] == ["targets", "frequency", "time"]
     assert manifest["images"][0]["duration"] == pytest.approx(0.5)
     with pytest.raises(legrad.InputError, match="neither size nor fit"):
-        hearing.explain_audio(sound, "a cow", size=64)
+        hearing.audio_explainer.explain(sound, "a cow", size=64)
     # a folder of sounds is as good as its sounds
     arguments[2] = tmp_path
     monkeypatch.setattr("sys.argv", [*map(str, arguments), "--out", str(tmp_path / "folder")])

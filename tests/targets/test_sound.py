@@ -308,9 +308,7 @@ def test_a_classifier_does_not_hear(ear):
     import timm
 
     classifier = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5)
-    message = (
-        "audio_encoder is for models that embed pictures and sounds in one space; VisionTransformer is a classifier"
-    )
+    message = "audio_encoder is for models that embed images and sounds in one space; VisionTransformer is a classifier"
     with pytest.raises(legrad.InputError, match=message):
         legrad.wrap(classifier, audio_encoder=legrad.AudioEncoder(RATE, ear.encode, ear))
 

@@ -258,7 +258,7 @@ def test_siglip2_is_its_padded_forward_without_the_padding(name):
             "route",
             "attention",
             "attentions",
-            "taps",
+            "explained_attentions",
             "num_prefix_keys",
             "lay",
             "output",
