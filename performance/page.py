@@ -10,23 +10,23 @@ from performance.results import Results
 ARGUMENTS = "arguments.md"
 
 
-def write(content: Mapping[str, Any], folder: Path, pictures: list[str]) -> Path:
+def write(content: Mapping[str, Any], folder: Path, images: list[str]) -> Path:
     """``FOLDER.md`` beside the folder of the run; returns its path."""
     path = folder.with_name(f"{folder.name}.md")
     written_by_hand = folder / ARGUMENTS
     text = written_by_hand.read_text().strip() if written_by_hand.exists() else ""
-    path.write_text(page(content, folder.name, text, pictures))
+    path.write_text(page(content, folder.name, text, images))
     return path
 
 
-def page(content: Mapping[str, Any], folder: str, arguments: str, pictures: list[str]) -> str:
+def page(content: Mapping[str, Any], folder: str, arguments: str, images: list[str]) -> str:
     """The page's text.
 
     Args:
         content: the run's JSON.
         folder: where its files lie, seen from the page.
         arguments: Markdown that is put under the targets as it is.
-        pictures: file names of the plots.
+        images: file names of the plots.
     """
     results = Results(content["cases"])
     measured = [make(results) for make in (tables.times, tables.rivals, tables.memory, tables.growth)]
@@ -39,7 +39,7 @@ def page(content: Mapping[str, Any], folder: str, arguments: str, pictures: list
         tables.markdown(tables.goals(results)),
         arguments,
         *(tables.markdown(table) for table in measured if table[2]),
-        *(f"![Cost against {Path(name).stem}]({folder}/{name})" for name in pictures),
+        *(f"![Cost against {Path(name).stem}]({folder}/{name})" for name in images),
         _failures(content),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"

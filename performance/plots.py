@@ -1,4 +1,4 @@
-"""The growth of cost as pictures."""
+"""The growth of cost as images."""
 
 import io
 from pathlib import Path

@@ -53,7 +53,7 @@ visualize(heatmaps=explainability_map, image=image)
 
 
 def test_the_readme_example_of_the_authors_runs_unchanged(monkeypatch, tmp_path, capsys):
-    """Only what needs the network is replaced: the download of the picture, and the weights by random ones."""
+    """Only what needs the network is replaced: the download of the image, and the weights by random ones."""
     import open_clip
 
     picture = tmp_path / "cats.jpg"
@@ -75,7 +75,7 @@ def test_the_readme_example_of_the_authors_runs_unchanged(monkeypatch, tmp_path,
 
 
 @pytest.mark.parametrize("name", ["clip", "coca", "siglip"])
-def test_batches_give_a_map_per_picture_and_text(name):
+def test_batches_give_a_map_per_image_and_text(name):
     model, x = tiny.TOWERS[name](), torch.randn(3, 3, 32, 32)
     texts = F.normalize(torch.randn(2, 32), dim=-1)
     wrapper = legrad.LeWrapper(model)
@@ -98,7 +98,7 @@ def test_wrapper_passes_everything_else_on_and_changes_nothing():
             assert torch.equal(wrapper.encode_image(x), model.encode_image(x))
             assert wrapper.visual is model.visual
             assert torch.equal(wrapper(x)[0], model(x)[0])
-    assert torch.equal(wrapper.compute_legrad(texts), maps)  # the picture of the last encode_image
+    assert torch.equal(wrapper.compute_legrad(texts), maps)  # the image of the last encode_image
     with pytest.raises(legrad.InputError, match="needs image="):
         legrad.LeWrapper(model).compute_legrad(texts)
     with pytest.raises(legrad.InputError, match="outside the model's 4 blocks"):
@@ -114,7 +114,7 @@ def test_lepreprocess_squashes_and_keeps_the_rest():
     assert limits.close(tensor.amax((1, 2)), torch.tensor([1.0, -1.0, -1.0]))
 
 
-def test_visualize_takes_both_kinds_of_pictures_and_saves(tmp_path):
+def test_visualize_takes_both_kinds_of_images_and_saves(tmp_path):
     maps = torch.rand(1, 2, 48, 48)
     figure = legrad.visualize(
         image=torch.randn(1, 3, 48, 48), heatmaps=maps, text_prompts=["a/b", "c"], save_path=tmp_path
@@ -122,7 +122,7 @@ def test_visualize_takes_both_kinds_of_pictures_and_saves(tmp_path):
     assert len([axis for axis in figure.axes if axis.images]) >= 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["heatmap_a-b.png", "heatmap_c.png"]
     legrad.visualize(image=Image.new("RGB", (60, 20)), heatmaps=maps)
-    with pytest.raises(legrad.InputError, match="PIL picture or a tensor"):
+    with pytest.raises(legrad.InputError, match="PIL image or a tensor"):
         legrad.visualize(image=np.zeros((3, 3)), heatmaps=maps)
 
 

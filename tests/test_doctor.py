@@ -30,7 +30,7 @@ def test_the_report_of_a_healthy_model():
     assert value(report, "grid") == "4 x 4 (rows, cols) at 3 x 32 x 32"
     assert value(report, "targets") == "texts, embeddings, Similar, callables"
     assert value(report, "truth check") == value(report, "position check") == "passed"
-    assert "bare forward" in value(report, "time for one picture, one target")
+    assert "bare forward" in value(report, "time for one image, one target")
     assert "MiB" in value(report, "memory, estimated")
 
 

@@ -1,6 +1,6 @@
 """The tables and figures of docs/study.md out of a run: ``python -m tools.publish_study legrad-bench``.
 
-The run is ``legrad bench all --data embedded --full``. All numbers go to docs/study/, but no picture's own scores, and
+The run is ``legrad bench all --data embedded --full``. All numbers go to docs/study/, but no image's own scores, and
 few figures. The tables of the page itself stand between ``<!-- standing MODEL -->`` or ``<!-- variants MODEL -->`` and
 ``<!-- end -->``; the words around them are written by hand.
 """
@@ -57,8 +57,8 @@ def publish(run: Path, out: Path = OUT, page: Path = PAGE) -> None:
             bars = not name.endswith("-curves.png") and not name.startswith("standing-")
             if bars or not any(part in name for part in _SHOWN):
                 continue
-            with Image.open(run / figure) as picture:
-                picture.convert("RGB").quantize(_COLOURS).save(out / name, optimize=True)
+            with Image.open(run / figure) as image:
+                image.convert("RGB").quantize(_COLOURS).save(out / name, optimize=True)
             line = line.replace(figure, name)
         lines.append(line)
     (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -99,8 +99,8 @@ def _standing(contents: Sequence[Content]) -> Iterator[str]:
     yield from _table(
         runs, runs["localisation"]["methods"], "method", lambda name: f"{costs[name]:.3g}" if costs.get(name) else ""
     )
-    counts = [f"{standing.title(one)} {_pictures(one)}" for one in contents]
-    yield f"\nPictures: {', '.join(counts)}."
+    counts = [f"{standing.title(one)} {standing.num_images(one)}" for one in contents]
+    yield f"\nImages: {', '.join(counts)}."
 
 
 def _variants(contents: Sequence[Content]) -> Iterator[str]:
@@ -135,13 +135,13 @@ def _cell(content: Content, metric: str, method: str, best: str | None) -> str:
     numbers = None if one is None else one["metrics"].get(metric)
     if one is None or numbers is None or numbers["value"] is None:
         return ""
-    fewer = "" if one["items"] == _pictures(content) else f" ({one['items']})"
+    fewer = "" if one["items"] == _num_images(content) else f" ({one['items']})"
     mark = standing.mark(numbers, content["metrics"][metric]["better"])
     text = standing.number(numbers["value"]) + fewer + mark
     return f"**{text}**" if method == best else text
 
 
-def _pictures(content: Content) -> int:
+def _num_images(content: Content) -> int:
     return max(one["items"] for one in content["methods"].values())
 
 

@@ -198,7 +198,7 @@ def closed_form(explainer: legrad.Explainer, batch: Tensor) -> str:
 
 
 def apart(found: Tensor, expected: Tensor) -> float:
-    """Largest difference of a layer's maps, all pictures and targets, relative to the largest of its values."""
+    """Largest difference of a layer's maps, all images and targets, relative to the largest of its values."""
     pairs = zip(found.unbind(2), expected.unbind(2), strict=True)
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs if a.any() or b.any())
 
@@ -210,7 +210,7 @@ def positions(anatomy: Any, batch: Tensor) -> None:
 
 
 def single(explainer: legrad.Explainer, batch: Tensor) -> None:
-    """The company of a picture does not change its map."""
+    """The company of an image does not change its map."""
 
     def score(feature: Tensor) -> Tensor:
         return feature[:, 0]
@@ -220,7 +220,7 @@ def single(explainer: legrad.Explainer, batch: Tensor) -> None:
         alone = explainer.explain(batch[row : row + 1], score)
         # norms that compute in float32 whatever the model's dtype (AIMv2's) round differently in another batch
         if distance(alone.relevance[0], both.relevance[row]) > 100 * limits.FLOAT64:
-            raise AssertionError("a map depends on the company of its picture")
+            raise AssertionError("a map depends on the company of its image")
 
 
 def other_sizes(anatomy: Any) -> Iterator[tuple[int, int]]:

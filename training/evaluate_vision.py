@@ -226,11 +226,11 @@ tokenizer. It knows {len(NAMES)} concepts as emoji draw them, and nothing of pho
 
 - Start: {card.get("start", "random weights")}.
 - Data: {card["data"]}.
-- Training: {card["pictures"]:,} pictures in {card["steps"]:,} steps, {card["seconds"] / 60:.0f} minutes
-  ({card["machine"]}, torch {card["torch"]}); sigmoid loss of every picture against the texts of all concepts.
+- Training: {card["pictures"]:,} images in {card["steps"]:,} steps, {card["seconds"] / 60:.0f} minutes
+  ({card["machine"]}, torch {card["torch"]}); sigmoid loss of every image against the texts of all concepts.
 - Note: {card.get("note", "none")}.
 
-| canvas | objects | pictures | learning rate, relative | learns |
+| canvas | objects | images | learning rate, relative | learns |
 | --- | --- | --- | --- | --- |
 {stages}
 

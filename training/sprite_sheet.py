@@ -16,13 +16,13 @@ _FONT_SIZE = 109  # the only size of the font's embedded bitmaps (136 x 128)
 
 
 def draw_sheet(font_path: str | Path) -> Image.Image:
-    """All concepts as one RGBA picture, ``COLUMNS`` per row, each trimmed, centred and scaled to its cell.
+    """All concepts as one RGBA image, ``COLUMNS`` per row, each trimmed, centred and scaled to its cell.
 
     Args:
         font_path: ``NotoColorEmoji.ttf`` (bitmap version).
 
     Returns:
-        RGBA picture of ``COLUMNS * SPRITE_SIZE`` pixels width.
+        RGBA image of ``COLUMNS * SPRITE_SIZE`` pixels width.
 
     Raises:
         ValueError: the font draws nothing for a concept.

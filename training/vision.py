@@ -1,6 +1,6 @@
 """Train the embedded model from image-level names: ``python -m training.vision``.
 
-Every picture is matched against the texts of all concepts with a sigmoid loss (Zhai et al., arXiv:2303.15343). The
+Every image is matched against the texts of all concepts with a sigmoid loss (Zhai et al., arXiv:2303.15343). The
 model never sees a mask, a box or where an object was pasted. Stages go from small canvases with one object to full
 scenes; position embeddings are interpolated in between. Needs about four hours on two CPU cores, minutes on a GPU.
 
@@ -32,7 +32,7 @@ from legrad.embedded.tokenizer import VOCABULARY, WordTokenizer
 from training.warm_start import ORIGIN, warm_start
 
 PROMPT = "a photo of a {}"
-TEMPLATES = (PROMPT, "{}", "a {}", "the {}", "a picture of a {}", "an image of the {}", "there is a {} in the scene")
+TEMPLATES = (PROMPT, "{}", "a {}", "the {}", "an image of a {}", "an image of the {}", "there is a {} in the scene")
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Stage:
     Attributes:
         size: canvas in pixels.
         objects: smallest and largest number of objects per scene.
-        pictures: how many.
-        reference: picture size in pixels that the objects' sizes are relative to.
+        images: how many.
+        reference: image size in pixels that the objects' sizes are relative to.
         rate: factor on the learning rates at the stage's beginning and end; half a cosine in between.
         head_only: only the attentional pooler and what follows it learn.
     """
@@ -99,7 +99,7 @@ RECIPES: dict[embedded.Kind, Recipe] = {
 
 
 class Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Batch number -> pictures (B, H, W, 3) uint8 and labels (B, concepts) float in {0, 1}."""
+    """Batch number -> images (B, H, W, 3) uint8 and labels (B, concepts) float in {0, 1}."""
 
     def __init__(self, stage: Stage, batch: int, seed: int, first: int, count: int) -> None:
         self.stage, self.batch, self.seed, self.first, self.count = stage, batch, seed, first, count
@@ -110,13 +110,13 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         start = (self.first + index) * self.batch
         labels = torch.zeros(self.batch, len(NAMES))
-        pictures = []
+        images = []
         for row in range(self.batch):
             stage = self.stage
             made = scene(self.seed, start + row, stage.size, stage.objects, reference=stage.reference)
             labels[row, [NAMES.index(name) for name in made.names]] = 1
-            pictures.append(torch.from_numpy(made.image))
-        return torch.stack(pictures), labels
+            images.append(torch.from_numpy(made.image))
+        return torch.stack(images), labels
 
 
 def vocabulary() -> list[str]:
@@ -152,7 +152,7 @@ def text_features(model: Any, tokens: Tensor) -> Tensor:
 
 
 def loss_of(model: Any, images: Tensor, labels: Tensor, tokens: Tensor) -> Tensor:
-    """Sigmoid loss, summed over the concepts and averaged over the pictures."""
+    """Sigmoid loss, summed over the concepts and averaged over the images."""
     image = F.normalize(model.encode_image(images), dim=-1)
     text = F.normalize(text_features(model, tokens), dim=-1)
     logits = model.logit_scale.exp() * image @ text.T + model.logit_bias
@@ -181,7 +181,7 @@ def recall(model: Any, tokenizer: WordTokenizer, device: torch.device, stage: St
 
 
 def optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of blocks and pooler (half the pictures of AdamW for the same loss), AdamW for the rest."""
+    """Muon for the matrices of blocks and pooler (half the images of AdamW for the same loss), AdamW for the rest."""
     named = list(model.named_parameters())
     muon = [p for n, p in named if recipe.muon_rate and p.ndim == 2 and ("blocks." in n or "attn_pool." in n)]
     chosen = {id(p) for p in muon}
@@ -214,8 +214,8 @@ def start(recipe: Recipe, initial: Path | None, size: int) -> Any:
     model, _ = embedded.load(initial)
     if embedded.kind_of(model) != recipe.kind:
         stage = replace(recipe.stages[0], size=embedded.IMAGE_SIZE, reference=embedded.IMAGE_SIZE)
-        pictures, _ = Batches(stage, recipe.batch, recipe.seed, 0, 1)[0]
-        model = warm_start(model, embedded.normalise(pictures))
+        images, _ = Batches(stage, recipe.batch, recipe.seed, 0, 1)[0]
+        model = warm_start(model, embedded.normalise(images))
     return embedded.resized(model, size)
 
 
@@ -349,7 +349,7 @@ def main(
         typer.Option(help="Where checkpoints go, an interrupted run goes on from there; default runs/embedded[-map]."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cuda" if torch.cuda.is_available() else "cpu",
-    scale: Annotated[float, typer.Option(help="Multiplies the number of pictures of every stage.")] = 1.0,
+    scale: Annotated[float, typer.Option(help="Multiplies the number of images of every stage.")] = 1.0,
     workers: Annotated[int, typer.Option(help="Processes that draw scenes.")] = 1,
     output: Annotated[Path | None, typer.Option(help="Where the weights go; default into the package.")] = None,
     initial: Annotated[
@@ -402,7 +402,7 @@ def main(
 def _origin(initial: Path, kind: embedded.Kind) -> str:
     """Where the first weights came from, for the card."""
     card = embedded.card(initial)
-    told = f"the weights of {initial.name}, trained on {card['pictures']:,} pictures"
+    told = f"the weights of {initial.name}, trained on {card['pictures']:,} images"
     return told if card.get("kind", "token") == kind else f"{told}; {ORIGIN}"
 
 

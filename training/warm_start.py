@@ -1,7 +1,7 @@
 """The attention-pooled model's first weights, taken from the class-token model.
 
 Blocks, patch and position embeddings and the text tower map one to one. The pooler is new: it begins as what the class
-token did in its last block, with the class token of the average picture as its query.
+token did in its last block, with the class token of the average image as its query.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from legrad.embedded import model as embedded
 
 ORIGIN = (
     "embeddings, blocks and text tower are copied one to one, without the class token; the pooler starts "
-    "as a copy of the class token's path through the last block, for the class token of an average training picture"
+    "as a copy of the class token's path through the last block, for the class token of an average training image"
 )
 _BLOCK = {
     "norm1": "ln_1",
@@ -26,12 +26,12 @@ _BLOCK = {
 
 
 @torch.no_grad()
-def warm_start(source: Any, pictures: Tensor) -> Any:
-    """An attention-pooled model out of a class-token model of the full picture size.
+def warm_start(source: Any, images: Tensor) -> Any:
+    """An attention-pooled model out of a class-token model of the full image size.
 
     Args:
         source: an embedded model of kind "token".
-        pictures: (B, 3, H, W) inputs over which the class token is averaged.
+        images: (B, 3, H, W) inputs over which the class token is averaged.
 
     Returns:
         A model of kind "map", in train mode.
@@ -49,7 +49,7 @@ def warm_start(source: Any, pictures: Tensor) -> Any:
         block.load_state_dict(_renamed(old.state_dict()))
     last = visual.transformer.resblocks[-1]
     trunk.norm.load_state_dict(last.ln_1.state_dict())
-    _copy_class_token_path(trunk.attn_pool, last, _class_token(visual, pictures))
+    _copy_class_token_path(trunk.attn_pool, last, _class_token(visual, images))
     # the norm behind the class token, without its bias and up to a factor: cosine similarity sees none
     weight = visual.ln_post.weight[:, None] * visual.proj
     model.visual.head.proj.weight.copy_((weight - weight.mean(0)).T)
@@ -65,13 +65,13 @@ def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _class_token(visual: Any, pictures: Tensor) -> Tensor:
-    """The class token (width,) before the last block, averaged over pictures."""
+def _class_token(visual: Any, images: Tensor) -> Tensor:
+    """The class token (width,) before the last block, averaged over images."""
     found: list[Tensor] = []
     last = visual.transformer.resblocks[-1]
     handle = last.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
     try:
-        visual(pictures)
+        visual(images)
     finally:
         handle.remove()
     return found[0][:, 0].mean(0)

@@ -85,7 +85,7 @@ class LeWrapper(nn.Module):
         apply_correction: bool = True,
         correction_threshold: float = 0.8,
     ) -> Tensor:
-        """One published map per picture and text.
+        """One published map per image and text.
 
         Args:
             text_embedding: (texts, features).
@@ -94,7 +94,7 @@ class LeWrapper(nn.Module):
             correction_threshold: see ``Explainer.explain``.
 
         Returns:
-            (images, texts, height, width) in [0, 1], on the device of the picture.
+            (images, texts, height, width) in [0, 1], on the device of the image.
         """
         image = self._image if image is None else image
         if image is None:
@@ -147,7 +147,7 @@ class LeWrapper(nn.Module):
 
 
 class LePreprocess(nn.Module):
-    """open_clip's preprocessing with another, square input size: the whole picture is squashed, nothing cropped.
+    """open_clip's preprocessing with another, square input size: the whole image is squashed, nothing cropped.
 
     Args:
         preprocess: open_clip's transform; its last three steps are kept.
@@ -162,7 +162,7 @@ class LePreprocess(nn.Module):
         self.transform = Compose([resize, *preprocess.transforms[-3:]])
 
     def forward(self, image: "Image") -> Tensor:
-        """Picture -> (3, image_size, image_size)."""
+        """Image -> (3, image_size, image_size)."""
         result: Tensor = self.transform(image)
         return result
 
@@ -174,10 +174,10 @@ def visualize(
     text_prompts: Sequence[str] | None = None,
     save_path: str | Path | None = None,
 ) -> "Figure":
-    """The picture and its heatmaps in the authors' jet colours; shown if the session has a display.
+    """The image and its heatmaps in the authors' jet colours; shown if the session has a display.
 
     Args:
-        image: PIL picture, or a normalised tensor (1, 3, H, W) or (3, H, W) with OpenAI's mean and std.
+        image: PIL image, or a normalised tensor (1, 3, H, W) or (3, H, W) with OpenAI's mean and std.
         heatmaps: (1, texts, H, W) or (texts, H, W) in [0, 1].
         alpha: opacity of the colours.
         text_prompts: titles.
@@ -185,12 +185,12 @@ def visualize(
     """
     import matplotlib.pyplot as plt
     import numpy as np
-    from PIL.Image import Image as Picture
+    from PIL.Image import Image as PilImage
 
     maps = heatmaps.detach().float().cpu()
     maps = maps.flatten(0, -3)
     height, width = maps.shape[-2:]
-    if isinstance(image, Picture):
+    if isinstance(image, PilImage):
         pixels = np.asarray(image.convert("RGB").resize((width, height)))
     elif isinstance(image, Tensor):
         from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
@@ -199,7 +199,7 @@ def visualize(
         row = row * torch.tensor(OPENAI_DATASET_STD) + torch.tensor(OPENAI_DATASET_MEAN)
         pixels = (row.clamp(0, 1) * 255).round().byte().numpy()
     else:
-        raise InputError(f"image is a PIL picture or a tensor, got {type(image).__name__}")
+        raise InputError(f"image is a PIL image or a tensor, got {type(image).__name__}")
     titles = [str(title) for title in (text_prompts if text_prompts is not None else range(len(maps)))]
     panels = [viz.overlay(pixels, one.numpy(), alpha=alpha, cmap="jet") for one in maps]
     if save_path is not None:

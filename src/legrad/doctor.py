@@ -1,4 +1,4 @@
-"""What is known about a model, checked on a random picture: behind ``legrad doctor``."""
+"""What is known about a model, checked on a random image: behind ``legrad doctor``."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ def examine(explainer: Explainer, size: int | Sequence[int] | None = None, seed:
     Args:
         explainer: the model.
         size: input size in pixels, int or (H, W); default the model's own.
-        seed: of the random picture.
+        seed: of the random image.
 
     Returns:
         The report; a failed check is a finding, not an exception.
@@ -169,9 +169,9 @@ def _costs(explainer: Explainer, anatomy: ViTAnatomy, batch: Tensor, report: Rep
     explain()
     bare = min(seconds(lambda: anatomy.run(batch)) for _ in range(3))
     ours = min(seconds(explain) for _ in range(3))
-    report.add("time for one picture, one target", f"{ours:.3f} s, {ours / bare:.1f} x a bare forward pass")
+    report.add("time for one image, one target", f"{ours:.3f} s, {ours / bare:.1f} x a bare forward pass")
     tokens = anatomy.num_prefix_tokens + int(torch.Size(anatomy.grid).numel())
     width = max((p.shape[-1] for p in anatomy.blocks[0].parameters() if p.ndim > 1), default=tokens)
     weights = sum(p.numel() * p.element_size() for p in anatomy.tower.parameters())
     tail = 12 * tokens * width * batch.element_size()
-    report.add("memory, estimated", f"{weights / _MEGA:.0f} MiB of weights, {tail / _MEGA:.0f} MiB more per picture")
+    report.add("memory, estimated", f"{weights / _MEGA:.0f} MiB of weights, {tail / _MEGA:.0f} MiB more per image")

@@ -1,7 +1,7 @@
 """Errors and warnings.
 
 LeGradError
-├── InputError        an argument, picture, text or file that cannot be used
+├── InputError        an argument, image, text or file that cannot be used
 ├── UnsupportedModelError  a model without plain global attention, or one that we do not know
 └── TruthCheckError   the instrumented pass and the model disagree: the maps would be wrong
 
@@ -26,4 +26,4 @@ class TruthCheckError(LeGradError):
 
 
 class FlatMapWarning(UserWarning):
-    """A map (or score) does not depend on the picture's patches; it is returned as zeros."""
+    """A map (or score) does not depend on the image's patches; it is returned as zeros."""

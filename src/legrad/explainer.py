@@ -254,7 +254,7 @@ class Explainer:
             null_target: a target whose map is taken for background, for instance "a photo of a".
             null_threshold: cells whose min-maxed null relevance exceeds it become zero.
             keep_layers: keep the relevance of every layer too.
-            memory: bytes that explaining may take beyond the model, or "auto" (half of what is free). Pictures and
+            memory: bytes that explaining may take beyond the model, or "auto" (half of what is free). Images and
                 targets are worked off in chunks that fit; if memory runs out all the same, the chunks are halved.
 
         Returns:

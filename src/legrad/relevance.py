@@ -65,8 +65,8 @@ def key_relevance(
     middle = max(1, numbers // (heads * keys * inner))
     outer = max(1, middle // targets)
     chunks = itertools.product(range(0, batch, outer), range(0, targets, middle), range(0, rows, inner))
-    for picture, target, row in chunks:
-        some, asked, part = slice(picture, picture + outer), slice(target, target + middle), slice(row, row + inner)
+    for image, target, row in chunks:
+        some, asked, part = slice(image, image + outer), slice(target, target + middle), slice(row, row + inner)
         # targets share V: to a matrix product they are further rows
         upper = output_grad[some, asked, :, part].to(dtype).transpose(1, 2)
         shape = upper.shape[2:4]
@@ -94,7 +94,7 @@ def head_relevance(output_grad: Tensor, value: Tensor | None, keep: Tensor | Non
         keep = keep.expand(batch, heads, -1, -1).flatten(0, 1)[:, None]
     if value is not None:
         value = value.flatten(0, 1)[:, None]
-    # to the formula heads are further pictures, of one head each
+    # to the formula heads are further images, of one head each
     alone = key_relevance(output_grad.transpose(1, 2).flatten(0, 1)[:, :, None], value, keep)
     return alone.unflatten(0, (batch, heads)).transpose(1, 2)
 

@@ -1,4 +1,4 @@
-"""Arrays in, pictures out: overlays and figures. No global state, no window."""
+"""Arrays in, images out: overlays and figures. No global state, no window."""
 
 import io
 import math
@@ -23,11 +23,11 @@ _PANEL, _TALLEST, _NARROWEST = 3.2, 4.5, 1.4  # inches: usual width, largest hei
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a picture, counted from the lower left corner.
+    """One axis of an image, counted from the lower left corner.
 
     Attributes:
         label: with its unit.
-        length: of the whole picture.
+        length: of the whole image.
         ticks: (position, label), for scales that are not even; default matplotlib's own.
         start: where it begins.
     """
@@ -74,39 +74,39 @@ def colours(saliency: "NDArray[Any]", cmap: str = "inferno") -> "NDArray[np.uint
 
 
 def overlay(
-    picture: "NDArray[np.uint8]",
+    image: "NDArray[np.uint8]",
     saliency: "NDArray[Any]",
     seen: "NDArray[np.bool_] | None" = None,
     alpha: float = 0.65,
     cmap: str = "inferno",
 ) -> Image.Image:
-    """Colour a picture by saliency.
+    """Colour an image by saliency.
 
     Args:
-        picture: (H, W, 3) uint8.
+        image: (H, W, 3) uint8.
         saliency: (H, W) in [0, 1].
         seen: (H, W) bool; pixels that the model never saw become grey and hatched.
         alpha: opacity of the colours, in [0, 1].
         cmap: matplotlib colour map.
 
     Returns:
-        RGB picture, same size.
+        RGB image, same size.
     """
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha lies in [0, 1], got {alpha}")
-    if picture.shape[:2] != saliency.shape:
-        raise InputError(f"picture {picture.shape[:2]} and saliency {saliency.shape} differ in size")
-    mixed = picture * (1 - alpha) + colours(saliency, cmap) * alpha
+    if image.shape[:2] != saliency.shape:
+        raise InputError(f"image {image.shape[:2]} and saliency {saliency.shape} differ in size")
+    mixed = image * (1 - alpha) + colours(saliency, cmap) * alpha
     if seen is not None and not seen.all():
-        grey = picture.mean(-1, keepdims=True) * 0.35 + 110
-        y, x = np.mgrid[0 : picture.shape[0], 0 : picture.shape[1]]
+        grey = image.mean(-1, keepdims=True) * 0.35 + 110
+        y, x = np.mgrid[0 : image.shape[0], 0 : image.shape[1]]
         grey = np.where(((x + y) % _HATCH < 2)[..., None], grey * 0.6, grey)
         mixed = np.where(seen[..., None], mixed, grey)
     return Image.fromarray(np.clip(mixed, 0, 255).round().astype(np.uint8))
 
 
 def figure(
-    picture: "NDArray[np.uint8]",
+    image: "NDArray[np.uint8]",
     panels: "Sequence[Image.Image]",
     titles: "Sequence[str]",
     cmap: str = "inferno",
@@ -119,11 +119,11 @@ def figure(
 
     Args:
         image: the original, (H, W, 3) uint8.
-        panels: pictures of the original's size.
+        panels: images of the original's size.
         titles: one per panel.
         cmap: colour map of the bar.
         name: title of the original.
-        columns: pictures per row.
+        columns: images per row.
         axes: of x and y; default none.
         note: a line below.
     """
@@ -133,14 +133,14 @@ def figure(
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     # extreme shapes would give figures of a hundred inches or none
-    aspect = min(max(picture.shape[0] / picture.shape[1], 0.2), 5)
+    aspect = min(max(image.shape[0] / image.shape[1], 0.2), 5)
     side = min(_PANEL, max(_TALLEST / aspect, _NARROWEST))
     size = (side * columns + 0.9, (min(side * aspect, _TALLEST) + 0.7) * rows + 0.3 * bool(note))
     result = Figure(figsize=size, dpi=110, layout="constrained")
     grid = result.subplots(rows, columns, squeeze=False)
     for axis in grid.flat:
         axis.set_axis_off()
-    shown = zip(grid.flat, [picture, *panels], [name, *titles], strict=False)
+    shown = zip(grid.flat, [image, *panels], [name, *titles], strict=False)
     for axis, content, title in shown:
         if axes is None:
             axis.imshow(np.asarray(content))
@@ -172,7 +172,7 @@ def film(
     """Film strips, one below the other.
 
     Args:
-        rows: pictures of one size, as many in every strip.
+        rows: images of one size, as many in every strip.
         titles: one per strip.
         labels: one per column.
         cmap: colour map of the bar.
@@ -189,8 +189,8 @@ def film(
     for strip, row, title in zip(axes, rows, titles, strict=True):
         # layout leaves the width of titles out, so this one runs over its neighbours
         strip[0].set_title(_short(title.replace("\n", "  "), 100), fontsize=10, loc="left", parse_math=False)
-        for axis, picture in zip(strip, row, strict=True):
-            axis.imshow(np.asarray(picture))
+        for axis, image in zip(strip, row, strict=True):
+            axis.imshow(np.asarray(image))
             axis.set(xticks=[], yticks=[], frame_on=False)
     for axis, label in zip(axes[-1], labels, strict=True):
         axis.set_xlabel(label, fontsize=8)
@@ -209,9 +209,9 @@ def _finish(figure: "Figure", axes: Any, cmap: str, note: str) -> None:
         figure.supxlabel(note, fontsize=8)
 
 
-def upside_down(picture: Image.Image) -> Image.Image:
-    """Flipped: row 0 of a spectrogram is its lowest frequency, row 0 of a picture its top."""
-    return picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+def upside_down(image: Image.Image) -> Image.Image:
+    """Flipped: row 0 of a spectrogram is its lowest frequency, row 0 of an image its top."""
+    return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
 
 
 def _short(title: str, longest: int = 38) -> str:
@@ -229,14 +229,14 @@ def gif(frames: "Sequence[Image.Image]", seconds: float = 0.2) -> bytes:
     return buffer.getvalue()
 
 
-def png(picture: Any) -> bytes:
+def png(image: Any) -> bytes:
     """A PIL image or a matplotlib figure as PNG."""
     buffer = io.BytesIO()
-    if hasattr(picture, "savefig"):
+    if hasattr(image, "savefig"):
         with warnings.catch_warnings():
             # a title in Chinese or with an emoji: matplotlib draws boxes for what its font lacks
             warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-            picture.savefig(buffer, format="png")
+            image.savefig(buffer, format="png")
     else:
-        picture.save(buffer, format="PNG")
+        image.save(buffer, format="PNG")
     return buffer.getvalue()

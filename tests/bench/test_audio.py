@@ -180,7 +180,7 @@ def write_wav(path, seconds, seed):
 
 @pytest.fixture
 def ade20k(tmp_path):
-    """Class 3365 is the left third of a picture of 60 x 40 pixels; a crop to the middle leaves a sixth of 40 in it."""
+    """Class 3365 is the left third of an image of 60 x 40 pixels; a crop to the middle leaves a sixth of 40 in it."""
     root = tmp_path / "ADE20KSpeechPrompted"
     header = ["image_location", "ade_class_id", "speech_prompt_file", "timing"]
     rows = [["train/a.jpg", "3365", "x/one.wav", "[0.5, 0.75]"], ["train/a.jpg", "5", "x/two.wav", "[0.1, 2.0]"]]
@@ -238,7 +238,7 @@ def test_numbers_are_no_prompts(explainer, ade20k, tmp_path):
         assert found["methods"]["legrad"]["items"] == 2
 
 
-def test_a_clip_is_heard_once_however_many_pictures_it_asks(explainer, heard, tmp_path):
+def test_a_clip_is_heard_once_however_many_images_it_asks(explainer, heard, tmp_path):
     clip = str(tmp_path / "square.wav")
     write_wav(Path(clip), 0.5, 0)
     samples = [spoken(f"item-{index}", {"square": SQUARE}) for index in range(3)]
@@ -249,7 +249,7 @@ def test_a_clip_is_heard_once_however_many_pictures_it_asks(explainer, heard, tm
     assert heard == [RATE // 2]
 
 
-def test_picture_and_mask_are_cropped_alike(explainer, ade20k):
+def test_image_and_mask_are_cropped_alike(explainer, ade20k):
     data = ADE20KPrompted(ade20k)
     subject = registry.subject("audio", explainer, data)
     shown = []

@@ -150,7 +150,7 @@ def test_a_clip_without_anything_to_hear_is_a_problem(explainer, folder, tmp_pat
 
 def test_refused(explainer, folder, tmp_path):
     data = open_data(str(folder), "perturbation")
-    with pytest.raises(UnsupportedModelError, match="still pictures; of sounds there is `legrad bench perturbation`"):
+    with pytest.raises(UnsupportedModelError, match="still images; of sounds there is `legrad bench perturbation`"):
         registry.subject("segmentation", explainer, data)
     with pytest.raises(InputError, match=r"folder of class folders with sounds.*'embedded'"):
         registry.subject("perturbation", explainer, open_data("embedded", "perturbation"))

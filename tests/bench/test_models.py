@@ -229,7 +229,7 @@ def test_heads_are_remembered_apart(clip, scenes):
         assert limits.close(found, expected, maps=True)
 
 
-def test_answers_are_the_logits_of_whole_pictures(clip, scenes):
+def test_answers_are_the_logits_of_whole_images(clip, scenes):
     pictures = [scenes[0].image, scenes[1].image]
     plain, remembering = subject(clip, scenes), subject(clip, scenes, memory=MapCache())
     expected = plain.logits(plain.features(plain.inputs(pictures)))
@@ -521,7 +521,7 @@ def test_every_kind_of_benchmark_on_a_classifier(classifier, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["perturbation", "presence", "sanity"])
-def test_a_class_without_a_name_is_its_own_pictures_problem(clip, name, tmp_path):
+def test_a_class_without_a_name_is_its_own_images_problem(clip, name, tmp_path):
     for label in ("cat", "dog", "n99999999"):
         (tmp_path / "data" / label).mkdir(parents=True)
         Image.new("RGB", (40, 30), "red").save(tmp_path / "data" / label / "a.png")
@@ -753,19 +753,19 @@ def test_the_command(call):
 def test_strict_and_what_the_reader_found(call, tmp_path):
     """Of three lines one point is usable: told, listed, and the end of a strict run; without any item status is 1."""
     (tmp_path / "pictures").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "pictures/a.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "images/a.png")
     lines = ["image,class,x,y,label", "a.png,dog,2,2,yes", "a.png,dog,x,2,yes", "b.png,dog,2,2,yes"]
     Path("points.csv").write_text("\n".join(lines))
     arguments = ("bench", "openvocab", "--methods", "centre", "--data", "points.csv", "--images", "pictures")
     code, _, err = call(*arguments, "--out", "out")
     assert code == 0
     assert "points: 1 x a point whose x and y are not numbers of pixels" in err
-    assert "points: 1 x a picture with points that is not in the folder; first: b.png" in err
+    assert "points: 1 x an image with points that is not in the folder; first: b.png" in err
     code, out, err = call(*arguments, "--out", "strict", "--strict")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "points: 1 x a point whose x" in err
     Path("points.csv").write_text("\n".join(lines[:2]))
-    (tmp_path / "pictures/a.png").write_bytes(b"broken")
+    (tmp_path / "images/a.png").write_bytes(b"broken")
     code, _, err = call(*arguments, "--out", "nothing")
     assert code == 1
     assert "a.png" in err
@@ -798,7 +798,7 @@ def test_the_study_tells_where_legrad_stands(call, monkeypatch):
     name, pointing, energy, page = out.splitlines()
     assert (name, page) == ("embedded", "report: results/report.md")
     assert re.fullmatch(
-        r"localisation: pointing game: legrad \d\.\d+ \[.*\], 2 pictures\. Better: .*\. Level: .*\. Worse: .*\.",
+        r"localisation: pointing game: legrad \d\.\d+ \[.*\], 2 images\. Better: .*\. Level: .*\. Worse: .*\.",
         pointing,
     )
     assert energy.startswith("localisation: energy in the mask: legrad ")

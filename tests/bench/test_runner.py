@@ -166,7 +166,7 @@ def test_strict_stops_at_an_unsupported_method_and_at_the_readers_problems(go):
         go(data, strict=True)
 
 
-def test_a_bad_picture_that_was_taken_out_is_no_problem_any_more(go):
+def test_a_bad_image_that_was_taken_out_is_no_problem_any_more(go):
     data = five()
     data.samples[4] = None
     assert len(go(data)[0].content["problems"]) == 1
@@ -192,7 +192,7 @@ def test_a_method_that_always_fails_is_given_up(go):
 
 
 def forty(bad):
-    """Pictures of which ``bad`` cannot be measured."""
+    """Images of which ``bad`` cannot be measured."""
     made = [scene(f"item-{i}", {"square": block((0, 1), (0, 1))}, label="bad" if i in bad else None) for i in range(40)]
     return Data(made)
 

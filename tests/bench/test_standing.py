@@ -1,11 +1,11 @@
-"""What the report says about the first method against the others: never more than the same pictures can tell."""
+"""What the report says about the first method against the others: never more than the same images can tell."""
 
 import pytest
 
 from legrad.bench.report import standing
 from legrad.bench.report.figures import bars, curves, differences
 
-# method -> (value, low, high of the difference from "legrad", pictures)
+# method -> (value, low, high of the difference from "legrad", images)
 SOME = {
     "legrad": (0.5, None, None, 100),
     "rollout": (0.3, -0.3, -0.1, 100),
@@ -87,7 +87,7 @@ def test_a_title_says_what_is_not_the_default(content):
     )
 
 
-def test_fewer_pictures_have_no_ranked_place(content):
+def test_fewer_images_have_no_ranked_place(content):
     content["settings"]["subject"] = {"model": "tiny"}
     rows = [label.get_text() for label in bars(content).axes[0].get_yticklabels()][::-1]
     assert rows == ["textspan", "gradcam", "legrad", "rollout", "rise (10)"]
@@ -100,11 +100,11 @@ def test_fewer_pictures_have_no_ranked_place(content):
 
 def test_the_sentence_names_every_other_method_once(content):
     assert standing.sentence(content, "miou") == (
-        "legrad 0.500 [0.480, 0.520], 100 pictures. Better: textspan. Level: rise (10), gradcam. Worse: rollout."
+        "legrad 0.500 [0.480, 0.520], 100 images. Better: textspan. Level: rise (10), gradcam. Worse: rollout."
     )
 
 
-def test_the_best_has_the_pictures_of_the_first(content):
+def test_the_best_has_the_images_of_the_first(content):
     assert standing.best(content, "miou") == "textspan"
     content["scores"]["rise"] = dict(content["scores"]["legrad"])
     assert standing.best(content, "miou") == "rise"

@@ -53,7 +53,7 @@ def test_localisation(tmp_path):
     found, result = values(Localisation(), two(), tmp_path)
     assert found["legrad"] == {"pointing": 1, "energy": 1, "swap": 1, "flat": 0}
     assert found["legrad:layers=1"] == {"pointing": 0, "energy": 0, "swap": 0, "flat": 0}
-    # nothing known: the share of the picture that the masks cover, 16 of 64 pixels each
+    # nothing known: the share of the image that the masks cover, 16 of 64 pixels each
     nothing = {"pointing": 0.25, "energy": 0.25, "swap": 0.5, "flat": 1}
     assert found["legrad:layers=2"] == nothing
     assert {name: result["chance"][name] for name in ("pointing", "energy", "swap")} == {
@@ -77,7 +77,7 @@ def test_segmentation_of_the_true_classes(tmp_path):
 
 def test_segmentation_of_the_predicted_class(tmp_path):
     data = two()
-    # the left half is light in the first picture: the model sees a square; then the right half: it sees a bar
+    # the left half is light in the first image: the model sees a square; then the right half: it sees a bar
     for index, (side, label) in enumerate(((LEFT, "square"), (RIGHT, "square"))):
         image = Image.fromarray(np.repeat(side[..., None], 3, 2).astype(np.uint8) * 255)
         data.samples[index] = replace(data.samples[index], image=image, label=label)
@@ -88,14 +88,14 @@ def test_segmentation_of_the_predicted_class(tmp_path):
     # the bar's map against the square's mask
     assert (asked["item-1"]["tp"], asked["item-1"]["fp"]) == (0, 16)
     assert found["legrad"]["accuracy"] == (64 + 32) / 128
-    # 16 of 48 pixels are hit in all; of one picture all, of the other none
+    # 16 of 48 pixels are hit in all; of one image all, of the other none
     assert found["legrad"]["iou_foreground"] == 16 / 48
     assert found["legrad"]["mean_image_fg_iou"] == 0.5
 
 
 @pytest.mark.parametrize(("geometry", "overlap"), [("squash", 1), ("crop", 1), ("prs_compat", 1 / 2)])
-def test_pictures_and_masks_lie_on_each_other(geometry, overlap):
-    """The map is what the model is shown: the light object, whatever the picture's shape."""
+def test_images_and_masks_lie_on_each_other(geometry, overlap):
+    """The map is what the model is shown: the light object, whatever the image's shape."""
     mask = np.zeros((2 * SIZE, SIZE), bool)
     mask[SIZE // 2 : SIZE] = True
     image = Image.fromarray(np.repeat(mask[..., None], 3, 2).astype(np.uint8) * 255)
@@ -139,7 +139,7 @@ def test_open_vocabulary(tmp_path):
 
 
 def bright(side, label):
-    """One half of the picture is light, which is what the fake model goes by."""
+    """One half of the image is light, which is what the fake model goes by."""
     image = Image.fromarray(np.repeat(side[..., None], 3, 2).astype(np.uint8) * 200 + 20)
     return replace(scene(label, {label: side}), image=image)
 
@@ -172,7 +172,7 @@ def test_perturbation_of_a_wrong_prediction(tmp_path):
     found = run(Perturbation(), subject, data, ["legrad"], tmp_path).content
     one = found["scores"]["legrad"]["item-0"]
     assert one["clean"] == 0
-    # without its light half the picture is a bar to the model, though it was not before
+    # without its light half the image is a bar to the model, though it was not before
     assert one["predicted"]["positive"] == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
     assert one["target"]["positive"] == [0] * 10
     numbers = found["methods"]["legrad"]["metrics"]
@@ -184,7 +184,7 @@ def test_perturbation_of_a_wrong_prediction(tmp_path):
 
 
 @pytest.mark.parametrize("fill", ["black", "blur"])
-def test_perturbation_of_several_pictures_is_that_of_each(fill):
+def test_perturbation_of_several_images_is_that_of_each(fill):
     data = Data([bright(LEFT, "square"), bright(block((0, 4), (0, 8)), "square")])
     asked = Subject(data, the_mask)
     together = Perturbation(fill=fill).measure(asked, data.samples, "legrad")

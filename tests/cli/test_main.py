@@ -105,11 +105,11 @@ def test_the_readme_call_on_any_jpeg(tmp_path):
 def test_an_error_is_one_line_and_exit_code_2(tmp_path):
     done = shell("explain", "absent.jpg", "-t", "a dog", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: no such picture: absent.jpg\n"
+    assert done.stderr == "error: no such image: absent.jpg\n"
     assert not list(tmp_path.iterdir())
 
 
-# -- pictures -----------------------------------------------------------------------------------------------------
+# -- images -----------------------------------------------------------------------------------------------------
 
 
 def test_nothing_given_explains_the_sample(run):
@@ -129,7 +129,7 @@ def test_sample_with_a_text(run):
     assert [record["target"] for record in manifest()["images"][0]["targets"]] == ["a guitar"]
 
 
-def test_one_picture_two_texts(run, explainer):
+def test_one_image_two_texts(run, explainer):
     photo("photo.png")
     code, out, err = run("explain", "photo.png", *TEXTS, "--out", "results/new")
     assert (code, err) == (0, "")
@@ -151,7 +151,7 @@ def test_one_picture_two_texts(run, explainer):
 
 
 def test_folder_and_glob(run):
-    # more pictures than one batch
+    # more images than one batch
     paths = [photo(f"photos/{i}.png", seed=i) for i in range(main._BATCH + 1)]
     photo("photos/deeper/x.webp")
     code, out, _ = run("explain", "photos", "-t", "a dog", "--out", "a")
@@ -178,22 +178,22 @@ def test_nothing_to_explain(run, source):
     assert not Path("legrad-out").exists()
 
 
-def test_one_broken_picture_among_good_ones(run):
+def test_one_broken_image_among_good_ones(run):
     folder = "a-long-folder-name-" * 6  # messages are not wrapped at the terminal's width
     good = [photo(f"{folder}/a.png"), photo(f"{folder}/c.png")]
-    Path(f"{folder}/b.png").write_text("not a picture")
+    Path(f"{folder}/b.png").write_text("not an image")
     code, out, err = run("explain", folder, "-t", "a dog")
     assert code == 1
-    assert err.startswith(f"error: {folder}/b.png is not a picture that Pillow can read")
+    assert err.startswith(f"error: {folder}/b.png is not an image that Pillow can read")
     assert err.count("\n") == 1
     assert [entry["image"] for entry in manifest()["images"]] == [str(path) for path in good]
     assert "a.png" in out
     assert "c.png" in out
 
 
-def test_only_broken_pictures(run):
-    Path("a.png").write_text("not a picture")
-    assert_error(run("explain", "a.png", "-t", "a dog"), "a.png is not a picture")
+def test_only_broken_images(run):
+    Path("a.png").write_text("not an image")
+    assert_error(run("explain", "a.png", "-t", "a dog"), "a.png is not an image")
 
 
 def test_odd_names(run):
@@ -447,7 +447,7 @@ def test_parse_size(text, expected):
     assert parse_size(text) == expected
 
 
-def test_a_picture_that_cannot_be_explained_does_not_stop_the_others(run, monkeypatch, explainer):
+def test_an_image_that_cannot_be_explained_does_not_stop_the_others(run, monkeypatch, explainer):
     original = explainer.explain
 
     def explain(pictures, targets, **options):
@@ -483,13 +483,13 @@ def test_similar_contrast_and_zeroshot(run):
     assert names[0] == "similar to b.png"
     assert names[1] in ("cow", "pig")
     assert names[2:] == ["a cat rather than a dog"]
-    assert_error(run("explain", "a.png", "--similar", "absent.png"), "--similar: no such picture: absent.png")
+    assert_error(run("explain", "a.png", "--similar", "absent.png"), "--similar: no such image: absent.png")
 
 
 def test_nothing_done_and_something_done_differ(run):
     photo("good.png")
-    Path("a.png").write_text("not a picture")
-    Path("b.gif").write_text("not a picture")
+    Path("a.png").write_text("not an image")
+    Path("b.gif").write_text("not an image")
     assert run("explain", "good.png", "a.png", "-t", "a dog")[0] == 1
     for broken in (["a.png"], ["b.gif"], ["a.png", "b.gif"]):
         code, out, err = run("explain", *broken, "-t", "a dog")

@@ -15,7 +15,7 @@ from legrad.core import routes
 from legrad.core.planning import Shortcuts
 from legrad.core.readout import TokenSpan
 
-# many random directions on one picture
+# many random directions on one image
 pytestmark = pytest.mark.filterwarnings("ignore:.*hardly depend on the target")
 
 # class-token, averaged before and after the norm, LayerScale, QuickGELU, registers, another order of modules
@@ -195,7 +195,7 @@ def agrees(explainer, x, t):
     return twin.distance(found, through_autograd(explainer.model, x, t)) < limits.FLOAT32
 
 
-def test_a_read_out_that_picks_other_tokens_for_every_picture():
+def test_a_read_out_that_picks_other_tokens_for_every_image():
     explainer = legrad.wrap(timm_vit(global_pool="max", class_token=False))
     assert agrees(explainer, torch.randn(4, 3, 32, 32), [0, 3])
     assert set(plan_of(explainer).readings.values()) == {TokenSpan(None)}
@@ -334,11 +334,11 @@ def test_contrast_of_a_late_target_and_a_callable():
         assert twin.distance(alone.relevance[0], found.relevance[row]) < limits.FLOAT32
 
 
-# -- chunks of pictures and targets ---------------------------------------------------------------------------------
+# -- chunks of images and targets ---------------------------------------------------------------------------------
 
 
 def running_out_above(pictures, targets):
-    """A pass that only has memory for so many pictures and targets."""
+    """A pass that only has memory for so many images and targets."""
     real, passes = batches.explain_batch, []
 
     def explain_batch(anatomy, batch, scores, *args, **limits):

@@ -42,7 +42,7 @@ def test_small_memory_splits_the_batch_and_changes_nothing():
     )
 
 
-def test_own_targets_for_every_picture():
+def test_own_targets_for_every_image():
     explainer, x, t = legrad.wrap(tiny.clip(), tokenizer=tiny.tokenizer), images(3), embeddings(4)
 
     def odd(feature):

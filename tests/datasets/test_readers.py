@@ -1,4 +1,4 @@
-"""The readers of points, labelled pictures, sound prompts and class names, on tiny files in the published formats."""
+"""The readers of points, labelled images, sound prompts and class names, on tiny files in the published formats."""
 
 import sys
 import tarfile
@@ -10,7 +10,7 @@ from helpers.dataset_files import coded, picture, table
 from scipy.io import savemat
 
 from legrad.datasets import ADE20KPrompted, ImageFolder, ImageNetSegmentation, OpenImagesPoints, PointsCsv, names
-from legrad.datasets._files import inside
+from legrad.datasets.files import inside
 from legrad.errors import InputError
 from legrad.metrics import localisation
 
@@ -114,7 +114,7 @@ def test_points_of_ones_own(tmp_path):
         with pytest.raises(InputError, match=r"shares.csv: all x and y lie in \[0, 1\], .*--unit relative"):
             PointsCsv(shares, tmp_path / "images")
     outside = table(tmp_path / "out.csv", [rows[0], ["dog", "sub/a.png", 9, 2, "yes"]])
-    with pytest.raises(InputError, match=r"the point \(9, 2\) of dog lies outside the picture of 8 x 4"):
+    with pytest.raises(InputError, match=r"the point \(9, 2\) of dog lies outside the image of 8 x 4"):
         PointsCsv(outside, tmp_path / "images")[0]
 
 
@@ -139,18 +139,18 @@ def test_a_folder_of_classes(tmp_path):
     assert [(one.label, one.extra["index"]) for one in (data[0], data[2])] == [("cats", 0), ("dogs", 1)]
     assert data.facts["numbering"] == "folders"
     assert "birds" in data.facts["problems"][0]
-    with pytest.raises(InputError, match="holds no pictures"):
+    with pytest.raises(InputError, match="holds no images"):
         ImageFolder(tmp_path / "birds")
     with pytest.raises(InputError, match="no folder"):
         ImageFolder(tmp_path / "fish")
 
 
-def test_pictures_beside_the_class_folders_are_told(tmp_path):
+def test_images_beside_the_class_folders_are_told(tmp_path):
     picture(tmp_path / "dogs/1.jpg")
     picture(tmp_path / "stray.jpg")
     data = ImageFolder(tmp_path)
     assert data.keys() == ["dogs/1.jpg"]
-    assert data.facts["problems"] == ["1 x a picture outside the class folders, left out; first: stray.jpg"]
+    assert data.facts["problems"] == ["1 x an image outside the class folders, left out; first: stray.jpg"]
 
 
 def test_a_part_of_imagenet_keeps_its_numbers(tmp_path):
@@ -190,11 +190,11 @@ def test_flat_imagenet_takes_its_labels_from_the_devkit(tmp_path, form):
     assert [data[i].label for i in range(3)] == ["n01443537", "n02099601", "n01443537"]
     assert data[1].extra["index"] == 207
     picture(tmp_path / "val/ILSVRC2012_val_00000004.JPEG")
-    with pytest.raises(InputError, match="4 validation pictures, but the devkit has labels for 3"):
+    with pytest.raises(InputError, match="4 validation images, but the devkit has labels for 3"):
         ImageFolder(tmp_path)
     for number in (3, 4):
         (tmp_path / f"val/ILSVRC2012_val_0000000{number}.JPEG").unlink()
-    with pytest.raises(InputError, match="2 validation pictures, but the devkit has labels for 3"):
+    with pytest.raises(InputError, match="2 validation images, but the devkit has labels for 3"):
         ImageFolder(tmp_path)
 
 
@@ -283,7 +283,7 @@ def test_ade20k_sound_prompted(ade20k):
     ("row", "message"),
     [
         (["train/a.jpg", "3365", "missing.wav", ""], "no such clip"),
-        (["train/c.jpg", "3365", "clip.wav", ""], "no such picture"),
+        (["train/c.jpg", "3365", "clip.wav", ""], "no such image"),
         (["train/a.png", "3365", "clip.wav", ""], "ends with .jpg"),
         (["../a.jpg", "3365", "clip.wav", ""], "must stay there"),
         (["train/a.jpg", "3365", "clip.wav", "[2, 1]"], "does not go forward"),

@@ -42,7 +42,7 @@ def test_gtsegs_is_dereferenced_twice_and_transposed(gtsegs):
         np.testing.assert_array_equal(sample.masks[sample.label], mask == 1)
     assert data[1].extra["parts"] == 3
     assert data.classes == ["n01440764", "n02084071"]
-    assert data.facts["problems"] == ["1 x not the published set of 4276 pictures and 445 classes; first: 2 and 2"]
+    assert data.facts["problems"] == ["1 x not the published set of 4276 images and 445 classes; first: 2 and 2"]
     with pytest.raises(IndexError):
         data[2]
 
@@ -80,7 +80,7 @@ def test_gtsegs_must_not_lead_to_other_files(tmp_path, gtsegs):
         ImageNetSegmentation(tmp_path / "link.mat")
 
 
-def test_pictures_of_gtsegs_have_pillows_limit(gtsegs, monkeypatch):
+def test_images_of_gtsegs_have_pillows_limit(gtsegs, monkeypatch):
     made, _ = gtsegs
     data = ImageNetSegmentation(made.close())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
@@ -91,9 +91,9 @@ def test_pictures_of_gtsegs_have_pillows_limit(gtsegs, monkeypatch):
 @pytest.mark.parametrize(
     ("replace", "message"),
     [
-        (lambda m: {"img": m.put(np.zeros((3, 7, 4), np.float32))}, "a picture is uint8"),
+        (lambda m: {"img": m.put(np.zeros((3, 7, 4), np.float32))}, "an image is uint8"),
         (lambda m: {"img": m.put(np.zeros((7, 4), np.uint8))}, r"uint8 \(3, width, height\)"),
-        (lambda m: {"img": m.put(np.zeros((3, 4, 7), np.uint8))}, "the mask is 7 x 4 pixels, its picture 4 x 7"),
+        (lambda m: {"img": m.put(np.zeros((3, 4, 7), np.uint8))}, "the mask is 7 x 4 pixels, its image 4 x 7"),
         (lambda m: {"gt": m.put(np.zeros((7, 4), np.uint8))}, "must refer to an array of references"),
         (lambda m: {"gt": m.references([m.put(np.full((7, 4), 2, np.uint8))])}, "a mask holds 0 and 1"),
         (lambda m: {"gt": m.references([m.put(np.zeros((7, 4), bool))])}, "a mask is uint8"),
@@ -180,7 +180,7 @@ WNIDS = [f"n{i:08d}" for i in range(1, 920)]
 
 @pytest.fixture
 def imagenet_s(tmp_path):
-    """Two pictures of the 919-class version; the list of classes is not sorted, as on the web page."""
+    """Two images of the 919-class version; the list of classes is not sorted, as on the web page."""
     root = tmp_path / "ImageNetS919"
     ids = np.array([[0, 300, 300], [1000, 2, 300]])
     for wnid, name in ((WNIDS[299], "ILSVRC2012_val_00000001"), (WNIDS[6], "ILSVRC2012_val_00000002")):
@@ -202,9 +202,9 @@ def test_imagenet_s_decodes_16_bits_of_colour(imagenet_s):
     np.testing.assert_array_equal(sample.masks[WNIDS[299]], [[0, 1, 1], [0, 0, 1]])
     np.testing.assert_array_equal(sample.masks[WNIDS[1]], [[0, 0, 0], [0, 1, 0]])
     np.testing.assert_array_equal(sample.extra[IGNORE], [[0, 0, 0], [1, 0, 0]])
-    # the picture's own class was not found in it
+    # the image's own class was not found in it
     assert not data[0].masks[WNIDS[6]].any()
-    assert data.facts["problems"] == ["1 x not the published set of 12419 pictures; first: 2"]
+    assert data.facts["problems"] == ["1 x not the published set of 12419 images; first: 2"]
 
 
 def test_imagenet_s_without_all_classes_would_shift_ids(imagenet_s):
@@ -234,7 +234,7 @@ def test_broken_items_of_imagenet_s(imagenet_s):
     coded(mask, np.full((2, 3), 919 % 256), np.full((2, 3), 919 // 256))
     assert data[0].masks[WNIDS[918]].all()
     coded(mask, np.zeros((3, 3)), np.zeros((3, 3)))
-    with pytest.raises(InputError, match="the mask is 3 x 3 pixels, its picture 3 x 2"):
+    with pytest.raises(InputError, match="the mask is 3 x 3 pixels, its image 3 x 2"):
         data[0]
     grey(mask, np.zeros((2, 3)))
     with pytest.raises(InputError, match="mode L"):
@@ -242,8 +242,8 @@ def test_broken_items_of_imagenet_s(imagenet_s):
     mask.unlink()
     with pytest.raises(InputError, match="no such mask"):
         data[0]
-    (root / "validation" / WNIDS[6] / "ILSVRC2012_val_00000002.JPEG").write_bytes(b"no picture")
-    with pytest.raises(InputError, match="not a picture"):
+    (root / "validation" / WNIDS[6] / "ILSVRC2012_val_00000002.JPEG").write_bytes(b"no image")
+    with pytest.raises(InputError, match="not an image"):
         data[0]
 
 
@@ -340,20 +340,20 @@ def test_masks_that_cannot_be_told_apart(tmp_path):
     grey(tmp_path / "masks/b.png", MASK)
     found = MaskFolder(tmp_path)
     for index in range(2):
-        with pytest.raises(InputError, match="two pictures named a"):
+        with pytest.raises(InputError, match="two images named a"):
             found[index]
     assert found[2].key == "b.jpg"
     with pytest.raises(InputError, match="no folder"):
         MaskFolder(tmp_path / "images")
     (tmp_path / "empty/images").mkdir(parents=True)
-    with pytest.raises(InputError, match="holds no pictures"):
+    with pytest.raises(InputError, match="holds no images"):
         MaskFolder(tmp_path / "empty")
 
 
 def test_masks_of_another_size_or_kind(tmp_path):
     picture(tmp_path / "images/a.jpg", (3, 2))
     grey(tmp_path / "masks/a.png", MASK.T)
-    with pytest.raises(InputError, match="the mask is 2 x 3 pixels, its picture 3 x 2"):
+    with pytest.raises(InputError, match="the mask is 2 x 3 pixels, its image 3 x 2"):
         MaskFolder(tmp_path)[0]
     Image.new("RGB", (3, 2)).save(tmp_path / "masks/a.png")
     with pytest.raises(InputError, match="mode RGB"):

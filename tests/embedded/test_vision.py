@@ -77,7 +77,7 @@ def placements(monkeypatch):
 
 
 def test_masks_hold_the_pixels_of_their_own_sprite(placements):
-    """Up to one exposure per scene and a little grain, the picture inside a mask is the pasted sprite."""
+    """Up to one exposure per scene and a little grain, the image inside a mask is the pasted sprite."""
     for index in range(20):
         made = legrad.embedded.scene(5, index, objects=(2, 4))
         for name, mask in zip(made.names, made.masks, strict=True):
@@ -362,7 +362,7 @@ def test_head_only_stage_trains_nothing_in_front_of_the_head(tmp_path):
     assert not any(".blocks." in name or "text." in name or "embed" in name for name in changed)
 
 
-def test_pictures_of_another_size_keep_the_siblings_weights():
+def test_images_of_another_size_keep_the_siblings_weights():
     model, _ = embedded.load(embedded.MAP_WEIGHTS)
     small = embedded.resized(model, 128)
     assert small.visual.image_size == (128, 128)

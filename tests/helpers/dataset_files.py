@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def picture(path, size=(6, 4), seed=0):
-    """A random RGB picture of (width, height), as PNG bytes whatever the suffix: what is read is what was written."""
+    """A random RGB image of (width, height), as PNG bytes whatever the suffix: what is read is what was written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, format="PNG")

@@ -49,9 +49,9 @@ class Data:
 
 
 class Subject:
-    """Gives for a class of a picture the map ``draw(its sample, the class, method)``, (SIZE, SIZE).
+    """Gives for a class of an image the map ``draw(its sample, the class, method)``, (SIZE, SIZE).
 
-    The model is an eye: the feature of a picture is the darkness of its left and right half, and the classes "square"
+    The model is an eye: the feature of an image is the darkness of its left and right half, and the classes "square"
     and "bar" stand for the one that is lighter.
     """
 

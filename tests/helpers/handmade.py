@@ -26,7 +26,7 @@ def explanation(
     layers: tuple[int, ...] = (0, 2),
     **changes: Any,
 ) -> legrad.Explanation:
-    """Random relevance on 8-pixel patches; by default the original pictures are the model's input."""
+    """Random relevance on 8-pixel patches; by default the original images are the model's input."""
     generator = torch.Generator().manual_seed(0)
     covered = covered or (8 * grid[0], 8 * grid[1])
     placements = placements or [Placement(covered, covered)] * count
@@ -43,7 +43,7 @@ def explanation(
         "placements": placements,
         "patch_grids": [cells(grid, covered)] * count,
         "images": [rng.integers(0, 255, (*placement.original, 3), np.uint8) for placement in placements],
-        "names": [f"folder/picture {i}.jpg" for i in range(count)],
+        "names": [f"folder/image {i}.jpg" for i in range(count)],
         "settings": {"model": "none", "method": "legrad", "layers": list(layers), "versions": {"legrad": "0"}},
     }
     return legrad.Explanation(**{**values, **changes})

@@ -1,7 +1,7 @@
 """A tiny random model in the structure that ImageBind is described by; written for these tests, none of it is its code.
 
 Three senses (vision, audio, text), each a preprocessor, a trunk, a head and a postprocessor in a ModuleDict; tokens run
-through the trunks as (tokens, batch, dim); a picture is repeated to two frames; several clips of a sound are averaged
+through the trunks as (tokens, batch, dim); an image is repeated to two frames; several clips of a sound are averaged
 after their embeddings were scaled.
 """
 
@@ -13,7 +13,7 @@ WIDTH, FEATURES = 32, 24
 
 
 class Stem(nn.Module):
-    """Pictures (batch, 3, height, width) -> tokens."""
+    """Images (batch, 3, height, width) -> tokens."""
 
     def __init__(self, side=4, patch=8):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Slow twins of the methods: one picture and one target at a time, float64, the transformer written out by hand.
+"""Slow twins of the methods: one image and one target at a time, float64, the transformer written out by hand.
 
 Shares no code with the library. Gradients at attention maps are plain autograd at zeros that are added to the maps;
 relevance is propagated backwards by explicit rules without autograd.

@@ -57,11 +57,11 @@ def assert_follows(transform, height, width):
         source = (torch.arange(frame.input[axis]) + 0.5 - frame.offset[axis]) / frame.scale[axis]
         other = 1 - axis
         reach = max(1.0, 1 / frame.scale[axis])  # of the resampling filter
-        # black is beyond the picture, and only there
+        # black is beyond the image, and only there
         blue = result[2].amax(other)
         assert (blue[(source > reach / 2) & (source < side - reach / 2)] > 250).all()
         assert (blue[(source < -reach / 2) | (source > side + reach / 2)] == 0).all()
-        # the filter bends the ramp at the picture's edges
+        # the filter bends the ramp at the image's edges
         interior = (source > 2 * reach) & (source < side - 2 * reach)
         assert interior.any() or side < 6 * reach
         found = result[other].amax(other)[interior] + 0.5
@@ -133,7 +133,7 @@ def test_unknown_steps_name_the_way_out():
 @pytest.mark.parametrize("mode", ["longest", "shortest"])
 def test_strips_too_thin_to_resize(mode):
     # nothing would be left of the short side, or the long one would fill the memory
-    with pytest.raises(legrad.InputError, match=r"a picture of 1 x 10000 pixels is too thin.*fit='squash'"):
+    with pytest.raises(legrad.InputError, match=r"an image of 1 x 10000 pixels is too thin.*fit='squash'"):
         follow(open_clip_transform(224, mode), (1, 10000))
     assert follow(open_clip_transform(224, "squash"), (1, 10000)).input == (224, 224)
 
@@ -155,7 +155,7 @@ def test_place_is_plain_interpolation_if_all_was_seen(size):
     assert placed.shape == (2, 5, *size)
     expected = F.interpolate(maps, size, mode="bilinear", align_corners=False)
     assert limits.close(placed, expected)
-    # squashed pictures are no different
+    # squashed images are no different
     squashed = follow(transforms.Resize((48, 64)), size)
     assert limits.close(geometry.place(maps, squashed, cells((3, 4), (48, 64)), size), expected)
 
@@ -237,7 +237,7 @@ def test_saliency_is_stretched_over_what_was_seen():
 
 
 def test_unseen_extremes_do_not_count():
-    # three columns of cells, but only the middle of the model's input lies in the picture: the rest is padding
+    # three columns of cells, but only the middle of the model's input lies in the image: the rest is padding
     frame = Placement((24, 8), (24, 24), (1.0, 1.0), (0.0, 8.0))
     relevance = torch.tensor([[9.0, 1, 9], [9, 2, 9], [9, 3, 9]])[None, None]
     found = handmade.explanation(targets=1, grid=(3, 3), covered=(24, 24), placements=[frame], relevance=relevance)
@@ -270,7 +270,7 @@ def test_missing_targets_take_no_part():
         assert (maps[:, 2] == 0).all()
 
 
-def test_a_picture_without_any_target():
+def test_an_image_without_any_target():
     found = handmade.explanation(valid=torch.zeros(1, 2, dtype=torch.bool))
     for normalize in ("map", "shared", None):
         assert torch.equal(found.saliency(normalize=normalize), torch.zeros(1, 2, 24, 32))

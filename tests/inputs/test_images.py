@@ -1,4 +1,4 @@
-"""Every odd input becomes an upright RGB picture or one clear InputError; names of results are safe."""
+"""Every odd input becomes an upright RGB image or one clear InputError; names of results are safe."""
 
 import http.server
 import io
@@ -27,7 +27,7 @@ ORIENTATION = 0x0112
 
 
 def checks(size=(6, 4)):
-    """A picture whose corners differ: red, green, blue, white, in reading order, rest grey."""
+    """An image whose corners differ: red, green, blue, white, in reading order, rest grey."""
     picture = Image.new("RGB", size, (120, 120, 120))
     right, bottom = size[0] - 1, size[1] - 1
     for place, colour in {
@@ -50,16 +50,16 @@ def png(picture):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(legrad.InputError, match=r"no such picture: .*absent\.png"):
+    with pytest.raises(legrad.InputError, match=r"no such image: .*absent\.png"):
         images.read(tmp_path / "absent.png")
 
 
 @pytest.mark.parametrize("name", ["", "a" * 5000, "nul\0byte.png"])
 def test_names_that_no_file_can_have(name):
-    with pytest.raises(legrad.InputError, match="no such picture") as caught:
+    with pytest.raises(legrad.InputError, match="no such image") as caught:
         images.read(name)
     assert len(str(caught.value)) < 400
-    with pytest.raises(legrad.InputError, match="no such picture"):
+    with pytest.raises(legrad.InputError, match="no such image"):
         list(images.expand([name]))
 
 
@@ -70,15 +70,15 @@ def test_folder(tmp_path):
 
 def test_text_called_png(tmp_path):
     path = tmp_path / "notes.png"
-    path.write_text("not a picture")
-    with pytest.raises(legrad.InputError, match=r"notes\.png is not a picture that Pillow can read"):
+    path.write_text("not an image")
+    with pytest.raises(legrad.InputError, match=r"notes\.png is not an image that Pillow can read"):
         images.read(path)
 
 
 def test_empty_file(tmp_path):
     path = tmp_path / "empty.jpg"
     path.touch()
-    with pytest.raises(legrad.InputError, match="not a picture"):
+    with pytest.raises(legrad.InputError, match="not an image"):
         images.read(path)
 
 
@@ -88,11 +88,11 @@ def test_truncated_files(tmp_path, suffix):
     path = tmp_path / f"cut.{suffix}"
     Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(legrad.InputError, match=rf"cut\.{suffix} is not a picture that Pillow can read"):
+    with pytest.raises(legrad.InputError, match=rf"cut\.{suffix} is not an image that Pillow can read"):
         images.read(path)
 
 
-def test_truncated_picture_opened_by_the_caller(tmp_path):
+def test_truncated_image_opened_by_the_caller(tmp_path):
     path = tmp_path / "cut.jpg"
     Image.effect_noise((64, 64), 90).convert("RGB").save(path)
     path.write_bytes(path.read_bytes()[:800])
@@ -100,7 +100,7 @@ def test_truncated_picture_opened_by_the_caller(tmp_path):
         images.read(picture)
 
 
-def test_picture_closed_by_the_caller(tmp_path):
+def test_image_closed_by_the_caller(tmp_path):
     checks().save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
         pass
@@ -115,7 +115,7 @@ def test_broken_reader_is_one_clear_error(tmp_path, monkeypatch):
         raise struct.error("unpack requires 4 bytes")
 
     monkeypatch.setattr(images.ImageOps, "exif_transpose", broken)
-    with pytest.raises(legrad.InputError, match=r"a\.png is not a picture.*unpack requires 4 bytes"):
+    with pytest.raises(legrad.InputError, match=r"a\.png is not an image.*unpack requires 4 bytes"):
         images.read(tmp_path / "a.png")
 
 
@@ -144,7 +144,7 @@ def test_16_bit_grey(tmp_path):
     grey = np.asarray(images.read(tmp_path / "a.png"))
     assert np.abs(grey[0, :, 0].astype(int) - (0, 1, 128, 255)).max() <= 1
     assert (grey[..., :1] == grey).all()
-    # the scale is that of 16 bits, not of the picture's own brightest value
+    # the scale is that of 16 bits, not of the image's own brightest value
     assert images.read(Image.fromarray(values // 4)).getpixel((3, 0)) == (64, 64, 64)
 
 
@@ -156,12 +156,12 @@ def test_8_bit_values_in_a_wide_mode_are_kept():
     ("values", "expected"),
     [((0, 0.5, 1), (0, 128, 255)), ((0, 100, 255), (0, 100, 255)), ((0, 500, 1000), (0, 128, 255))],
 )
-def test_float_pictures(values, expected):
+def test_float_images(values, expected):
     picture = images.read(Image.fromarray(np.array([values], np.float32)))
     assert tuple(np.asarray(picture)[0, :, 0]) == expected
 
 
-def test_float_picture_with_nan():
+def test_float_image_with_nan():
     picture = images.read(Image.fromarray(np.array([[np.nan, np.inf, -np.inf, 1]], np.float32)))
     assert tuple(np.asarray(picture)[0, :, 0]) == (0, 0, 0, 255)
 
@@ -243,7 +243,7 @@ def test_exif_rotation(tmp_path, orientation):
     read = images.read(tmp_path / "a.jpg")
     assert read.size == (96, 64)
     assert np.abs(np.asarray(read, int) - np.asarray(upright, int)).max() < 40
-    # reading twice does not turn it again, and the caller's own picture is not changed
+    # reading twice does not turn it again, and the caller's own image is not changed
     assert np.array_equal(np.asarray(images.read(read)), np.asarray(read))
     with Image.open(tmp_path / "a.jpg") as own:
         assert images.read(own).size == (96, 64)
@@ -293,7 +293,7 @@ def test_arrays():
     assert images.read(rgb).info == {}
 
 
-def test_pil_pictures_are_not_changed():
+def test_pil_images_are_not_changed():
     own = checks()
     own.info = {"dpi": (72, 72)}
     read = images.read(own)
@@ -330,7 +330,7 @@ def test_other_kinds(source):
         images.read(source)
 
 
-def test_empty_pil_picture():
+def test_empty_pil_image():
     with pytest.raises(legrad.InputError, match=r"empty \(0 x 4 pixels\)"):
         images.read(Image.new("RGB", (0, 4)))
 
@@ -416,7 +416,7 @@ def test_urls_as_people_write_them(server, path):
 
 
 def test_url_of_something_else(server):
-    with pytest.raises(legrad.InputError, match=r"text\.png is not a picture"):
+    with pytest.raises(legrad.InputError, match=r"text\.png is not an image"):
         images.read(f"{server}/text.png")
 
 
@@ -522,7 +522,7 @@ def test_expand(folder):
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("../empty", "no pictures in the folder"), ("*.gif", "no file matches"), ("absent.png", "no such picture")],
+    [("../empty", "no images in the folder"), ("*.gif", "no file matches"), ("absent.png", "no such image")],
 )
 def test_expand_finds_nothing(folder, source, message):
     with pytest.raises(legrad.InputError, match=message):
@@ -590,7 +590,7 @@ def test_a_file_name_that_is_no_utf8(tmp_path):
     assert names(images.expand([str(tmp_path)])) == [name]
 
 
-# -- animations where single pictures are wanted ------------------------------------------------------------------
+# -- animations where single images are wanted ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.tiff"])

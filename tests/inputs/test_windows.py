@@ -1,4 +1,4 @@
-"""Pictures are prepared by threads, in windows: the answer is that of one call, and nothing goes on after an error."""
+"""Images are prepared by threads, in windows: the answer is that of one call, and nothing goes on after an error."""
 
 import functools
 import threading
@@ -18,7 +18,7 @@ from legrad.inputs import geometry, prepare
 
 @pytest.fixture
 def files(tmp_path):
-    """Seven pictures of different sizes and content."""
+    """Seven images of different sizes and content."""
     rng = np.random.default_rng(0)
     paths = [tmp_path / f"{index}.png" for index in range(7)]
     for index, path in enumerate(paths):
@@ -33,7 +33,7 @@ def transform():
 
 
 def windowed(count):
-    """As on a device of its own, where ``count`` pictures go in at once."""
+    """As on a device of its own, where ``count`` images go in at once."""
     whole = prepare.InputQueue.windows
     return mock.patch.object(prepare.InputQueue, "windows", lambda self, _: whole(self, count))
 
@@ -50,7 +50,7 @@ def job(number, log=None, seconds=0.0, error=None):
     return make
 
 
-def test_windows_come_in_order_though_the_first_picture_is_the_slowest():
+def test_windows_come_in_order_though_the_first_image_is_the_slowest():
     sources = prepare.InputQueue([job(index, seconds=0.02 * (index == 0)) for index in range(7)])
     assert [[one.name for one in window] for window in sources.windows(3)] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
     assert [len(window) for window in sources.windows()] == [7]
@@ -65,13 +65,13 @@ def test_the_next_window_is_prepared_while_this_one_is_used():
     assert [one.name for one in next(windows)] == ["2", "3"]
 
 
-def test_what_lies_behind_an_unreadable_picture_is_given_up():
+def test_what_lies_behind_an_unreadable_image_is_given_up():
     log = []
     behind = [job(index, log, seconds=0.005) for index in range(200)]
     with pytest.raises(legrad.InputError, match="broken"):
         list(prepare.InputQueue([job(0, error=legrad.InputError("broken")), *behind]).windows(2))
     assert len(log) < 100
-    assert not [one for one in threading.enumerate() if one.name.startswith("legrad-pictures")]
+    assert not [one for one in threading.enumerate() if one.name.startswith("legrad-images")]
 
 
 def test_windows_give_what_one_call_gives(files):
@@ -105,11 +105,11 @@ def test_one_warning_of_little_memory_for_all_windows(files):
 
 def test_a_missing_file_in_a_late_window_is_told(files, tmp_path):
     explainer = legrad.wrap(tiny.clip(), transform=transform())
-    with windowed(2), pytest.raises(legrad.InputError, match="no such picture"):
+    with windowed(2), pytest.raises(legrad.InputError, match="no such image"):
         explainer.explain([*files, tmp_path / "gone.png"], torch.randn(1, 32))
 
 
-def test_one_lazily_opened_picture_may_come_many_times(files):
+def test_one_lazily_opened_image_may_come_many_times(files):
     explainer = legrad.wrap(tiny.clip(), transform=transform())
     with Image.open(files[0]) as lazy:
         many = explainer.explain([lazy] * 12, torch.randn(1, 32))

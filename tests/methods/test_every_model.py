@@ -33,7 +33,7 @@ MODELS = {
     "ImageBind": lambda: tiny.randomised(imagebind_model.model()),
     "transformers VideoMAE": lambda: tiny.randomised(zoo_media.videomae()),
 }
-PICTURES_ONLY = "{} is for pictures (batch, channels, height, width), this model's grid is frames x rows x cols"
+PICTURES_ONLY = "{} is for images (batch, channels, height, width), this model's grid is frames x rows x cols"
 REFUSED = {"transformers VideoMAE": {name: PICTURES_ONLY.format(name) for name in ("rise", "occlusion", "edges")}}
 
 

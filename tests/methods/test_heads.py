@@ -95,7 +95,7 @@ def test_some_heads(name):
     assert limits.close(some(3).layer_relevance, every[:, :, :, 3])
     assert torch.equal(some([2, 0]).relevance, chosen.relevance)
 
-    # the choice is made anew for every picture, target and layer
+    # the choice is made anew for every image, target and layer
     order = every.sum((-2, -1)).argsort(-1)
     assert len(order[..., 0].unique()) > 1
     expected = {"weakest": order[..., :1], "weaker-half": order[..., :2]}

@@ -235,7 +235,7 @@ def test_masks_are_soft_seeded_and_half_visible():
     assert not torch.equal(masks, black_box._masks((30, 20), 300, 7, 0.5, 1))
 
 
-def test_random_belongs_to_the_picture():
+def test_random_belongs_to_the_image():
     model, images, targets = setting("token", images=3)
     explainer = legrad.wrap(model)
     found = explainer.explain(images, targets, method="random").relevance
@@ -313,7 +313,7 @@ def test_the_model_is_left_as_found_after_an_exception(name):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", TARGETED)
-def test_every_picture_can_have_its_own_targets(name, kind):
+def test_every_image_can_have_its_own_targets(name, kind):
     model, images, targets = setting(kind)
     explainer = legrad.wrap(model)
     own = asked(kind, targets)
@@ -461,7 +461,7 @@ def zoo(library, name):
             "timesformer",
             {
                 "rise": "frames x rows x cols",
-                "edges": "for pictures",
+                "edges": "for images",
                 "rollout": "between all tokens",
                 "lrp": "one grid",
             },

@@ -84,7 +84,7 @@ def test_patches_are_erased_as_one():
         perturbation.masks(saliency, patch=4)
 
 
-def test_erasing_is_in_all_channels_and_starts_from_the_clean_picture():
+def test_erasing_is_in_all_channels_and_starts_from_the_clean_image():
     image = torch.rand(3, 4, 4) + 0.1
     before = image.clone()
     erased = perturbation.masks(RNG.random((4, 4)))
@@ -225,7 +225,7 @@ def test_presence():
     assert found["auroc_images"] == pytest.approx(np.mean([presence.auroc(*zip(*item, strict=True)) for item in both]))
 
 
-def test_resampling_pictures_of_presence_is_the_same_as_repeating_them():
+def test_resampling_images_of_presence_is_the_same_as_repeating_them():
     items = [[(0.9, True), (0.1, False)], [(0.2, True), (0.5, False)], [(0.4, False)]]
     weighted = presence.Table(items).statistic(np.array([1, 2, 0]))
     assert weighted == pytest.approx(presence.summarise([items[0], items[1], items[1]])["auroc"])

@@ -129,7 +129,7 @@ def test_an_empty_mask_has_no_foreground_ap_and_iou_zero():
 def test_shapes_are_checked():
     with pytest.raises(InputError, match="one shape"):
         segmentation.measure(np.zeros((4, 4)), np.zeros((4, 5), bool))
-    with pytest.raises(InputError, match="no picture"):
+    with pytest.raises(InputError, match="no image"):
         segmentation.summarise([])
 
 
@@ -209,7 +209,7 @@ def test_p_miou_of_nothing_is_none():
     assert points.summarise([{"bird": [0, 0, 0, 4, 0]}])["p_miou_pairs"] is None
 
 
-def test_resampling_pictures_of_points_is_the_same_as_repeating_them():
+def test_resampling_images_of_points_is_the_same_as_repeating_them():
     weights = np.array([2, 0, 1])
     repeated = points.summarise([ITEMS[0], ITEMS[0], ITEMS[2]])
     table = points.Table(ITEMS)

@@ -444,7 +444,7 @@ def test_explain_audio_is_explain(explainer):
 
 
 def test_explain_audio_asks_the_audio_tower(explainer):
-    """A model that sees and hears: its audio tower is explained, its pictures are left alone."""
+    """A model that sees and hears: its audio tower is explained, its images are left alone."""
     seeing = legrad.wrap(tiny.clip())
     both = legrad.explainer.Explainer(dataclasses.replace(seeing.adapter, audio_adapter=explainer.adapter))
     found = both.explain_audio(chirp(), 1)
@@ -566,13 +566,13 @@ def test_sounds_on_the_command_line_go_to_the_ear(hearing, tmp_path, monkeypatch
     [
         ("ast", ["sound.wav", "--audio", "sound.wav"], "--audio is for models that embed sounds .*; hf:ast does not"),
         ("ast", ["--audio", "sound.wav"], "--audio is for models that embed sounds"),
-        ("ast", ["-t", "bell"], "hf:ast listens, and the sample scene is a picture: say which sounds to explain"),
+        ("ast", ["-t", "bell"], "hf:ast listens, and the sample scene is an image: say which sounds to explain"),
         (
             "clip",
             ["sound.wav", "-t", "a cow"],
-            r"sound\.wav: embedded explains pictures, not .*--model embedded:speech",
+            r"sound\.wav: embedded explains images, not .*--model embedded:speech",
         ),
-        ("clip", ["sounds", "-t", "a cow"], "sounds: embedded explains pictures, not sounds; take --model embedded:sp"),
+        ("clip", ["sounds", "-t", "a cow"], "sounds: embedded explains images, not sounds; take --model embedded:sp"),
     ],
 )
 def test_sounds_for_models_that_do_not_take_them(explainer, model, arguments, message, tmp_path, monkeypatch, capsys):
@@ -674,7 +674,7 @@ def test_tensors_of_waveforms(hubert):
 
 def test_methods_on_waveforms(hubert):
     """A norm behind both branches: what a block adds is no part of a sum."""
-    for method, reason in (("textspan", "no residual block"), ("rise", "for pictures")):
+    for method, reason in (("textspan", "no residual block"), ("rise", "for images")):
         with pytest.raises(legrad.UnsupportedModelError, match=reason):
             hubert.explain(torch.randn(1, 500), 1, method=method)
     assert hubert.explain(torch.randn(1, 500), 1, method="rollout").relevance.any()

@@ -133,7 +133,7 @@ def test_half_precision():
     assert float(torch.corrcoef(pair)[0, 1]) > limits.CORRELATION
 
 
-def test_pictures():
+def test_images():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (53, 87, 3), np.uint8))
     transform = adapter.adapt(tiny()).transform(None, "model")
     assert transforms.follow(transform, (53, 87)).input == tuple(transform(picture).shape[1:]) == (32, 32)

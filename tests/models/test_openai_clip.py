@@ -100,7 +100,7 @@ def test_half_precision():
 
 @pytest.mark.parametrize("fit", ["model", "squash", "pad"])
 @pytest.mark.parametrize("size", [None, (48, 64)])
-def test_pictures(fit, size):
+def test_images(fit, size):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (53, 87, 3), np.uint8))
     transform = adapter.adapt(tiny()).transform(size, fit)
     frame = transforms.follow(transform, (53, 87))

@@ -130,7 +130,7 @@ def test_every_listed_name_has_a_verdict_without_building():
 
 @pytest.mark.parametrize("size", [None, 64, (32, 48)])
 @pytest.mark.parametrize("fit", ["model", "squash", "pad"])
-def test_pictures_at_other_sizes_and_fits(folder, size, fit):
+def test_images_at_other_sizes_and_fits(folder, size, fit):
     from PIL import Image
 
     explainer = legrad.load(f"open_clip:local-dir:{folder}")
@@ -139,7 +139,7 @@ def test_pictures_at_other_sizes_and_fits(folder, size, fit):
     height, width = (32, 32) if size is None else (size, size) if isinstance(size, int) else size
     assert found.relevance.shape[-2:] == (height // 8, width // 8)
     assert found.saliency().shape == (1, 1, 60, 90)
-    # a 3:2 picture loses pixels only where it is cropped
+    # a 3:2 image loses pixels only where it is cropped
     assert bool(found.seen.all()) == (fit != "model" or size == (32, 48))
 
 

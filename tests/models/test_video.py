@@ -275,7 +275,7 @@ PROCESSORS = [
 
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_frames_of_processors(name):
-    """A spot in the picture is found where the frame says, for all sizes and fits."""
+    """A spot in the image is found where the frame says, for all sizes and fits."""
     from legrad.models.hf.video import transform
 
     processor = getattr(transformers, name)(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
@@ -298,7 +298,7 @@ def test_frames_of_processors(name):
             assert found == pytest.approx(expected, abs=0.3)
 
 
-def test_a_plain_picture_transform_works_frame_by_frame():
+def test_a_plain_image_transform_works_frame_by_frame():
     from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
     steps = Compose([Resize(20), CenterCrop((16, 24)), ToTensor(), Normalize([0.5] * 3, [0.5] * 3)])
@@ -321,7 +321,7 @@ def test_a_folder_by_name(tmp_path):
     [
         (frames_of()[0], "a video is a path"),
         (frames_of().astype(np.float32), "float32"),
-        (Image.new("RGB", (8, 8)), "is a still picture"),
+        (Image.new("RGB", (8, 8)), "is a still image"),
         ([Image.new("RGB", (8, 8)), Image.new("RGB", (9, 8))], "of one size"),
         ("absent.gif", "no such video: absent.gif"),
         ([], "no images"),
@@ -405,7 +405,7 @@ def test_overlay_and_animation():
     assert np.array_equal(found.overlay(), frames[strongest])
     assert np.array_equal(found.overlay(frame=1), frames[1])
     assert np.array_equal(found.overlay(frame=-1), frames[5])
-    # one scale for the whole clip: the first frame has no colour, so only the picture and the map's zero show
+    # one scale for the whole clip: the first frame has no colour, so only the image and the map's zero show
     assert np.asarray(frames[0]).max() <= 0.35 * 255 + 3 + 110
     with pytest.raises(legrad.InputError, match="no frame 6: image 0 has 6 frames"):
         found.overlay(frame=6)
@@ -429,12 +429,12 @@ def test_film_strips():
 def test_saving_writes_an_animation(tmp_path):
     files = clip(targets=2).save(tmp_path, per_layer=True)
     gifs = [path for path in files if path.suffix == ".gif"]
-    assert [path.name for path in gifs] == ["picture-0--target-0.gif", "picture-0--target-1.gif"]
+    assert [path.name for path in gifs] == ["image-0--target-0.gif", "image-0--target-1.gif"]
     with Image.open(gifs[0]) as animation:
         assert (animation.n_frames, animation.size) == (6, (30, 20))
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["axes"] == ["targets", "frames", "rows", "cols"]
-    assert manifest["images"][0]["targets"][0]["animation"] == "picture-0--target-0.gif"
+    assert manifest["images"][0]["targets"][0]["animation"] == "image-0--target-0.gif"
 
 
 def test_command_line(tmp_path, capsys, monkeypatch):
@@ -486,7 +486,7 @@ def test_a_sound_is_no_video(videomae, tmp_path):
     with wave.open(str(tmp_path / "a.wav"), "wb") as sound:
         sound.setparams((1, 2, 16000, 0, "NONE", ""))
         sound.writeframes(bytes(32000))
-    with pytest.raises(legrad.InputError, match=r"a\.wav holds no pictures, only sound"):
+    with pytest.raises(legrad.InputError, match=r"a\.wav holds no images, only sound"):
         videomae.explain(str(tmp_path / "a.wav"), 0)
 
 
@@ -494,7 +494,7 @@ def test_the_doctor_says_why_positions_are_not_checked(videomae):
     report = legrad.doctor.examine(videomae)
     assert report.healthy
     values = {finding.what: finding for finding in report.findings}
-    assert values["position check"].value.startswith("not run: it knows pictures only")
+    assert values["position check"].value.startswith("not run: it knows images only")
     assert values["position check"].good is None
     assert values["grid"].value.endswith("(frames, channels, height, width)")
 

@@ -430,7 +430,7 @@ def test_the_tables_of_the_studys_page():
         "| slow | 0.900 (4) ▲ | 0.100 (4) ▼ | 0.900 (4) ▲ | 0.100 (4) ▼ | 123 |",
         "| *chance* | 0.250 | 0.250 | 0.250 | 0.250 | |",
         "",
-        "Pictures: localisation 20, segmentation (predicted) 20, segmentation (truth) 20, speed 9, "
+        "Images: localisation 20, segmentation (predicted) 20, segmentation (truth) 20, speed 9, "
         "ablation (localisation) 8.",
         "<!-- end -->",
         "words",

@@ -102,20 +102,20 @@ def test_figure_has_a_panel_per_target(targets, panels):
     assert len(figure.axes) == panels + BARS
     shown = [axis for axis in figure.axes if axis.images]
     assert len(shown) == 1 + targets
-    assert shown[0].get_title() == "picture 0.jpg"
+    assert shown[0].get_title() == "image 0.jpg"
     assert shown[targets].get_title().startswith(f"target {targets - 1}\n0.")
 
 
-def test_figure_leaves_out_targets_that_the_picture_has_not():
+def test_figure_leaves_out_targets_that_the_image_has_not():
     found = handmade.explanation(targets=3, valid=torch.tensor([[True, False, True]]))
     titles = [axis.get_title().split("\n")[0] for axis in found.figure().axes if axis.images]
-    assert titles == ["picture 0.jpg", "target 0", "target 2"]
+    assert titles == ["image 0.jpg", "target 0", "target 2"]
 
 
 def test_layer_figure():
     figure = handmade.explanation(layers=(1, 3, 4)).layer_figure(target=1)
     titles = [axis.get_title() for axis in figure.axes if axis.images]
-    assert titles == ["picture 0.jpg\ntarget 1", "layer 1", "layer 3", "layer 4"]
+    assert titles == ["image 0.jpg\ntarget 1", "layer 1", "layer 3", "layer 4"]
     assert figure.get_supxlabel() == "each layer is scaled by itself"
 
 
@@ -133,7 +133,7 @@ def test_layer_figure_needs_layers():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 3)])
-def test_extreme_pictures_can_be_drawn(size):
+def test_extreme_images_can_be_drawn(size):
     found = handmade.explanation(placements=[Placement(size, (24, 32), (24 / size[0], 32 / size[1]))])
     assert found.overlay().size == size[::-1]
     width, height = opened(found._repr_png_()).size
@@ -219,7 +219,7 @@ def test_saved_without_layers(tmp_path):
     assert "layers_figure" not in entry["targets"][0]
 
 
-def test_saved_targets_are_those_of_the_picture(tmp_path):
+def test_saved_targets_are_those_of_the_image(tmp_path):
     valid = torch.tensor([[True, True], [True, False]])
     labels = [["one", "two"], ["three", ""]]
     handmade.explanation(count=2, valid=valid, labels=labels).save(tmp_path)
@@ -287,7 +287,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
-    with pytest.raises(legrad.InputError, match=r"cannot write .*picture-0\.png: .*Permission denied"):
+    with pytest.raises(legrad.InputError, match=r"cannot write .*image-0\.png: .*Permission denied"):
         handmade.explanation().save(tmp_path)
 
 

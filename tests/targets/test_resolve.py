@@ -32,8 +32,8 @@ def x():
         (3, "class index 3 needs a classifier"),
         ([True], "bool"),
         (legrad.PREDICTED, "ZeroShot"),
-        ([["a"]], "1 lists of targets for 2 pictures"),
-        ([["a"], ["b"], ["c"]], "3 lists of targets for 2 pictures"),
+        ([["a"]], "1 lists of targets for 2 images"),
+        ([["a"], ["b"], ["c"]], "3 lists of targets for 2 images"),
         ([["a"], "b"], "mixes lists and single targets"),
         (torch.zeros(32), "zero"),
         (torch.full((32,), torch.nan), "NaN"),
@@ -113,7 +113,7 @@ def test_a_vision_tower_alone_is_explained_like_in_its_model():
     assert torch.equal(alone.relevance, legrad.wrap(model).explain(x, t).relevance)
 
 
-def test_a_list_of_pictures_gives_tensors_in_order(explainer, x):
+def test_a_list_of_images_gives_tensors_in_order(explainer, x):
     both = explainer.explain(x, ["cat", "dog"])
     assert both.labels == [["cat", "dog"]] * 2
     assert both.relevance.shape == (2, 2, 4, 4)
@@ -338,7 +338,7 @@ def test_a_model_without_a_head_says_what_it_can(x, target):
     import timm
 
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, num_classes=0).eval()
-    with pytest.raises(legrad.InputError, match=r"give legrad\.Similar\(picture\), an embedding or a callable") as told:
+    with pytest.raises(legrad.InputError, match=r"give legrad\.Similar\(image\), an embedding or a callable") as told:
         legrad.wrap(model).explain(x, target)
     assert "text, " not in str(told.value)
 

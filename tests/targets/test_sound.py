@@ -294,7 +294,7 @@ def test_a_wrong_ear(x, encode, message):
 
 
 def test_models_that_do_not_hear(x):
-    message = "models that embed sounds in the space of their pictures, such as 'embedded:speech'"
+    message = "models that embed sounds in the space of their images, such as 'embedded:speech'"
     with pytest.raises(legrad.InputError, match=f"{message}.*legrad.AudioEncoder.*give this one a text"):
         legrad.wrap(tiny.clip()).explain(x, legrad.Audio(tone()))
     import timm

@@ -7,15 +7,15 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-# pictures and the targets of each -> for every picture a tensor (its targets, ...)
+# images and the targets of each -> for every image a tensor (its targets, ...)
 Compute = Callable[[Sequence[Image], Sequence[Sequence[Tensor | int]]], Sequence[tuple[Tensor, ...]]]
 
 
 class MapCache:
-    """Remembers what was computed for a picture and a target, as long as the model's weights stay as they are.
+    """Remembers what was computed for an image and a target, as long as the model's weights stay as they are.
 
     A map never depends on its company in a batch, so that it can be taken from another benchmark's batch. On the patch
-    grid it is small: a thousand pictures with three targets and twenty methods take 40 MB.
+    grid it is small: a thousand images with three targets and twenty methods take 40 MB.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class MapCache:
     def __call__(
         self,
         compute: Compute,
-        pictures: Sequence[Image],
+        images: Sequence[Image],
         targets: Sequence[Sequence[Tensor | int]],
         what: Hashable,
         state: Hashable,
@@ -33,21 +33,21 @@ class MapCache:
         """What ``compute`` gives, asked only for what is not known yet.
 
         Args:
-            compute: for some pictures and some of their targets.
-            pictures: RGB.
-            targets: for every picture at least one: an embedding or a class index.
+            compute: for some images and some of their targets.
+            images: RGB.
+            targets: for every image at least one: an embedding or a class index.
             what: all else that decides about the result: method and arguments.
             state: of the model; with another one everything is forgotten.
 
         Returns:
-            For every picture tensors (its targets, ...).
+            For every image tensors (its targets, ...).
         """
         if state != self._state:
             self._found.clear()
             self._state = state
         keys = [
             [(what, name, _digest(target)) for target in own]
-            for name, own in zip(map(_digest, pictures), targets, strict=True)
+            for name, own in zip(map(_digest, images), targets, strict=True)
         ]
         missing = [
             [target for key, target in zip(names, own, strict=True) if key not in self._found]
@@ -55,7 +55,7 @@ class MapCache:
         ]
         rows = [row for row, own in enumerate(missing) if own]
         if rows:
-            found = compute([pictures[row] for row in rows], [missing[row] for row in rows])
+            found = compute([images[row] for row in rows], [missing[row] for row in rows])
             for row, parts in zip(rows, found, strict=True):
                 new = [key for key in keys[row] if key not in self._found]
                 for key, *values in zip(new, *parts, strict=True):
@@ -64,7 +64,7 @@ class MapCache:
 
 
 def _digest(thing: Image | Tensor | int) -> Hashable:
-    """Names a picture or a target by its content."""
+    """Names an image or a target by its content."""
     if isinstance(thing, int):
         return thing
     size = tuple(thing.size if isinstance(thing, Image) else thing.shape)

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from legrad import datasets
-from legrad.datasets import Dataset, _files
+from legrad.datasets import Dataset, files
 from legrad.datasets.embedded import EmbeddedScenes
 from legrad.datasets.spoken import SpokenScenes
 from legrad.errors import InputError
 from legrad.inputs import sounds
 
 SEED = 1  # of the held-out scenes
-# benchmark -> objects in an embedded scene: one where a picture is one class
+# benchmark -> objects in an embedded scene: one where an image is one class
 _OBJECTS = {
     "segmentation": (1, 1),
     "perturbation": (1, 1),
@@ -38,11 +38,11 @@ def open_data(
 
     Args:
         name: "embedded", "embedded:LOW-HIGH" (objects in a scene), or a path: ``gtsegs_ijcv.mat``, a table of points
-            (.csv), or a folder: ImageNet-S, ``images/`` with ``masks/``, class folders of pictures or
+            (.csv), or a folder: ImageNet-S, ``images/`` with ``masks/``, class folders of images or
             of sounds, ImageNet's validation set, ADE20K Sound- or Speech-Prompted. For the audio
             benchmark "embedded" has the clips of the package, "embedded:espeak" espeak-ng to speak all 200 names.
         benchmark: decides how many objects "embedded" scenes have.
-        images: the folder of pictures that belongs to a table of points.
+        images: the folder of images that belongs to a table of points.
         classes: class descriptions of Open Images, or the class list of ImageNet-S.
         explained: as the segmentation benchmark has it: "truth" explains each of several objects.
         unit: of the points in a table of one's own, see ``PointsCsv``.
@@ -68,8 +68,8 @@ def open_data(
         if path.suffix.lower() != ".csv":
             return datasets.ImageNetSegmentation(path)
         if images is None:
-            raise InputError(f"--data {name} is a table of points; say where its pictures are with --images FOLDER")
-        if "EstimatedYesNo" in _files.header(path):
+            raise InputError(f"--data {name} is a table of points; say where its images are with --images FOLDER")
+        if "EstimatedYesNo" in files.header(path):
             if unit == "pixels":
                 raise InputError("--unit is for a table of points of your own; those of Open Images are relative")
             return datasets.OpenImagesPoints(path, images, classes)
@@ -88,7 +88,7 @@ def open_data(
 
 def _ids(masks: Path, names: Mapping[str, str] | None) -> dict[int, str] | None:
     """What class ids in masks mean, or None for masks that are black and white."""
-    if not names or not all(name.isdecimal() for name in names) or not _files.pictures(masks):
+    if not names or not all(name.isdecimal() for name in names) or not files.image_paths(masks):
         return None
     return {int(name): meaning for name, meaning in names.items()}
 

@@ -10,7 +10,7 @@ from legrad.datasets import Dataset, Sample
 from legrad.errors import InputError
 from legrad.metrics.framing import Geometry, frame_mask
 
-_LOOKED_AT = 20  # samples; a picture of nothing but background has no mask
+_LOOKED_AT = 20  # samples; an image of nothing but background has no mask
 
 
 def need(data: Dataset, what: Literal["masks", "points", "label"]) -> None:

@@ -1,4 +1,4 @@
-"""A model of sounds under test: spectrograms stand for pictures, and digital silence for black."""
+"""A model of sounds under test: spectrograms stand for images, and digital silence for black."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from legrad.methods import Method
 
 
 class Listener(Subject):
-    """As ``Subject``; "pictures" are what ``explain_audio`` takes, pixels the cells of their spectrograms.
+    """As ``Subject``; "images" are what ``explain_audio`` takes, pixels the cells of their spectrograms.
 
     Raises:
         UnsupportedModelError: a model that does not take spectrograms.
@@ -35,25 +35,25 @@ class Listener(Subject):
         """As of a ``Subject``, and what black is."""
         return {**super().settings, "black": "the extractor's value of digital silence"}
 
-    def explain(self, pictures: Sequence[Any] | Tensor, targets: Any, method: str | Method, **arguments: Any) -> Any:
+    def explain(self, images: Sequence[Any] | Tensor, targets: Any, method: str | Method, **arguments: Any) -> Any:
         """As of a ``Subject``; sounds are fitted by their extractor alone."""
-        return super().explain(pictures, targets, method, **{**arguments, "fit": "model"})
+        return super().explain(images, targets, method, **{**arguments, "fit": "model"})
 
-    def inputs(self, pictures: Sequence[Any], fit: Fit = "model") -> Tensor:
+    def inputs(self, images: Sequence[Any], fit: Fit = "model") -> Tensor:
         """Spectrograms (sounds, time, frequency), as the model takes them."""
-        return super().inputs(pictures, "model")
+        return super().inputs(images, "model")
 
-    def pixels(self, pictures: Sequence[Any], fit: Fit = "model") -> Tensor:
+    def pixels(self, images: Sequence[Any], fit: Fit = "model") -> Tensor:
         """Spectrograms (sounds, 1, frequency, time), 0 where there is digital silence; what was padded is not 0."""
-        return (self.inputs(pictures) - self._silence).transpose(1, 2)[:, None]
+        return (self.inputs(images) - self._silence).transpose(1, 2)[:, None]
 
     def seen(self, pixels: Tensor) -> Tensor:
         """``features`` of such spectrograms."""
         return self.features(pixels[:, 0].transpose(1, 2) + self._silence)
 
-    def extents(self, pictures: Sequence[Any], patch: int = 1) -> list[tuple[int, int]]:
+    def extents(self, images: Sequence[Any], patch: int = 1) -> list[tuple[int, int]]:
         """(frequencies, steps) that were heard, in whole patches: padding behind a short sound is never erased."""
-        frames = [one.placement for one in self.explainer.prepare(list(pictures))]
+        frames = [one.placement for one in self.explainer.prepare(list(images))]
         # silence in front of a sound is part of it here: erasing it changes nothing
         ends = [(one.original[0], one.original[1] + round(one.offset[1])) for one in frames]
         return [(rows // patch * patch, steps // patch * patch) for rows, steps in ends]

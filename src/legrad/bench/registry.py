@@ -77,16 +77,16 @@ def subject(name: str, explainer: Explainer, data: Dataset, **options: Any) -> S
 
     Raises:
         UnsupportedModelError: a model that this benchmark cannot measure.
-        InputError: sounds for a model of pictures, or the other way round.
+        InputError: sounds for a model of images, or the other way round.
     """
     if isinstance(data, SoundFolder) and explainer.audio_explainer is not None:
         explainer = explainer.audio_explainer
     listens = explainer.anatomy.axes == ("frequency", "time")
     kind = Listener if listens and name == "perturbation" else Subject
     if kind is Listener:
-        options.pop("memory", None)  # it tells pictures apart, not sounds
+        options.pop("memory", None)  # it tells images apart, not sounds
         if options.get("size") is not None:
-            raise InputError("--size is of pictures; spectrograms have the size that the model's extractor gives them")
+            raise InputError("--size is of images; spectrograms have the size that the model's extractor gives them")
     made = kind(explainer, labels=getattr(data, "classes", ()), **options)
     if listens != isinstance(data, SoundFolder):
         raise InputError(

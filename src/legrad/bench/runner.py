@@ -114,7 +114,7 @@ def run(
             result = summarise(
                 benchmark,
                 described,
-                # a picture that failed and was taken out of the data since is no problem of it
+                # an image that failed and was taken out of the data since is no problem of it
                 [one for one in journal.of(work.settings) if "scores" in one or one["key"] in present],
                 methods=methods,
                 unsupported=work.unsupported,

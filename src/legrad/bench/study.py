@@ -45,7 +45,7 @@ class StudyPart:
     full: bool = False
 
 
-# Parts on the same pictures share their maps: the first one pays for them. Sanity changes the weights for a while,
+# Parts on the same images share their maps: the first one pays for them. Sanity changes the weights for a while,
 # after which all maps are forgotten: it comes before them. It pays for a truth check at every change, too much for a
 # quick look.
 PARTS = (

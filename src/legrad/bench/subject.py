@@ -32,7 +32,7 @@ class Subject:
     """A model under test, with the settings that all its maps share.
 
     Args:
-        explainer: of a model for still pictures.
+        explainer: of a model for still images.
         layers: as in ``Explainer.explain``, for methods that have layers to choose from.
         readout: as in ``Explainer.explain``, for methods that read layers out.
         labels: all classes of the data set, as in its samples; empty if it does not list them.
@@ -71,10 +71,10 @@ class Subject:
 
     @staticmethod
     def check(explainer: Explainer) -> None:
-        """Only models of still, square pictures."""
+        """Only models of still, square images."""
         if explainer.anatomy.axes != ("rows", "cols"):
             raise UnsupportedModelError(
-                "this benchmark is for models of still pictures; of sounds there is `legrad bench perturbation`"
+                "this benchmark is for models of still images; of sounds there is `legrad bench perturbation`"
             )
         height, width = explainer.anatomy.image_size
         if height != width:
@@ -105,35 +105,35 @@ class Subject:
         return self.explainer.anatomy.output != "logits"
 
     def maps(
-        self, pictures: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: Fit = "squash"
+        self, images: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: Fit = "squash"
     ) -> list[Tensor]:
-        """Where the model looked, for every picture and its own targets.
+        """Where the model looked, for every image and its own targets.
 
         Args:
-            pictures: RGB.
-            targets: for every picture at least one, see ``target``.
+            images: RGB.
+            targets: for every image at least one, see ``target``.
             method: a name, or a variant such as ``legrad:layers=2``.
             fit: "squash" or "model", see ``Explainer.explain``.
 
         Returns:
-            For every picture (its targets, height, width), raw relevance in the pixels of the model's input.
+            For every image (its targets, height, width), raw relevance in the pixels of the model's input.
         """
         size = self.explainer.anatomy.image_size
         return [
             geometry.place(grid, geometry.Placement(size, size), self.explainer.anatomy.patch_grid, size)
-            for grid in self.grids(pictures, targets, method, fit)
+            for grid in self.grids(images, targets, method, fit)
         ]
 
     def grids(
-        self, pictures: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: Fit = "squash"
+        self, images: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: Fit = "squash"
     ) -> list[Tensor]:
         """The same on the patch grid, (its targets, rows, cols)."""
-        return self.evidence(pictures, targets, method, fit)[0]
+        return self.evidence(images, targets, method, fit)[0]
 
     def evidence(
-        self, pictures: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: Fit = "squash"
+        self, images: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: Fit = "squash"
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps as ``grids`` has them, and the model's own scores (its targets,) of every picture."""
+        """Maps as ``grids`` has them, and the model's own scores (its targets,) of every image."""
         variant = Variant.parse(method)
         depth, kind = len(self.explainer.anatomy.blocks), find(variant.method)
         self._check(variant)
@@ -152,10 +152,10 @@ class Subject:
             ]
 
         if self._memory is None:
-            rows: Sequence[tuple[Tensor, ...]] = compute(pictures, targets)
+            rows: Sequence[tuple[Tensor, ...]] = compute(images, targets)
         else:
             what = (kind.name, fit, *sorted(arguments.items()))
-            rows = self._memory(compute, pictures, targets, what, self._state)
+            rows = self._memory(compute, images, targets, what, self._state)
         maps, scores = map(list, zip(*rows, strict=True))
         if chosen is not None:
             blocks = kind.blocks(chosen, depth)
@@ -167,23 +167,23 @@ class Subject:
         """Of the weights, see ``state.weights_version``."""
         return state.weights_version(self.explainer.anatomy.tower)
 
-    def explain(self, pictures: Sequence[Image] | Tensor, targets: Any, method: str | Method, **arguments: Any) -> Any:
+    def explain(self, images: Sequence[Image] | Tensor, targets: Any, method: str | Method, **arguments: Any) -> Any:
         """``Explainer.explain`` with the run's settings; flat maps are counted by whoever asks, not warned of.
 
-        ``pictures`` may be what ``inputs`` returns. Layers and read-out of the run are for the methods that can use
+        ``images`` may be what ``inputs`` returns. Layers and read-out of the run are for the methods that can use
         them; ``arguments`` have to be usable.
 
         Raises:
             UnsupportedModelError: the method cannot use ``arguments``.
         """
-        ready = isinstance(pictures, Tensor)
+        ready = isinstance(images, Tensor)
         shared = {name: value for name, value in self._arguments.items() if not self._refused(method, {name: value})}
         self._check(Variant(method, arguments))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FlatMapWarning)
             warnings.filterwarnings("ignore", message=".*hardly depend.*")
             return self.explainer.explain(
-                pictures if ready else list(pictures),
+                images if ready else list(images),
                 [list(own) for own in targets],
                 method=method,
                 **{**({} if ready else {"fit": "squash"}), **shared, **arguments},
@@ -272,16 +272,16 @@ class Subject:
         """(batch, classes): cosine similarities with the names of ``choices``, or the classifier's own logits."""
         return features @ self._matrix.T if self.zero_shot else features
 
-    def answers(self, pictures: Sequence[Image], fit: Fit = "squash") -> Tensor:
-        """``logits`` of whole pictures, (pictures, classes), on the CPU."""
+    def answers(self, images: Sequence[Image], fit: Fit = "squash") -> Tensor:
+        """``logits`` of whole images, (images, classes), on the CPU."""
 
         def compute(some: Sequence[Image], _: object) -> list[tuple[Tensor]]:
             return [(row[None],) for row in self.logits(self.features(self.inputs(some, fit))).cpu()]
 
         if self._memory is None:
-            rows: Sequence[tuple[Tensor, ...]] = compute(pictures, None)
+            rows: Sequence[tuple[Tensor, ...]] = compute(images, None)
         else:
-            rows = self._memory(compute, pictures, [[0]] * len(pictures), ("answers", fit, self.choices), self._state)
+            rows = self._memory(compute, images, [[0]] * len(images), ("answers", fit, self.choices), self._state)
         return torch.cat([row for (row,) in rows])
 
     def at_column(self, column: int) -> Tensor | int:
@@ -329,10 +329,10 @@ class Subject:
 
     # -- pixels -------------------------------------------------------------------------------------------------------
 
-    def inputs(self, pictures: Sequence[Image], fit: Fit = "squash") -> Tensor:
-        """Normalised model inputs (pictures, 3, height, width)."""
+    def inputs(self, images: Sequence[Image], fit: Fit = "squash") -> Tensor:
+        """Normalised model inputs (images, 3, height, width)."""
         anatomy = self.explainer.anatomy
-        return self.explainer.prepare(list(pictures), fit=fit).tensor.to(anatomy.device, anatomy.dtype)
+        return self.explainer.prepare(list(images), fit=fit).tensor.to(anatomy.device, anatomy.dtype)
 
     @functools.cached_property
     def _scale(self) -> tuple[Tensor, Tensor]:
@@ -344,13 +344,13 @@ class Subject:
         mean, std = (one[:, None, None].to(anatomy.device, anatomy.dtype) for one in scale)
         return mean, std
 
-    def pixels(self, pictures: Sequence[Image], fit: Fit = "squash") -> Tensor:
-        """Model inputs before mean and std, (pictures, 3, size, size) in [0, 1]."""
-        return self.inputs(pictures, fit) * self._scale[1] + self._scale[0]
+    def pixels(self, images: Sequence[Image], fit: Fit = "squash") -> Tensor:
+        """Model inputs before mean and std, (images, 3, size, size) in [0, 1]."""
+        return self.inputs(images, fit) * self._scale[1] + self._scale[0]
 
-    def extents(self, pictures: Sequence[Image], patch: int = 1) -> list[tuple[int, int]]:
-        """(rows, cols) from the upper left corner of each input that can be erased: all of a picture."""
-        return [(self.size, self.size)] * len(pictures)
+    def extents(self, images: Sequence[Image], patch: int = 1) -> list[tuple[int, int]]:
+        """(rows, cols) from the upper left corner of each input that can be erased: all of an image."""
+        return [(self.size, self.size)] * len(images)
 
     def seen(self, pixels: Tensor) -> Tensor:
         """``features`` of pixels in [0, 1]."""

@@ -30,7 +30,7 @@ Data = Annotated[
     str,
     typer.Option(
         help="embedded, embedded:LOW-HIGH (objects in a scene), gtsegs_ijcv.mat, a table of points (.csv), or a "
-        "folder: ImageNet-S, images/ with masks/, class folders of pictures or sounds, "
+        "folder: ImageNet-S, images/ with masks/, class folders of images or sounds, "
         "ImageNet's validation set, ADE20K Sound- or Speech-Prompted."
     ),
 ]
@@ -55,7 +55,7 @@ _ABOUT = {
     "audio": "Asked by a sound or a spoken word, does the map fall on what is heard? mIoU, mAP.",
     "ablation": "LeGrad's own switches: number of layers, read-out, ReLU, heads; scored by another benchmark (--on).",
     "fingerprint": "How much of a map comes from which layer, and from which head?",
-    "speed": "How many pictures per second, next to the bare forward pass?",
+    "speed": "How many images per second, next to the bare forward pass?",
 }
 
 
@@ -86,7 +86,7 @@ def _single(
             list[str] | None, typer.Option(help="Prompt with {} for the class; repeat it for an ensemble.")
         ] = None,
         names: Names = None,
-        images: Annotated[Path | None, typer.Option(help="Pictures that belong to a table of points.")] = None,
+        images: Annotated[Path | None, typer.Option(help="Images that belong to a table of points.")] = None,
         unit: Annotated[
             str | None, typer.Option(help="Of x and y in a table of points of your own: pixels | relative.")
         ] = None,
@@ -192,7 +192,7 @@ def everything(
     out: Out = Path("legrad-bench"),
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Few pictures, no black boxes; about 3 minutes on two quiet cores."),
+        typer.Option("--quick", help="Few images, no black boxes; about 3 minutes on two quiet cores."),
     ] = False,
     full: Annotated[
         bool, typer.Option("--full", help="However long it takes, every ablation too, both embedded models.")

@@ -74,7 +74,7 @@ def explain(
         list[str] | None, typer.Option("--class", help="A classifier's class index or label; repeat it.")
     ] = None,
     similar: Annotated[
-        list[str] | None, typer.Option(help="Another picture: what looks like it in these? Repeat it.")
+        list[str] | None, typer.Option(help="Another image: what looks like it in these? Repeat it.")
     ] = None,
     audio: Annotated[
         list[str] | None, typer.Option(help="A sound: where is what it names (or what makes it)? Repeat it.")
@@ -83,7 +83,7 @@ def explain(
         tuple[str, str] | None, typer.Option(metavar="A B", help="What speaks for A rather than B (texts or classes).")
     ] = None,
     zeroshot: Annotated[
-        list[str] | None, typer.Option(help="The best-matching one of these names, for every picture; repeat it.")
+        list[str] | None, typer.Option(help="The best-matching one of these names, for every image; repeat it.")
     ] = None,
     predicted: Annotated[bool, typer.Option("--predicted", help="The class that the classifier predicts.")] = False,
     model: Annotated[
@@ -107,7 +107,7 @@ def explain(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")] = None,
     cmap: Annotated[str, typer.Option(help="matplotlib colour map; jet for the authors' look.")] = "inferno",
 ) -> None:
-    """Explain pictures (videos, sounds): overlays, figures, raw arrays and a manifest in a folder."""
+    """Explain images (videos, sounds): overlays, figures, raw arrays and a manifest in a folder."""
     # what is wrong is told before a model is loaded
     arguments: dict[str, Any] = {
         "layers": parse_layers(layers),
@@ -124,9 +124,9 @@ def explain(
         targets.append(legrad.PREDICTED)
     if zeroshot:
         targets.append(legrad.ZeroShot(zeroshot))
-    for picture in similar or []:
-        if not urls.is_url(picture) and not Path(picture).is_file():
-            raise InputError(f"--similar: no such picture: {picture}")
+    for reference in similar or []:
+        if not urls.is_url(reference) and not Path(reference).is_file():
+            raise InputError(f"--similar: no such image: {reference}")
     for sound in audio or []:
         if not urls.is_url(sound) and not Path(sound).is_file():
             raise InputError(f"--audio: no such sound: {sound}")
@@ -144,7 +144,7 @@ def explain(
     explainer = legrad.load(model, device=device)
     if audio and explainer.adapter.audio_encoder is None:
         raise InputError(
-            "--audio is for models that embed sounds in the space of their pictures, such as embedded:speech; "
+            "--audio is for models that embed sounds in the space of their images, such as embedded:speech; "
             f"{model} does not"
         )
     explainer, sources = _sources(explainer, model, image or [])
@@ -169,13 +169,13 @@ def _sources(explainer: legrad.Explainer, model: str, given: list[str]) -> tuple
     kind = explainer.anatomy.axes[0]
     if not given:
         if kind == "frequency":
-            raise InputError(f"{model} listens, and the sample scene is a picture: say which sounds to explain")
+            raise InputError(f"{model} listens, and the sample scene is an image: say which sounds to explain")
         return explainer, [str(legrad.embedded.SAMPLE)]
     seen = images.SUFFIXES | sounds.SUFFIXES
     if kind == "rows" and all(Path(one).suffix.lower() in sounds.SUFFIXES for one in images.expand(given, seen)):
         if explainer.audio_explainer is None:
             raise InputError(
-                f"{given[0]}: {model} explains pictures, not sounds; take --model embedded:speech, or a model of "
+                f"{given[0]}: {model} explains images, not sounds; take --model embedded:speech, or a model of "
                 "sounds such as hf:FOLDER (an Audio Spectrogram Transformer)"
             )
         explainer = explainer.audio_explainer
@@ -192,36 +192,36 @@ def _explain_all(
     """Explain in small batches (videos and sounds one by one), saving each; returns what went wrong with single ones.
 
     Raises:
-        InputError: no picture could be explained, all for the same reason: the fault lies with targets or options.
+        InputError: no image could be explained, all for the same reason: the fault lies with targets or options.
     """
     failed: list[str] = []
     reasons: set[str] = set()
     still = explainer.anatomy.axes[0] == "rows"
     step = _BATCH if still else 1
 
-    def attempt(pictures: list[Any]) -> None:
+    def attempt(batch: list[Any]) -> None:
         try:
-            folder.add(explainer.explain(pictures, targets, **arguments))
+            folder.add(explainer.explain(batch, targets, **arguments))
         except InputError as error:
-            if len(pictures) > 1:  # find out which one it was
-                for picture in pictures:
-                    attempt([picture])
+            if len(batch) > 1:  # find out which one it was
+                for image in batch:
+                    attempt([image])
             else:
                 reasons.add(str(error))
-                name = pictures[0].info.get(images.SOURCE) if still else pictures[0]
+                name = batch[0].info.get(images.SOURCE) if still else batch[0]
                 failed.append(str(error) if str(name) in str(error) else f"{name}: {error}")
 
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         task = progress.add_task("explaining", total=len(sources))
         for start in range(0, len(sources), step):
-            pictures: list[Any] = []
+            batch: list[Any] = []
             for source in sources[start : start + step]:
                 try:
-                    pictures.append(images.read(source) if still else source)
+                    batch.append(images.read(source) if still else source)
                 except LeGradError as error:
                     failed.append(str(error))
-            if pictures:
-                attempt(pictures)
+            if batch:
+                attempt(batch)
             progress.advance(task, min(step, len(sources) - start))
     if not folder.entries and len(reasons) == 1:
         raise InputError(reasons.pop())
@@ -304,7 +304,7 @@ def doctor(
     size: Annotated[str | None, typer.Option(help="Input size, 448 or HEIGHTxWIDTH. Default: the model's.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")] = None,
 ) -> None:
-    """Examine a model: what it is, how it is explained, and whether the truth check holds on a random picture."""
+    """Examine a model: what it is, how it is explained, and whether the truth check holds on a random image."""
     from legrad.doctor import examine
 
     report = examine(legrad.load(model, device=device), parse_size(size))

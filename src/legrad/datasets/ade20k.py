@@ -1,7 +1,7 @@
 """ADE20K Sound-Prompted and Speech-Prompted (DenseAV, Hamilton et al., CVPR 2024): what is heard, where is it?
 
 ``prompted_segmentation.csv`` has a row per prompt: ``image_location``, ``ade_class_id`` and ``vggsound_file``, or
-``speech_prompt_file`` with ``timing``. Pictures are in ``frames/``, masks in ``annotations/`` (``_seg.png``, ADE20K's
+``speech_prompt_file`` with ``timing``. Images are in ``frames/``, masks in ``annotations/`` (``_seg.png``, ADE20K's
 full colour code: class = floor(R / 10) * 256 + G), clips in ``audio/`` by their base name.
 """
 
@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from legrad.datasets._files import PathLike, Problems, check_size, file, folder, inside, refuse_empty, rgb_codes, rows
+from legrad.datasets.files import PathLike, Problems, check_size, file, folder, inside, refuse_empty, rgb_codes, rows
 from legrad.datasets.sample import Sample
 from legrad.errors import InputError
 from legrad.inputs import images
@@ -22,7 +22,7 @@ _MISSING = {"", "nan", "na", "n/a", "null", "none", "<na>", "#n/a", "#na", "-nan
 
 
 class ADE20KPrompted:
-    """One sample per row: a picture, one class in it, and the clip that names or sounds like it.
+    """One sample per row: an image, one class in it, and the clip that names or sounds like it.
 
     ``label`` is the class (its id, or what ``names`` calls it), ``masks`` has that one key. ``extra``: ``class_id``,
     ``audio`` (path of the clip) and ``timing``, the (start, end) of the spoken word in seconds, or None.
@@ -58,7 +58,7 @@ class ADE20KPrompted:
         column = _COLUMNS[prompt]
         if any(column not in row for _, row in table):
             raise InputError(f"{path} has no column {column!r}; is it the set for {prompt}?")
-        # (key, place of the picture, class, clip, timing as text)
+        # (key, place of the image, class, clip, timing as text)
         self._items: list[tuple[str, str, int, str, str]] = []
         for line, row in table:
             clip, location = row[column].strip(), row["image_location"].strip()
@@ -84,11 +84,11 @@ class ADE20KPrompted:
         return len(self._items)
 
     def keys(self) -> list[str]:
-        """``line:image_location``: the same picture may be asked several times."""
+        """``line:image_location``: the same image may be asked several times."""
         return [item[0] for item in self._items]
 
     def __getitem__(self, index: int) -> Sample:
-        """Item ``index``; a missing picture, mask or clip, and an unreadable timing, are an ``InputError``."""
+        """Item ``index``; a missing image, mask or clip, and an unreadable timing, are an ``InputError``."""
         key, location, class_id, clip, timing = self._items[index]
         if not location.endswith(".jpg"):
             raise InputError(f"{key}: image_location ends with .jpg, which is where the mask's name comes from")

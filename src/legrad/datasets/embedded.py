@@ -1,4 +1,4 @@
-"""The embedded scenes as a data set: held-out pictures with exact masks, and points drawn from them."""
+"""The embedded scenes as a data set: held-out images with exact masks, and points drawn from them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

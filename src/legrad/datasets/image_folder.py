@@ -1,6 +1,6 @@
-"""Labelled pictures for the perturbation test: a folder per class, or ImageNet's validation set.
+"""Labelled images for the perturbation test: a folder per class, or ImageNet's validation set.
 
-ImageNet's validation pictures may lie in class folders (``val/n01440764/ILSVRC2012_val_00000293.JPEG``, as torchvision
+ImageNet's validation images may lie in class folders (``val/n01440764/ILSVRC2012_val_00000293.JPEG``, as torchvision
 leaves them) or flat (``val/ILSVRC2012_val_00000293.JPEG``) beside the devkit: ``ILSVRC2012_devkit_t12.tar.gz``, the
 same unpacked, or torchvision's ``meta.bin``. Nothing is downloaded, unpacked or moved.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from legrad.datasets import names
-from legrad.datasets._files import PathLike, Problems, folder, inside, pictures, refuse_empty
+from legrad.datasets.files import PathLike, Problems, folder, image_paths, inside, refuse_empty
 from legrad.datasets.sample import Sample
 from legrad.errors import InputError
 from legrad.inputs import images
@@ -24,21 +24,21 @@ _DEVKIT = "ILSVRC2012_devkit_t12"
 
 
 class ImageFolder:
-    """Pictures with one class each.
+    """Images with one class each.
 
     ``label`` is the class folder's name, a WordNet id in ImageNet. ``extra["index"]`` is the position among ImageNet's
     1000 classes where all labels are of them, so that a part of the classes keeps its numbers; else the position among
     the folders. ``facts["numbering"]`` says which.
 
     Args:
-        root: a folder of class folders, or of ImageNet as torchvision takes it: with ``val/`` and, for flat pictures,
+        root: a folder of class folders, or of ImageNet as torchvision takes it: with ``val/`` and, for flat images,
             the devkit.
 
     Attributes:
         classes: the labels, sorted.
 
     Raises:
-        InputError: no folder, no pictures, or flat pictures without a usable devkit.
+        InputError: no folder, no images, or flat images without a usable devkit.
     """
 
     name = "image-folder"
@@ -49,19 +49,19 @@ class ImageFolder:
         self._images = inner if inner.is_dir() else self._root
         problems = Problems()
         classes = sorted(p.name for p in self._images.iterdir() if p.is_dir() and not p.name.startswith("."))
-        flat = pictures(self._images)
-        if flat and not any(pictures(self._images / name, nested=True) for name in classes):
+        flat = image_paths(self._images)
+        if flat and not any(image_paths(self._images / name, nested=True) for name in classes):
             self._items = list(zip([path.name for path in flat], _devkit_labels(self._root, len(flat)), strict=True))
         else:
             self._items = []
             for name in classes:
-                found = pictures(self._images / name, nested=True)
+                found = image_paths(self._images / name, nested=True)
                 self._items += [(path.relative_to(self._images).as_posix(), name) for path in found]
                 if not found:
-                    problems.add("a class folder without pictures", name)
+                    problems.add("a class folder without images", name)
             for path in flat:
-                problems.add("a picture outside the class folders, left out", path.name)
-        refuse_empty(self._items, self._images, "pictures in class folders", problems)
+                problems.add("an image outside the class folders, left out", path.name)
+        refuse_empty(self._items, self._images, "images in class folders", problems)
         self.classes = sorted({label for _, label in self._items})
         of_imagenet = all(names.is_wordnet_id(label) and label in names.imagenet_indices() for label in self.classes)
         self._indices = names.imagenet_indices() if of_imagenet else {label: i for i, label in enumerate(self.classes)}
@@ -77,7 +77,7 @@ class ImageFolder:
         return len(self._items)
 
     def keys(self) -> list[str]:
-        """Paths below the folder of pictures."""
+        """Paths below the folder of images."""
         return [name for name, _ in self._items]
 
     def __getitem__(self, index: int) -> Sample:
@@ -88,7 +88,7 @@ class ImageFolder:
 
 
 def _devkit_labels(root: Path, count: int) -> list[str]:
-    """The WordNet ids of the validation pictures in the order of their names."""
+    """The WordNet ids of the validation images in the order of their names."""
     if (root / "meta.bin").is_file():
         labels = _meta_bin(root / "meta.bin")
     else:
@@ -98,7 +98,7 @@ def _devkit_labels(root: Path, count: int) -> list[str]:
         except (ValueError, KeyError) as error:
             raise InputError(f"{root}: the devkit's ground truth is not a list of its class ids ({error})") from error
     if len(labels) != count:
-        raise InputError(f"{root}: {count} validation pictures, but the devkit has labels for {len(labels)}")
+        raise InputError(f"{root}: {count} validation images, but the devkit has labels for {len(labels)}")
     return labels
 
 
@@ -140,6 +140,6 @@ def _devkit_file(root: Path, name: str) -> bytes:
     except (OSError, tarfile.TarError, KeyError) as error:
         raise InputError(f"{root}: cannot read {inner} of the devkit: {error}") from error
     raise InputError(
-        f"{root} holds pictures without class folders; their labels are in {_DEVKIT}.tar.gz (or unpacked, or as "
+        f"{root} holds images without class folders; their labels are in {_DEVKIT}.tar.gz (or unpacked, or as "
         f"torchvision's meta.bin), which is not there or lacks {name}"
     )

@@ -1,4 +1,4 @@
-"""ImageNet-S (Gao et al., LUSS, arXiv:2106.03149): validation pictures with masks of 919, 300 or 50 classes.
+"""ImageNet-S (Gao et al., LUSS, arXiv:2106.03149): validation images with masks of 919, 300 or 50 classes.
 
 ``validation/<wnid>/<name>.JPEG`` and ``validation-segmentation/<wnid>/<name>.png``; a mask is RGB, class id =
 R + 256 G, 0 = other, 1000 = ignore; ids count from 1 in the sorted list of WordNet ids.
@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from legrad.datasets._files import (
+from legrad.datasets.files import (
     PathLike,
     Problems,
     check_size,
     file,
     folder,
+    image_paths,
     inside,
-    pictures,
     refuse_empty,
     rgb_codes,
 )
@@ -26,13 +26,13 @@ from legrad.errors import InputError
 from legrad.inputs import images
 
 _OTHER, _IGNORE = 0, 1000
-_PUBLISHED = {919: 12_419, 300: 4_097, 50: 752}  # classes -> validation pictures
+_PUBLISHED = {919: 12_419, 300: 4_097, 50: 752}  # classes -> validation images
 
 
 class ImageNetS:
-    """Validation pictures with the masks of all classes in them; ``label`` is the folder's WordNet id.
+    """Validation images with the masks of all classes in them; ``label`` is the folder's WordNet id.
 
-    ``masks`` always has the picture's own class, empty where the annotators found none of it;
+    ``masks`` always has the image's own class, empty where the annotators found none of it;
     ``extra[IGNORE]`` marks the pixels with id 1000.
 
     Args:
@@ -64,12 +64,12 @@ class ImageNetS:
         for unknown in sorted(set(folders) - set(self.classes)):
             problems.add("a folder left out because its class is not in the list", unknown)
         self._items = [
-            (wnid, path.name) for wnid in folders if wnid in self.classes for path in pictures(self._images / wnid)
+            (wnid, path.name) for wnid in folders if wnid in self.classes for path in image_paths(self._images / wnid)
         ]
-        refuse_empty(self._items, self._images, "pictures in class folders", problems)
+        refuse_empty(self._items, self._images, "images in class folders", problems)
         published = _PUBLISHED.get(len(self.classes))
         if published not in (None, len(self._items)):
-            problems.add(f"not the published set of {published} pictures", str(len(self._items)))
+            problems.add(f"not the published set of {published} images", str(len(self._items)))
         self.facts: Mapping[str, Any] = {
             "path": str(self._root),
             "items": len(self._items),
@@ -81,7 +81,7 @@ class ImageNetS:
         return len(self._items)
 
     def keys(self) -> list[str]:
-        """``wnid/name`` of every picture."""
+        """``wnid/name`` of every image."""
         return ["/".join(item) for item in self._items]
 
     def __getitem__(self, index: int) -> Sample:

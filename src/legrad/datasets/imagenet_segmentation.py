@@ -2,7 +2,7 @@
 
 A MATLAB v7.3 file, which is HDF5. ``/value`` holds four (N, 1) arrays of object references: ``img`` -> uint8 (3, W, H);
 ``gt`` -> references (1 to 32, the first one counts) -> uint8 (W, H) of 0 and 1; ``id`` and ``target`` -> uint16
-character codes, the picture's name and its WordNet id.
+character codes, the image's name and its WordNet id.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from legrad.datasets._files import PathLike, Problems, check_size, file, refuse_empty
+from legrad.datasets.files import PathLike, Problems, check_size, file, refuse_empty
 from legrad.datasets.names import is_wordnet_id
 from legrad.datasets.sample import Sample
 from legrad.errors import InputError
@@ -27,7 +27,7 @@ _MOST_PARTS = 32
 
 
 class ImageNetSegmentation:
-    """Pictures of one object class each, with its mask: ``masks`` has the one key ``label``, a WordNet id.
+    """Images of one object class each, with its mask: ``masks`` has the one key ``label``, a WordNet id.
 
     The file is opened when the first item is read, and again in every forked or spawned worker: HDF5 handles survive
     neither. Needs h5py (``pip install 'legrad[bench]'``).
@@ -56,13 +56,11 @@ class ImageNetSegmentation:
             for index in range(len(columns["img"])):
                 self._keys.append(self._key(opened, columns["id"], index, problems))
                 self._labels.append(self._label(opened, columns["target"], index, problems))
-        refuse_empty(self._keys, self._path, "pictures", problems)
+        refuse_empty(self._keys, self._path, "images", problems)
         self.classes = sorted({label for label in self._labels if label is not None})
         found = {"images": len(self), "classes": len(self.classes)}
         if found != PUBLISHED:
-            problems.add(
-                "not the published set of 4276 pictures and 445 classes", " and ".join(map(str, found.values()))
-            )
+            problems.add("not the published set of 4276 images and 445 classes", " and ".join(map(str, found.values())))
         self.facts: Mapping[str, Any] = {
             "path": self._path,
             "items": len(self),
@@ -74,7 +72,7 @@ class ImageNetSegmentation:
         return len(self._keys)
 
     def keys(self) -> list[str]:
-        """The pictures' own identifiers."""
+        """The images' own identifiers."""
         return list(self._keys)
 
     def __getitem__(self, index: int) -> Sample:
@@ -150,9 +148,9 @@ class ImageNetSegmentation:
         return label
 
     def _image(self, opened: Any, reference: Any) -> Image.Image:
-        values = _array(opened, reference, "a picture")
+        values = _array(opened, reference, "an image")
         if values.dtype != np.uint8 or values.ndim != 3 or values.shape[0] != 3 or values.size == 0:
-            raise ValueError(f"a picture is uint8 (3, width, height), this one {values.dtype} {values.shape}")
+            raise ValueError(f"an image is uint8 (3, width, height), this one {values.dtype} {values.shape}")
         return Image.fromarray(np.ascontiguousarray(values.transpose(2, 1, 0)))
 
     def _mask(self, opened: Any, reference: Any) -> "tuple[NDArray[np.bool_], int]":
@@ -198,7 +196,7 @@ def _array(opened: Any, reference: Any, what: str) -> "NDArray[Any]":
     if found.external or found.is_virtual:
         raise ValueError(f"{what} is stored in another file; data must not lead out of its own")
     if Image.MAX_IMAGE_PIXELS is not None and found.size > 3 * Image.MAX_IMAGE_PIXELS:
-        raise ValueError(f"{what} has {found.size} values, more than Pillow's limit for pictures")
+        raise ValueError(f"{what} has {found.size} values, more than Pillow's limit for images")
     return np.asarray(found)
 
 

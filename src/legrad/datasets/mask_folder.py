@@ -1,11 +1,11 @@
-"""Any folder of pictures with masks: ``images/`` and ``masks/``.
+"""Any folder of images with masks: ``images/`` and ``masks/``.
 
 Three layouts are told apart by what stands in ``masks/``:
 
-- ``masks/<stem>.png``: one mask per picture, black and white (0 and 1 or 255), or class ids if ``names`` says what
+- ``masks/<stem>.png``: one mask per image, black and white (0 and 1 or 255), or class ids if ``names`` says what
   they mean;
-- ``masks/<class>/<stem>.png``: one black and white mask per class and picture;
-- ``masks/<stem>/<class>.png``: the same, sorted by picture.
+- ``masks/<class>/<stem>.png``: one black and white mask per class and image;
+- ``masks/<stem>/<class>.png``: the same, sorted by image.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from legrad.datasets._files import PathLike, Problems, check_size, folder, pictures, refuse_empty, stored
+from legrad.datasets.files import PathLike, Problems, check_size, folder, image_paths, refuse_empty, stored
 from legrad.datasets.sample import IGNORE, Sample
 from legrad.errors import InputError
 from legrad.inputs import images
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 
 class MaskFolder:
-    """Pictures with a mask, or one mask per class.
+    """Images with a mask, or one mask per class.
 
     Args:
-        root: folder with ``images/`` and ``masks/``; a mask has its picture's name, with the suffix .png or another.
+        root: folder with ``images/`` and ``masks/``; a mask has its image's name, with the suffix .png or another.
         names: id in the masks -> class name, for masks of class ids (0 = background unless it is named). None = masks
             are black and white: 0 is background, everything else the object.
         class_name: what a black and white mask shows, where no folder says it.
         ignore: id of pixels that count nowhere, in masks of class ids; usual is 255.
 
     Raises:
-        InputError: a folder is missing, or there is no picture.
+        InputError: a folder is missing, or there is no image.
     """
 
     name = "mask-folder"
@@ -49,31 +49,31 @@ class MaskFolder:
     ) -> None:
         self._root = folder(root, "a folder with images/ and masks/")
         self._names, self._class_name, self._ignore = names, class_name, ignore
-        self._pictures = pictures(folder(self._root / "images", "the folder of pictures"))
+        self._paths = image_paths(folder(self._root / "images", "the folder of images"))
         problems = Problems()
-        refuse_empty(self._pictures, self._root / "images", "pictures", problems)
-        self._stems = Counter(path.stem for path in self._pictures)
+        refuse_empty(self._paths, self._root / "images", "images", problems)
+        self._stems = Counter(path.stem for path in self._paths)
         masks = folder(self._root / "masks", "the folder of masks")
         self._masks = _found(masks, self._stems.keys(), class_name, problems)
         self.facts: Mapping[str, Any] = {
             "path": str(self._root),
-            "items": len(self._pictures),
+            "items": len(self._paths),
             "names": None if names is None else {str(key): name for key, name in names.items()},
             "problems": problems.lines(),
         }
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._paths)
 
     def keys(self) -> list[str]:
-        """The pictures' file names."""
-        return [path.name for path in self._pictures]
+        """The images' file names."""
+        return [path.name for path in self._paths]
 
     def __getitem__(self, index: int) -> Sample:
-        """Item ``index``; a picture without any mask, or with the stem of another one, is an ``InputError``."""
-        path = self._pictures[index]
+        """Item ``index``; an image without any mask, or with the stem of another one, is an ``InputError``."""
+        path = self._paths[index]
         if self._stems[path.stem] > 1:
-            raise InputError(f"{self._root}/images has two pictures named {path.stem}: whose is the mask?")
+            raise InputError(f"{self._root}/images has two images named {path.stem}: whose is the mask?")
         image = images.read(path)
         found = self._masks.get(path.stem, {})
         if not found:
@@ -92,9 +92,7 @@ class MaskFolder:
     def _of_ids(self, path: Path, image: Any, found: Mapping[str, Path]) -> Sample:
         assert self._names is not None
         if list(found) != [self._class_name]:
-            raise InputError(
-                f"{path}: names= is for one mask of class ids per picture, here are masks of {list(found)}"
-            )
+            raise InputError(f"{path}: names= is for one mask of class ids per image, here are masks of {list(found)}")
         file = found[self._class_name]
         ids = _grey(file)
         check_size(ids, image, file)
@@ -110,28 +108,26 @@ class MaskFolder:
 
 
 def _found(root: Path, stems: Collection[str], class_name: str, problems: Problems) -> dict[str, dict[str, Path]]:
-    """Picture's stem -> class name -> file."""
+    """Image's stem -> class name -> file."""
     found: dict[str, dict[str, Path]] = {}
 
     def add(stem: str, name: str, path: Path) -> None:
         if stem not in stems:
-            problems.add("a mask without a picture", str(path))
+            problems.add("a mask without an image", str(path))
         elif name in found.setdefault(stem, {}):
             raise InputError(f"{path} and {found[stem][name]} are both the mask of {name} in {stem}: which one counts?")
         else:
             found[stem][name] = path
 
-    for path in pictures(root):
+    for path in image_paths(root):
         add(path.stem, class_name, path)
     for sub in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        inner = pictures(sub)
-        by_picture = sub.name in stems
-        if by_picture and any(path.stem in stems for path in inner):
-            raise InputError(
-                f"{sub}: is {sub.name} a picture or a class? Both its name and its files are pictures' names"
-            )
+        inner = image_paths(sub)
+        by_image = sub.name in stems
+        if by_image and any(path.stem in stems for path in inner):
+            raise InputError(f"{sub}: is {sub.name} an image or a class? Both its name and its files are images' names")
         for path in inner:
-            add(*((sub.name, path.stem) if by_picture else (path.stem, sub.name)), path)
+            add(*((sub.name, path.stem) if by_image else (path.stem, sub.name)), path)
     return found
 
 

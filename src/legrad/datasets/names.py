@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from legrad.datasets._files import PathLike, cells, file
+from legrad.datasets.files import PathLike, cells, file
 from legrad.errors import InputError
 
 _WORDNET_ID = re.compile(r"n\d{8}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from legrad.datasets._files import PathLike, Problems, cells, file, folder, inside, refuse_empty, rows
+from legrad.datasets.files import PathLike, Problems, cells, file, folder, inside, refuse_empty, rows
 from legrad.datasets.sample import Sample
 from legrad.errors import InputError
 from legrad.inputs.images import read
@@ -29,9 +29,9 @@ class PointsCsv:
     Args:
         table: CSV with a header; found by name, in any order: ``image`` (file name in ``images``), ``class``, ``x``,
             ``y``, ``label`` (yes or no; also 1/0, true/false, positive/negative; unsure points are left out).
-        images: the folder of pictures.
-        unit: of x and y, "pixels" of the upright picture, or "relative" to its width and height, in [0, 1].
-        absent: also give classes that have only negative points in a picture. The published protocol asks only for
+        images: the folder of images.
+        unit: of x and y, "pixels" of the upright image, or "relative" to its width and height, in [0, 1].
+        absent: also give classes that have only negative points in an image. The published protocol asks only for
             classes that are there.
         columns: the table's own names for the five columns, in the order above.
 
@@ -51,20 +51,20 @@ class PointsCsv:
     ) -> None:
         if unit not in ("pixels", "relative"):
             raise InputError(f"unit is 'pixels' or 'relative', got {unit!r}")
-        self._root, self._unit = folder(images, "the folder of pictures"), unit
+        self._root, self._unit = folder(images, "the folder of images"), unit
         path, problems = file(table, "the table of points"), Problems()
         points: _Points = {}
         image, name, *place, label = columns
         for line, row in rows(path, columns):
             where = f"line {line}"
             if not row[image].strip() or not row[name].strip():
-                problems.add("a point without picture or class", where)
+                problems.add("a point without image or class", where)
                 continue
             _add(points, (row[image], row[name]), (row[place[0]], row[place[1]]), row[label], unit, where, problems)
         if unit == "pixels" and _look_relative(points):
             raise InputError(
                 f"{path}: all x and y lie in [0, 1], which are no pixels; say unit='relative' (--unit relative) if "
-                "they are shares of the picture's width and height"
+                "they are shares of the image's width and height"
             )
         self._items = _usable(points, self._root, absent, problems)
         refuse_empty(self._items, path, "usable points", problems)
@@ -83,27 +83,27 @@ class PointsCsv:
         return len(self._keys)
 
     def keys(self) -> list[str]:
-        """The pictures' names as the table has them."""
+        """The images' names as the table has them."""
         return list(self._keys)
 
     def __getitem__(self, index: int) -> Sample:
-        """Item ``index``; points outside the picture are an ``InputError``."""
+        """Item ``index``; points outside the image are an ``InputError``."""
         key = self._keys[index]
         return _sample(key, read(inside(self._root, key)), self._items[key], self._unit)
 
 
 class OpenImagesPoints:
-    """Open Images V7 point labels: ``points`` of the classes that are in the picture, by display name.
+    """Open Images V7 point labels: ``points`` of the classes that are in the image, by display name.
 
     Args:
         table: ``oidv7-val-annotations-point-labels.csv``; only ImageId, X, Y, Label and EstimatedYesNo are needed.
-        images: folder with ``<ImageId>.jpg``. Pictures that are not there are left out, and counted in the facts.
+        images: folder with ``<ImageId>.jpg``. Images that are not there are left out, and counted in the facts.
         classes: ``oidv7-class-descriptions.csv`` (code, display name; with or without header). None = the table's own
             ``TextLabel`` column.
-        absent: also give classes that have only negative points in a picture; the protocol asks for those with at
+        absent: also give classes that have only negative points in an image; the protocol asks for those with at
             least one positive point.
 
-    EXIF rotation is applied to the pictures; whether the published JPEGs need the rotation of Open Images' own list is
+    EXIF rotation is applied to the images; whether the published JPEGs need the rotation of Open Images' own list is
     not settled: look at a few.
 
     Raises:
@@ -115,7 +115,7 @@ class OpenImagesPoints:
     def __init__(
         self, table: PathLike, images: PathLike, classes: PathLike | None = None, absent: bool = False
     ) -> None:
-        self._root = folder(images, "the folder of Open Images pictures")
+        self._root = folder(images, "the folder of Open Images images")
         path, problems = file(table, "Open Images' table of points"), Problems()
         names = {} if classes is None else read_descriptions(file(classes, "Open Images' class descriptions"))
         codes: dict[str, str] = {}
@@ -152,7 +152,7 @@ class OpenImagesPoints:
         return len(self._keys)
 
     def keys(self) -> list[str]:
-        """``<ImageId>.jpg`` of every picture."""
+        """``<ImageId>.jpg`` of every image."""
         return list(self._keys)
 
     def __getitem__(self, index: int) -> Sample:
@@ -206,23 +206,23 @@ def _add(
 
 
 def _look_relative(points: _Points) -> bool:
-    """Whether no coordinate exceeds 1, and some lie between 0 and 1: shares of a picture, given as pixels."""
+    """Whether no coordinate exceeds 1, and some lie between 0 and 1: shares of an image, given as pixels."""
     places = [value for classes in points.values() for pair in classes.values() for side in pair for value in side]
     values = [value for place in places for value in place]
     return any(0 < value < 1 for value in values) and max(values) <= 1
 
 
 def _usable(points: _Points, root: Path, absent: bool, problems: Problems) -> _Points:
-    """Only pictures that are there and have something to ask."""
+    """Only images that are there and have something to ask."""
     kept: _Points = {}
     for image, classes in points.items():
         try:
             missing = not inside(root, image).is_file()
         except InputError as error:
-            problems.add("a picture's name that leads out of its folder", str(error))
+            problems.add("an image's name that leads out of its folder", str(error))
             continue
         if missing:
-            problems.add("a picture with points that is not in the folder", image)
+            problems.add("an image with points that is not in the folder", image)
             continue
         asked = classes if absent else {name: pair for name, pair in classes.items() if pair[0]}
         if asked:
@@ -231,7 +231,7 @@ def _usable(points: _Points, root: Path, absent: bool, problems: Problems) -> _P
 
 
 def _counts(items: _Points) -> dict[str, int]:
-    """What the result file tells: classes, pairs of picture and class, points, pairs without negatives."""
+    """What the result file tells: classes, pairs of image and class, points, pairs without negatives."""
     pairs = [pair for classes in items.values() for pair in classes.values()]
     return {
         "classes": len({name for classes in items.values() for name in classes}),
@@ -253,7 +253,7 @@ def _sample(key: str, image: "Image.Image", classes: Mapping[str, tuple[list[Any
         outside = both[(both > size).any(1)]
         if len(outside):
             raise InputError(
-                f"{key}: the point ({outside[0, 0]:g}, {outside[0, 1]:g}) of {name} lies outside the picture of "
+                f"{key}: the point ({outside[0, 0]:g}, {outside[0, 1]:g}) of {name} lies outside the image of "
                 f"{image.width} x {image.height} pixels"
             )
         found[name] = yes, no

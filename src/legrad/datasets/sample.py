@@ -1,4 +1,4 @@
-"""What every data set gives: one picture, or sound, with what is known about it."""
+"""What every data set gives: one image, or sound, with what is known about it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from legrad.datasets._files import PathLike, Problems, files_with_suffix, folder, inside, refuse_empty
+from legrad.datasets.files import PathLike, Problems, files_with_suffix, folder, inside, refuse_empty
 from legrad.datasets.sample import Sample
 from legrad.inputs import sounds
 

@@ -28,5 +28,5 @@ def sample_names() -> list[str]:
     """The names of the objects in ``SAMPLE``."""
     from PIL import Image
 
-    with Image.open(SAMPLE) as picture:
-        return str(picture.info["names"]).split(", ")
+    with Image.open(SAMPLE) as image:
+        return str(image.info["names"]).split(", ")

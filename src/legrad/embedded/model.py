@@ -34,7 +34,7 @@ PREPROCESS = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": 
 
 
 def build(vocab_size: int, image_size: int = IMAGE_SIZE, kind: Kind = "token") -> "CLIP | CustomTextCLIP":
-    """A model with random weights for pictures of ``image_size`` pixels."""
+    """A model with random weights for images of ``image_size`` pixels."""
     from open_clip import CLIP, CustomTextCLIP
 
     text = {**TEXT, "vocab_size": vocab_size}
@@ -60,7 +60,7 @@ def kind_of(model: Any) -> Kind:
 
 
 def resized(model: Any, size: int) -> Any:
-    """A copy of the model for another picture size, on the CPU, position embedding interpolated."""
+    """A copy of the model for another image size, on the CPU, position embedding interpolated."""
     from open_clip.model import resize_pos_embed
 
     state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

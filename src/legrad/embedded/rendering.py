@@ -24,7 +24,7 @@ _MIN_VISIBLE = 0.5
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture whose objects are known to the pixel.
+    """An image whose objects are known to the pixel.
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
@@ -77,8 +77,8 @@ def scene(
     """Scene number ``index`` of the stream ``seed``; arguments as for ``scenes``.
 
     Args:
-        reference: picture size that the objects' sizes are relative to, default ``size``. A small canvas with
-            objects as large as on a big one is a cheap picture to train on.
+        reference: image size that the objects' sizes are relative to, default ``size``. A small canvas with
+            objects as large as on a big one is a cheap image to train on.
         among: indices of the concepts to choose from, at least as many as objects; default all.
     """
     rng = np.random.default_rng([seed, index])
@@ -143,8 +143,8 @@ def _jitter(rng: np.random.Generator, rgb: NDArray[np.float32]) -> NDArray[np.fl
 def _noise(rng: np.random.Generator, size: int, cells: int, channels: int = 3) -> NDArray[np.float32]:
     """Smooth random field (size, size, channels) in [0, 1] with about ``cells`` bumps along a side."""
     grid = rng.integers(0, 256, (cells + 1, cells + 1, channels), dtype=np.uint8)
-    picture = Image.fromarray(grid if channels == 3 else grid[..., 0])
-    field = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC), np.float32) / np.float32(255)
+    image = Image.fromarray(grid if channels == 3 else grid[..., 0])
+    field = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), np.float32) / np.float32(255)
     return field if channels == 3 else field[..., None]
 
 
@@ -197,14 +197,14 @@ def _pattern(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
 
 
 def _finish(rng: np.random.Generator, canvas: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Exposure and a little sensor noise over the whole picture."""
+    """Exposure and a little sensor noise over the whole image."""
     canvas = canvas * np.float32(rng.uniform(0.8, 1.15))
     grain = rng.standard_normal(canvas.shape[:2], np.float32) * np.float32(rng.uniform(0, 6))
     return np.clip(canvas + grain[..., None], 0, 255).astype(np.uint8)
 
 
 def save_scene(made: Scene, path: str | Path) -> None:
-    """Write a scene's picture as PNG, its names in the file's text fields."""
+    """Write a scene's image as PNG, its names in the file's text fields."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()

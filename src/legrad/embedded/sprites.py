@@ -20,8 +20,8 @@ COLUMNS = 20
 @functools.cache
 def load_sprites() -> tuple[Image.Image, ...]:
     """The shipped sprites in the order of ``CONCEPTS``: RGBA, ``SPRITE_SIZE`` square. Do not modify them."""
-    with Image.open(SHEET) as picture:
-        sheet = np.asarray(picture.convert("RGBA"))
+    with Image.open(SHEET) as image:
+        sheet = np.asarray(image.convert("RGBA"))
     sprites = []
     for index in range(len(CONCEPTS)):
         top, left = (SPRITE_SIZE * cell for cell in divmod(index, COLUMNS))

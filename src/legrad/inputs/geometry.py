@@ -1,4 +1,4 @@
-"""Where the model's input lies in the original picture, and maps laid back onto its pixels."""
+"""Where the model's input lies in the original image, and maps laid back onto its pixels."""
 
 import operator
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ _MOST_PIXELS = 100_000_000  # a strip of 1 x 10000 pixels must not become one of
 
 @dataclass(frozen=True)
 class Placement:
-    """How the model's input pixels map to the original picture, both in (height, width) order.
+    """How the model's input pixels map to the original image, both in (height, width) order.
 
     ``input = scale * original + offset``, on pixel edges (0 is the edge of the first pixel).
 
     Attributes:
-        original: size of the upright original picture.
+        original: size of the upright original image.
         input: size of the model's input.
         scale: per axis.
-        offset: per axis, in input pixels; negative where the picture was cropped, positive where it was padded.
+        offset: per axis, in input pixels; negative where the image was cropped, positive where it was padded.
     """
 
     original: Size
@@ -39,11 +39,11 @@ class Placement:
         """After resizing the whole input to ``size``.
 
         Raises:
-            InputError: nothing would be left, or far too much, of a picture that is a thin strip.
+            InputError: nothing would be left, or far too much, of an image that is a thin strip.
         """
         if min(size) < 1 or size[0] * size[1] > _MOST_PIXELS:
             raise InputError(
-                f"a picture of {self.original[0]} x {self.original[1]} pixels is too thin: preprocessing would resize "
+                f"an image of {self.original[0]} x {self.original[1]} pixels is too thin: preprocessing would resize "
                 f"it to {size[0]} x {size[1]}; cut it first, or use fit='squash'"
             )
         factor = tuple(new / old for new, old in zip(size, self.input, strict=True))
@@ -104,7 +104,7 @@ def _coordinates(frame: Placement, size: Size, axis: int) -> Tensor:
 
 
 def place(maps: Tensor, frame: Placement, cells: PatchGrid, size: Size) -> Tensor:
-    """Lay maps on the patch grid onto the original picture, bilinearly (align_corners=False).
+    """Lay maps on the patch grid onto the original image, bilinearly (align_corners=False).
 
     Args:
         maps: (..., rows, cols).

@@ -1,4 +1,4 @@
-"""Pictures in: files, folders, globs, URLs, PIL, arrays -> upright RGB PIL pictures."""
+"""Images in: files, folders, globs, URLs, PIL, arrays -> upright RGB PIL images."""
 
 import glob
 import io
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
 
 
-SOURCE = "legrad source"  # key of a picture's ``info`` that holds its path or URL
+SOURCE = "legrad source"  # key of an image's ``info`` that holds its path or URL
 
 
 def read(source: Any, of_video: bool = False) -> Image.Image:
-    """One picture as upright RGB: EXIF rotation applied, transparency laid on white, 16 bits scaled to 8.
+    """One image as upright RGB: EXIF rotation applied, transparency laid on white, 16 bits scaled to 8.
 
     Args:
         source: path, http(s) URL, PIL image, or (H, W, 3) / (H, W) uint8 array.
@@ -35,7 +35,7 @@ def read(source: Any, of_video: bool = False) -> Image.Image:
         InputError: missing, unreadable, too large (Pillow's limit on decompression bombs), or of another kind.
 
     Warns:
-        UserWarning: an animation, or a file of several pages, of which one picture is taken.
+        UserWarning: an animation, or a file of several pages, of which one image is taken.
     """
     if isinstance(source, Image.Image):
         name = source.info.get(SOURCE)
@@ -61,33 +61,33 @@ def read(source: Any, of_video: bool = False) -> Image.Image:
         # os.path answers False where pathlib raises: names that are too long, folders that may not be read
         path = os.fspath(source)
         if os.path.isdir(path):
-            raise InputError(f"{path} is a folder; give its pictures one by one, or use `legrad explain {path}`")
+            raise InputError(f"{path} is a folder; give its images one by one, or use `legrad explain {path}`")
         if not os.path.isfile(path):
-            raise InputError(f"no such picture: {_shown(path)}")
+            raise InputError(f"no such image: {_shown(path)}")
         return _open(path, path)
     raise InputError(f"an image is a path, a URL, a PIL image or a uint8 array, got {type(source).__name__}")
 
 
 def _open(file: Any, name: str) -> Image.Image:
     try:
-        # no filter for warnings here: they are the whole process', and pictures are read in threads
-        with Image.open(file) as picture:
-            single = _upright_rgb(picture, name)
-            count = _frames(picture)
+        # no filter for warnings here: they are the whole process', and images are read in threads
+        with Image.open(file) as image:
+            single = _upright_rgb(image, name)
+            count = _frames(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{name} has too many pixels to be opened safely: {error}; make it smaller first") from error
     except InputError:
         raise
     except Exception as error:  # Pillow's readers let anything through when a file is broken
-        raise InputError(f"{name} is not a picture that Pillow can read: {error or type(error).__name__}") from error
+        raise InputError(f"{name} is not an image that Pillow can read: {error or type(error).__name__}") from error
     _warn_of_frames(count, name)
     return single
 
 
-def _frames(picture: Image.Image) -> int:
-    """How many pictures a file shows; phones put a second view of the same one into a JPEG (MPO)."""
+def _frames(image: Image.Image) -> int:
+    """How many images a file shows; phones put a second view of the same one into a JPEG (MPO)."""
     try:
-        return 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
+        return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     except Exception:  # broken behind the first one, which is all that is wanted
         return 1
 
@@ -95,7 +95,7 @@ def _frames(picture: Image.Image) -> int:
 def _warn_of_frames(count: int, name: str) -> None:
     if count > 1:
         warnings.warn(
-            f"{name} holds {count} frames or pages and this model takes single pictures: only one is "
+            f"{name} holds {count} frames or pages and this model takes single images: only one is "
             "explained, of a file the first",
             UserWarning,
             stacklevel=3,
@@ -107,25 +107,25 @@ def _shown(path: str) -> str:
     return (path if len(path) <= 300 else path[:300] + "…") or "''"
 
 
-def _upright_rgb(picture: Image.Image, source: str | None) -> Image.Image:
+def _upright_rgb(image: Image.Image, source: str | None) -> Image.Image:
     name = source or "the PIL image"
     limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and picture.width * picture.height > limit:
-        raise InputError(f"{name} has {picture.width} x {picture.height} pixels, more than Pillow's limit of {limit}")
-    if picture.width == 0 or picture.height == 0:
-        raise InputError(f"{name} is empty ({picture.width} x {picture.height} pixels)")
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I") or picture.mode == "F":
-        picture = Image.fromarray(_in_8_bits(np.asarray(picture, np.float64), picture.mode))
-    if picture.mode == "La":
-        picture = picture.convert("LA")  # Pillow knows no other way out of this mode
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    picture = picture.convert("RGB")
-    picture.info = {} if source is None else {SOURCE: source}
-    return picture
+    if limit is not None and image.width * image.height > limit:
+        raise InputError(f"{name} has {image.width} x {image.height} pixels, more than Pillow's limit of {limit}")
+    if image.width == 0 or image.height == 0:
+        raise InputError(f"{name} is empty ({image.width} x {image.height} pixels)")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_in_8_bits(np.asarray(image, np.float64), image.mode))
+    if image.mode == "La":
+        image = image.convert("LA")  # Pillow knows no other way out of this mode
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    image = image.convert("RGB")
+    image.info = {} if source is None else {SOURCE: source}
+    return image
 
 
 def _in_8_bits(values: "NDArray[np.float64]", mode: str) -> "NDArray[np.uint8]":
@@ -142,14 +142,14 @@ def _in_8_bits(values: "NDArray[np.float64]", mode: str) -> "NDArray[np.uint8]":
 
 
 def expand(sources: Iterable[str], suffixes: frozenset[str] = SUFFIXES) -> Iterator[str]:
-    """Files, folders (their pictures, sorted), glob patterns and URLs -> single files and URLs.
+    """Files, folders (their images, sorted), glob patterns and URLs -> single files and URLs.
 
     Args:
         sources: what the user names.
         suffixes: which files of a folder count, lower case.
 
     Raises:
-        InputError: a pattern or folder without pictures, or a missing file.
+        InputError: a pattern or folder without images, or a missing file.
     """
     for source in sources:
         if is_url(source) or os.path.isfile(source):
@@ -157,9 +157,7 @@ def expand(sources: Iterable[str], suffixes: frozenset[str] = SUFFIXES) -> Itera
         elif os.path.isdir(source):
             found = _files_in(Path(source), suffixes)
             if not found:
-                raise InputError(
-                    f"no {'pictures' if suffixes is SUFFIXES else 'matching files'} in the folder {source}"
-                )
+                raise InputError(f"no {'images' if suffixes is SUFFIXES else 'matching files'} in the folder {source}")
             yield from found
         elif glob.has_magic(source):
             found = sorted(path for path in glob.glob(source, recursive=True) if os.path.isfile(path))
@@ -167,11 +165,11 @@ def expand(sources: Iterable[str], suffixes: frozenset[str] = SUFFIXES) -> Itera
                 raise InputError(f"no file matches {source!r}")
             yield from found
         else:
-            raise InputError(f"no such picture: {_shown(source)}")
+            raise InputError(f"no such image: {_shown(source)}")
 
 
 def _files_in(folder: Path, suffixes: frozenset[str]) -> list[str]:
-    """Sorted files; hidden ones, such as the "._" files of macOS, are none of the user's pictures."""
+    """Sorted files; hidden ones, such as the "._" files of macOS, are none of the user's images."""
     try:
         paths = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()]
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Whatever ``explain`` takes as images -> tensors with their frames in the original pictures."""
+"""Whatever ``explain`` takes as images -> tensors with their frames in the original images."""
 
 import functools
 import os
@@ -21,15 +21,15 @@ _TENSORS = {
     "frames": "(batch, frames, 3, height, width)",
     "frequency": "(batch, time, frequency)",
 }
-_THREADS = 16  # reading and resizing pictures give the interpreter's lock away
-_ROWS = 8  # of a batch whose pixels are computed at once: memory for a few pictures is always there
+_THREADS = 16  # reading and resizing images give the interpreter's lock away
+_ROWS = 8  # of a batch whose pixels are computed at once: memory for a few images is always there
 # names under which processors of transformers return their tensors
 _BATCHED = ("pixel_values", "pixel_values_videos", "input_values", "input_features")
 
 
 @dataclass(frozen=True)
 class Input:
-    """One picture, video or sound, ready for the model.
+    """One image, video or sound, ready for the model.
 
     Attributes:
         tensor: (3, height, width), normalised; videos have frames in front, sounds are (time, frequency).
@@ -136,7 +136,7 @@ class InputQueue:
         if len(self) == 1:
             yield [self._jobs[0]()]
             return
-        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "legrad-pictures") as pool:
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "legrad-images") as pool:
             futures = [pool.submit(job) for job in self._jobs]
             try:
                 step = count or len(futures)
@@ -183,7 +183,7 @@ def sources(
             else _of_batch(source, layout, make_transform, unpack)
         )
         return InputQueue([functools.partial(_itself, one) for one in ready])
-    split = {"rows": _pictures, "frames": videos.split, "frequency": sounds.split}[kind]
+    split = {"rows": _split_images, "frames": videos.split, "frequency": sounds.split}[kind]
     items = split(source)
     if not items:
         raise InputError("no images")
@@ -197,7 +197,7 @@ def sources(
     transform = make_transform(None if size is None else geometry.as_size(size), fit)
     if kind == "rows":
         items = [item if isinstance(item, str | os.PathLike) else images.read(item) for item in items]
-        return InputQueue([functools.partial(_of_picture, item, transform, index) for index, item in enumerate(items)])
+        return InputQueue([functools.partial(_of_image, item, transform, index) for index, item in enumerate(items)])
     if kind == "frames":
         made = [_of_video(item, transform, layout.shape[0], index) for index, item in enumerate(items)]
     else:
@@ -214,7 +214,7 @@ def _tensor_shape(layout: InputLayout) -> str:
     return "(batch, samples)" if len(layout.shape) == 1 else _TENSORS[layout.axes[0]]
 
 
-def _pictures(source: Any) -> list[Any]:
+def _split_images(source: Any) -> list[Any]:
     if isinstance(source, np.ndarray) and source.ndim == 4:
         return list(source)
     return list(source) if isinstance(source, list | tuple) else [source]
@@ -238,20 +238,20 @@ def stack(inputs: Sequence[Input], device: torch.device, dtype: torch.dtype) -> 
     return torch.stack(rows, out=batch).to(device, non_blocking=True).to(dtype)
 
 
-def _of_picture(source: Any, transform: Any, index: int) -> Input:
-    picture = images.read(source)
-    frame = transforms.follow(transform, (picture.height, picture.width))
-    # pictures that were read from a file know where they came from
-    name = str(picture.info.get(images.SOURCE, f"image {index}"))
-    return Input(_transformed(picture, transform, frame), frame, np.asarray(picture), name)
+def _of_image(source: Any, transform: Any, index: int) -> Input:
+    image = images.read(source)
+    frame = transforms.follow(transform, (image.height, image.width))
+    # images that were read from a file know where they came from
+    name = str(image.info.get(images.SOURCE, f"image {index}"))
+    return Input(_transformed(image, transform, frame), frame, np.asarray(image), name)
 
 
 def _of_video(source: Any, transform: Any, count: int, index: int) -> Input:
     """Frames go through the transform one by one."""
-    pictures, name, timing = videos.read(source, count)
-    frame = transforms.follow(transform, (pictures[0].height, pictures[0].width))
-    tensor = torch.stack([_transformed(picture, transform, frame) for picture in pictures])
-    return Input(tensor, frame, np.stack([np.asarray(one) for one in pictures]), name or f"video {index}", timing)
+    images, name, timing = videos.read(source, count)
+    frame = transforms.follow(transform, (images[0].height, images[0].width))
+    tensor = torch.stack([_transformed(image, transform, frame) for image in images])
+    return Input(tensor, frame, np.stack([np.asarray(one) for one in images]), name or f"video {index}", timing)
 
 
 def _of_sound(source: Any, extractor: Any, index: int) -> Input:
@@ -265,21 +265,21 @@ def _of_sound(source: Any, extractor: Any, index: int) -> Input:
     time, frequency = found.values.shape
     frame = geometry.Placement((frequency, found.heard), (frequency, time), offset=(0.0, float(found.skipped)))
     timing = geometry.Timing(duration=found.heard * found.hop, start=found.start)
-    picture = spectrograms.drawn(found.values[found.skipped :][: found.heard])
-    return Input(found.values, frame, picture, name, timing, found.frequencies)
+    image = spectrograms.drawn(found.values[found.skipped :][: found.heard])
+    return Input(found.values, frame, image, name, timing, found.frequencies)
 
 
 def _of_waveform(tensor: Tensor, name: str, rate: int | None = None) -> Input:
     """The model's input is one row of samples; what is shown is their spectrogram."""
-    picture, column = spectrograms.seen(tensor)
-    rows = len(picture)
-    frame = geometry.Placement((rows, picture.shape[1]), (1, len(tensor)), (1 / rows, float(column)))
+    image, column = spectrograms.seen(tensor)
+    rows = len(image)
+    frame = geometry.Placement((rows, image.shape[1]), (1, len(tensor)), (1 / rows, float(column)))
     frequencies = () if rate is None else tuple((np.arange(rows) * rate / 2 / (rows - 1)).tolist())
-    return Input(tensor, frame, picture, name, frequencies=frequencies)
+    return Input(tensor, frame, image, name, frequencies=frequencies)
 
 
-def _transformed(picture: Any, transform: Any, frame: geometry.Placement) -> Tensor:
-    tensor: Tensor = transform(picture)
+def _transformed(image: Any, transform: Any, frame: geometry.Placement) -> Tensor:
+    tensor: Tensor = transform(image)
     if tuple(tensor.shape[1:]) != frame.input:
         raise InputError(
             f"the transform gave {tuple(tensor.shape[1:])} pixels where {frame.input} were expected from its steps; "
@@ -303,7 +303,7 @@ def checked_tensor(
     if not fits or not tensor.is_floating_point() or len(tensor) == 0:
         sides = "" if kind == "rows" else f" (here {' x '.join(map(str, shape))} each)"
         raise InputError(
-            f"tensor input is normalised float {_tensor_shape(layout)} with at least one picture{sides}, got "
+            f"tensor input is normalised float {_tensor_shape(layout)} with at least one image{sides}, got "
             f"{tuple(tensor.shape)} {tensor.dtype}"
         )
     # NaN goes through the smallest and the largest value; one pass without a tensor in between
@@ -326,16 +326,16 @@ def _of_tensor(tensor: Tensor, layout: InputLayout, make_transform: MakeTransfor
         return [_of_waveform(row, f"sound {index}") for index, row in enumerate(tensor)]
     if kind == "frequency":
         size = (tensor.shape[2], tensor.shape[1])
-        pictures = [spectrograms.drawn(row) for row in tensor]
+        images = [spectrograms.drawn(row) for row in tensor]
     else:
         size = (tensor.shape[-2], tensor.shape[-1])
         scale = None if make_transform is None else transforms.normalisation(make_transform(None, "model"))
-        pictures = [row for rows in tensor.split(_ROWS) for row in _denormalised(rows, scale)]
+        images = [row for rows in tensor.split(_ROWS) for row in _denormalised(rows, scale)]
     frame = geometry.Placement(size, size)
     what = {"rows": "image", "frames": "video", "frequency": "sound"}[kind]
     return [
-        Input(row, frame, picture, f"{what} {index}")
-        for index, (row, picture) in enumerate(zip(tensor, pictures, strict=True))
+        Input(row, frame, image, f"{what} {index}")
+        for index, (row, image) in enumerate(zip(tensor, images, strict=True))
     ]
 
 
@@ -358,7 +358,7 @@ def _of_batch(
 
 
 def _denormalised(batch: Tensor, scale: tuple[Tensor, Tensor] | None) -> Any:
-    """The pictures behind normalised input, (batch, ..., H, W, 3) uint8; grey and stretched without mean and std."""
+    """The images behind normalised input, (batch, ..., H, W, 3) uint8; grey and stretched without mean and std."""
     pixels = batch.float()
     if scale is None:
         grey = pixels.mean(-3)

@@ -1,4 +1,4 @@
-"""Sounds in: files, waveforms -> checked mono waveforms at the model's rate; spectrograms -> pictures of them."""
+"""Sounds in: files, waveforms -> checked mono waveforms at the model's rate; spectrograms -> images of them."""
 
 import importlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""Sounds in: files, waveforms -> checked mono waveforms at the model's rate; spectrograms -> pictures of them."""
+"""Sounds in: files, waveforms -> checked mono waveforms at the model's rate; spectrograms -> images of them."""
 
 import math
 import warnings
@@ -82,7 +82,7 @@ def features(extractor: Any, waveform: "NDArray[np.float32]") -> Spectrogram:
 
 
 def drawn(spectrogram: Tensor) -> "NDArray[np.uint8]":
-    """Spectrogram (time, frequency) -> a grey picture (frequency, time, 3), the lowest frequency in row 0."""
+    """Spectrogram (time, frequency) -> a grey image (frequency, time, 3), the lowest frequency in row 0."""
     grey = relevance.min_max(spectrogram.detach().float().cpu().T)
     return (grey * 255).round().byte()[..., None].expand(-1, -1, 3).contiguous().numpy()
 

@@ -1,4 +1,4 @@
-"""Where the model's input lies in the original picture, and maps laid back onto its pixels."""
+"""Where the model's input lies in the original image, and maps laid back onto its pixels."""
 
 from types import FunctionType, SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
@@ -76,10 +76,10 @@ class Preprocessing(Protocol):
     normalisation: tuple[Tensor, Tensor] | None
 
     def placement(self, original: Size) -> Placement:
-        """The frame of the result for a picture of (height, width)."""
+        """The frame of the result for an image of (height, width)."""
 
-    def __call__(self, picture: Any) -> Tensor:
-        """PIL picture -> (3, height, width)."""
+    def __call__(self, image: Any) -> Tensor:
+        """PIL image -> (3, height, width)."""
 
 
 def follow(transform: Any, original: Size) -> Placement:
@@ -87,7 +87,7 @@ def follow(transform: Any, original: Size) -> Placement:
 
     Args:
         transform: a ``Preprocessing``, a ``Compose`` (anything with ``.transforms``) or a single step.
-        original: (height, width) of the picture that goes in.
+        original: (height, width) of the image that goes in.
 
     Raises:
         InputError: a step that may move pixels in a way that is not known.

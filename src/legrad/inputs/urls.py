@@ -1,4 +1,4 @@
-"""Pictures in: files, folders, globs, URLs, PIL, arrays -> upright RGB PIL pictures."""
+"""Images in: files, folders, globs, URLs, PIL, arrays -> upright RGB PIL images."""
 
 import http.client
 import ipaddress

@@ -43,7 +43,7 @@ def read(source: Any, count: int) -> tuple[list[Image.Image], str | None, Timing
     """``count`` frames of one video, evenly spaced in time, where it came from, and when they are.
 
     Raises:
-        InputError: missing, unreadable, a still picture, frames of different sizes, or of another kind.
+        InputError: missing, unreadable, a still image, frames of different sizes, or of another kind.
     """
     name = None
     if urls.is_url(source):
@@ -85,34 +85,34 @@ def _of_object(source: Any, count: int) -> tuple[list[Image.Image], Timing]:
 
 def _of_file(file: Any, name: str, count: int) -> tuple[list[Image.Image], Timing]:
     try:
-        picture = Image.open(file)
+        image = Image.open(file)
     except UnidentifiedImageError:
         return _decoded(file, name, count)
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: {error}; make the video smaller first") from error
     except OSError as error:
         raise InputError(f"cannot read {name}: {error}") from error
-    with picture:
-        return _animated(picture, name, count)
+    with image:
+        return _animated(image, name, count)
 
 
-def _animated(picture: Image.Image, name: str, count: int) -> tuple[list[Image.Image], Timing]:
+def _animated(image: Image.Image, name: str, count: int) -> tuple[list[Image.Image], Timing]:
     """Frames of anything that Pillow can seek in; the image is left at the frame where it was."""
-    before = picture.tell()
+    before = image.tell()
     try:
-        total = getattr(picture, "n_frames", 1)
+        total = getattr(image, "n_frames", 1)
         if total < 2:
-            raise InputError(f"{name} is a still picture and the model takes videos; give a list of frames, [picture]")
+            raise InputError(f"{name} is a still image and the model takes videos; give a list of frames, [image]")
         durations = []
         for index in range(total):
-            picture.seek(index)
-            durations.append(float(picture.info.get("duration", 0)))
+            image.seek(index)
+            durations.append(float(image.info.get("duration", 0)))
         frames: dict[int, Image.Image] = {}
         chosen = sampled(durations, count)
         for index in chosen:
             if index not in frames:
-                picture.seek(index)
-                frames[index] = images.read(picture, of_video=True)
+                image.seek(index)
+                frames[index] = images.read(image, of_video=True)
     except InputError as error:
         # Pillow gives frames no name
         raise InputError(str(error).replace("the PIL image", name)) from error
@@ -120,7 +120,7 @@ def _animated(picture: Image.Image, name: str, count: int) -> tuple[list[Image.I
         raise InputError(f"cannot read the frames of {name}: {error or type(error).__name__}") from error
     finally:
         with contextlib.suppress(Exception):
-            picture.seek(before)
+            image.seek(before)
     return [frames[index] for index in chosen], _timing(chosen, durations)
 
 
@@ -144,7 +144,7 @@ def _decoded(file: Any, name: str, count: int) -> tuple[list[Image.Image], Timin
     try:
         with av.open(file) as video:
             if not video.streams.video:
-                raise InputError(f"{name} holds no pictures, only sound, and the model takes videos")
+                raise InputError(f"{name} holds no images, only sound, and the model takes videos")
             stream = video.streams.video[0]
             if stream.codec_context.width * stream.codec_context.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise InputError(f"{name}: frames of more than {Image.MAX_IMAGE_PIXELS} pixels; make it smaller first")

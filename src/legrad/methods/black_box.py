@@ -1,4 +1,4 @@
-"""Methods that only look at the scores of changed pictures."""
+"""Methods that only look at the scores of changed images."""
 
 import math
 
@@ -6,16 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from legrad.methods.call import MethodInput, on_cells, pictures_only
+from legrad.methods.call import MethodInput, on_cells, require_images
 
-_FORWARDS = 32  # changed pictures in one batch
+_FORWARDS = 32  # changed images in one batch
 
 
 def rise(call: MethodInput, masks: int = 256, side: int = 7, keep: float = 0.5, seed: int = 0) -> Tensor:
-    """Mean score of the pictures in which a patch is visible, over random soft masks.
+    """Mean score of the images in which a patch is visible, over random soft masks.
 
     A mask is a ``side`` x ``side`` grid of ones (with probability ``keep``) and zeros, enlarged bilinearly and shifted
-    at random; it multiplies the model's input, whose zero is the mean colour. Every picture gets the same masks.
+    at random; it multiplies the model's input, whose zero is the mean colour. Every image gets the same masks.
 
     Args:
         call: what is asked.
@@ -24,12 +24,12 @@ def rise(call: MethodInput, masks: int = 256, side: int = 7, keep: float = 0.5, 
         keep: probability of a visible cell.
         seed: of the masks.
     """
-    pictures_only(call, "rise")
+    require_images(call, "rise")
     made = _masks(call.batch.shape[-2:], masks, side, keep, seed)
     weights = on_cells(call, made).flatten(1)
     results = []
-    for picture in range(len(call.batch)):
-        scores = _scores(call, picture, made)
+    for image in range(len(call.batch)):
+        scores = _scores(call, image, made)
         # by the coverage that a patch did get: an unequal one, times a similarity that hardly varies, hides the rest
         found = scores.T @ weights.to(scores) / weights.sum(0).to(scores)
         results.append(found.unflatten(-1, call.anatomy.grid))
@@ -43,7 +43,7 @@ def occlusion(call: MethodInput, window: int = 1) -> Tensor:
         call: what is asked.
         window: side in patches; larger windows slide by one patch, and a patch gets the mean of those over it.
     """
-    pictures_only(call, "occlusion")
+    require_images(call, "occlusion")
     cells = call.anatomy.patch_grid
     corners = [(r, c) for r in range(cells.grid[0] - window + 1) for c in range(cells.grid[1] - window + 1)]
     made = torch.ones(len(corners), *call.batch.shape[-2:])
@@ -56,19 +56,19 @@ def occlusion(call: MethodInput, window: int = 1) -> Tensor:
     call.output = call.anatomy.run(call.batch)
     whole = call.answer()
     results = []
-    for picture in range(len(call.batch)):
-        falls = (whole[picture] - _scores(call, picture, made)).T
+    for image in range(len(call.batch)):
+        falls = (whole[image] - _scores(call, image, made)).T
         found = falls @ inside.flatten(1).to(falls) / inside.flatten(1).sum(0).to(falls)
         results.append(found.unflatten(-1, call.anatomy.grid))
     return torch.stack(results)[:, :, None]
 
 
-def _scores(call: MethodInput, picture: int, masks: Tensor) -> Tensor:
-    """Scores of one picture under each mask (n, height, width): (n, targets)."""
+def _scores(call: MethodInput, image: int, masks: Tensor) -> Tensor:
+    """Scores of one image under each mask (n, height, width): (n, targets)."""
     found = []
     for part in masks.split(_FORWARDS):
-        outputs = call.anatomy.run(call.batch[picture] * part[:, None].to(call.batch))
-        found.append(call.scored(picture, outputs))
+        outputs = call.anatomy.run(call.batch[image] * part[:, None].to(call.batch))
+        found.append(call.scored(image, outputs))
     return torch.cat(found)
 
 

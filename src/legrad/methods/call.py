@@ -1,4 +1,4 @@
-"""What a method gets: the model, the pictures and the scores."""
+"""What a method gets: the model, the images and the scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from legrad.models.anatomy import ViTAnatomy
 
 @dataclass
 class MethodInput:
-    """One method on some pictures of one size. Use it inside ``state.evaluation_mode``.
+    """One method on some images of one size. Use it inside ``state.evaluation_mode``.
 
     Attributes:
         anatomy: for the size of ``batch``.
@@ -44,21 +44,21 @@ class MethodInput:
         feature = final_answer(self.anatomy, self.output)
         return torch.stack([score(feature) for score in self.scores], 1)
 
-    def scored(self, picture: int, outputs: Tensor) -> Tensor:
-        """Scores of several outputs of the tower, all taken for one picture: (n, features) -> (n, targets)."""
+    def scored(self, image: int, outputs: Tensor) -> Tensor:
+        """Scores of several outputs of the tower, all taken for one image: (n, features) -> (n, targets)."""
         feature = final_answer(self.anatomy, outputs)
-        return torch.stack([_of_picture(score, picture, feature) for score in self.scores], 1)
+        return torch.stack([_of_image(score, image, feature) for score in self.scores], 1)
 
     def same_for_all_targets(self, maps: Tensor) -> Tensor:
         """(images, *grid) -> (images, targets, 1, *grid)."""
         return maps[:, None, None].expand(-1, len(self.scores), -1, *maps.shape[1:]).contiguous()
 
 
-def pictures_only(call: MethodInput, method: str) -> None:
+def require_images(call: MethodInput, method: str) -> None:
     """Raise ``UnsupportedModelError`` for videos and sounds."""
     if call.anatomy.axes != ("rows", "cols") or call.batch.ndim != 4:
         raise UnsupportedModelError(
-            f"{method} is for pictures (batch, channels, height, width), this model's grid is "
+            f"{method} is for images (batch, channels, height, width), this model's grid is "
             f"{' x '.join(call.anatomy.axes)}"
         )
 
@@ -72,9 +72,9 @@ def on_cells(call: MethodInput, pixels: Tensor) -> Tensor:
     return found[:, : cells.grid[0], : cells.grid[1]]
 
 
-def _of_picture(score: ResolvedTarget, picture: int, feature: Tensor) -> Tensor:
-    """A target's score for one picture, on several features."""
-    target = score.rows([picture])
+def _of_image(score: ResolvedTarget, image: int, feature: Tensor) -> Tensor:
+    """A target's score for one image, on several features."""
+    target = score.rows([image])
     if isinstance(target, PerImage):
         alone = target.targets[0]
         return feature.sum(-1) * 0 if alone is None else alone(feature)

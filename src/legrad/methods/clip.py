@@ -64,7 +64,7 @@ def value_map(call: MethodInput) -> Tensor:
     """MaskCLIP (Zhou et al., ECCV 2022): every patch's own score. Signed: similarities, or logits.
 
     In the last block A = 1, each token attends to itself alone, so that O = V; then the model's head reads each patch
-    as if it were the whole picture.
+    as if it were the whole image.
 
     Attentional poolers read a single patch, so that their attention hands on its value.
     """
@@ -93,7 +93,7 @@ def value_map(call: MethodInput) -> Tensor:
     tokens = anatomy.to_tokens(last)
     start = prefix if anatomy.route == "pooler" else anatomy.num_prefix_keys
     patches = relevance.on_grid(tokens.transpose(1, 2), start, anatomy.grid).flatten(2).transpose(1, 2)
-    maps = [call.scored(picture, _alone(call, own)).T for picture, own in enumerate(patches)]
+    maps = [call.scored(image, _alone(call, own)).T for image, own in enumerate(patches)]
     return torch.stack(maps).unflatten(-1, anatomy.grid)[:, :, None]
 
 

@@ -6,17 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from legrad.methods.call import MethodInput, on_cells, pictures_only
+from legrad.methods.call import MethodInput, on_cells, require_images
 
 _SIGMA = 0.5  # of the centre prior; 1 is the distance from the centre to an edge
 _SOBEL = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
 
 
 def random(call: MethodInput) -> Tensor:
-    """Uniform noise in [0, 1), seeded by the picture's own pixels: the same picture always gets the same map."""
+    """Uniform noise in [0, 1), seeded by the image's own pixels: the same image always gets the same map."""
     maps = []
-    for picture in call.batch:
-        pixels = picture.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+    for image in call.batch:
+        pixels = image.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
         seed = int.from_bytes(hashlib.blake2b(pixels, digest_size=7).digest(), "big")
         maps.append(torch.rand(call.anatomy.grid, generator=torch.Generator().manual_seed(seed)))
     return call.same_for_all_targets(torch.stack(maps))
@@ -36,8 +36,8 @@ def centre(call: MethodInput) -> Tensor:
 
 
 def edges(call: MethodInput) -> Tensor:
-    """Strength of the edges: length of the Sobel gradient of the grey picture, mean over each patch."""
-    pictures_only(call, "edges")
+    """Strength of the edges: length of the Sobel gradient of the grey image, mean over each patch."""
+    require_images(call, "edges")
     grey = call.batch.to(torch.promote_types(call.batch.dtype, torch.float32)).mean(1, keepdim=True)
     kernels = torch.stack([_SOBEL, _SOBEL.T])[:, None].to(grey)
     gradient = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), kernels)

@@ -37,7 +37,7 @@ def of_heads(heads: int | Sequence[int] | str) -> Method:
     """LeGrad from some heads of each layer only, for ``explain(..., method=of_heads([0, 3]))``.
 
     Args:
-        heads: numbers from 0, the same in every layer; or, chosen anew for every picture, target and layer by a head's
+        heads: numbers from 0, the same in every layer; or, chosen anew for every image, target and layer by a head's
             share of the relevance: "strongest", "weakest" (one head), "stronger-half" or "weaker-half".
 
     Returns:
@@ -58,7 +58,7 @@ def of_heads(heads: int | Sequence[int] | str) -> Method:
 
 
 def count(anatomy: ViTAnatomy) -> int:
-    """How many heads the explained attention has, by a look at a random picture.
+    """How many heads the explained attention has, by a look at a random image.
 
     Raises:
         UnsupportedModelError: they are folded into the batch.

@@ -25,7 +25,7 @@ class Method:
         function: ``MethodInput`` -> (images, targets, layers or 1, *grid), any device. None for LeGrad itself, which
             ``streaming`` computes.
         needs: of the model. "gradients" need attention maps too, except for tokens.
-        cost: of one picture and one target, beside a plain forward pass.
+        cost: of one image and one target, beside a plain forward pass.
         layers: what ``layers=None`` means; "none" if the method has no layers to choose from.
         per_layer: whether there is a map for every layer, so that ``keep_layers`` makes sense.
         pooler_layers: whether layers can be chosen in models with an attentional pooler, which is read once.

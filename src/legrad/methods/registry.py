@@ -166,7 +166,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "rise",
-            "mean score of randomly masked pictures in which a patch is visible",
+            "mean score of randomly masked images in which a patch is visible",
             "Petsiuk et al., BMVC 2018, arXiv:1806.07421",
             black_box.rise,
             "black box",
@@ -182,10 +182,10 @@ METHODS: dict[str, Method] = {
             "1 forward pass per patch",
             signed=True,
         ),
-        Method("random", "noise, seeded by the picture", "control", controls.random, "nothing", "none", targets=False),
+        Method("random", "noise, seeded by the image", "control", controls.random, "nothing", "none", targets=False),
         Method("uniform", "one everywhere", "control", controls.uniform, "nothing", "none", targets=False),
         Method("centre", "a Gaussian in the middle", "control", controls.centre, "nothing", "none", targets=False),
-        Method("edges", "strength of the picture's edges", "control", controls.edges, "nothing", "none", targets=False),
+        Method("edges", "strength of the image's edges", "control", controls.edges, "nothing", "none", targets=False),
     )
 }
 
@@ -223,7 +223,7 @@ def explain_batch(
         scores: the targets.
         layers: ascending block indices.
         readout: a key of ``anatomy.readouts``.
-        memory: bytes, roughly, for the graph of the whole model and for attention maps, or "auto": pictures go
+        memory: bytes, roughly, for the graph of the whole model and for attention maps, or "auto": images go
             through in as many parts as that takes.
 
     Returns:
@@ -238,7 +238,7 @@ def explain_batch(
         answer = final_answer(anatomy, anatomy.run(batch))
         scores = [score.with_answer(answer) for score in scores]
     maps, answers = [], []
-    count = _pictures_per_pass(method, anatomy, memory)
+    count = _images_per_pass(method, anatomy, memory)
     for start in range(0, len(batch), count):
         rows = range(start, min(start + count, len(batch)))
         call = MethodInput(
@@ -249,8 +249,8 @@ def explain_batch(
     return Explained(torch.cat(maps), torch.cat(answers), list(scores))
 
 
-def _pictures_per_pass(method: Method, anatomy: ViTAnatomy, memory: str | int) -> int:
-    """How many pictures fit the budget, from a rough count of what a graph of all blocks and attention maps take."""
+def _images_per_pass(method: Method, anatomy: ViTAnatomy, memory: str | int) -> int:
+    """How many images fit the budget, from a rough count of what a graph of all blocks and attention maps take."""
     budget = memory if isinstance(memory, int) else _AUTO_MEMORY
     if memory == "auto" and anatomy.device.type == "cuda":
         budget = torch.cuda.mem_get_info(anatomy.device)[0] // 2
@@ -258,5 +258,5 @@ def _pictures_per_pass(method: Method, anatomy: ViTAnatomy, memory: str | int) -
     width = max((p.shape[-1] for p in anatomy.blocks[0].parameters() if p.ndim > 1), default=number)
     graph = len(anatomy.blocks) * 20 * number * width if method.needs in ("gradients", "attention") else 0
     heads = max(1, width // 64)
-    per_picture = 4 * (graph + 4 * heads * number * number) + (1 << 20)
-    return max(1, budget // per_picture)
+    bytes_per_image = 4 * (graph + 4 * heads * number * number) + (1 << 20)
+    return max(1, budget // bytes_per_image)

@@ -105,7 +105,7 @@ class Pass:
         block = f"{type(anatomy.blocks[layer]).__name__}"
         if anatomy.keys_to_grid is not None:
             raise UnsupportedModelError(
-                f"{block}'s attention is not between all tokens of a picture (windows, frames apart, or heads folded "
+                f"{block}'s attention is not between all tokens of an image (windows, frames apart, or heads folded "
                 "into the batch): only legrad, controls and black-box methods explain such a model"
             )
         fired = self.found.inside[layer]
@@ -235,11 +235,11 @@ def _check_shape(attention: Attention, batch: int, size: tuple[int, int] | None,
     if len(attention.output) != batch or (size is not None and found != size):
         raise UnsupportedModelError(
             f"{where} has attention maps of {found[0]} x {found[1]} for {len(attention.output)} rows, expected "
-            f"{'one' if size is None else f'{size[0]} x {size[1]}'} for each of {batch} pictures"
+            f"{'one' if size is None else f'{size[0]} x {size[1]}'} for each of {batch} images"
         )
 
 
 def _power_of_two(gradient: Tensor) -> Tensor:
-    """(batch, 1) powers of two that bring each picture's largest gradient to about 1; 1 for a zero gradient."""
+    """(batch, 1) powers of two that bring each image's largest gradient to about 1; 1 for a zero gradient."""
     largest = gradient.abs().amax(-1, keepdim=True)
     return torch.where(largest > 0, -largest.clamp(min=1e-38).log2().floor(), 0).exp2()

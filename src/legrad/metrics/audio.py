@@ -154,13 +154,13 @@ class _Scale:
 
 
 class Table:
-    """The prompts of many pictures, for resampling: the methods take how often each picture was drawn.
+    """The prompts of many images, for resampling: the methods take how often each image was drawn.
 
-    With every picture drawn once they are exact and as ``summarise`` has them. Resamples are ranked by ``BINS``
+    With every image drawn once they are exact and as ``summarise`` has them. Resamples are ranked by ``BINS``
     quantiles of a class's scores, and cut at the thresholds of all its prompts; sorting each anew would take hours.
 
     Args:
-        items: the prompts of every picture.
+        items: the prompts of every image.
         normalisation: as in ``summarise``.
     """
 
@@ -217,7 +217,7 @@ class Table:
             return self._mean(np.nan_to_num(positive / (positive + negative)), weights)
 
     def _summed(self, counts: "NDArray[Any]", weights: "NDArray[Any]") -> "NDArray[Any]":
-        """(2, classes, columns), every picture counted as often as it was drawn."""
+        """(2, classes, columns), every image counted as often as it was drawn."""
         weighted = counts * np.asarray(weights, np.float64)[self._owners, None, None]
         return np.asarray(np.add.reduceat(weighted, self._starts, 0).swapaxes(0, 1))
 

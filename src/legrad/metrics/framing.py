@@ -1,4 +1,4 @@
-"""Picture, mask and points into the S x S frame in which the published metrics are computed."""
+"""Image, mask and points into the S x S frame in which the published metrics are computed."""
 
 import importlib
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Geometry = Literal["squash", "crop", "prs_compat"]
 Interpolation = Literal["bilinear", "bicubic"]
 _GEOMETRIES = {
-    # geometry -> (is the picture cropped, is its mask)
+    # geometry -> (is the image cropped, is its mask)
     "squash": (False, False),
     "crop": (True, True),
     "prs_compat": (True, False),
@@ -30,7 +30,7 @@ def _cropped(geometry: str, what: Literal[0, 1]) -> bool:
 def frame_image(
     image: Image.Image, size: int, geometry: Geometry = "squash", interpolation: Interpolation = "bicubic"
 ) -> Image.Image:
-    """The picture that the model is shown.
+    """The image that the model is shown.
 
     Args:
         image: RGB, any size.
@@ -40,7 +40,7 @@ def frame_image(
         interpolation: "bicubic" as in the CLIP lineage, "bilinear" as in Chefer et al. and DenseAV.
 
     Returns:
-        S x S picture.
+        S x S image.
     """
     cropped = _cropped(geometry, 0)
     filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -52,8 +52,8 @@ def frame_image(
 def frame_mask(mask: "NDArray[Any]", size: int, geometry: Geometry = "squash") -> "NDArray[Any]":
     """A mask in the same frame, by nearest neighbours.
 
-    With "prs_compat" the mask is squashed although the picture was cropped: the two do not fit together unless the
-    picture is square. That is what the published code of TextSpan does; it is here to compare with its numbers only.
+    With "prs_compat" the mask is squashed although the image was cropped: the two do not fit together unless the
+    image is square. That is what the published code of TextSpan does; it is here to compare with its numbers only.
 
     Args:
         mask: (H, W) bool or uint8.

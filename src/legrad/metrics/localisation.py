@@ -81,7 +81,7 @@ def swaps(maps: "NDArray[Any]", targets: "NDArray[Any]") -> tuple[float, int]:
 
 
 def measure(maps: "NDArray[Any]", targets: "NDArray[Any]", tolerance: float = 0) -> Item:
-    """Everything about one picture: sums over its objects, with what they are to be divided by.
+    """Everything about one image: sums over its objects, with what they are to be divided by.
 
     Args:
         maps: (K, H, W).

@@ -1,7 +1,7 @@
 """Perturbation: erase what a map calls relevant (positive) or irrelevant (negative), and watch the accuracy.
 
-As in Chefer et al. (CVPR 2021): single pixels of the S x S picture, black in [0, 1] space (before mean and std), in all
-channels; every step starts from the clean picture; y = top-1 accuracy against the data set's label over all pictures;
+As in Chefer et al. (CVPR 2021): single pixels of the S x S image, black in [0, 1] space (before mean and std), in all
+channels; every step starts from the clean image; y = top-1 accuracy against the data set's label over all images;
 AUC = 100 * trapezoid of y over x = 0, 0.1, ..., 0.9, the clean accuracy at x = 0 included and without division by 0.9,
 so that a constant accuracy a gives 90 a. Low is good for positive, high for negative.
 
@@ -63,9 +63,9 @@ def masks(
     """What is erased at every step.
 
     Args:
-        saliency: (H, W), in the frame of the model's picture.
+        saliency: (H, W), in the frame of the model's image.
         direction: "positive": the most relevant pixels go first; "negative": the least relevant.
-        steps: shares of the picture, ascending, in (0, 1].
+        steps: shares of the image, ascending, in (0, 1].
         patch: side of what is erased as one, ranked by its mean; 1 = pixels, as published.
         ties: order of equal values, see the top of this file.
         seed: of ``ties="random"``.
@@ -86,12 +86,12 @@ def masks(
 
 
 def erase(image: Tensor, erased: "NDArray[np.bool_] | Tensor", fill: Fill = "black") -> Tensor:
-    """Pictures with parts replaced, one batch for all steps; give ``~masks`` to insert instead.
+    """Images with parts replaced, one batch for all steps; give ``~masks`` to insert instead.
 
     Args:
         image: (3, H, W) in [0, 1], not normalised.
         erased: (steps, H, W) bool.
-        fill: "black" as published, "mean" of the picture per channel, "blur" (Gaussian, 11 pixels, sigma 5).
+        fill: "black" as published, "mean" of the image per channel, "blur" (Gaussian, 11 pixels, sigma 5).
 
     Returns:
         (steps, 3, H, W), same dtype and device.
@@ -113,7 +113,7 @@ def erase(image: Tensor, erased: "NDArray[np.bool_] | Tensor", fill: Fill = "bla
 def auc(curve: Sequence[float], steps: Sequence[float] = STEPS) -> float:
     """100 * trapezoid of a curve (clean value first) over x = 0 and ``steps``, as published.
 
-    Linear in the curve: the mean of single pictures' AUC is the AUC of their accuracy.
+    Linear in the curve: the mean of single images' AUC is the AUC of their accuracy.
     """
     if len(curve) != len(steps) + 1:
         raise InputError(f"a curve has the clean value and one per step, {len(steps) + 1}; got {len(curve)}")
@@ -131,16 +131,16 @@ def summarise(curves: Sequence[Sequence[float]], steps: Sequence[float] = STEPS)
     """The data set's numbers.
 
     Args:
-        curves: per picture, clean value first: 1 if the top answer is the data set's label, else 0 (or a probability,
+        curves: per image, clean value first: 1 if the top answer is the data set's label, else 0 (or a probability,
             for insertion and deletion).
         steps: the x of the others.
 
     Returns:
-        ``x`` and ``curve`` (means over all pictures, wrongly classified ones included), ``auc``, ``auc_normalised``,
+        ``x`` and ``curve`` (means over all images, wrongly classified ones included), ``auc``, ``auc_normalised``,
         ``images``; and ``auc_correct_only`` over the ``images_correct`` whose clean value is 1, None without any.
     """
     if not len(curves):
-        raise InputError("no picture to summarise")
+        raise InputError("no image to summarise")
     table = np.asarray(curves, np.float64)
     mean = table.mean(0)
     correct = table[table[:, 0] == 1]

@@ -1,10 +1,10 @@
 """p-mIoU: open-vocabulary localisation judged at labelled points (Open Images V7).
 
-A point is foreground iff the map, min-maxed at the picture's resolution, is above 0.5 there, strictly. TP and FN are
+A point is foreground iff the map, min-maxed at the image's resolution, is above 0.5 there, strictly. TP and FN are
 positive points in and out of the foreground, FP and TN negative ones; IoU = TP / (TP + FP + FN), foreground only.
 
 The published text leaves open what is averaged, so both are given: ``p_miou`` pools the counts of a class over all
-pictures and takes the mean over classes; ``p_miou_pairs`` takes the mean over pairs of picture and class. An IoU whose
+images and takes the mean over classes; ``p_miou_pairs`` takes the mean over pairs of image and class. An IoU whose
 denominator is 0 (no positive point, no false one) is skipped and counted.
 """
 
@@ -24,7 +24,7 @@ Item = dict[str, list[int]]  # class name -> [tp, fp, fn, tn, flat]
 def measure(
     saliency: "NDArray[Any]", positive: "NDArray[Any]", negative: "NDArray[Any]", threshold: float = 0.5
 ) -> list[int]:
-    """One class in one picture: [tp, fp, fn, tn, flat].
+    """One class in one image: [tp, fp, fn, tn, flat].
 
     Args:
         saliency: (H, W), any range: min-max is taken here. Without contrast everything is background, and flat is 1.
@@ -39,7 +39,7 @@ def measure(
 
 
 def summarise(items: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
-    """The data set's numbers from one {class: ``measure``} per picture.
+    """The data set's numbers from one {class: ``measure``} per image.
 
     Returns:
         ``p_miou`` and ``p_miou_pairs`` in [0, 1] (None if nothing could be judged), and the counts that belong to
@@ -65,10 +65,10 @@ def summarise(items: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
 
 
 class Table:
-    """The pairs of many pictures as arrays, for resampling: ``statistic`` takes how often each picture was drawn.
+    """The pairs of many images as arrays, for resampling: ``statistic`` takes how often each image was drawn.
 
     Args:
-        items: one {class: ``measure``} per picture.
+        items: one {class: ``measure``} per image.
     """
 
     def __init__(self, items: Sequence[Mapping[str, Sequence[int]]]) -> None:
@@ -79,7 +79,7 @@ class Table:
         self.counts, self.flat = values[:, 2:6].astype(np.float64), values[:, 6]
 
     def class_counts(self, weights: "NDArray[Any]") -> "NDArray[np.float64]":
-        """(classes, 4), every picture counted as often as ``weights`` (pictures,) says."""
+        """(classes, 4), every image counted as often as ``weights`` (images,) says."""
         weighted = self.counts * np.asarray(weights, np.float64)[self._image, None]
         return np.stack([np.bincount(self._class, column, self._classes) for column in weighted.T], -1)
 

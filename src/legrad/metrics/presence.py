@@ -10,7 +10,7 @@ from legrad.metrics import ranking
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Item = Sequence[tuple[float, bool]]  # of one picture: (evidence, is it there) for every prompt
+Item = Sequence[tuple[float, bool]]  # of one image: (evidence, is it there) for every prompt
 
 
 def auroc(
@@ -26,7 +26,7 @@ def summarise(items: Sequence[Item]) -> dict[str, Any]:
     """The data set's numbers.
 
     Returns:
-        ``auroc`` over all prompts of all pictures together, ``auroc_images`` the mean over pictures of their own
+        ``auroc`` over all prompts of all images together, ``auroc_images`` the mean over images of their own
         (None where undefined), and counts.
     """
     table = Table(items)
@@ -43,7 +43,7 @@ def summarise(items: Sequence[Item]) -> dict[str, Any]:
 
 
 class Table:
-    """All prompts of all pictures, for resampling pictures."""
+    """All prompts of all images, for resampling images."""
 
     def __init__(self, items: Sequence[Item]) -> None:
         self._image = np.array([index for index, item in enumerate(items) for _ in item], np.int64)
@@ -51,6 +51,6 @@ class Table:
         self.present = [bool(there) for item in items for _, there in item]
 
     def statistic(self, weights: "NDArray[Any]") -> float:
-        """``auroc`` with every picture counted as often as ``weights`` says; NaN if undefined."""
+        """``auroc`` with every image counted as often as ``weights`` says; NaN if undefined."""
         value = auroc(self.evidence, self.present, np.asarray(weights, np.float64)[self._image])
         return float("nan") if value is None else value

@@ -1,16 +1,16 @@
 """Object segmentation from a heatmap, exactly as in the lineage of Chefer et al. (CVPR 2021).
 
-    R    = min-max of the map over the picture's pixels, at S x S, after upsampling
+    R    = min-max of the map over the image's pixels, at S x S, after upsampling
     fg   = R > mean(R), strictly (or R > 0.5)
-    accuracy = correct pixels / labelled pixels, over all pictures
-    IoU_c    = intersection of class c / its union, both summed over all pictures first; mIoU = (IoU_bg + IoU_fg) / 2
+    accuracy = correct pixels / labelled pixels, over all images
+    IoU_c    = intersection of class c / its union, both summed over all images first; mIoU = (IoU_bg + IoU_fg) / 2
     AP       = average precision of the vector (1 - R, R) against (1 - G, G), both channels pooled; mAP = its mean
-               over pictures
+               over images
 
 The pooled AP is 0.5 for any constant map and for random ones, and changes when R is rescaled monotonically. A map
 without contrast is NaN in the published code: all background, AP 0.5; ``flat`` counts these.
 
-One picture is a dict of numbers, ``measure``, ready for JSON; a data set is ``summarise`` of such dicts, so that runs
+One image is a dict of numbers, ``measure``, ready for JSON; a data set is ``summarise`` of such dicts, so that runs
 can be stopped, merged and resampled.
 """
 
@@ -40,7 +40,7 @@ def foreground(saliency: "NDArray[Any]", threshold: Threshold = "mean") -> "NDAr
 def average_precision(
     saliency: "NDArray[Any]", mask: "NDArray[Any]", ignore: "NDArray[Any] | None" = None
 ) -> float | None:
-    """The published AP of one picture: background and foreground pooled into one ranking.
+    """The published AP of one image: background and foreground pooled into one ranking.
 
     Args:
         saliency: (H, W), any range.
@@ -61,7 +61,7 @@ def average_precision(
 def foreground_average_precision(
     saliency: "NDArray[Any]", mask: "NDArray[Any]", ignore: "NDArray[Any] | None" = None
 ) -> float | None:
-    """Ordinary AP of the object's pixels in one picture: not the published number, whatever the label says elsewhere.
+    """Ordinary AP of the object's pixels in one image: not the published number, whatever the label says elsewhere.
 
     Returns:
         in [0, 1], the share of the object for a flat map; None without any pixel of the object.
@@ -72,7 +72,7 @@ def foreground_average_precision(
 
 
 def confusion(prediction: "NDArray[Any]", mask: "NDArray[Any]", ignore: "NDArray[Any] | None" = None) -> dict[str, int]:
-    """Pixels of one picture: {"tp", "fp", "fn", "tn"}, ignored ones left out."""
+    """Pixels of one image: {"tp", "fp", "fn", "tn"}, ignored ones left out."""
     check_shapes(prediction, mask)
     keep = _kept(mask, ignore)
     guess, truth = np.asarray(prediction, bool)[keep], np.asarray(mask, bool)[keep]
@@ -90,7 +90,7 @@ def measure(
     ignore: "NDArray[Any] | None" = None,
     threshold: Threshold = "mean",
 ) -> Item:
-    """Everything about one picture: {"tp", "fp", "fn", "tn", "ap", "fg_ap", "flat"}.
+    """Everything about one image: {"tp", "fp", "fn", "tn", "ap", "fg_ap", "flat"}.
 
     Args:
         saliency: (H, W), any range: min-max is taken here.
@@ -110,12 +110,12 @@ def summarise(items: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The data set's numbers, in [0, 1] or None where nothing is defined.
 
     ``accuracy``, ``miou`` and ``map`` are the published ones. ``iou_background`` and ``iou_foreground`` make up
-    ``miou``. ``mean_image_fg_iou`` (mean over pictures of the object's IoU) and ``mean_fg_ap`` are alternatives found
+    ``miou``. ``mean_image_fg_iou`` (mean over images of the object's IoU) and ``mean_fg_ap`` are alternatives found
     elsewhere: other metrics, not to be compared with the published numbers. ``flat`` counts maps without contrast.
     """
     rows = list(items)
     if not rows:
-        raise InputError("no picture to summarise")
+        raise InputError("no image to summarise")
     counts = counts_of(rows)
     with np.errstate(invalid="ignore"):
         unions = counts[:, :3].sum(1)
@@ -134,7 +134,7 @@ RATIOS = ("accuracy", "miou", "iou_background", "iou_foreground")
 
 
 def counts_of(items: Sequence[Mapping[str, Any]]) -> "NDArray[np.float64]":
-    """(pictures, 4): tp, fp, fn, tn, for ``ratios`` and the bootstrap."""
+    """(images, 4): tp, fp, fn, tn, for ``ratios`` and the bootstrap."""
     return np.array([[row[name] for name in ("tp", "fp", "fn", "tn")] for row in items], np.float64).reshape(-1, 4)
 
 

@@ -1,4 +1,4 @@
-"""Sounds as targets: checked clips -> embeddings, for models that embed sounds in the space of their pictures."""
+"""Sounds as targets: checked clips -> embeddings, for models that embed sounds in the space of their images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AudioEncoder:
-    """How a model embeds sounds in the space of its pictures.
+    """How a model embeds sounds in the space of its images.
 
     Attributes:
         rate: sampling rate of what it hears, in Hz.
@@ -46,12 +46,12 @@ class Adapter:
         anatomy: its vision tower.
         tokenize: texts -> token ids, a tensor or anything with ``.to(device)``; None if unknown.
         encode_text: what ``tokenize`` gives -> (texts, features), None without a text tower.
-        transform: (size or None, fit) -> a picture transform made of torchvision-style steps, or a
+        transform: (size or None, fit) -> an image transform made of torchvision-style steps, or a
             ``geometry.Preprocessing``; None if unknown.
         labels: class names in the order of the logits, None if unknown.
         audio_adapter: the model's audio tower, which can be explained by itself; None if there is none.
         unpack: a batch of the library's own processor -> one tensor per input, for layouts of its own; else None.
-        audio_encoder: how the model embeds sounds in the space of its pictures, None if it does not.
+        audio_encoder: how the model embeds sounds in the space of its images, None if it does not.
         name: how the model was asked for.
     """
 

@@ -135,7 +135,7 @@ class ViTAnatomy:
         num_prefix_keys: keys in front of the patches in the explained attention; default all prefix tokens.
         num_suffix_keys: keys behind the patches.
         keys_to_grid: (relevance of an attention's keys (batch', keys), its index) -> (batch, *grid), for attention
-            whose batch or keys are not simply pictures and tokens (windows, heads folded into the batch, frames apart).
+            whose batch or keys are not simply images and tokens (windows, heads folded into the batch, frames apart).
         to_tokens: block output -> (batch, tokens, dim).
         call_settings: (owner, attribute, value) set during a call and put back: checkpointing off, fused attention on.
         at_size: (height, width) -> the same weights for another input size, raises ``InputError`` if impossible; None
@@ -241,7 +241,7 @@ class ViTAnatomy:
         }
 
     def _check_grid(self) -> None:
-        """As many patches as fit; one more where the model pads the picture."""
+        """As many patches as fit; one more where the model pads the image."""
         if self.shape[-2:] != self.image_size:
             raise InputError(f"shape {tuple(self.shape)} does not end in the image_size {self.image_size}")
         stride = self.stride or self.patch_size
@@ -263,7 +263,7 @@ class ViTAnatomy:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type that pictures are cast to: that of the tower's patch embedding (its convolution, else any matrix)."""
+        """Type that images are cast to: that of the tower's patch embedding (its convolution, else any matrix)."""
         first = None
         for weight in itertools.chain(self.tower.parameters(), self.tower.buffers()):
             if weight.ndim == 4 and weight.is_floating_point():
@@ -275,7 +275,7 @@ class ViTAnatomy:
 
     @property
     def patch_grid(self) -> PatchGrid:
-        """Where the patches of one picture or frame lie in the input."""
+        """Where the patches of one image or frame lie in the input."""
         return PatchGrid((self.grid[-2], self.grid[-1]), self.patch_size, self.stride or self.patch_size)
 
     def on_grid(self, keys: Tensor, tap: int, batch: int) -> Tensor:
@@ -291,7 +291,7 @@ class ViTAnatomy:
             raise TruthCheckError(
                 f"attention {tap} has {keys.shape[1]} keys for each of {len(keys)} rows, expected {count} "
                 f"({self.num_prefix_keys} keys in front of a grid of {self.grid}, {self.num_suffix_keys} behind it) "
-                f"for each of {batch} pictures"
+                f"for each of {batch} images"
             )
         return relevance.on_grid(keys, self.num_prefix_keys, self.grid)
 
@@ -306,7 +306,7 @@ class ViTAnatomy:
         if size[0] < self.patch_size[0] or size[1] < self.patch_size[1]:
             raise InputError(f"an input of {size[0]} x {size[1]} pixels is smaller than one patch of {self.patch_size}")
         if self.at_size is None:
-            raise InputError(f"{type(self.tower).__name__} takes pictures of {self.image_size} pixels only, got {size}")
+            raise InputError(f"{type(self.tower).__name__} takes images of {self.image_size} pixels only, got {size}")
         return self.at_size(size)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Models in the structure of ImageBind (Girdhar et al., CVPR 2023): one space for pictures, sounds and texts.
+"""Models in the structure of ImageBind (Girdhar et al., CVPR 2023): one space for images, sounds and texts.
 
 A model is recognised by its modules; users bring its code and its weights, which are for non-commercial use.
 """
@@ -29,7 +29,7 @@ CLIPS, SECONDS, STEPS, BINS = 3, 2, 204, 128  # of a sound: clips, their length,
 
 
 class _Tower(nn.Module):
-    """What a picture passes through, without the other senses."""
+    """What an image passes through, without the other senses."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def _anatomy(model: Any) -> ViTAnatomy:
     side = math.isqrt(tables[0].shape[1] - 1) if tables else 0
     if len(stems) != 1 or len(tables) != 1 or side**2 + 1 != tables[0].shape[1]:
         raise UnsupportedModelError(
-            f"{type(model).__name__} looks like ImageBind, but pictures should pass one Conv3d and one table of "
+            f"{type(model).__name__} looks like ImageBind, but images should pass one Conv3d and one table of "
             f"positions for a class token and a square of patches; found {len(stems)} and "
             f"{', '.join(str(tuple(one.shape)) for one in tables) or 'none'}"
         )

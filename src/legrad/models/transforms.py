@@ -1,4 +1,4 @@
-"""Picture transforms out of a few facts, for any input size and fit; all are flat lists of steps."""
+"""Image transforms out of a few facts, for any input size and fit; all are flat lists of steps."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ Size = tuple[int, int]
 
 
 def transform(config: dict[str, Any], size: Size, fit: str) -> Any:
-    """A torchvision ``Compose`` that makes model input out of a PIL picture.
+    """A torchvision ``Compose`` that makes model input out of a PIL image.
 
     Args:
         config: mean, std, interpolation, crop_pct and crop_mode, in timm's words.
         size: (height, width) of the result.
-        fit: "model" (as the config says), "squash" (whole picture, sides stretched) or "pad" (whole picture, borders).
+        fit: "model" (as the config says), "squash" (whole image, sides stretched) or "pad" (whole image, borders).
     """
     from timm.data import create_transform
 

@@ -22,7 +22,7 @@ _FLAT = 1e-6
 
 @dataclass(frozen=True)
 class PassResult:
-    """The result of one pass over pictures of one size.
+    """The result of one pass over images of one size.
 
     Attributes:
         rows: which of the inputs.
@@ -66,7 +66,7 @@ def assemble(
 
     Args:
         parts: every input is in one of them.
-        inputs: the pictures.
+        inputs: the images.
         valid: (images, targets) bool.
         null_threshold: the parts' last target is the null target, with this threshold; None if there is none.
         keep_layers: keep the maps of all layers too.

@@ -1,4 +1,4 @@
-"""The result: raw relevance, scores, and the ways to show them on the original pictures."""
+"""The result: raw relevance, scores, and the ways to show them on the original images."""
 
 import os
 from collections.abc import Sequence
@@ -26,29 +26,29 @@ _FLAT = 1e-6  # a spread this small, relative to the largest value, is rounding
 @renamed_fields(frames="placements", cells="patch_grids", pictures="images")
 @dataclass(frozen=True)
 class Explanation:
-    """Where the model looked, for some pictures and targets. All tensors are detached and on the CPU.
+    """Where the model looked, for some images and targets. All tensors are detached and on the CPU.
 
     Attributes:
         relevance: (images, targets, *grid), raw, non-negative, comparable between targets; mean over layers. Of some
             methods other than LeGrad it is signed: negative values speak against the target. The grid is (rows, cols)
-            or what ``axes`` says; where pictures have grids of their own, zeros follow the smaller ones.
+            or what ``axes`` says; where images have grids of their own, zeros follow the smaller ones.
         layer_relevance: (images, targets, layers, *grid), or None unless it was asked for.
         layers: ascending indices of the explained blocks; the last one for methods that know no layers.
         scores: (images, targets), the model's own final answer: cosine similarity or logit.
-        valid: (images, targets) bool, False where a picture has fewer targets than others; zeros there.
+        valid: (images, targets) bool, False where an image has fewer targets than others; zeros there.
         labels: the targets' names, ``labels[image][target]``.
         prompt_independent: (images, targets) bool, True where a map hardly depends on the target.
-        placements: where each model input lies in its original picture.
+        placements: where each model input lies in its original image.
         patch_grids: where the patches lie in each model input.
         images: originals (H, W, 3) uint8; videos (frames, H, W, 3), the frames that the model saw; sounds their
             spectrograms (frequency, time, 3), row 0 the lowest frequency.
-        names: paths of the pictures, or "image 0", ...
+        names: paths of the images, or "image 0", ...
         settings: what made this result: model, versions, arguments.
         axes: names of the grid's axes: ("rows", "cols"), ("frames", "rows", "cols") or ("frequency", "time").
         predicted: (images, targets) bool, True where the model chose the class (``PREDICTED``); None for nowhere.
         timings: when the frames of every video, or every sound, are; empty if nothing is known.
         frequencies: the centres of every spectrogram's rows in Hz, lowest first; () where they are not known.
-        grids: the grid of every picture.
+        grids: the grid of every image.
     """
 
     relevance: Tensor
@@ -77,7 +77,7 @@ class Explanation:
 
     @property
     def grids(self) -> list[tuple[int, ...]]:
-        """The grid of every picture, named by ``axes``."""
+        """The grid of every image, named by ``axes``."""
         frames = tuple(self.relevance.shape[2:-2])
         return [(*frames, *one.grid) for one in self.patch_grids]
 
@@ -92,7 +92,7 @@ class Explanation:
         Args:
             size: None for the original sizes, else an int or (H, W) that the whole original is resized to.
             normalize: "map" stretches every map to [0, 1] over the pixels that the model saw; "shared" uses one minimum
-                and maximum per picture, so that targets compare; None leaves raw relevance.
+                and maximum per image, so that targets compare; None leaves raw relevance.
 
         Returns:
             (images, targets, H, W) float, or a list of (targets, H, W) if the originals differ in size; videos have
@@ -101,7 +101,7 @@ class Explanation:
         return _stacked([self._of_targets(image, size, normalize) for image in range(len(self.placements))])
 
     def _of_targets(self, image: int, size: int | Sequence[int] | None, normalize: str | None) -> Tensor:
-        """(targets, H, W) of one picture; targets that it does not have take no part in the normalisation."""
+        """(targets, H, W) of one image; targets that it does not have take no part in the normalisation."""
         if normalize not in NORMALIZATIONS:
             raise InputError(f"normalize is one of {NORMALIZATIONS}, got {normalize!r}")
         valid = self.valid[image]
@@ -117,7 +117,7 @@ class Explanation:
         return geometry.seen(self.placements[image], self.patch_grids[image], self._size(image, size))
 
     def _saliency(self, image: int, maps: Tensor, size: int | Sequence[int] | None, normalize: str | None) -> Tensor:
-        """Maps (..., *grid) of one picture -> (..., H, W), or (..., frames, H, W)."""
+        """Maps (..., *grid) of one image -> (..., H, W), or (..., frames, H, W)."""
         rows, cols = self.patch_grids[image].grid
         maps = maps[..., :rows, :cols]
         if self._video:
@@ -129,7 +129,7 @@ class Explanation:
             dims = 1 + self._video if normalize == "map" else inside.ndim
             over = tuple(range(-dims, 0))
             high, low = inside.amax(over, keepdim=True), inside.amin(over, keepdim=True)
-            # interpolating a flat map leaves rounding errors, which would be stretched to a picture
+            # interpolating a flat map leaves rounding errors, which would be stretched to an image
             inside = inside.masked_fill(high - low <= _FLAT * high.abs(), 0)
             placed = torch.zeros_like(placed)
             placed[..., seen] = relevance.min_max(inside, dims)
@@ -144,10 +144,10 @@ class Explanation:
         normalize: str | None = "map",
         frame: int | None = None,
     ) -> "Image":
-        """One target's saliency over its picture, over one frame of its video, or over its spectrogram.
+        """One target's saliency over its image, over one frame of its video, or over its spectrogram.
 
         Args:
-            image: index of the picture.
+            image: index of the image.
             target: index of the target, or its label.
             alpha: opacity of the colours, in [0, 1].
             cmap: any matplotlib colour map; "jet" for the authors' look.
@@ -155,7 +155,7 @@ class Explanation:
             frame: index of a video's frame; default the one where the map is strongest.
 
         Returns:
-            RGB picture of the original's size; what the model never saw is grey and hatched. Low frequencies of a
+            RGB image of the original's size; what the model never saw is grey and hatched. Low frequencies of a
             spectrogram are at the bottom.
         """
         target = self._index(image, target)
@@ -210,12 +210,12 @@ class Explanation:
         return self.axes[0] == "frames"
 
     def _drawn(self, image: int, saliency: Tensor, alpha: float, cmap: str, frame: int | None = None) -> "Image":
-        """One map of a picture, (H, W) or (frames, H, W), as an overlay."""
-        picture = self.images[image]
+        """One map of an image, (H, W) or (frames, H, W), as an overlay."""
+        pixels = self.images[image]
         if self._video:
             frame = int(saliency.flatten(1).amax(1).argmax()) if frame is None else frame
-            picture, saliency = picture[frame], saliency[frame]
-        shown = viz.overlay(picture, saliency.numpy(), self._seen(image, None).numpy(), alpha=alpha, cmap=cmap)
+            pixels, saliency = pixels[frame], saliency[frame]
+        shown = viz.overlay(pixels, saliency.numpy(), self._seen(image, None).numpy(), alpha=alpha, cmap=cmap)
         return viz.upside_down(shown) if self.axes[0] == "frequency" else shown
 
     def timing(self, image: int = 0) -> geometry.Timing:
@@ -232,20 +232,20 @@ class Explanation:
         self, image: int, maps: Tensor, titles: list[str], name: str, cmap: str, alpha: float, note: str = ""
     ) -> "Figure":
         """The original next to maps (n, H, W), or film strips of (n, frames, H, W)."""
-        picture = self.images[image]
+        pixels = self.images[image]
         unseen = "" if bool(self._seen(image, None).all()) else "grey with stripes: never seen by the model"
         note = "; ".join(filter(None, (note, unseen)))
         if self._video:
-            count = min(_STRIP, len(picture))
-            frames = [int((i + 0.5) * len(picture) / count) for i in range(count)]
+            count = min(_STRIP, len(pixels))
+            frames = [int((i + 0.5) * len(pixels) / count) for i in range(count)]
             rows = [[self._drawn(image, one, alpha, cmap, frame) for frame in frames] for one in maps]
             labels = [self._moment(image, frame) for frame in frames]
-            return viz.film([list(picture[frames]), *rows], [name, *titles], labels, cmap, note)
+            return viz.film([list(pixels[frames]), *rows], [name, *titles], labels, cmap, note)
         panels = [self._drawn(image, one, alpha, cmap) for one in maps]
         if self.axes[0] == "frequency":
             axes = self._spectrogram_axes(image)
-            return viz.figure(picture[::-1], panels, titles, cmap, name, columns=2, axes=axes, note=note)
-        return viz.figure(picture, panels, titles, cmap, name, note=note)
+            return viz.figure(pixels[::-1], panels, titles, cmap, name, columns=2, axes=axes, note=note)
+        return viz.figure(pixels, panels, titles, cmap, name, note=note)
 
     def _spectrogram_axes(self, image: int) -> tuple[viz.Axis, viz.Axis]:
         """Seconds and Hz where they are known, else columns and rows of the spectrogram."""

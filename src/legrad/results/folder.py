@@ -1,4 +1,4 @@
-"""A folder of results: pictures, raw arrays and a manifest that says what made them. Every file appears whole."""
+"""A folder of results: images, raw arrays and a manifest that says what made them. Every file appears whole."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ _FILES = ("figure", "arrays", "overlay", "animation", "layers_figure")
 
 
 class Folder:
-    """Collects explanations of many pictures, one after the other; the manifest is up to date after each.
+    """Collects explanations of many images, one after the other; the manifest is up to date after each.
 
     Args:
         folder: made if missing; files of the same names are replaced.
@@ -59,13 +59,13 @@ class Folder:
         return self.root / "manifest.json"
 
     def add(self, explanation: "Explanation") -> list[dict[str, Any]]:
-        """Write one explanation; returns its manifest entries, one per picture, with file names."""
+        """Write one explanation; returns its manifest entries, one per image, with file names."""
         if self.per_layer and explanation.layer_relevance is None:
             raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
         if self._clear:
             self._remove_earlier()
             self._clear = False
-        new = [self._picture(explanation, image) for image in range(len(explanation.names))]
+        new = [self._write_image(explanation, image) for image in range(len(explanation.names))]
         self.entries.extend(new)
         content = {
             "settings": explanation.settings,
@@ -97,7 +97,7 @@ class Folder:
         self.files.append(self.root / name)
         return name
 
-    def _picture(self, explanation: "Explanation", image: int) -> dict[str, Any]:
+    def _write_image(self, explanation: "Explanation", image: int) -> dict[str, Any]:
         stem = _unused(slug(Path(explanation.names[image]).stem), self._stems)
         wanted = [t for t in range(explanation.relevance.shape[1]) if explanation.valid[image, t]]
         arrays = {"relevance": explanation.relevance[image, wanted], "scores": explanation.scores[image, wanted]}

@@ -1,4 +1,4 @@
-"""What can be asked about a picture, and how it becomes a score of the read-out's result."""
+"""What can be asked about an image, and how it becomes a score of the read-out's result."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """The best-matching of several names, chosen for every picture by the model's own final answer.
+    """The best-matching of several names, chosen for every image by the model's own final answer.
 
     Attributes:
         names: the classes to choose from.
@@ -44,7 +44,7 @@ class ZeroShot:
 
 @dataclass(frozen=True)
 class Similar:
-    """Similarity to another picture: its own feature is the target.
+    """Similarity to another image: its own feature is the target.
 
     Attributes:
         image: whatever ``explain`` takes as a single image.
@@ -55,9 +55,9 @@ class Similar:
 
 @dataclass(frozen=True)
 class Audio:
-    """What a sound tells: where in the picture is what is heard, or what is named?
+    """What a sound tells: where in the image is what is heard, or what is named?
 
-    For models that embed sounds in the space of their pictures, such as ``legrad.load("embedded:speech")``. Channels
+    For models that embed sounds in the space of their images, such as ``legrad.load("embedded:speech")``. Channels
     are averaged, and the waveform is resampled to the model's rate.
 
     Attributes:
@@ -89,7 +89,7 @@ class _Predicted:
 
 
 PREDICTED: Final = _Predicted()
-"""The class with the largest logit in the model's plain output, for every picture."""
+"""The class with the largest logit in the model's plain output, for every image."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ Targets = Target | EmbeddedTargets | range | Sequence[Target] | Sequence[Sequenc
 
 
 def as_list(targets: Any) -> list[Any]:
-    """One target or several -> a list of targets, or a list of lists if every picture has its own.
+    """One target or several -> a list of targets, or a list of lists if every image has its own.
 
     A float tensor or array (targets, features) is as many embeddings, (features,) is one; integers () or (targets,) are
     class indices, and so is a range.
@@ -165,7 +165,7 @@ def as_list(targets: Any) -> list[Any]:
         raise InputError("no targets: give at least one text, class index, embedding or callable")
     nested = [isinstance(target, list | tuple | EmbeddedTargets) for target in targets]
     if any(nested) and not all(nested):
-        raise InputError("targets mixes lists and single targets; give one list for all pictures or a list per picture")
+        raise InputError("targets mixes lists and single targets; give one list for all images or a list per image")
     if all(nested):
         return [as_list(target) for target in targets]
     flat: list[Any] = []

@@ -27,26 +27,24 @@ _counted: weakref.WeakKeyDictionary[nn.Module, tuple[Any, int]] = weakref.WeakKe
 
 
 class Resolver:
-    """Resolves targets for some pictures. Use it inside ``state.evaluation_mode``.
+    """Resolves targets for some images. Use it inside ``state.evaluation_mode``.
 
     Args:
         adapter: the model's.
         anatomy: for any size.
-        count: of the pictures.
+        count: of the images.
     """
 
     def __init__(self, adapter: Adapter, anatomy: ViTAnatomy, count: int) -> None:
         self._adapter, self._anatomy, self._count = adapter, anatomy, count
 
     def resolve(self, targets: Any) -> tuple[list[ResolvedTarget], Tensor]:
-        """Targets as scores shared by all pictures, and which of (images, targets) are asked for."""
+        """Targets as scores shared by all images, and which of (images, targets) are asked for."""
         listed = as_list(targets)
         if not isinstance(listed[0], list):
             return self._scores(listed), torch.ones(self._count, len(listed), dtype=torch.bool)
         if len(listed) != self._count:
-            raise InputError(
-                f"got {len(listed)} lists of targets for {self._count} pictures; give one list per picture"
-            )
+            raise InputError(f"got {len(listed)} lists of targets for {self._count} images; give one list per image")
         rows = [self._scores(own) for own in listed]
         count = max(map(len, rows))
         valid = torch.tensor([[column < len(row) for column in range(count)] for row in rows])
@@ -57,7 +55,7 @@ class Resolver:
         return columns, valid
 
     def one(self, target: Any) -> ResolvedTarget:
-        """The null target, for all pictures."""
+        """The null target, for all images."""
         if isinstance(target, str) and not target.strip():
             raise InputError("null_target is an empty text; say what counts as background, as in 'a photo of a'")
         return self._score(target)
@@ -113,7 +111,7 @@ class Resolver:
         """What can be asked of this model, for messages."""
         if self._anatomy.output == "logits":
             return "a class index, legrad.PREDICTED or a callable"
-        feature = "legrad.Similar(picture), an embedding or a callable"
+        feature = "legrad.Similar(image), an embedding or a callable"
         if self._adapter.audio_encoder is not None:
             feature = f"legrad.Audio(sound), {feature}"
         texts = self._anatomy.output == "embedding" and self._adapter.encode_text is not None
@@ -193,7 +191,7 @@ class Resolver:
         return one_hot(index, classes, labels[index] if labels else f"class {index}")
 
     def _feature(self, one: Input) -> Tensor:
-        """The model's own plain answer for one picture, (1, features)."""
+        """The model's own plain answer for one image, (1, features)."""
         anatomy = self._anatomy.at(one.placement.input)
         return final_answer(anatomy, anatomy.run(stack([one], anatomy.device, anatomy.dtype)))
 
@@ -220,7 +218,7 @@ class Resolver:
     def _audio(self, target: Audio) -> ResolvedTarget:
         if self._adapter.audio_encoder is None or self._anatomy.output == "logits":
             raise InputError(
-                "legrad.Audio is for models that embed sounds in the space of their pictures, such as "
+                "legrad.Audio is for models that embed sounds in the space of their images, such as "
                 "'embedded:speech' or one wrapped with audio_encoder=legrad.AudioEncoder(...); give this one "
                 f"{self._possible()}"
             )

@@ -1,4 +1,4 @@
-"""Sounds as targets: checked clips -> embeddings, for models that embed sounds in the space of their pictures."""
+"""Sounds as targets: checked clips -> embeddings, for models that embed sounds in the space of their images."""
 
 import os
 import warnings

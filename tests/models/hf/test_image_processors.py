@@ -73,7 +73,7 @@ def assert_follows(chosen, height, width):
     for axis, side in enumerate((height, width)):
         source = (torch.arange(frame.input[axis]) + 0.5 - frame.offset[axis]) / frame.scale[axis]
         reach = 2 * max(1.0, 1 / frame.scale[axis])
-        # along the middle of the picture: filters overshoot next to black borders
+        # along the middle of the image: filters overshoot next to black borders
         other = 1 - axis
         middle = int((height, width)[other] / 2 * frame.scale[other] + frame.offset[other])
         line = result.select(1 + other, min(max(middle, 0), frame.input[other] - 1))
@@ -131,7 +131,7 @@ def test_a_size_keeps_what_the_processor_cuts_off():
         assert np.allclose(plain.offset, same.offset, atol=1)
 
 
-def test_owlv2_puts_the_picture_into_a_square():
+def test_owlv2_puts_the_image_into_a_square():
     own = transformers.Owlv2ImageProcessor(size={"height": 40, "width": 40}, do_normalize=False)
     for picture in PICTURES[1:3]:
         frame = transform(own).placement(picture)
@@ -164,7 +164,7 @@ def test_processor_in_wrap():
     assert found.saliency().shape == (2, 1, 50, 70)
     explainer = legrad.wrap(model, transform=own, tokenizer=zoo.tokenizer())
     assert torch.equal(explainer.explain(pictures, "a red bus").relevance, found.relevance)
-    # the processor's batch instead of the pictures
+    # the processor's batch instead of the images
     given = explainer.explain(batch, "a red bus")
     assert torch.equal(given.relevance, found.relevance)
     assert torch.equal(explainer.explain({"pixel_values": batch["pixel_values"]}, "a red bus").scores, given.scores)
@@ -260,9 +260,9 @@ def test_siglip2_is_its_padded_forward_without_the_padding(name):
             "attentions",
             "explained_attentions",
             "num_prefix_keys",
-            "lay",
+            "keys_to_grid",
             "output",
-            "switches",
+            "call_settings",
         )
         return SimpleNamespace(
             **{key: getattr(facts, key) for key in kept}, grid=(16,), run=lambda values: padded(copied, values)
@@ -276,7 +276,7 @@ def test_siglip2_is_its_padded_forward_without_the_padding(name):
     with torch.no_grad():
         feature = padded(model, pixels)
         feature = feature if logits else F.normalize(feature, dim=-1)
-    # pictures are read and padded in float32 by the processor, so only the batch in float64 is exact
+    # images are read and padded in float32 by the processor, so only the batch in float64 is exact
     assert limits.close(found.scores[:, 0], score(feature))
     assert limits.close(same.scores[:, 0], score(feature))
     assert torch.equal(found.relevance, same.relevance)

@@ -43,7 +43,7 @@ NORMS = ("post_layernorm", "rms_norm", "vision_model.rms_norm")  # what the publ
 
 
 def setting(name, images=2, size=(32, 32)):
-    """A model, pictures, and two targets with what the twin is to score."""
+    """A model, images, and two targets with what the twin is to score."""
     model = zoo.build(name)
     anatomy = library.adapt(model).anatomy
     pictures = torch.randn(images, 3, *size)
@@ -147,7 +147,7 @@ def own_similarity(model, pictures, ids):
 
 
 def patches(pictures):
-    """What Siglip2's processor makes of normalised pictures of one size, written with loops."""
+    """What Siglip2's processor makes of normalised images of one size, written with loops."""
     rows, cols = pictures.shape[2] // 8, pictures.shape[3] // 8
     cut = [
         [
@@ -199,7 +199,7 @@ def test_other_sizes_are_the_librarys_own_interpolation(name):
 
 def test_sizes_that_cannot_be():
     explainer = legrad.wrap(zoo.build("Aimv2Model"))
-    with pytest.raises(legrad.InputError, match=r"Aimv2VisionModel takes pictures of \(32, 32\) pixels only"):
+    with pytest.raises(legrad.InputError, match=r"Aimv2VisionModel takes images of \(32, 32\) pixels only"):
         explainer.explain(torch.randn(1, 3, 40, 40), torch.randn(24))
     # the library would read a 2 x 8 table as one of 4 x 4
     explainer = legrad.wrap(zoo.build("ViTForImageClassification", image_size=(16, 64)))
@@ -247,7 +247,7 @@ def test_half_precision(name):
     assert all(torch.corrcoef(pair)[0, 1] > limits.CORRELATION for pair in both)
 
 
-def test_masked_autoencoder_sees_the_whole_picture():
+def test_masked_autoencoder_sees_the_whole_image():
     model = zoo.build("ViTMAEModel")
     assert model.config.mask_ratio == 0.75
     pictures = torch.randn(2, 3, 32, 32)

@@ -1,4 +1,4 @@
-"""timm: facts and read-outs of every family, by hand and against the slow twin; loading, sizes, pictures, refusals."""
+"""timm: facts and read-outs of every family, by hand and against the slow twin; loading, sizes, images, refusals."""
 
 import json
 from dataclasses import replace
@@ -285,7 +285,7 @@ def test_options_that_no_name_has(kwargs):
     against_twin(model, batch)
     if "in_chans" in kwargs:
         with pytest.raises(legrad.InputError, match="no preprocessing"):
-            legrad.wrap(model).explain("picture.jpg", 3)
+            legrad.wrap(model).explain("image.jpg", 3)
 
 
 def test_left_as_found_with_checkpointing_and_eager_attention():
@@ -302,7 +302,7 @@ def test_left_as_found_with_checkpointing_and_eager_attention():
     assert torch.equal(found.relevance, want.relevance)
 
 
-# -- pictures, labels, outputs ----------------------------------------------------------------------------------------
+# -- images, labels, outputs ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -322,10 +322,10 @@ def test_transforms_can_be_followed(name, fit, size, picture):
     )
     whole = [(0 - frame.offset[axis]) / frame.scale[axis] for axis in (0, 1)]
     if fit != "model":
-        assert all(corner <= 0.5 for corner in whole), "the whole picture is seen"
+        assert all(corner <= 0.5 for corner in whole), "the whole image is seen"
 
 
-def test_pictures_at_the_models_own_size(picture):
+def test_images_at_the_models_own_size(picture):
     """The configuration says 224, the model was built for 64."""
     explainer = legrad.wrap(zoo_timm.build("vit_tiny_patch16_224"))
     assert explainer.explain(picture, 3).relevance.shape == (1, 1, 4, 4)

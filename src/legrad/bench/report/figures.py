@@ -31,7 +31,7 @@ def draw(content: Mapping[str, Any], stem: Path) -> list[Path]:
 
 
 def bars(content: Mapping[str, Any]) -> "Figure | None":
-    """The headline metric of every method with its interval, best on top, with fewer pictures than the first method
+    """The headline metric of every method with its interval, best on top, with fewer images than the first method
     below all others; of a fingerprint the layers' shares."""
     if content["benchmark"] == "fingerprint":
         return _shares(content)
@@ -91,7 +91,7 @@ def differences(contents: Sequence[Mapping[str, Any]]) -> "Figure | None":
             axes.invert_xaxis()
     columns[0].set_yticks(range(len(methods)), methods, fontsize=8)
     figure.supxlabel(
-        f"difference from {reference} on the same pictures, 95 % interval; right of the line is better", fontsize=8
+        f"difference from {reference} on the same images, 95 % interval; right of the line is better", fontsize=8
     )
     return figure
 
@@ -231,7 +231,7 @@ def _known(content: Mapping[str, Any], metric: str) -> list[tuple[str, Mapping[s
 
 
 def _ranked(content: Mapping[str, Any]) -> list[str]:
-    """The reference, the random map, the best by the headline metric, and last those with fewer pictures, which have no
+    """The reference, the random map, the best by the headline metric, and last those with fewer images, which have no
     place among them: few enough for a legend."""
     order = [method for method, _ in ranked(content, next(iter(content["metrics"])))]
     reference = content["statistics"]["paired with"]

@@ -59,15 +59,15 @@ def report(folder: Path) -> Path:
 _HEAD = """# Benchmark report
 
 Made by `legrad bench report`; every number comes from the result file named in its section, which holds all settings
-and every picture's own scores.
+and every image's own scores.
 
-**How to read it.** A value stands with its 95 % interval (bootstrap over pictures). A method is *better* (▲) or *worse*
-(▼) than the first one of the run, if the 95 % interval of their difference on the same pictures lies on one side of
-zero; otherwise the two are *level*: this many pictures cannot tell them apart. Slow methods are measured on fewer
-pictures, whose number is in brackets: compare them by their difference, which is over the pictures that both have, and
-not by their value. The best value is bold, among methods that have all pictures. *Chance* is what a map gets that
+**How to read it.** A value stands with its 95 % interval (bootstrap over images). A method is *better* (▲) or *worse*
+(▼) than the first one of the run, if the 95 % interval of their difference on the same images lies on one side of
+zero; otherwise the two are *level*: this many images cannot tell them apart. Slow methods are measured on fewer
+images, whose number is in brackets: compare them by their difference, which is over the images that both have, and
+not by their value. The best value is bold, among methods that have all images. *Chance* is what a map gets that
 knows nothing; where no number is given, compare with the controls `random`, `uniform`, `centre` and `edges`, which
-never look at the model. *Bare forwards* is a method's time for one picture and one prompt, over that of the model's
+never look at the model. *Bare forwards* is a method's time for one image and one prompt, over that of the model's
 own forward pass."""
 
 
@@ -147,7 +147,7 @@ def _table(content: Mapping[str, Any]) -> str:
     metrics = _shown(content)
     best = {name: standing.best(content, name) for name in metrics}
     lines = [
-        f"| method | pictures | problems | {' | '.join(one['title'] for one in metrics.values())} |",
+        f"| method | images | problems | {' | '.join(one['title'] for one in metrics.values())} |",
         "| --- |" + " --- |" * (len(metrics) + 2),
     ]
     for method, one in content["methods"].items():

@@ -1,4 +1,4 @@
-"""Where the first method of a run stands: against every other one, on the pictures that both have."""
+"""Where the first method of a run stands: against every other one, on the images that both have."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -21,7 +21,7 @@ _MARKS: Mapping[Verdict | None, str] = {"better": " ▲", "worse": " ▼", "leve
 def verdict(numbers: Mapping[str, Any], better: str | None) -> Verdict | None:
     """Of a method against the first one: the interval of their difference lies on one side of zero, or it does not.
 
-    None where they were not compared: no common picture, or neither direction is good.
+    None where they were not compared: no common image, or neither direction is good.
     """
     low, high = numbers["difference_low"], numbers["difference_high"]
     if better is None or low is None:
@@ -79,16 +79,16 @@ def sentence(content: Mapping[str, Any], metric: str) -> str:
             groups[found].append(labelled(content, method))
     told = ". ".join(f"{group.capitalize()}: {', '.join(names) or 'none'}" for group, names in groups.items())
     own = of[reference]["metrics"].get(metric, {"value": None})
-    return f"{reference} {cell(own) or 'has no value'}, {of[reference]['items']} pictures. {told}."
+    return f"{reference} {cell(own) or 'has no value'}, {of[reference]['items']} images. {told}."
 
 
 def has_fewer(content: Mapping[str, Any], method: str) -> bool:
-    """Whether a method was measured on fewer pictures than the first one: its value compares with no other."""
-    return int(content["methods"][method]["items"]) < _pictures(content)
+    """Whether a method was measured on fewer images than the first one: its value compares with no other."""
+    return int(content["methods"][method]["items"]) < num_images(content)
 
 
 def labelled(content: Mapping[str, Any], method: str) -> str:
-    """A method with its number of pictures in brackets, if it has fewer."""
+    """A method with its number of images in brackets, if it has fewer."""
     return f"{method} ({content['methods'][method]['items']})" if has_fewer(content, method) else method
 
 
@@ -100,30 +100,31 @@ def ranked(content: Mapping[str, Any], metric: str) -> list[tuple[str, Mapping[s
 
 
 def best(content: Mapping[str, Any], metric: str) -> str | None:
-    """The best value among methods measured on the first one's pictures; None if it is alone, or nothing is good."""
+    """The best value among methods measured on the first one's images; None if it is alone, or nothing is good."""
     if content["metrics"][metric]["better"] is None:
         return None
-    pictures = content["scores"][content["statistics"]["paired with"]].keys()
-    alike = [method for method, _ in ranked(content, metric) if content["scores"][method].keys() == pictures]
+    images = content["scores"][content["statistics"]["paired with"]].keys()
+    alike = [method for method, _ in ranked(content, metric) if content["scores"][method].keys() == images]
     return alike[0] if len(alike) > 1 else None
 
 
 def headlines(contents: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
     """What a first look shows: results and one of their metrics each.
 
-    Of several runs of a benchmark on the same data (other switches) the one with the most pictures, which is the first
+    Of several runs of a benchmark on the same data (other switches) the one with the most images, which is the first
     of equals.
     """
     chosen: dict[Any, Mapping[str, Any]] = {}
     for content in contents:
         key = content["benchmark"], content["settings"]["data"]["path"]
-        if key not in chosen or _pictures(content) > _pictures(chosen[key]):
+        if key not in chosen or num_images(content) > num_images(chosen[key]):
             chosen[key] = content
     names = [(content, name) for content in chosen.values() for name in _HEADLINES.get(content["benchmark"], ())]
     return [(content, name) for content, name in names if name in content["metrics"]]
 
 
-def _pictures(content: Mapping[str, Any]) -> int:
+def num_images(content: Mapping[str, Any]) -> int:
+    """The most images that any method of a result has."""
     return int(content["methods"][content["statistics"]["paired with"]]["items"])
 
 
@@ -155,7 +156,7 @@ def _matrix(shown: Sequence[tuple[Mapping[str, Any], str]], costs: Mapping[str, 
         for content, name in shown:
             one = content["methods"].get(method, {"items": 0, "metrics": {}})
             numbers = one["metrics"].get(name)
-            fewer = f" ({one['items']})" if one["items"] != _pictures(content) else ""
+            fewer = f" ({one['items']})" if one["items"] != num_images(content) else ""
             known = numbers is not None and numbers["value"] is not None
             text = number(numbers["value"]) + fewer + mark(numbers, content["metrics"][name]["better"]) if known else ""
             cells.append(f"**{text}**" if method == best(content, name) else text)
@@ -167,7 +168,7 @@ def _matrix(shown: Sequence[tuple[Mapping[str, Any], str]], costs: Mapping[str, 
 def _table(content: Mapping[str, Any], metric: str, costs: Mapping[str, float]) -> str:
     reference, better = content["statistics"]["paired with"], content["metrics"][metric]["better"]
     lines = [
-        f"| method | pictures | value | minus {reference}, same pictures | is | bare forwards |",
+        f"| method | images | value | minus {reference}, same images | is | bare forwards |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for method, numbers in ranked(content, metric):
@@ -184,7 +185,7 @@ _BOUNDS = ("difference_low", "difference_high")
 
 
 def _costs(contents: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Time of one picture and one prompt over that of the bare forward pass, where it was measured."""
+    """Time of one image and one prompt over that of the bare forward pass, where it was measured."""
     return {
         method: numbers["value"]
         for content in contents

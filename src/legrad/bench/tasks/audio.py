@@ -53,12 +53,12 @@ def prevalence(items: Sequence[Item]) -> Statistic:
 
 @dataclass(frozen=True)
 class AudioPrompted:
-    """Every prompt of a picture is one map against one mask; all prompts of a class are pooled.
+    """Every prompt of an image is one map against one mask; all prompts of a class are pooled.
 
     Attributes:
         timing: "basic": the whole clip is heard. "advanced": the spoken word, which DenseAV's code does for speech.
         prompt: "audio", or "text" to ask by the class's name instead, for comparison.
-        geometry: "crop": picture and mask, short side to S, then the centre, as published. "squash": both.
+        geometry: "crop": image and mask, short side to S, then the centre, as published. "squash": both.
     """
 
     timing: Literal["basic", "advanced"] = "basic"
@@ -70,7 +70,7 @@ class AudioPrompted:
     reading: ClassVar[str] = (
         "All pixels of all prompts of a class are pooled; AP is their average precision, IoU the best of 20 "
         "thresholds, chosen for each class on the evaluated data itself; both are means over classes. Pooled pixels: "
-        "scale matters: scores are stretched over the whole data set, as DenseAV's code does, or picture by picture, "
+        "scale matters: scores are stretched over the whole data set, as DenseAV's code does, or image by image, "
         "as LeGrad's maps usually are. Chance is the share of pixels that are the object's."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
@@ -98,7 +98,7 @@ class AudioPrompted:
         """The model must hear, unless texts ask, which need names; words need their times, voices who speaks."""
         if self.prompt == "audio" and not subject.hears:
             raise InputError(
-                "this model embeds no sounds in the space of its pictures; take one that does, such as "
+                "this model embeds no sounds in the space of its images; take one that does, such as "
                 "--model embedded:speech, or ask by names: --prompt text"
             )
         if self.timing == "advanced" and data.facts.get("prompt") == "sound":
@@ -122,9 +122,9 @@ class AudioPrompted:
             [self._target(subject, sample, name, clip) for name, clip in own.items()]
             for sample, own in zip(samples, clips, strict=True)
         ]
-        pictures = [frame_image(sample.image, subject.size, self.geometry) for sample in samples]
+        images = [frame_image(sample.image, subject.size, self.geometry) for sample in samples]
         found = []
-        for sample, own, maps in zip(samples, clips, subject.grids(pictures, targets, method), strict=True):
+        for sample, own, maps in zip(samples, clips, subject.grids(images, targets, method), strict=True):
             masks = [frame_mask(sample.masks[name], subject.size, self.geometry) for name in own]
             prompts = [
                 audio.Prompted(name, one.numpy(), mask) for name, one, mask in zip(own, maps, masks, strict=True)
@@ -136,7 +136,7 @@ class AudioPrompted:
     def _target(self, subject: Subject, sample: Sample, name: str, clip: Any) -> Any:
         if self.prompt == "text":
             return subject.target(name)
-        # the same clip in another picture is not heard, or warned of, again
+        # the same clip in another image is not heard, or warned of, again
         which = clip if isinstance(clip, str) else f"{sample.key}, {name}"
         timing = sample.extra.get("timing") if self.timing == "advanced" else None
         return subject.heard((which, str(timing)), lambda: self._heard(sample, clip))

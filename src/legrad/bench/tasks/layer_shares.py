@@ -37,7 +37,7 @@ class Fingerprint:
     question: ClassVar[str] = "How much of a map comes from which layer, and from which head?"
     reading: ClassVar[str] = (
         "Relevance of a layer, summed over the patches, divided by the sum over all layers; the mean over the "
-        "pictures. There is no good or bad: it shows where a model decides, and which layers could be left out. The "
+        "images. There is no good or bad: it shows where a model decides, and which layers could be left out. The "
         "same for every head of LeGrad's maps is in the figure, and in the files as head_LAYER_HEAD."
     )
 
@@ -103,21 +103,21 @@ class Fingerprint:
         variant = Variant.parse(method)
         if "layers" in variant.arguments:
             raise UnsupportedModelError("the fingerprint needs all layers")
-        pictures = [sample.image for sample in samples]
+        images = [sample.image for sample in samples]
         targets = [[subject.target(ground_truth.label(sample))] for sample in samples]
         arguments = {**variant.arguments, "layers": None}
         if self.heads and variant.method == "legrad":
-            maps = head_relevance(subject, pictures, targets, **arguments)[:, 0]
+            maps = head_relevance(subject, images, targets, **arguments)[:, 0]
             shares = [_shares(one) for one in maps.flatten(3).sum(-1).double()]
             return [{"layers": one.sum(1).tolist(), "heads": one.tolist()} for one in shares]
-        found = subject.explain(pictures, targets, variant.method, **arguments, keep_layers=True)
+        found = subject.explain(images, targets, variant.method, **arguments, keep_layers=True)
         if len(found.layers) != self.layers:
             raise UnsupportedModelError(f"reads {len(found.layers)} of the {self.layers} layers only")
         return [{"layers": _shares(one).tolist()} for one in found.layer_relevance[:, 0].flatten(2).sum(-1).double()]
 
 
 def _shares(sums: Tensor) -> Tensor:
-    """Divided by their sum; a picture without any relevance says nothing about layers, and gets NaN."""
+    """Divided by their sum; an image without any relevance says nothing about layers, and gets NaN."""
     return sums / sums.sum()
 
 

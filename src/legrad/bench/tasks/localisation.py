@@ -18,7 +18,7 @@ _AREA = ratio(lambda item: item["area"], lambda item: item["objects"])
 
 @dataclass(frozen=True)
 class Localisation:
-    """Every object of a picture is asked for by its name.
+    """Every object of an image is asked for by its name.
 
     Attributes:
         tolerance: pixels that the maximum may lie beside the mask.
@@ -31,7 +31,7 @@ class Localisation:
     reading: ClassVar[str] = (
         "Pointing game: the map's maximum lies in the mask. Energy: the share of the map's positive part inside the "
         "mask. Prompt-swap: for every two objects, the map of one is higher over its own mask than over the other's; a "
-        "method that does not look at the prompt gets one half. Chance of the first two is the share of the picture "
+        "method that does not look at the prompt gets one half. Chance of the first two is the share of the image "
         "that the mask covers."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {

@@ -16,12 +16,12 @@ from legrad.metrics.framing import frame_points
 
 
 def p_miou(items: Sequence[Item]) -> Statistic:
-    """Counts of a class pooled over all pictures, mean over classes."""
+    """Counts of a class pooled over all images, mean over classes."""
     return points.Table([item["classes"] for item in items]).statistic
 
 
 def p_miou_pairs(items: Sequence[Item]) -> Statistic:
-    """Mean over pairs of picture and class."""
+    """Mean over pairs of image and class."""
     return points.Table([item["classes"] for item in items]).pairs_statistic
 
 
@@ -41,7 +41,7 @@ def _share_flat(item: Item) -> float:
 
 @dataclass(frozen=True)
 class OpenVocabulary:
-    """Every class that has a positive point in a picture is asked for.
+    """Every class that has a positive point in an image is asked for.
 
     Attributes:
         threshold: of the min-maxed map; above it is foreground.
@@ -54,11 +54,11 @@ class OpenVocabulary:
     reading: ClassVar[str] = (
         "IoU over points: hits divided by hits, false alarms and misses together. Chance is a map that calls "
         "everything foreground; one that calls nothing gets 0. p-mIoU is the mean over classes; "
-        "the mean over pairs of picture and class is the other reading of the published text."
+        "the mean over pairs of image and class is the other reading of the published text."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
         "p_miou": Metric("p-mIoU", p_miou, "higher", "counts pooled per class, mean over classes", everything),
-        "p_miou_pairs": Metric("p-mIoU, pairs", p_miou_pairs, "higher", "mean over pairs of picture and class"),
+        "p_miou_pairs": Metric("p-mIoU, pairs", p_miou_pairs, "higher", "mean over pairs of image and class"),
         "flat": Metric("flat maps", mean(_share_flat), None, "share of maps without contrast: all background"),
     }
 
@@ -67,7 +67,7 @@ class OpenVocabulary:
         return {
             **asdict(self),
             "geometry": "squash",
-            "asked": "classes with a positive point in the picture, with their own negative points",
+            "asked": "classes with a positive point in the image, with their own negative points",
             "IoU": "TP / (TP + FP + FN), foreground only, empty unions skipped",
             "comparison": "strict >",
             "resolution": "the model's input",

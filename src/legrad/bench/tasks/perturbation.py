@@ -19,7 +19,7 @@ _DIRECTIONS: tuple[tuple[perturbation.Direction, Literal["higher", "lower"], str
     ("negative", "higher", "least"),
     ("positive", "lower", "most"),
 )
-_FORWARDS = 32  # pictures in one batch
+_FORWARDS = 32  # images in one batch
 _TEMPERATURE = 100.0  # of the softmax over cosine similarities, where CLIP's training ends
 
 
@@ -30,7 +30,7 @@ def _auc(
     area: Callable[[Sequence[float], Sequence[float]], float] = perturbation.auc,
     correct: bool = False,
 ) -> Summary:
-    """Of a curve's mean, which is the mean of the curves' own; ``correct``: of pictures that are classified right."""
+    """Of a curve's mean, which is the mean of the curves' own; ``correct``: of images that are classified right."""
 
     def of(item: Mapping[str, Any]) -> float | None:
         known = explained in item and (item["clean"] or not correct)
@@ -44,7 +44,7 @@ def _others(direction: str, explained: str, better: Literal["higher", "lower"]) 
     name, title = f"{direction}_{explained}", f"{direction}, {explained}"
     normalised = _auc(explained, direction, perturbation.STEPS, perturbation.auc_normalised)
     correct = _auc(explained, direction, perturbation.STEPS, correct=True)
-    meanings = "the area divided by 0.9", "over the pictures that are classified right before anything is erased"
+    meanings = "the area divided by 0.9", "over the images that are classified right before anything is erased"
     return {
         f"{name}_normalised": Metric(f"{title}, / 0.9", normalised, better, meanings[0], detail=True),
         f"{name}_correct_only": Metric(f"{title}, correct only", correct, better, meanings[1], detail=True),
@@ -115,11 +115,11 @@ class Perturbation:
         return {
             **asdict(self),
             "steps": [0.0, *perturbation.STEPS],
-            "erased": "before mean and std, each step from the clean picture",
-            "accuracy": "top-1 against the data set's label, all pictures",
+            "erased": "before mean and std, each step from the clean image",
+            "accuracy": "top-1 against the data set's label, all images",
             "AUC": "100 * trapezoid, clean point included, not divided by the length of the axis",
-            "insertion": "the pictures of the negative curve, from all erased to clean",
-            "deletion": "the pictures of the positive curve, from clean to all erased",
+            "insertion": "the images of the negative curve, from all erased to clean",
+            "deletion": "the images of the positive curve, from clean to all erased",
             "probability": f"softmax of the logits; of cosine similarities times {_TEMPERATURE:g}",
             "geometry": "squash",
             "resolution": "the model's input",
@@ -134,11 +134,11 @@ class Perturbation:
     def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """ "clean", and for each explained class the curves "positive", "negative", "deletion", "insertion"."""
         truth = [subject.column(ground_truth.label(sample)) for sample in samples]
-        pictures = [sample.image for sample in samples]
-        pixels = subject.pixels(pictures)
-        clean = subject.answers(pictures)
-        # a fully erased picture: of the mean colour or a blur it is another one for every sample
-        extents = subject.extents(pictures, self.patch)
+        images = [sample.image for sample in samples]
+        pixels = subject.pixels(images)
+        clean = subject.answers(images)
+        # a fully erased image: of the mean colour or a blur it is another one for every sample
+        extents = subject.extents(images, self.patch)
         whole = all(own == tuple(pixels.shape[2:]) for own in extents)
         different = pixels[:1] if self.fill == "black" and whole else pixels
         nothing = torch.cat(
@@ -155,7 +155,7 @@ class Perturbation:
         asked = [list(dict.fromkeys(columns)) for columns in zip(*wanted.values(), strict=True)]
         targets = [[subject.at_column(column) for column in columns] for columns in asked]
         found = []
-        for index, maps in enumerate(subject.maps(pictures, targets, method)):
+        for index, maps in enumerate(subject.maps(images, targets, method)):
             curves = {
                 column: self._curves(subject, pixels[index], one, clean[index], blank[index], truth[index], column)
                 for column, one in zip(asked[index], maps[..., : extents[index][0], : extents[index][1]], strict=True)
@@ -186,7 +186,7 @@ class Perturbation:
         return curves
 
     def _erased(self, pixels: Tensor, masks: Tensor) -> Tensor:
-        """(steps, channels, height, width); masks may end before the picture does."""
+        """(steps, channels, height, width); masks may end before the image does."""
         rows, cols = masks.shape[-2:]
         result = pixels.repeat(len(masks), 1, 1, 1)
         result[..., :rows, :cols] = perturbation.erase(pixels[..., :rows, :cols], masks, self.fill)

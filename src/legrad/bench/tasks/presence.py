@@ -1,4 +1,4 @@
-"""Is it there? Whether a map's strength tells a class that is in the picture from one that is not."""
+"""Is it there? Whether a map's strength tells a class that is in the image from one that is not."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +29,7 @@ def auroc(kind: int) -> Summary:
 
 @dataclass(frozen=True)
 class Presence:
-    """Classes in the picture against as many that are not.
+    """Classes in the image against as many that are not.
 
     Attributes:
         seed: of the absent classes.
@@ -38,9 +38,9 @@ class Presence:
     seed: int = 0
     name: ClassVar[str] = "presence"
     batch: ClassVar[int] = 8
-    question: ClassVar[str] = "Does the strength of a map tell whether the thing is in the picture at all?"
+    question: ClassVar[str] = "Does the strength of a map tell whether the thing is in the image at all?"
     reading: ClassVar[str] = (
-        "Every picture is asked for the classes in it and for as many that are not. AUROC is the probability that one "
+        "Every image is asked for the classes in it and for as many that are not. AUROC is the probability that one "
         "that is there gets more evidence than one that is not. The model's own score is the yardstick: a map that is "
         "stretched to [0, 1] before it is looked at hides this evidence."
     )
@@ -70,8 +70,8 @@ class Presence:
         """[maximum, mean, score] of every class asked for."""
         asked = [self._asked(sample, subject.askable) for sample in samples]
         targets = [[subject.target(label) for label in [*present, *absent]] for present, absent in asked]
-        pictures = [sample.image for sample in samples]
-        grids, scores = subject.evidence(pictures, targets, method)
+        images = [sample.image for sample in samples]
+        grids, scores = subject.evidence(images, targets, method)
         found = []
         for (present, _), grid, score in zip(asked, grids, scores, strict=True):
             flat = grid.flatten(1)

@@ -85,7 +85,7 @@ class Sanity:
     reading: ClassVar[str] = (
         "Size of the rank correlation between the map of the trained model and the map after its parameters were "
         "shuffled: from the last block down to the whole tower (cascade), and each block alone. A map that stays the "
-        "same (near 1) shows the picture, not the model; two unrelated maps get a little above 0. The last column "
+        "same (near 1) shows the image, not the model; two unrelated maps get a little above 0. The last column "
         "compares the map of the true class with that of a meaningless word: a method that does not look at the prompt "
         "gets 1. Maps without contrast do not count."
     )
@@ -116,11 +116,11 @@ class Sanity:
 
     def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """Correlations: "cascade" and "alone", from the last block to the rest of the tower, and "gibberish"."""
-        pictures = [sample.image for sample in samples]
+        images = [sample.image for sample in samples]
         targets = [[subject.target(ground_truth.label(sample))] for sample in samples]
 
         def maps() -> list[Tensor]:
-            return [grid[0] for grid in subject.grids(pictures, targets, method)]
+            return [grid[0] for grid in subject.grids(images, targets, method)]
 
         trained = maps()
         found: list[dict[str, Any]] = [{"cascade": [], "alone": [], "gibberish": []} for _ in samples]
@@ -137,7 +137,7 @@ class Sanity:
             compare("alone", parameters, stage)
         if subject.zero_shot:
             words = [self._gibberish(sample) for sample in samples]
-            nonsense = subject.grids(pictures, [[subject.direction(word)] for word in words], method)
+            nonsense = subject.grids(images, [[subject.direction(word)] for word in words], method)
             for one, before, grid in zip(found, trained, nonsense, strict=True):
                 one["gibberish"].append(rank_correlation(before, grid[0]))
         return found

@@ -22,7 +22,7 @@ _COUNTS = ("tp", "fp", "fn", "tn")
 
 
 def ratio(name: str, threshold: str) -> Summary:
-    """One of ``metrics.segmentation.RATIOS``, counts summed over all pictures first."""
+    """One of ``metrics.segmentation.RATIOS``, counts summed over all images first."""
     place = segmentation.RATIOS.index(name)
 
     def of(items: Sequence[Item]) -> Any:
@@ -48,7 +48,7 @@ def _mean(name: str, threshold: str = "mean") -> Summary:
 
 
 def _own_iou(item: Item) -> float | None:
-    """Of the object in one picture; None where it is neither seen nor there."""
+    """Of the object in one image; None where it is neither seen nor there."""
     tp, fp, fn = (item["mean"][name] for name in ("tp", "fp", "fn"))
     return tp / (tp + fp + fn) if tp + fp + fn else None
 
@@ -58,10 +58,10 @@ class Segmentation:
     """Foreground is where the min-maxed map exceeds a threshold.
 
     Attributes:
-        explained: "predicted": the class that the model predicts, against the mask of the picture's label. "truth":
+        explained: "predicted": the class that the model predicts, against the mask of the image's label. "truth":
             every class that has a mask, against its own.
-        geometry: "squash": picture and mask. "crop": both, short side to S, then the centre, whatever the model's own
-            transform does. "prs_compat": picture cropped so, mask squashed, as TextSpan's code does.
+        geometry: "squash": image and mask. "crop": both, short side to S, then the centre, whatever the model's own
+            transform does. "prs_compat": image cropped so, mask squashed, as TextSpan's code does.
     """
 
     explained: Literal["predicted", "truth"] = "predicted"
@@ -71,7 +71,7 @@ class Segmentation:
     question: ClassVar[str] = "Does the map cover the object, and nothing else?"
     reading: ClassVar[str] = (
         "The map is stretched to [0, 1]; what exceeds its own mean (or 0.5) is called object and compared with the "
-        "mask, pixel by pixel. Pixel accuracy and mIoU (mean of object and background) sum over all pictures first. "
+        "mask, pixel by pixel. Pixel accuracy and mIoU (mean of object and background) sum over all images first. "
         "mAP needs no threshold. Chance is a map that calls every second pixel object, wherever it lies; a map that "
         "calls nothing object gets the background's share as accuracy."
     )
@@ -83,7 +83,7 @@ class Segmentation:
         "accuracy_half": Metric("pixel accuracy at 0.5", ratio("accuracy", "half"), "higher", "threshold = 0.5"),
         "iou_foreground": Metric("object IoU", ratio("iou_foreground", "mean"), "higher", "without the background"),
         "mean_image_fg_iou": Metric(
-            "object IoU, mean over pictures",
+            "object IoU, mean over images",
             mean(_own_iou),
             "higher",
             "another metric than the published mIoU; threshold = the map's mean",
@@ -99,7 +99,7 @@ class Segmentation:
             "thresholds": ["mean", 0.5],
             "comparison": "strict >",
             "mIoU": "counts summed over the data set, mean of 2 classes",
-            "AP": "per picture, (1 - R, R) pooled",
+            "AP": "per image, (1 - R, R) pooled",
             "resolution": "the model's input",
             "flat maps": "all background, AP 0.5",
             "ignored pixels": "count nowhere",
@@ -107,7 +107,7 @@ class Segmentation:
         }
 
     def prepare(self, subject: Subject, data: Dataset) -> None:
-        """A prediction needs classes to choose from, and pictures of one class."""
+        """A prediction needs classes to choose from, and images of one class."""
         ground_truth.need(data, "masks")
         if self.explained == "predicted" and subject.zero_shot and not subject.choices:
             raise InputError(f"{data.name} does not list its classes, so none can be predicted; take --explained truth")
@@ -116,18 +116,18 @@ class Segmentation:
 
     def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """Counts of every sample, summed over its classes, at both thresholds."""
-        pictures = [sample.image for sample in samples]
+        images = [sample.image for sample in samples]
         if self.geometry != "squash":
             # before the model's transform, which may crop less, or not at all: the mask is framed without it
-            pictures = [frame_image(one, subject.size, self.geometry) for one in pictures]
+            images = [frame_image(one, subject.size, self.geometry) for one in images]
         masks = [self._masks(sample, subject.size) for sample in samples]
         if self.explained == "predicted":
-            best = subject.answers(pictures).argmax(-1).tolist()
+            best = subject.answers(images).argmax(-1).tolist()
             targets = [[subject.at_column(column)] for column in best]
         else:
             targets = [[subject.target(name) for name in own] for own in masks]
         found = []
-        for sample, own, maps in zip(samples, masks, subject.maps(pictures, targets, method), strict=True):
+        for sample, own, maps in zip(samples, masks, subject.maps(images, targets, method), strict=True):
             ignore = sample.extra.get(IGNORE)
             if ignore is not None:
                 ignore = frame_mask(ignore, subject.size, self.geometry)
@@ -159,6 +159,6 @@ def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _total(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts of a picture's classes added, the rest averaged."""
+    """Counts of an image's classes added, the rest averaged."""
     known = {name: [row[name] for row in rows if row[name] is not None] for name in ("ap", "flat")}
     return {**_sums(rows), **{name: sum(values) / len(values) if values else None for name, values in known.items()}}

@@ -1,4 +1,4 @@
-"""Pictures per second, next to the bare forward pass of the same model."""
+"""Images per second, next to the bare forward pass of the same model."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -54,27 +54,27 @@ def slowdown(items: Sequence[Item]) -> Statistic:
 
 @dataclass(frozen=True)
 class Speed:
-    """One picture and one prompt at a time; methods take turns on every picture.
+    """One image and one prompt at a time; methods take turns on every image.
 
     Attributes:
-        warm_up: pictures that each method explains before the clock counts.
+        warm_up: images that each method explains before the clock counts.
     """
 
     warm_up: int = 3
     _warm: set[str] = field(default_factory=set, compare=False, repr=False)
     name: ClassVar[str] = "speed"
     batch: ClassVar[int] = 1
-    question: ClassVar[str] = "How many pictures per second does a method explain?"
+    question: ClassVar[str] = "How many images per second does a method explain?"
     reading: ClassVar[str] = (
-        "Batch of one picture and one prompt, picture already a tensor, text already encoded, from the call to the "
-        "map on the patch grid in main memory; the median over the pictures. Methods take turns, and every call has a "
+        "Batch of one image and one prompt, image already a tensor, text already encoded, from the call to the "
+        "map on the patch grid in main memory; the median over the images. Methods take turns, and every call has a "
         "bare forward pass beside it, so that a busy machine hurts all alike. Numbers of other machines do not compare."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "fps": Metric("pictures per second", per_second("seconds"), "higher", "one over the median seconds"),
+        "fps": Metric("images per second", per_second("seconds"), "higher", "one over the median seconds"),
         "slowdown": Metric("bare forwards", slowdown, "lower", "median seconds over those of the bare forward", 1.0),
         "fps_forward": Metric(
-            "pictures per second, bare forward", per_second("forward"), None, "the same model without any explanation"
+            "images per second, bare forward", per_second("forward"), None, "the same model without any explanation"
         ),
     }
 
@@ -85,7 +85,7 @@ class Speed:
             "batch": 1,
             "prompts": 1,
             "timed": "tensor in, map on the patch grid in main memory out; no decoding, no text tower",
-            "order": "methods take turns on every picture",
+            "order": "methods take turns on every image",
             "clock": "time.perf_counter, device synchronised before both readings",
         }
 

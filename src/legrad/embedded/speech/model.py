@@ -1,6 +1,6 @@
 """The speech tower: a small spectrogram transformer (AST, Gong et al., arXiv:2104.01778), to the same space.
 
-A timm vision transformer reads the log-mel spectrogram as a picture of one channel, (frequency, time), with the lowest
+A timm vision transformer reads the log-mel spectrogram as an image of one channel, (frequency, time), with the lowest
 frequency in row 0. Names are laid so that they end at the same place of the clip; behind the last block every place has
 weights of its own, instead of a class token or a mean, which learns in a fraction of the steps. The mel filters are a
 buffer of the weights, made by transformers when training began, so that hearing needs torch alone.
@@ -39,7 +39,7 @@ TOKENS = (MELS // TRUNK["patch_size"][0]) * (FRAMES // TRUNK["patch_size"][1])
 
 
 class SpeechTower(nn.Module):
-    """Waveforms -> embeddings in the space of the embedded model's pictures and texts.
+    """Waveforms -> embeddings in the space of the embedded model's images and texts.
 
     Attributes:
         mel_filters: (spectrum bins, mel filters).

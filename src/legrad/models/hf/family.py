@@ -32,17 +32,17 @@ class Family:
     Attributes:
         native: (model, vision tower, tokens) -> the model's own result, before any L2.
         output: as in ``ViTAnatomy``.
-        answer: (model, pictures, options) -> the same out of a plain call of the model.
+        answer: (model, images, options) -> the same out of a plain call of the model.
         vision: model -> its vision tower, the module with the embeddings and the blocks.
         heads: names of the model's modules behind the tower.
         prefix: (configuration) -> class and register tokens in front of the patches.
         averaged: (configuration) -> whether the model averages its patches instead of reading a class token.
         pooler: (model, vision tower, tokens) -> the authors' read-out of an attentional pooler; None without one.
-        sizes: how the model takes pictures of another size: "option", with ``interpolate_pos_encoding``; "table", by
+        sizes: how the model takes images of another size: "option", with ``interpolate_pos_encoding``; "table", by
             itself out of a table of positions; "free", without a table; "whole", so too, but whole patches only;
             "fixed", not at all.
         eager: attention is written out, although the library says that these models can use SDPA.
-        options: (vision tower, pictures) -> further keyword arguments of the call.
+        options: (vision tower, images) -> further keyword arguments of the call.
         size: (configuration) -> int or (height, width) of the input.
         call_settings: vision tower -> further (owner, attribute, value) during a call.
         suffix: (configuration) -> tokens behind the patches.
@@ -159,11 +159,11 @@ def resized(base: ViTAnatomy, size: Size, sizes: str, run: Callable[..., Tensor]
         return base
     name = type(core(base.tower)).__name__
     if sizes == "fixed":
-        raise InputError(f"{name} takes pictures of {base.image_size} pixels only, got {size}; leave size=None")
+        raise InputError(f"{name} takes images of {base.image_size} pixels only, got {size}; leave size=None")
     if sizes in ("option", "table") and base.grid[0] != base.grid[1]:
         raise InputError(
             f"transformers interpolates positions of square grids only, and {name} has one of {base.grid}: it takes "
-            f"pictures of {base.image_size} pixels only, got {size}; leave size=None"
+            f"images of {base.image_size} pixels only, got {size}; leave size=None"
         )
     if sizes == "whole" and (size[0] % base.patch_size[0] or size[1] % base.patch_size[1]):
         raise InputError(f"{name} takes sides that are multiples of {base.patch_size}, got {size}")

@@ -1,4 +1,4 @@
-"""Image processors of transformers as picture transforms that know where their pixels come from."""
+"""Image processors of transformers as image transforms that know where their pixels come from."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ _STANDARD = {
     *("Beit", "Bit", "Blip", "ChineseCLIP", "CLIP", "DeiT", "DINOv3ViT", "Flava", "OwlViT", "Siglip", "ViT", "Tipsv2"),
     *("Sapiens2", "GotOcr2", "Owlv2"),
 }
-_SQUARED = {"Owlv2"}  # these first make the picture square by a border at the bottom or the right
+_SQUARED = {"Owlv2"}  # these first make the image square by a border at the bottom or the right
 
 
 def kind(processor: Any) -> str:
@@ -34,18 +34,18 @@ def edges(size: Any) -> dict[str, int]:
     return {edge: int(side) for edge, side in found.items() if side}
 
 
-def resized(picture: Size, size: Any) -> Size:
-    """(height, width) of a picture of (height, width) after the processor's resize."""
+def resized(image: Size, size: Any) -> Size:
+    """(height, width) of an image of (height, width) after the processor's resize."""
     from transformers.image_transforms import get_size_with_aspect_ratio
 
     sides = edges(size)
-    height, width = picture
+    height, width = image
     if "shortest_edge" in sides and "longest_edge" in sides:
-        height, width = get_size_with_aspect_ratio(picture, sides["shortest_edge"], sides["longest_edge"])
+        height, width = get_size_with_aspect_ratio(image, sides["shortest_edge"], sides["longest_edge"])
     elif "shortest_edge" in sides:
         short = sides["shortest_edge"]
         # the library's own order of operations, for the same rounding
-        long = int(short * max(picture) / min(picture))
+        long = int(short * max(image) / min(image))
         height, width = (long, short) if width <= height else (short, long)
     elif "max_height" in sides:
         scale = min(sides["max_height"] / height, sides["max_width"] / width)
@@ -73,22 +73,22 @@ def bordered(frame: Placement, size: Size) -> Placement:
     return frame.moved(-((tall - height) // 2), -((wide - width) // 2), (tall, wide))
 
 
-def padded(picture: Image.Image, size: Size) -> Image.Image:
-    """The picture in the middle of a black one, as ``bordered`` says."""
-    frame = bordered(Placement((0, 0), (picture.height, picture.width)), size)
+def padded(image: Image.Image, size: Size) -> Image.Image:
+    """The image in the middle of a black one, as ``bordered`` says."""
+    frame = bordered(Placement((0, 0), (image.height, image.width)), size)
     canvas = Image.new("RGB", frame.input[::-1])
-    canvas.paste(picture, (int(frame.offset[1]), int(frame.offset[0])))
+    canvas.paste(image, (int(frame.offset[1]), int(frame.offset[0])))
     return canvas
 
 
-class Pictures:
+class ProcessorTransform:
     """A ``geometry.Preprocessing`` around an image processor.
 
     Args:
         processor: of transformers.
         model_size: input size of the model, where the processor leaves it open.
         size: (height, width) of the result; None for the processor's own.
-        fit: "model" (as the processor does it), "squash" (whole picture, sides stretched) or "pad" (black borders).
+        fit: "model" (as the processor does it), "squash" (whole image, sides stretched) or "pad" (black borders).
     """
 
     def __init__(self, processor: Any, model_size: Size, size: Size | None, fit: str) -> None:
@@ -103,7 +103,7 @@ class Pictures:
         self._size, self._fit = size or _own_size(processor, model_size), fit
 
     def placement(self, original: Size) -> Placement:
-        """The frame of the result for a picture of (height, width)."""
+        """The frame of the result for an image of (height, width)."""
         frame = Placement(original, original)
         if self._fit == "pad":
             frame = bordered(frame, self._size)
@@ -116,36 +116,36 @@ class Pictures:
             frame = frame.resized(resize)
         return self._cropped(frame, crop) if crop else frame
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        """PIL picture -> (3, height, width)."""
+    def __call__(self, image: Image.Image) -> Tensor:
+        """PIL image -> (3, height, width)."""
         changes: dict[str, Any] = {}
         if self._fit == "pad":
-            picture = padded(picture, self._size)
+            image = padded(image, self._size)
         if self._fit != "model":
             steps = ("do_center_crop", "do_pad")
             off = {step: False for step in steps if getattr(self._processor, step, None)}
             changes = {"do_resize": True, "size": _sides(self._size), **off}
         elif not self._own:
-            resize, crop = self._plan((picture.height, picture.width))
+            resize, crop = self._plan((image.height, image.width))
             changes = {"do_resize": True, "size": _sides(resize or self._size)}
             if crop:
                 changes["crop_size"] = _sides(crop)
         if getattr(self._processor, "crop_to_patches", False):
             changes["crop_to_patches"] = False  # tiles for a language model
-        pixels: Tensor = self._processor(images=picture, return_tensors="pt", **changes)["pixel_values"]
+        pixels: Tensor = self._processor(images=image, return_tensors="pt", **changes)["pixel_values"]
         if len(pixels) != 1:
             raise InputError(
-                f"{type(self._processor).__name__} made {len(pixels)} inputs out of one picture, expected one; "
+                f"{type(self._processor).__name__} made {len(pixels)} inputs out of one image, expected one; "
                 "preprocess yourself and pass a float tensor"
             )
         return pixels[0]
 
-    def _plan(self, picture: Size) -> tuple[Size | None, Size | None]:
-        """Sizes of the resize and of the crop for a picture of (height, width), each None if it does not happen."""
+    def _plan(self, image: Size) -> tuple[Size | None, Size | None]:
+        """Sizes of the resize and of the crop for an image of (height, width), each None if it does not happen."""
         processor = self._processor
         crop = _crop_size(processor)
         if self._own:
-            return resized(picture, processor.size) if processor.do_resize else None, crop
+            return resized(image, processor.size) if processor.do_resize else None, crop
         if crop is None:
             return self._size, None
         # as much is cut off as by the processor itself
@@ -157,8 +157,8 @@ class Pictures:
         if "shortest_edge" not in own:
             rows, cols = (round(a * b) for a, b in zip(self._size, factors, strict=True))
             return (rows, cols), self._size
-        scale = max(a * b / c for a, b, c in zip(self._size, factors, picture, strict=True))
-        rows, cols = (max(a, round(b * scale)) for a, b in zip(self._size, picture, strict=True))
+        scale = max(a * b / c for a, b, c in zip(self._size, factors, image, strict=True))
+        rows, cols = (max(a, round(b * scale)) for a, b in zip(self._size, image, strict=True))
         return (rows, cols), self._size
 
     def _cropped(self, frame: Placement, crop: Size) -> Placement:
@@ -184,7 +184,7 @@ def _crop_size(processor: Any) -> Size | None:
 
 
 def _own_size(processor: Any, model_size: Size) -> Size:
-    """The processor's result size, or the model's where it depends on the picture."""
+    """The processor's result size, or the model's where it depends on the image."""
     sides = edges(processor.size) if processor.do_resize else {}
     whole = (sides["height"], sides["width"]) if "height" in sides else model_size
     return _crop_size(processor) or whole
@@ -201,6 +201,6 @@ def transform(anatomy: ViTAnatomy, processor: Any) -> Callable[[Size | None, str
             if size is None and fit == "model":
                 return processor.val_transforms
             return transforms.transform(config, size or tuple(config["input_size"][1:]), fit)
-        return Pictures(processor, anatomy.image_size, size, fit)
+        return ProcessorTransform(processor, anatomy.image_size, size, fit)
 
     return chosen

@@ -43,7 +43,7 @@ _REASONS = {
     **dict.fromkeys(("Perceiver", "ImageGPT"), "is no vision transformer over a grid of patches"),
     **dict.fromkeys(
         ("PeVideo", "PeAudioVideo"),
-        "gives every frame one token before sounds and pictures meet: their joint space has no grid of patches; "
+        "gives every frame one token before sounds and images meet: their joint space has no grid of patches; "
         "its frame tower (the encoder's embedder.vision_model) can be wrapped alone",
     ),
     **dict.fromkeys(
@@ -57,7 +57,7 @@ _REASONS = {
     "VideoPrism": "caps its attention before the softmax and has two encoders in a row, which is not supported",
     "TimmBackbone": "returns feature maps; build the timm model itself",
     "GroupViT": "groups its patches into segments between the stages",
-    "Blip2": "reads its pictures through a Q-Former; wrap its vision_model (Blip2VisionModel) alone",
+    "Blip2": "reads its images through a Q-Former; wrap its vision_model (Blip2VisionModel) alone",
 }
 
 

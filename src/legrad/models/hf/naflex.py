@@ -1,6 +1,6 @@
-"""SigLIP 2 (NaFlex): every picture keeps its aspect ratio and has a patch grid of its own.
+"""SigLIP 2 (NaFlex): every image keeps its aspect ratio and has a patch grid of its own.
 
-The tower takes patches with a mask. A batch here holds pictures of one size, so there is no padding: attention to
+The tower takes patches with a mask. A batch here holds images of one size, so there is no padding: attention to
 padded keys, whose gradients are as large as those of real ones, cannot occur.
 """
 
@@ -102,11 +102,11 @@ def unpacking(model: Any) -> Callable[[Mapping[str, Any]], list[Tensor]]:
 
 
 def unpack(patch: int, batch: Mapping[str, Any]) -> list[Tensor]:
-    """The processor's own batch -> pictures (3, height, width), each of its own size, without the padding."""
+    """The processor's own batch -> images (3, height, width), each of its own size, without the padding."""
     missing = {"pixel_values", "pixel_attention_mask", "spatial_shapes"} - set(batch)
     if missing:
         raise InputError(f"a batch of SigLIP 2's processor also holds {', '.join(sorted(missing))}; pass all of it")
-    pictures = []
+    images = []
     masks = torch.as_tensor(batch["pixel_attention_mask"])
     values = int(batch["pixel_values"][0].shape[-1])
     if values != 3 * patch * patch:
@@ -118,11 +118,11 @@ def unpack(patch: int, batch: Mapping[str, Any]) -> list[Tensor]:
         rows, cols = (int(side) for side in shape)
         if int(mask.sum()) != rows * cols or not bool(mask[: rows * cols].all()):
             raise InputError(f"a grid of {rows} x {cols} patches does not fit its mask of {int(mask.sum())} patches")
-        pictures.append(unpatchify(torch.as_tensor(row)[: rows * cols], (rows, cols), patch))
-    return pictures
+        images.append(unpatchify(torch.as_tensor(row)[: rows * cols], (rows, cols), patch))
+    return images
 
 
-class Pictures:
+class ProcessorTransform:
     """A ``geometry.Preprocessing`` around Siglip2ImageProcessor.
 
     Args:
@@ -143,7 +143,7 @@ class Pictures:
         self._patches = processor.max_num_patches if own else (self._size[0] // patch) * (self._size[1] // patch)
 
     def placement(self, original: Size) -> Placement:
-        """The frame of the result for a picture of (height, width)."""
+        """The frame of the result for an image of (height, width)."""
         frame = Placement(original, original)
         if self._fit == "model":
             return frame.resized(self._fitting(original))
@@ -151,15 +151,15 @@ class Pictures:
             frame = image_processors.bordered(frame, self._size)
         return frame.resized(self._size)
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        """PIL picture -> (3, height, width)."""
+    def __call__(self, image: Image.Image) -> Tensor:
+        """PIL image -> (3, height, width)."""
         resize = self._fit == "model"
         if self._fit == "pad":
-            picture = image_processors.padded(picture, self._size)
+            image = image_processors.padded(image, self._size)
         if not resize:
-            picture = picture.resize(self._size[::-1], Image.Resampling(int(self._processor.resample)))
+            image = image.resize(self._size[::-1], Image.Resampling(int(self._processor.resample)))
         changes = {"max_num_patches": self._patches, "do_resize": resize}
-        batch = self._processor(images=picture, return_tensors="pt", **changes)
+        batch = self._processor(images=image, return_tensors="pt", **changes)
         return unpack(self._patch, batch)[0]
 
     def _fitting(self, original: Size) -> Size:
@@ -175,4 +175,4 @@ def transform(anatomy: ViTAnatomy, processor: Any) -> Callable[[Size | None, str
         raise InputError(
             f"the processor cuts patches of {processor.patch_size} pixels, the model takes {anatomy.patch_size}"
         )
-    return lambda size, fit: Pictures(processor, anatomy.image_size[0], size, fit)
+    return lambda size, fit: ProcessorTransform(processor, anatomy.image_size[0], size, fit)

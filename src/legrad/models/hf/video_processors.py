@@ -42,11 +42,11 @@ class FrameProcessing:
     fit: str
     own: Size
 
-    def __call__(self, picture: Any) -> Tensor:
-        """PIL picture -> (3, height, width)."""
+    def __call__(self, image: Any) -> Tensor:
+        """PIL image -> (3, height, width)."""
         if self.fit == "pad":
-            picture = padded(picture, self.size or self.own)
-        return self._processed(picture)
+            image = padded(image, self.size or self.own)
+        return self._processed(image)
 
     @cached_property
     def normalisation(self) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ class FrameProcessing:
         return -black / (white - black), 1 / (white - black)
 
     def placement(self, original: Size) -> Placement:
-        """The frame of the result for a picture of (height, width)."""
+        """The frame of the result for an image of (height, width)."""
         frame = Placement(original, original)
         if self.fit == "pad":
             frame = bordered(frame, self.size or self.own)
@@ -88,9 +88,9 @@ class FrameProcessing:
         edge = round(own["shortest_edge"] * max(a / b for a, b in zip(size, self.own, strict=True)))
         return {"size": {"shortest_edge": edge}, "crop_size": crop}
 
-    def _processed(self, picture: Any) -> Tensor:
+    def _processed(self, image: Any) -> Tensor:
         # a video processor may be told to sample frames: there is only one here
         options = {"do_sample_frames": False} if hasattr(self.processor, "do_sample_frames") else {}
-        found = self.processor([picture], return_tensors="pt", **options, **self._changes)
+        found = self.processor([image], return_tensors="pt", **options, **self._changes)
         tensor = torch.as_tensor(found[next(key for key in found if key.startswith("pixel_values"))])
         return tensor.reshape(tensor.shape[-3:])

@@ -146,7 +146,7 @@ def _vit(model: Any) -> ViTAnatomy:
 
 
 def _naflex(model: Any) -> ViTAnatomy:
-    """NaFlexVit, fed with pictures: any size in whole patches."""
+    """NaFlexVit, fed with images: any size in whole patches."""
     patch = pair(model.embeds.patch_size)
 
     def at(size: Size) -> ViTAnatomy:
@@ -184,7 +184,7 @@ def _sam(model: Any) -> ViTAnatomy:
 
         def resized(size: Size) -> ViTAnatomy:
             if model.rope_global is not None:
-                raise InputError(f"this VisionTransformerSAM takes pictures of {own} pixels only; leave size=None")
+                raise InputError(f"this VisionTransformerSAM takes images of {own} pixels only; leave size=None")
             _whole_patches(model, size, patch)
             return at(size)
 

@@ -24,11 +24,11 @@ def adapt(model: nn.Module) -> Adapter | None:
     if not any(kind.__module__.startswith("timm.models") for kind in type(model).__mro__):
         return None
     anatomy = anatomies.describe(model)
-    pictures_fit = getattr(model, "pretrained_cfg", None) and anatomy.shape[0] == 3
+    takes_rgb = getattr(model, "pretrained_cfg", None) and anatomy.shape[0] == 3
     return Adapter(
         model=model,
         anatomy=anatomy,
-        transform=_transforms(model, anatomy.image_size) if pictures_fit else None,
+        transform=_transforms(model, anatomy.image_size) if takes_rgb else None,
         labels=labels(model),
         name=f"timm {type(model).__name__}",
     )

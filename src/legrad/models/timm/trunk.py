@@ -108,6 +108,6 @@ def set_size(trunk: Any, size: tuple[int, int]) -> None:
         raise InputError(f"this tower has a convolutional stem: sides must be multiples of {stride}, got {size}")
     if not hasattr(trunk, "set_input_size"):
         raise InputError(
-            f"{type(trunk).__name__} takes pictures of {trunk.patch_embed.img_size} pixels only; leave size=None"
+            f"{type(trunk).__name__} takes images of {trunk.patch_embed.img_size} pixels only; leave size=None"
         )
     trunk.set_input_size(img_size=size)

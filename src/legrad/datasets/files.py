@@ -58,8 +58,8 @@ def files_with_suffix(root: Path, suffixes: Collection[str], nested: bool = Fals
     return sorted(p for p in found if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file())
 
 
-def pictures(root: Path, nested: bool = False) -> list[Path]:
-    """The pictures of a folder, see ``media``."""
+def image_paths(root: Path, nested: bool = False) -> list[Path]:
+    """The images of a folder, see ``media``."""
     return files_with_suffix(root, images.SUFFIXES, nested)
 
 
@@ -111,7 +111,7 @@ def _opened(path: Path) -> Any:
 
 
 def stored(path: Path) -> Image.Image:
-    """A picture with the values that the file holds: no conversion, no rotation. For masks.
+    """An image with the values that the file holds: no conversion, no rotation. For masks.
 
     Raises:
         InputError: missing, unreadable, or too large.
@@ -121,9 +121,9 @@ def stored(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                picture.load()
-                return picture
+            with Image.open(path) as image:
+                image.load()
+                return image
     except Exception as error:  # Pillow's readers let anything through when a file is broken
         raise InputError(f"{path} is not a mask that Pillow can read: {error or type(error).__name__}") from error
 
@@ -137,11 +137,11 @@ def rgb_codes(path: Path) -> "NDArray[np.int64]":
 
 
 def check_size(mask: "NDArray[Any]", image: Image.Image, name: Any) -> None:
-    """A mask must have the size of its picture."""
+    """A mask must have the size of its image."""
     height, width = mask.shape[:2]
     if (width, height) != image.size:
         raise InputError(
-            f"{name}: the mask is {width} x {height} pixels, its picture {image.width} x {image.height}; must be equal"
+            f"{name}: the mask is {width} x {height} pixels, its image {image.width} x {image.height}; must be equal"
         )
 
 
