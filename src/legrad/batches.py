@@ -1,10 +1,12 @@
 """Explain many images with many targets in passes that fit into memory."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
-from legrad.core.memory import Budget, ran_out
+from legrad.core.memory import Budget, images_per_forward, ran_out
 from legrad.core.planning import Shortcuts
 from legrad.core.score import ResolvedTarget
 from legrad.core.streaming import Explained, explain_batch
@@ -89,3 +91,29 @@ class Question:
             torch.cat([explained.values for explained in passes], 1),
             [target for explained in passes for target in explained.scores],
         )
+
+
+def tensor_batches(anatomy: ViTAnatomy, tensor: Tensor) -> Iterator[tuple[ViTAnatomy, Tensor]]:
+    """Tensor input in parts that fit one plain forward pass, each with the anatomy for its size.
+
+    Args:
+        anatomy: of the model's own size.
+        tensor: checked, see ``inputs.prepare.checked_tensor``; on any device.
+    """
+    sides = tuple(tensor.shape[-2:])
+    if len(anatomy.shape) == 1:  # waveforms have one row of patches
+        sides = anatomy.image_size
+    elif anatomy.axes[0] == "frequency":  # spectrograms are (time, frequency)
+        sides = sides[::-1]
+    at_size = anatomy.at((sides[0], sides[1]))
+    for part in tensor.split(images_per_forward(at_size)):
+        yield at_size, part.to(at_size.device, at_size.dtype)
+
+
+def input_batches(anatomy: ViTAnatomy, inputs: Sequence[Input]) -> Iterator[tuple[ViTAnatomy, Tensor]]:
+    """The same for prepared inputs: neighbours of one size together, so that the order stays."""
+    for size, neighbours in itertools.groupby(inputs, key=lambda item: item.placement.input):
+        at_size, rest = anatomy.at(size), list(neighbours)
+        count = images_per_forward(at_size)
+        for first in range(0, len(rest), count):
+            yield at_size, stack(rest[first : first + count], at_size.device, at_size.dtype)

@@ -2,27 +2,35 @@
 
 import contextlib
 import functools
-import importlib.metadata
-import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from legrad import methods
-from legrad.batches import Question
-from legrad.core.memory import images_per_forward
-from legrad.core.planning import Planner, Shortcuts
-from legrad.core.positions import no_position_check, position_check, random_input
-from legrad.core.state import evaluation_mode, exclusive, weights_version
-from legrad.core.truth import final_answer, truth_check
+from legrad.batches import Question, input_batches, tensor_batches
+from legrad.choices import FITS, READOUTS, Fit, ReadoutName, check_choice
+from legrad.core.first_use import FirstUse
+from legrad.core.memory import check_memory
+from legrad.core.state import evaluation_mode, exclusive
+from legrad.core.truth import final_answer
 from legrad.deprecation import renamed_arguments
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.inputs import geometry
-from legrad.inputs.prepare import Fit, Images, Input, InputQueue, Inputs, by_size, checked_tensor, sources, stack
+from legrad.inputs.prepare import (
+    Images,
+    Input,
+    InputQueue,
+    Inputs,
+    MakeTransform,
+    by_size,
+    checked_tensor,
+    sources,
+    stack,
+)
 from legrad.models import registry
 from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
@@ -30,10 +38,8 @@ from legrad.results.assemble import PassResult, assemble
 from legrad.results.explanation import Explanation
 from legrad.targets.kinds import EmbeddedTargets, Targets, as_list
 from legrad.targets.resolve import Resolver, class_names
+from legrad.versions import installed
 
-ReadoutName = Literal["auto", "published", "native"]
-READOUTS: tuple[str, ...] = get_args(ReadoutName)
-FITS: tuple[str, ...] = get_args(Fit)
 _WINDOW = 256  # images that a device gets at once
 
 
@@ -86,16 +92,7 @@ def wrap(
     if tokenizer is not None:
         adapter = replace(adapter, tokenize=lambda texts: tokenizer(list(texts)))
     if transform is not None:
-        library_transform = adapter.transform
-
-        def transform_for(size: geometry.Size | None, fit: str) -> Any:
-            if size is None and fit == "model":
-                return transform
-            if library_transform is None:
-                raise InputError("with your own transform only size=None and fit='model' are possible")
-            return library_transform(size, fit)
-
-        adapter = replace(adapter, transform=transform_for)
+        adapter = replace(adapter, transform=_transform_or_library(transform, adapter.transform))
     if labels is not None:
         adapter = replace(adapter, labels=class_names(labels, adapter.anatomy))
     if audio_encoder is not None:
@@ -108,6 +105,19 @@ def wrap(
     return Explainer(adapter, own_anatomy=anatomy is not None)
 
 
+def _transform_or_library(transform: Any, library_transform: MakeTransform | None) -> MakeTransform:
+    """A user's transform where nothing is asked of it, else the library's."""
+
+    def make_transform(size: geometry.Size | None, fit: str) -> Any:
+        if size is None and fit == "model":
+            return transform
+        if library_transform is None:
+            raise InputError("with your own transform only size=None and fit='model' are possible")
+        return library_transform(size, fit)
+
+    return make_transform
+
+
 class Explainer:
     """A model that can be asked where it looked. Made by ``load`` or ``wrap``.
 
@@ -117,9 +127,7 @@ class Explainer:
 
     def __init__(self, adapter: Adapter, own_anatomy: bool = False) -> None:
         self._adapter = adapter
-        self._shortcuts: dict[tuple[Any, ...], Shortcuts] = {}
-        self._weights_version: tuple[Any, ...] = ()
-        self._own_anatomy = own_anatomy
+        self._first_use = FirstUse(adapter.anatomy, check_positions=own_anatomy)
 
     def __repr__(self) -> str:
         return f"Explainer({self._name}, {self.anatomy!r})"
@@ -212,7 +220,11 @@ class Explainer:
         check_choice("fit", fit, FITS)
         answers: list[Tensor] = []
         with self._undisturbed_model():
-            for anatomy, batch in self._batches(images, size, fit):
+            if isinstance(images, Tensor) and images.ndim == len(self.anatomy.shape) + 1:
+                pieces = tensor_batches(self.anatomy, checked_tensor(images, self.anatomy, size, fit))
+            else:
+                pieces = input_batches(self.anatomy, next(self._queue(images, size, fit).windows()))
+            for anatomy, batch in pieces:
                 answers.append(final_answer(anatomy, anatomy.run(batch)).cpu())
         return torch.cat(answers)
 
@@ -269,7 +281,7 @@ class Explainer:
         """
         check_choice("readout", readout, READOUTS)
         check_choice("fit", fit, FITS)
-        _check_memory(memory)
+        check_memory(memory)
         if not 0 <= null_threshold <= 1:
             raise InputError(f"null_threshold lies in [0, 1], got {null_threshold}")
         kind = methods.find(method)
@@ -305,7 +317,7 @@ class Explainer:
                     "null_threshold": null_threshold,
                     "device": str(self.anatomy.device),
                     "dtype": str(self.anatomy.dtype).removeprefix("torch."),
-                    "versions": dict(_versions(self.anatomy.library)),
+                    "versions": installed("legrad", "torch", self.anatomy.library),
                 },
             )
 
@@ -372,28 +384,6 @@ class Explainer:
     def _queue(self, images: Images, size: int | Sequence[int] | None, fit: str) -> InputQueue:
         return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, size, fit)
 
-    def _batches(
-        self, images: Images, size: int | Sequence[int] | None, fit: str
-    ) -> Iterator[tuple[ViTAnatomy, Tensor]]:
-        """Images as tensors, in their order, with the anatomy for their size."""
-        if isinstance(images, Tensor) and images.ndim == len(self.anatomy.shape) + 1:
-            tensor = checked_tensor(images, self.anatomy, size, fit)
-            spectrogram = self.anatomy.axes[0] == "frequency"
-            height, width = tensor.shape[-2:] if len(self.anatomy.shape) > 1 else self.anatomy.image_size
-            anatomy = self.anatomy.at(
-                (width, height) if spectrogram and len(self.anatomy.shape) > 1 else (height, width)
-            )
-            for rows in tensor.split(images_per_forward(anatomy)):
-                yield anatomy, rows.to(anatomy.device, anatomy.dtype)
-            return
-        inputs = next(self._queue(images, size, fit).windows())
-        # neighbours of one size together, so that the order stays
-        for input_size, neighbours in itertools.groupby(inputs, key=lambda item: item.placement.input):
-            anatomy, rest = self.anatomy.at(input_size), list(neighbours)
-            count = images_per_forward(anatomy)
-            for first in range(0, len(rest), count):
-                yield anatomy, stack(rest[first : first + count], anatomy.device, anatomy.dtype)
-
     def _explain_queue(self, question: Question, queue: InputQueue) -> tuple[list[Input], list[PassResult]]:
         """Read and explain; while a device works on one window of images, the CPU prepares the next."""
         inputs: list[Input] = []
@@ -404,63 +394,7 @@ class Explainer:
                 for input_size, members in by_size(inputs, len(inputs) - len(window)).items():
                     anatomy = self.anatomy.at(input_size)
                     first = stack([inputs[members[0]]], anatomy.device, anatomy.dtype)
-                    results.extend(question.results(anatomy, inputs, members, self.shortcuts(first, anatomy)))
+                    results.extend(
+                        question.results(anatomy, inputs, members, self._first_use.shortcuts_for(first, anatomy))
+                    )
         return inputs, results
-
-    def shortcuts(self, image: Tensor, anatomy: ViTAnatomy) -> Shortcuts:
-        """What may be computed in closed form for inputs like this one.
-
-        Found by the truth check at the first use of a shape, dtype and device, and anew when the weights change; a
-        user's own anatomy has its positions checked too.
-
-        Args:
-            image: (1, *anatomy.shape) in the model's dtype.
-            anatomy: for its size.
-
-        Raises:
-            TruthCheckError: the model is not what its anatomy says.
-            InputError: the model was made under inference mode.
-        """
-        weights = itertools.chain(anatomy.blocks[0].parameters(), anatomy.blocks[0].buffers())
-        if next(weights).is_inference():
-            raise InputError(
-                "the model was made under torch.inference_mode() and cannot be differentiated; load it outside"
-            )
-        key = (tuple(image.shape), image.dtype, image.device)
-        version = weights_version(self.anatomy.tower)
-        if (
-            version != self._weights_version
-        ):  # trained on, loaded, rebuilt: what was found out before may hold no longer
-            self._shortcuts.clear()
-            self._weights_version = version
-        if key not in self._shortcuts:
-            planner = Planner(anatomy)
-            truth_check(anatomy, image, planner.visit)
-            if self._own_anatomy and not no_position_check(anatomy):
-                position_check(anatomy, random_input(anatomy))
-            self._shortcuts[key] = planner.shortcuts
-        return self._shortcuts[key]
-
-
-def check_choice(name: str, value: str, allowed: Sequence[str]) -> str:
-    """The value of an argument; raises ``InputError`` unless it is one of those allowed."""
-    if value not in allowed:
-        raise InputError(f"{name} is one of {', '.join(map(repr, allowed))}, got {value!r}")
-    return value
-
-
-def _check_memory(memory: str | int) -> None:
-    if memory != "auto" and (not isinstance(memory, int) or isinstance(memory, bool) or memory <= 0):
-        raise InputError(f"memory is 'auto' or a positive number of bytes, got {memory!r}")
-
-
-@functools.cache
-def _versions(library: str) -> dict[str, str]:
-    names = {"legrad": "legrad", "torch": "torch", library: {"open_clip": "open_clip_torch"}.get(library, library)}
-    versions = {}
-    for name, distribution in names.items():
-        try:
-            versions[name] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "unknown"
-    return versions

@@ -14,7 +14,7 @@ from helpers import limits
 from PIL import Image
 
 import legrad
-from legrad.cli import main
+from legrad.cli import consoles, explain, main
 from legrad.cli.options import parse_layers, parse_size
 
 # whether a map is flat or hardly depends on the text is the weights' business
@@ -152,7 +152,7 @@ def test_one_image_two_texts(run, explainer):
 
 def test_folder_and_glob(run):
     # more images than one batch
-    paths = [photo(f"photos/{i}.png", seed=i) for i in range(main._BATCH + 1)]
+    paths = [photo(f"photos/{i}.png", seed=i) for i in range(explain._BATCH + 1)]
     photo("photos/deeper/x.webp")
     code, out, _ = run("explain", "photos", "-t", "a dog", "--out", "a")
     assert code == 0
@@ -329,7 +329,7 @@ def test_a_warning_is_one_line(run, explainer, monkeypatch):
     photo("a.png")
     code, _, err = run("explain", "a.png", "-t", "a dog")
     assert (code, err) == (0, "warning: 3 of 4 problems\n")
-    assert warnings.showwarning is not main._print_warning
+    assert warnings.showwarning is not consoles.print_warning
 
 
 # -- targets and models -------------------------------------------------------------------------------------------

@@ -24,14 +24,14 @@ OTHER = ["clip-custom-blocks", "eva02-clip", "vitamin"]
 
 
 def plan_of(explainer):
-    (plan,) = explainer._shortcuts.values()
+    (plan,) = explainer._first_use.shortcuts.values()
     return plan
 
 
 def through_autograd(model, *args, **options):
     """The same call without any closed form."""
     slow = legrad.wrap(model)
-    with mock.patch.object(slow, "shortcuts", return_value=Shortcuts()):
+    with mock.patch.object(slow._first_use, "shortcuts_for", return_value=Shortcuts()):
         return slow.explain(*args, keep_layers=True, **options).layer_relevance
 
 

@@ -48,7 +48,7 @@ def test_a_reduction_of_ones_own_goes_without_closed_forms():
     model, images, embeddings = setting("clip")
     explainer = legrad.wrap(model)
     explainer.explain(images, embeddings)
-    (plan,) = explainer._shortcuts.values()
+    (plan,) = explainer._first_use.shortcuts.values()
     assert plan.tails
     scores = [Direction("", one[None].float()) for one in embeddings]
     with torch.no_grad(), state.evaluation_mode(model):

@@ -10,7 +10,7 @@ from helpers import limits, tiny, twin
 from torch import nn
 
 import legrad
-from legrad import explainer as module
+from legrad.core import first_use as module
 
 
 class Block(nn.Module):

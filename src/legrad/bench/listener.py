@@ -7,10 +7,10 @@ import numpy as np
 from torch import Tensor
 
 from legrad.bench.subject import Subject
+from legrad.choices import Fit
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.explainer import Explainer
 from legrad.inputs import spectrograms
-from legrad.inputs.prepare import Fit
 from legrad.methods import Method
 
 

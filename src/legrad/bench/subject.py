@@ -16,12 +16,12 @@ from legrad.bench import classes
 from legrad.bench.cache import MapCache
 from legrad.bench.variants import Variant
 from legrad.bench.weights import weights_digest
+from legrad.choices import Fit
 from legrad.core import state
 from legrad.core.layers import resolve_layers
 from legrad.errors import FlatMapWarning, InputError, UnsupportedModelError
 from legrad.explainer import Explainer
 from legrad.inputs import geometry, transforms
-from legrad.inputs.prepare import Fit
 from legrad.methods import Method, find, heads
 from legrad.targets.kinds import Audio, Prompts
 

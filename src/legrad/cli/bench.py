@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
+from legrad.cli.consoles import console, stderr
 from legrad.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ app = typer.Typer(
     help="Measure methods against each other: `legrad bench all` offline, or one benchmark on data of your own.",
     no_args_is_help=True,
 )
-console = Console(emoji=False)
-stderr = Console(stderr=True, emoji=False)
 _INTERRUPTED = 130  # as shells have it
 
 Model = Annotated[str, typer.Option(help="embedded, open_clip:ARCH/TAG, timm:NAME, ...; see `legrad models`.")]

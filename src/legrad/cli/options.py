@@ -1,7 +1,4 @@
-"""The command line: ``legrad explain``, ``legrad models``, ``legrad doctor``. Parse, call the library, save, print.
-
-Exit status: 0 all is well, 1 some inputs failed (or a model is not healthy), 2 nothing could be done.
-"""
+"""Options that are read from text, the same for every command."""
 
 from legrad.errors import InputError
 
@@ -11,14 +8,14 @@ def parse_layers(text: str | None) -> int | list[int] | None:
     if text is None:
         return None
     try:
-        found = [int(part) for part in text.split(",") if part.strip()] if "," in text else int(text)
+        layers = [int(part) for part in text.split(",") if part.strip()] if "," in text else int(text)
     except ValueError as error:
         raise InputError(f"--layers takes a number or a list such as 0,3,-1, got {text!r}") from error
-    if isinstance(found, int) and found < 0:
+    if isinstance(layers, int) and layers < 0:
         raise InputError(
             f"--layers={text} is no number of layers; for one block, counted from the end, add a comma: '{text},'"
         )
-    return found
+    return layers
 
 
 def parse_size(text: str | None) -> int | tuple[int, int] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from legrad.errors import LeGradError
+from legrad.errors import InputError, LeGradError
 from legrad.models.anatomy import ViTAnatomy
 
 _UNKNOWN = 4 << 30  # free bytes, where nobody tells
@@ -79,6 +79,12 @@ class Budget:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def check_memory(memory: str | int) -> None:
+    """Raise ``InputError`` unless it is "auto" or a positive number of bytes."""
+    if memory != "auto" and (not isinstance(memory, int) or isinstance(memory, bool) or memory <= 0):
+        raise InputError(f"memory is 'auto' or a positive number of bytes, got {memory!r}")
 
 
 def images_per_forward(anatomy: ViTAnatomy) -> int:

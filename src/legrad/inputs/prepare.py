@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 import PIL.Image
@@ -91,7 +91,6 @@ Images = (
     | Inputs
     | Sequence[Any]
 )
-Fit = Literal["model", "squash", "pad"]
 
 
 class InputLayout(Protocol):
