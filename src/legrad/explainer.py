@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -15,9 +14,10 @@ from legrad.batches import Question, input_batches, tensor_batches
 from legrad.choices import FITS, READOUTS, Fit, ReadoutName, check_choice
 from legrad.core.first_use import FirstUse
 from legrad.core.memory import check_memory
+from legrad.core.score import ResolvedTarget
 from legrad.core.state import evaluation_mode, exclusive
 from legrad.core.truth import final_answer
-from legrad.deprecation import renamed_arguments
+from legrad.deprecation import renamed_arguments, renamed_fields
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.inputs import geometry
 from legrad.inputs.prepare import (
@@ -118,6 +118,7 @@ def _transform_or_library(transform: Any, library_transform: MakeTransform | Non
     return make_transform
 
 
+@renamed_fields(listener="audio_explainer")
 class Explainer:
     """A model that can be asked where it looked. Made by ``load`` or ``wrap``.
 
@@ -151,12 +152,6 @@ class Explainer:
     def audio_explainer(self) -> "Explainer | None":
         """Explains the audio tower of a model of images and sounds; None if there is none that can be explained."""
         return None if self._adapter.audio_adapter is None else Explainer(self._adapter.audio_adapter)
-
-    @property
-    def listener(self) -> "Explainer | None":
-        """Deprecated name of ``audio_explainer``."""
-        warnings.warn("Explainer.listener is called audio_explainer now", DeprecationWarning, stacklevel=2)
-        return self.audio_explainer
 
     @property
     def _name(self) -> str:
@@ -306,19 +301,7 @@ class Explainer:
                 same_for_all_targets=not kind.targets,
                 layers=blocks,
                 axes=self.anatomy.axes,
-                settings={
-                    "model": self._name,
-                    "method": kind.name,
-                    "layers": blocks,
-                    "readout": readout_name if kind.readout else None,
-                    "fit": fit,
-                    "input_size": list(inputs[0].placement.input),
-                    "null_target": None if null is None else null.label_of(0),
-                    "null_threshold": null_threshold,
-                    "device": str(self.anatomy.device),
-                    "dtype": str(self.anatomy.dtype).removeprefix("torch."),
-                    "versions": installed("legrad", "torch", self.anatomy.library),
-                },
+                settings=self._settings(question, inputs[0], fit, null, null_threshold),
             )
 
     def explain_audio(
@@ -364,6 +347,24 @@ class Explainer:
         )
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _settings(
+        self, question: Question, first: Input, fit: str, null: ResolvedTarget | None, null_threshold: float
+    ) -> dict[str, Any]:
+        """What made a result, ready for JSON."""
+        return {
+            "model": self._name,
+            "method": question.method.name,
+            "layers": list(question.layers),
+            "readout": question.readout if question.method.readout else None,
+            "fit": fit,
+            "input_size": list(first.placement.input),
+            "null_target": None if null is None else null.label_of(0),
+            "null_threshold": null_threshold,
+            "device": str(self.anatomy.device),
+            "dtype": str(self.anatomy.dtype).removeprefix("torch."),
+            "versions": installed("legrad", "torch", self.anatomy.library),
+        }
 
     @contextlib.contextmanager
     def _undisturbed_model(self) -> Iterator[None]:

@@ -23,49 +23,57 @@ if TYPE_CHECKING:
 _BATCH = 8
 
 
+Images = Annotated[list[str] | None, typer.Argument(help="Files, folders, globs or URLs. Default: a sample scene.")]
+Texts = Annotated[list[str] | None, typer.Option("-t", "--text", help="What to look for, verbatim; repeat it.")]
+Labels = Annotated[list[str] | None, typer.Option("--class", help="A classifier's class index or label; repeat it.")]
+References = Annotated[list[str] | None, typer.Option(help="Another image: what looks like it in these? Repeat it.")]
+Sounds = Annotated[
+    list[str] | None, typer.Option(help="A sound: where is what it names (or what makes it)? Repeat it.")
+]
+Pair = Annotated[
+    tuple[str, str] | None, typer.Option(metavar="A B", help="What speaks for A rather than B (texts or classes).")
+]
+Names = Annotated[
+    list[str] | None, typer.Option(help="The best-matching one of these names, for every image; repeat it.")
+]
+Predicted = Annotated[bool, typer.Option("--predicted", help="The class that the classifier predicts.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="embedded, embedded:map, open_clip:ARCH/TAG, ...: see `legrad models`. Default: embedded, and "
+        "embedded:speech with --audio."
+    ),
+]
+Layers = Annotated[str | None, typer.Option(help="How many of the last layers (3), or which (0,3,-1). Default: all.")]
+Readout = Annotated[str, typer.Option(help=" | ".join(READOUTS))]
+MethodName = Annotated[str, typer.Option(help="legrad, a baseline or a control; see `legrad methods`.")]
+Size = Annotated[str | None, typer.Option(help="Input size, 448 or HEIGHTxWIDTH. Default: the model's.")]
+FitName = Annotated[str, typer.Option(help=" | ".join(FITS))]
+PerLayer = Annotated[bool, typer.Option("--per-layer", help="Add a figure with every layer.")]
+Out = Annotated[Path, typer.Option(help="Folder for the results; an earlier run's results in it are replaced.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")]
+ColourMap = Annotated[str, typer.Option(help="matplotlib colour map; jet for the authors' look.")]
+
+
 def explain(
-    image: Annotated[
-        list[str] | None, typer.Argument(help="Files, folders, globs or URLs. Default: a sample scene.")
-    ] = None,
-    text: Annotated[
-        list[str] | None, typer.Option("-t", "--text", help="What to look for, verbatim; repeat it.")
-    ] = None,
-    label: Annotated[
-        list[str] | None, typer.Option("--class", help="A classifier's class index or label; repeat it.")
-    ] = None,
-    similar: Annotated[
-        list[str] | None, typer.Option(help="Another image: what looks like it in these? Repeat it.")
-    ] = None,
-    audio: Annotated[
-        list[str] | None, typer.Option(help="A sound: where is what it names (or what makes it)? Repeat it.")
-    ] = None,
-    contrast: Annotated[
-        tuple[str, str] | None, typer.Option(metavar="A B", help="What speaks for A rather than B (texts or classes).")
-    ] = None,
-    zeroshot: Annotated[
-        list[str] | None, typer.Option(help="The best-matching one of these names, for every image; repeat it.")
-    ] = None,
-    predicted: Annotated[bool, typer.Option("--predicted", help="The class that the classifier predicts.")] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="embedded, embedded:map, open_clip:ARCH/TAG, ...: see `legrad models`. Default: embedded, and "
-            "embedded:speech with --audio."
-        ),
-    ] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="How many of the last layers (3), or which (0,3,-1). Default: all.")
-    ] = None,
-    readout: Annotated[str, typer.Option(help=" | ".join(READOUTS))] = "auto",
-    method: Annotated[str, typer.Option(help="legrad, a baseline or a control; see `legrad methods`.")] = "legrad",
-    size: Annotated[str | None, typer.Option(help="Input size, 448 or HEIGHTxWIDTH. Default: the model's.")] = None,
-    fit: Annotated[str, typer.Option(help=" | ".join(FITS))] = "model",
-    per_layer: Annotated[bool, typer.Option("--per-layer", help="Add a figure with every layer.")] = False,
-    out: Annotated[
-        Path, typer.Option(help="Folder for the results; an earlier run's results in it are replaced.")
-    ] = Path("legrad-out"),
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")] = None,
-    cmap: Annotated[str, typer.Option(help="matplotlib colour map; jet for the authors' look.")] = "inferno",
+    image: Images = None,
+    text: Texts = None,
+    label: Labels = None,
+    similar: References = None,
+    audio: Sounds = None,
+    contrast: Pair = None,
+    zeroshot: Names = None,
+    predicted: Predicted = False,
+    model: Model = None,
+    layers: Layers = None,
+    readout: Readout = "auto",
+    method: MethodName = "legrad",
+    size: Size = None,
+    fit: FitName = "model",
+    per_layer: PerLayer = False,
+    out: Out = Path("legrad-out"),
+    device: Device = None,
+    cmap: ColourMap = "inferno",
 ) -> None:
     """Explain images (videos, sounds): overlays, figures, raw arrays and a manifest in a folder."""
     # check the arguments before loading the model
