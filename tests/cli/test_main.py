@@ -547,3 +547,19 @@ def test_another_method(run):
         run("explain", "a.png", "-t", "a dog", "--method", "lrp", "--layers", "2"),
         "method 'lrp' cannot use layers: it has no layers to choose from",
     )
+
+
+def test_help_version_and_completion_load_no_torch(loaded_by):
+    """What is heavy comes when a command runs."""
+    heavy = {"torch", "numpy", "PIL", "timm", "open_clip", "transformers", "torchvision", "matplotlib"}
+    assert not heavy & loaded_by("import legrad.cli.main")
+    for arguments in (["--help"], ["--version"], ["explain", "--help"], ["bench", "--help"]):
+        call = f"import sys; sys.argv = ['legrad', *{arguments}]\nimport contextlib, io, legrad.cli.main as cli"
+        call += "\nwith contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): cli.main()"
+        assert not heavy & loaded_by(call), arguments
+    completion = "import os, sys\nos.environ |= {'_LEGRAD_COMPLETE': 'complete_bash', 'COMP_WORDS': 'legrad ex'}"
+    completion += (
+        "\nos.environ['COMP_CWORD'] = '1'; sys.argv = ['legrad']\nimport contextlib, io, legrad.cli.main as cli"
+    )
+    completion += "\nwith contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): cli.main()"
+    assert not heavy & loaded_by(completion)
