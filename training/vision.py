@@ -32,7 +32,7 @@ from legrad.embedded.tokenizer import VOCABULARY, WordTokenizer
 from training.warm_start import ORIGIN, warm_start
 
 PROMPT = "a photo of a {}"
-TEMPLATES = (PROMPT, "{}", "a {}", "the {}", "an image of a {}", "an image of the {}", "there is a {} in the scene")
+TEMPLATES = (PROMPT, "{}", "a {}", "the {}", "a picture of a {}", "a picture of the {}", "there is a {} in the scene")
 
 
 @dataclass(frozen=True)

@@ -752,11 +752,11 @@ def test_the_command(call):
 
 def test_strict_and_what_the_reader_found(call, tmp_path):
     """Of three lines one point is usable: told, listed, and the end of a strict run; without any item status is 1."""
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images/a.png")
     lines = ["image,class,x,y,label", "a.png,dog,2,2,yes", "a.png,dog,x,2,yes", "b.png,dog,2,2,yes"]
     Path("points.csv").write_text("\n".join(lines))
-    arguments = ("bench", "openvocab", "--methods", "centre", "--data", "points.csv", "--images", "pictures")
+    arguments = ("bench", "openvocab", "--methods", "centre", "--data", "points.csv", "--images", "images")
     code, _, err = call(*arguments, "--out", "out")
     assert code == 0
     assert "points: 1 x a point whose x and y are not numbers of pixels" in err

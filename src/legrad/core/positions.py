@@ -15,7 +15,7 @@ _OFF = 0.75  # cells
 def no_position_check(anatomy: ViTAnatomy) -> str:
     """Why an anatomy's positions cannot be checked here, "" if they can."""
     if anatomy.axes != ("rows", "cols"):
-        return f"it knows pictures only, these inputs have the axes {', '.join(anatomy.axes)}"
+        return f"it knows images only, these inputs have the axes {', '.join(anatomy.axes)}"
     if anatomy.keys_to_grid is not None:
         return "the tokens are laid on the grid by a function of the anatomy, not in the order of its rows"
     return ""
