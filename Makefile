@@ -19,7 +19,7 @@ check: .venv/installed  ## format, lint, types, imports that point down
 	PYTHONPATH=. $(BIN)/lint-imports --no-logo
 
 matrix: .venv/installed  ## every model name of every library against the slow twin: docs/support-matrix.md
-	$(BIN)/python -m tools.support_matrix
+	PYTHONPATH=tests $(BIN)/python -m tools.support_matrix
 
 performance: .venv/installed  ## speed and memory against the bare forward and other packages: docs/performance.md
 	$(BIN)/python -m performance $(ARGS)

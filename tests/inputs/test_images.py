@@ -575,7 +575,7 @@ def test_slugs_stay_readable():
 
 def test_unused_names_are_unique():
     used = set()
-    given = [saving._unused(saving.slug(text), used) for text in [*ODD, *ODD, "x 2", "x-2"]]
+    given = [saving.unused(saving.slug(text), used) for text in [*ODD, *ODD, "x 2", "x-2"]]
     assert len(set(given)) == len(given) == len(used)
 
 

@@ -119,8 +119,8 @@ def explain(
         # numbers are classes of a classifier, and texts for other models
         side = _class if explainer.anatomy.output == "logits" else str
         targets.append(legrad.Contrast(side(contrast[0]), side(contrast[1])))
-    folder = Folder(out, per_layer, cmap, clear=True)
-    problems = _explain_all(explainer, sources, targets, arguments, folder)
+    folder = Folder(out, clear=True)
+    problems = _explain_all(explainer, sources, targets, arguments, folder, cmap)
     _print_results(folder)
     for problem in problems:
         print_error(problem)
@@ -172,7 +172,12 @@ def _class(text: str) -> int | str:
 
 
 def _explain_all(
-    explainer: "Explainer", sources: Sequence[str], targets: list[Any], arguments: dict[str, Any], folder: "Folder"
+    explainer: "Explainer",
+    sources: Sequence[str],
+    targets: list[Any],
+    arguments: dict[str, Any],
+    folder: "Folder",
+    cmap: str,
 ) -> list[str]:
     """Explain in small batches (videos and sounds one by one), saving each; returns what went wrong with single ones.
 
@@ -188,7 +193,7 @@ def _explain_all(
 
     def attempt(batch: list[Any]) -> None:
         try:
-            folder.add(explainer.explain(batch, targets, **arguments))
+            explainer.explain(batch, targets, **arguments).save(folder, arguments["keep_layers"], cmap)
         except InputError as error:
             if len(batch) > 1:  # find out which one it was
                 for image in batch:

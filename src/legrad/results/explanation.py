@@ -1,11 +1,13 @@
 """The result: raw relevance, scores, and the ways to show them on the original images."""
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from legrad import relevance, viz
 from legrad.deprecation import renamed_fields
 from legrad.errors import InputError
 from legrad.inputs import geometry
+from legrad.results.folder import Folder, slug, unused
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -276,26 +279,99 @@ class Explanation:
         return viz.png(self.figure(0))
 
     def save(
-        self, folder: str | os.PathLike[str], per_layer: bool = False, cmap: str = "inferno", alpha: float = 0.65
+        self,
+        folder: str | os.PathLike[str] | Folder,
+        per_layer: bool = False,
+        cmap: str = "inferno",
+        alpha: float = 0.65,
     ) -> list[Path]:
         """Write overlays, figures, raw arrays (npz) and a manifest (JSON) into a folder; every file atomically.
 
         Videos get an animated GIF for every target too.
 
         Args:
-            folder: made if missing; files of the same names are replaced.
+            folder: made if missing; files of the same names are replaced. An open ``results.folder.Folder`` collects
+                several explanations.
             per_layer: add a figure per target with all layers; needs ``keep_layers=True``.
             cmap: matplotlib colour map.
             alpha: opacity of the overlays, in [0, 1].
 
         Returns:
-            The files, manifest last.
-        """
-        from legrad.results.folder import Folder
+            All files of the folder so far, manifest last.
 
-        target = Folder(folder, per_layer, cmap, alpha)
-        target.add(self)
+        Raises:
+            InputError: per-layer maps that were not kept, or a file that cannot be written.
+        """
+        target = folder if isinstance(folder, Folder) else Folder(folder)
+        if per_layer and self.layer_relevance is None:
+            raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
+        style = _Style(cmap, alpha, per_layer)
+        entries = [self._write_image(target, image, style) for image in range(len(self.names))]
+        facts = {
+            "settings": self.settings,
+            "axes": ["targets", *self.axes],
+            "layer_axes": ["targets", "layers", *self.axes],
+        }
+        target.add(entries, facts)
         return [*target.files, target.manifest]
+
+    def _write_image(self, folder: Folder, image: int, style: "_Style") -> dict[str, Any]:
+        """All files of one image -> its entry in the manifest."""
+        stem = folder.stem(Path(self.names[image]).stem)
+        targets = [target for target, valid in enumerate(self.valid[image]) if valid]
+        arrays = {"relevance": self.relevance[image, targets], "scores": self.scores[image, targets]}
+        if self.layer_relevance is not None:
+            arrays["layer_relevance"] = self.layer_relevance[image, targets]
+        buffer = io.BytesIO()
+        numbers: dict[str, Any] = {name: value.numpy() for name, value in arrays.items()}
+        np.savez_compressed(buffer, **numbers)
+        entry: dict[str, Any] = {
+            "image": self.names[image],
+            "size": list(self.placements[image].original),
+            "figure": folder.write(f"{stem}.png", viz.png(self.figure(image, style.cmap, style.alpha))),
+            "arrays": folder.write(f"{stem}.npz", buffer.getvalue()),
+            "shapes": {name: list(value.shape) for name, value in arrays.items()},
+            "targets": [],
+        }
+        timing = self.timing(image)
+        if timing.frames:
+            entry["frames"], entry["seconds"] = list(timing.frames), list(timing.seconds)
+        if timing.duration is not None:
+            entry["duration"] = timing.duration
+        slugs: set[str] = set()
+        for target in targets:
+            name = f"{stem}--{unused(slug(self.labels[image][target]), slugs)}"
+            entry["targets"].append(self._write_target(folder, image, target, name, style))
+        return entry
+
+    def _write_target(self, folder: Folder, image: int, target: int, name: str, style: "_Style") -> dict[str, Any]:
+        """All files of one target -> its record in the image's entry."""
+        overlay = self.overlay(image, target, style.alpha, style.cmap)
+        record: dict[str, Any] = {
+            "target": self.labels[image][target],
+            "score": float(self.scores[image, target]),
+            "predicted": self.predicted is not None and bool(self.predicted[image, target]),
+            "prompt_independent": bool(self.prompt_independent[image, target]),
+            "overlay": folder.write(f"{name}.png", viz.png(overlay)),
+        }
+        if self.axes[0] == "frames":
+            frames = self.animation(image, target, style.alpha, style.cmap)
+            duration = self.timing(image).duration
+            seconds = 0.2 if duration is None else min(max(duration / len(frames), 0.02), 2)
+            record["animation"] = folder.write(f"{name}.gif", viz.gif(frames, seconds))
+        if style.per_layer:
+            layers = self.layer_figure(image, target, style.cmap, style.alpha)
+            record["layers_figure"] = folder.write(f"{name}--layers.png", viz.png(layers))
+        return record
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How saved overlays look, and whether layers are drawn."""
+
+    cmap: str
+    alpha: float
+    per_layer: bool
 
 
 def _stacked(maps: list[Tensor]) -> Tensor | list[Tensor]:
