@@ -1,11 +1,11 @@
 """All methods by name, and one pass of any of them."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from legrad.core.memory import images_per_whole_pass
 from legrad.core.score import ResolvedTarget
 from legrad.core.streaming import Explained
 from legrad.core.truth import final_answer
@@ -14,9 +14,6 @@ from legrad.methods import ablation, attention, black_box, clip, controls, token
 from legrad.methods.call import MethodInput
 from legrad.methods.method import Method
 from legrad.models.anatomy import ViTAnatomy
-
-_AUTO_MEMORY = 2 << 30  # bytes
-
 
 # LeGrad itself has no function among the methods: core.streaming computes it
 LEGRAD = Method(
@@ -92,8 +89,8 @@ def explain_batch(
         scores: the targets.
         layers: ascending block indices.
         readout: a key of ``anatomy.readouts``.
-        memory: bytes, roughly, for the graph of the whole model and for attention maps, or "auto": images go
-            through in as many parts as that takes.
+        memory: bytes, roughly, for the graph of the whole model and for attention maps, or "auto" (half of what is
+            free): images go through in as many parts as that takes.
 
     Returns:
         What the streaming pass returns; one layer for methods that have none.
@@ -107,25 +104,12 @@ def explain_batch(
         answer = final_answer(anatomy, anatomy.run(batch))
         scores = [score.with_answer(answer) for score in scores]
     maps, answers = [], []
-    count = _images_per_pass(method, anatomy, memory)
-    for start in range(0, len(batch), count):
-        rows = range(start, min(start + count, len(batch)))
+    step = images_per_whole_pass(anatomy, graph=method.needs in ("gradients", "attention"), memory=memory)
+    for start in range(0, len(batch), step):
+        rows = range(start, min(start + step, len(batch)))
         call = MethodInput(
-            anatomy, batch[start : start + count], [score.rows(rows) for score in scores], layers, readout
+            anatomy, batch[start : start + step], [score.rows(rows) for score in scores], layers, readout
         )
         maps.append(method.function(call).detach().cpu())
         answers.append(call.answer().detach().cpu())
     return Explained(torch.cat(maps), torch.cat(answers), list(scores))
-
-
-def _images_per_pass(method: Method, anatomy: ViTAnatomy, memory: str | int) -> int:
-    """How many images fit the budget, from a rough count of what a graph of all blocks and attention maps take."""
-    budget = memory if isinstance(memory, int) else _AUTO_MEMORY
-    if memory == "auto" and anatomy.device.type == "cuda":
-        budget = torch.cuda.mem_get_info(anatomy.device)[0] // 2
-    number = math.prod(anatomy.grid) + anatomy.num_prefix_tokens
-    width = max((p.shape[-1] for p in anatomy.blocks[0].parameters() if p.ndim > 1), default=number)
-    graph = len(anatomy.blocks) * 20 * number * width if method.needs in ("gradients", "attention") else 0
-    heads = max(1, width // 64)
-    bytes_per_image = 4 * (graph + 4 * heads * number * number) + (1 << 20)
-    return max(1, budget // bytes_per_image)
