@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from legrad.core import state
+from legrad.core.memory import block_bytes
 from legrad.core.positions import no_position_check, position_check, random_input
 from legrad.core.truth import truth_check
 from legrad.errors import InputError, LeGradError
@@ -170,8 +171,6 @@ def _costs(explainer: Explainer, anatomy: ViTAnatomy, batch: Tensor, report: Rep
     bare = min(seconds(lambda: anatomy.run(batch)) for _ in range(3))
     ours = min(seconds(explain) for _ in range(3))
     report.add("time for one image, one target", f"{ours:.3f} s, {ours / bare:.1f} x a bare forward pass")
-    tokens = anatomy.num_prefix_tokens + int(torch.Size(anatomy.grid).numel())
-    width = max((p.shape[-1] for p in anatomy.blocks[0].parameters() if p.ndim > 1), default=tokens)
     weights = sum(p.numel() * p.element_size() for p in anatomy.tower.parameters())
-    tail = 12 * tokens * width * batch.element_size()
-    report.add("memory, estimated", f"{weights / _MEGA:.0f} MiB of weights, {tail / _MEGA:.0f} MiB more per image")
+    working = block_bytes(anatomy).working
+    report.add("memory, estimated", f"{weights / _MEGA:.0f} MiB of weights, {working / _MEGA:.0f} MiB more per image")

@@ -9,17 +9,22 @@ The mean over heads and layers is LeGrad's own map. A head's number says nothing
 nothing to do with head 3 of the next. So ``of_heads`` also chooses by what the heads do.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor
 
-from legrad.methods.heads import CHOICES, EVERY_HEAD, count, of_heads
+from legrad.inputs.prepare import Fit, Images
+from legrad.methods.heads import CHOICES, EVERY_HEAD, num_heads, of_heads
+from legrad.models.anatomy import ViTAnatomy
+from legrad.targets.kinds import Targets
 
 if TYPE_CHECKING:
+    from legrad.explainer import ReadoutName
     from legrad.results.explanation import Explanation
 
-__all__ = ["CHOICES", "Explains", "count", "head_relevance", "of_heads"]
+__all__ = ["CHOICES", "Explains", "head_relevance", "num_heads", "of_heads"]
 
 
 class Explains(Protocol):
@@ -31,14 +36,22 @@ class Explains(Protocol):
         ...
 
 
-def head_relevance(explainer: Explains, images: Any, targets: Any, **arguments: Any) -> Tensor:
+def head_relevance(
+    explainer: Explains,
+    images: Images,
+    targets: Targets,
+    layers: int | Sequence[int] | None = None,
+    readout: "ReadoutName" = "auto",
+    size: int | Sequence[int] | None = None,
+    fit: Fit = "model",
+    memory: Literal["auto"] | int = "auto",
+) -> Tensor:
     """Relevance of every head of every layer.
 
     Args:
         explainer: of any model whose heads can be told apart; the heads are those of the explained attention, in models
             with an attentional pooler the pooler's.
-        images, targets: as ``Explainer.explain`` takes them.
-        arguments: ``layers``, ``readout``, ``size``, ``fit`` and ``memory``, as there.
+        images, targets, layers, readout, size, fit, memory: as ``Explainer.explain`` takes them.
 
     Returns:
         (images, targets, layers, heads, *grid), raw, non-negative, on the CPU. The mean over the heads is
@@ -48,6 +61,16 @@ def head_relevance(explainer: Explains, images: Any, targets: Any, **arguments: 
         UnsupportedModelError: a model that folds its heads into the batch.
         InputError, TruthCheckError: as ``Explainer.explain``.
     """
-    found = explainer.explain(images, targets, method=EVERY_HEAD, keep_layers=True, **arguments)
-    assert found.layer_relevance is not None
-    return found.layer_relevance.unflatten(2, (len(found.layers), -1))
+    defaults: dict[str, Any] = {"readout": "auto", "size": None, "fit": "model", "memory": "auto"}
+    values: dict[str, Any] = {"readout": readout, "size": size, "fit": fit, "memory": memory}
+    # a default is not handed on: whatever explains may have its own, as the benchmark's model under test
+    arguments = {name: value for name, value in values.items() if value != defaults[name]}
+    explanation = explainer.explain(images, targets, layers=layers, method=EVERY_HEAD, keep_layers=True, **arguments)
+    assert explanation.layer_relevance is not None
+    return explanation.layer_relevance.unflatten(2, (len(explanation.layers), -1))
+
+
+def count(anatomy: ViTAnatomy) -> int:
+    """Deprecated name of ``num_heads``."""
+    warnings.warn("legrad.heads.count is called num_heads now", DeprecationWarning, stacklevel=2)
+    return num_heads(anatomy)

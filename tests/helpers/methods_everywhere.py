@@ -1,4 +1,4 @@
-"""Every method on any model: a map, a flat one, or why there is none. ``python tests/methods_everywhere.py`` counts."""
+"""Every method on any model: a map, a flat one, or why there is none; run as a program, it counts them."""
 
 import importlib
 import math

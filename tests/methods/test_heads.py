@@ -12,6 +12,7 @@ from legrad.core import state
 from legrad.core.planning import Shortcuts
 from legrad.core.score import Direction
 from legrad.core.streaming import explain_batch
+from legrad.methods.heads import EVERY_HEAD
 
 
 def apart(found, expected):
@@ -34,7 +35,7 @@ def test_every_head_of_every_tower(name, readout):
     with tiny.left_as_found(model):
         found = heads.head_relevance(explainer, images, embeddings, readout=readout)
     assert found.shape == want.shape
-    assert found.shape[3] == heads.count(explainer.anatomy) > 1
+    assert found.shape[3] == heads.num_heads(explainer.anatomy) > 1
     assert apart(found, want) < limits.FLOAT32
     whole = explainer.explain(images, embeddings, readout=readout, keep_layers=True)
     assert twin.distance(found.mean(3), whole.layer_relevance) < limits.FLOAT32
@@ -114,7 +115,7 @@ MAP = "vit_base_patch16_siglip_224"
 def test_halves_of_an_odd_number_leave_one_out():
     explainer, images = legrad.wrap(tiny.TOWERS["vit-registers"]()), torch.randn(1, 3, 32, 32)
     t = F.normalize(torch.randn(1, 32), dim=-1)
-    assert heads.count(explainer.anatomy) == 3
+    assert heads.num_heads(explainer.anatomy) == 3
     half, one = (
         explainer.explain(images, t, method=heads.of_heads(choice)).relevance for choice in ("weaker-half", "weakest")
     )
@@ -168,6 +169,33 @@ def test_heads_that_are_folded_into_the_batch():
     explainer, images = legrad.wrap(tiny.randomised(model)), torch.randn(1, 3, 32, 32)
     target = [lambda feature: feature[:, 0]]
     assert explainer.explain(images, target).relevance.any()
-    for look in (lambda: heads.head_relevance(explainer, images, target), lambda: heads.count(explainer.anatomy)):
+    for look in (lambda: heads.head_relevance(explainer, images, target), lambda: heads.num_heads(explainer.anatomy)):
         with pytest.raises(legrad.UnsupportedModelError, match="folded into the batch"):
             look()
+
+
+def test_arguments_of_head_relevance_are_handed_on_and_defaults_are_not():
+    """Whatever explains may have defaults of its own, as the benchmark's model under test."""
+    explanation = legrad.wrap(tiny.clip()).explain(torch.randn(1, 3, 32, 32), torch.randn(32), keep_layers=True)
+    calls = []
+
+    class Recorder:
+        def explain(self, images, targets, **arguments):
+            calls.append(arguments)
+            return explanation
+
+    heads.head_relevance(Recorder(), "image", "target")
+    heads.head_relevance(Recorder(), "image", "target", 2, readout="native", size=64, fit="pad", memory=1)
+    for arguments in calls:
+        assert arguments.pop("method") is EVERY_HEAD
+        assert arguments.pop("keep_layers")
+    assert calls == [
+        {"layers": None},
+        {"layers": 2, "readout": "native", "size": 64, "fit": "pad", "memory": 1},
+    ]
+
+
+def test_the_old_name_of_num_heads():
+    anatomy = legrad.wrap(tiny.clip()).anatomy
+    with pytest.warns(DeprecationWarning, match="count is called num_heads"):
+        assert heads.count(anatomy) == heads.num_heads(anatomy) == 2

@@ -571,5 +571,5 @@ def test_the_snippets_of_the_page_run():
                 variables,
             )
         exec(own.replace("masks=4000", "masks=4"), variables)
-    found = explainer.explain(images, targets, method=variables["own"])
+    found = explainer.explain(images, targets, method=variables["method"])
     assert limits.close(found.relevance[0, 0, 1, 2], images[0, :, 8:16, 16:24].mean())

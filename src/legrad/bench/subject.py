@@ -210,7 +210,7 @@ class Subject:
     @functools.cached_property
     def _heads(self) -> int:
         """How many there are; ``UnsupportedModelError`` if they cannot be told apart."""
-        return heads.count(self.explainer.anatomy)
+        return heads.num_heads(self.explainer.anatomy)
 
     def _refused(self, method: str | Method, arguments: Mapping[str, Any]) -> str:
         """Why a method cannot use arguments, or ""."""

@@ -6,6 +6,7 @@ from legrad import relevance
 from legrad.core.streaming import explain_batch
 from legrad.core.truth import at_least_float32
 from legrad.methods.call import MethodInput
+from legrad.methods.method import Method
 
 
 def legrad_norelu(call: MethodInput) -> Tensor:
@@ -14,6 +15,21 @@ def legrad_norelu(call: MethodInput) -> Tensor:
     Layers, read-outs and routes are those of LeGrad.
     """
     return legrad_with(call, _mean)
+
+
+LEGRAD_NORELU = Method(
+    name="legrad-norelu",
+    summary="LeGrad without the positive part (ablation)",
+    source="Bousselham et al., ICCV 2025, arXiv:2404.03214",
+    function=legrad_norelu,
+    needs="gradients",
+    cost="as legrad",
+    layers="all",
+    per_layer=True,
+    pooler_layers=True,
+    readout=True,
+    signed=True,
+)
 
 
 def legrad_with(call: MethodInput, reduction: relevance.Reduction) -> Tensor:

@@ -9,6 +9,7 @@ from legrad.core.attention import Attention
 from legrad.core.truth import at_least_float32
 from legrad.errors import UnsupportedModelError
 from legrad.methods.call import MethodInput
+from legrad.methods.method import Method
 from legrad.methods.whole_pass import Pass, forward, layer_maps
 
 
@@ -20,9 +21,34 @@ def raw_attention(call: MethodInput) -> Tensor:
     return layer_maps(forward(call), lambda a, _, patches: a.mean((1, 2)), gradients=False)
 
 
+RAW_ATTENTION = Method(
+    name="raw-attention",
+    summary="the last layer's attention to the patches, mean over heads",
+    source="as in Abnar and Zuidema, ACL 2020, arXiv:2005.00928",
+    function=raw_attention,
+    needs="attention",
+    cost="the attention map of one layer",
+    layers="last",
+    per_layer=True,
+    targets=False,
+)
+
+
 def gradient_attention(call: MethodInput) -> Tensor:
     """Positive part of attention times gradient, mean over heads: one layer of CheferCAM without the rollout."""
     return layer_maps(forward(call), lambda a, g, patches: (a * g).clamp(min=0).mean((1, 2)))
+
+
+GRADIENT_ATTENTION = Method(
+    name="gradient-attention",
+    summary="positive part of the last layer's attention times its gradient, mean over heads",
+    source="one layer of Chefer et al., ICCV 2021, arXiv:2103.15679",
+    function=gradient_attention,
+    needs="gradients",
+    cost="1 backward pass per target",
+    layers="last",
+    per_layer=True,
+)
 
 
 def attention_cam(call: MethodInput) -> Tensor:
@@ -36,6 +62,18 @@ def attention_cam(call: MethodInput) -> Tensor:
         return (weight * attention).mean((1, 2)).clamp(min=0)
 
     return layer_maps(forward(call), formula)
+
+
+ATTENTION_CAM = Method(
+    name="attentioncam",
+    summary="the last layer's attention, heads weighted by their mean gradient, positive part",
+    source="the Grad-CAM baseline of Chefer et al., CVPR 2021, arXiv:2012.09838",
+    function=attention_cam,
+    needs="gradients",
+    cost="1 backward pass per target",
+    layers="last",
+    per_layer=True,
+)
 
 
 def rollout(call: MethodInput) -> Tensor:
@@ -52,6 +90,19 @@ def rollout(call: MethodInput) -> Tensor:
     assert total is not None
     pooled = [attention.probabilities()[:, :, 0].mean(1) for attention in _pooler(made)]
     return call.same_for_all_targets(made.on_grid(_read(made, total, _mean(pooled) if pooled else None)))
+
+
+ROLLOUT = Method(
+    name="rollout",
+    summary="product over the layers of attention, mean over heads, half mixed with the identity",
+    source="Abnar and Zuidema, ACL 2020, arXiv:2005.00928",
+    function=rollout,
+    needs="attention",
+    cost="the attention maps of all layers",
+    layers="all",
+    pooler_layers=True,
+    targets=False,
+)
 
 
 def chefer_cam(call: MethodInput) -> Tensor:
@@ -76,6 +127,18 @@ def chefer_cam(call: MethodInput) -> Tensor:
         # the identity adds the same to every patch that the head reads: it ranks nothing
         read = [_read(made, total - identity) for total in totals]
     return torch.stack([made.on_grid(one) for one in read], 1)[:, :, None]
+
+
+CHEFER_CAM = Method(
+    name="chefercam",
+    summary="rollout of the positive part of attention times gradient",
+    source="Chefer et al., ICCV 2021, arXiv:2103.15679",
+    function=chefer_cam,
+    needs="gradients",
+    cost="1 backward pass per target, the attention maps of all layers",
+    layers="all",
+    pooler_layers=True,
+)
 
 
 def _weighted(layer: list[Attention], gradients: list[Iterator[Tensor]], rows: slice = slice(None)) -> Iterator[Tensor]:

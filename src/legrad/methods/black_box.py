@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from legrad.methods.call import MethodInput, on_cells, require_images
+from legrad.methods.method import Method
 
 _FORWARDS = 32  # changed images in one batch
 
@@ -36,6 +37,17 @@ def rise(call: MethodInput, masks: int = 256, side: int = 7, keep: float = 0.5, 
     return torch.stack(results)[:, :, None]
 
 
+RISE = Method(
+    name="rise",
+    summary="mean score of randomly masked images in which a patch is visible",
+    source="Petsiuk et al., BMVC 2018, arXiv:1806.07421",
+    function=rise,
+    needs="black box",
+    cost="256 forward passes",
+    signed=True,
+)
+
+
 def occlusion(call: MethodInput, window: int = 1) -> Tensor:
     """How much the score falls when patches are replaced by the mean colour (zero in the model's input).
 
@@ -61,6 +73,17 @@ def occlusion(call: MethodInput, window: int = 1) -> Tensor:
         found = falls @ inside.flatten(1).to(falls) / inside.flatten(1).sum(0).to(falls)
         results.append(found.unflatten(-1, call.anatomy.grid))
     return torch.stack(results)[:, :, None]
+
+
+OCCLUSION = Method(
+    name="occlusion",
+    summary="how much the score falls when a patch is covered",
+    source="Zeiler and Fergus, ECCV 2014, arXiv:1311.2901",
+    function=occlusion,
+    needs="black box",
+    cost="1 forward pass per patch",
+    signed=True,
+)
 
 
 def _scores(call: MethodInput, image: int, masks: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from legrad.core.truth import at_least_float32
 from legrad.errors import UnsupportedModelError
 from legrad.methods import backward_rules
 from legrad.methods.call import MethodInput
+from legrad.methods.method import Method
 from legrad.methods.whole_pass import Pass, forward, layer_maps, patches_of
 
 
@@ -42,6 +43,18 @@ def grad_eclip(call: MethodInput) -> Tensor:
             maps.append((similarity * weighted).mean(1).clamp(min=0).unflatten(-1, made.anatomy.grid))
         results.append(torch.stack(maps, 1).unflatten(1, (len(found), -1)).mean(2))
     return torch.stack(results, 1)
+
+
+GRAD_ECLIP = Method(
+    name="grad-eclip",
+    summary="values weighted by the gradient at the head outputs and by the similarity of queries and keys",
+    source="Zhao et al., ICML 2024, arXiv:2502.18816",
+    function=grad_eclip,
+    needs="gradients",
+    cost="1 backward pass per target",
+    layers="last",
+    per_layer=True,
+)
 
 
 def _loosened(made: Pass, attention: Attention, rows: Tensor | slice) -> Tensor:
@@ -97,6 +110,17 @@ def value_map(call: MethodInput) -> Tensor:
     return torch.stack(maps).unflatten(-1, anatomy.grid)[:, :, None]
 
 
+VALUE_MAP = Method(
+    name="maskclip",
+    summary="every patch's own score, from the values of the last attention",
+    source="Zhou et al., ECCV 2022, arXiv:2112.01071",
+    function=value_map,
+    needs="values",
+    cost="1 forward pass, the head on every patch",
+    signed=True,
+)
+
+
 def _alone(call: MethodInput, patches: Tensor) -> Tensor:
     """The native head on copies of each patch: (patches, dim) -> (patches, features)."""
     anatomy = call.anatomy
@@ -127,6 +151,19 @@ def decomposition(call: MethodInput) -> Tensor:
     if not pooled:
         _check_residual(made)
     return layer_maps(made, lambda a, g, patches: (a * g).sum((1, 2)))
+
+
+DECOMPOSITION = Method(
+    name="textspan",
+    summary="every patch's direct contribution to the feature through attention, along the target",
+    source="Gandelsman et al., ICLR 2024, arXiv:2310.05916",
+    function=decomposition,
+    needs="gradients",
+    cost="1 backward pass per target through the residual stream alone",
+    layers="all",
+    per_layer=True,
+    signed=True,
+)
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from legrad.methods.call import MethodInput, on_cells, require_images
+from legrad.methods.method import Method
 
 _SIGMA = 0.5  # of the centre prior; 1 is the distance from the centre to an edge
 _SOBEL = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
@@ -22,9 +23,31 @@ def random(call: MethodInput) -> Tensor:
     return call.same_for_all_targets(torch.stack(maps))
 
 
+RANDOM = Method(
+    name="random",
+    summary="noise, seeded by the image",
+    source="control",
+    function=random,
+    needs="nothing",
+    cost="none",
+    targets=False,
+)
+
+
 def uniform(call: MethodInput) -> Tensor:
     """One everywhere. A flat map is returned as zeros, with a ``FlatMapWarning``."""
     return call.same_for_all_targets(torch.ones(len(call.batch), *call.anatomy.grid))
+
+
+UNIFORM = Method(
+    name="uniform",
+    summary="one everywhere",
+    source="control",
+    function=uniform,
+    needs="nothing",
+    cost="none",
+    targets=False,
+)
 
 
 def centre(call: MethodInput) -> Tensor:
@@ -35,6 +58,17 @@ def centre(call: MethodInput) -> Tensor:
     return call.same_for_all_targets(one.expand(len(call.batch), *call.anatomy.grid))
 
 
+CENTRE = Method(
+    name="centre",
+    summary="a Gaussian in the middle",
+    source="control",
+    function=centre,
+    needs="nothing",
+    cost="none",
+    targets=False,
+)
+
+
 def edges(call: MethodInput) -> Tensor:
     """Strength of the edges: length of the Sobel gradient of the grey image, mean over each patch."""
     require_images(call, "edges")
@@ -42,3 +76,14 @@ def edges(call: MethodInput) -> Tensor:
     kernels = torch.stack([_SOBEL, _SOBEL.T])[:, None].to(grey)
     gradient = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), kernels)
     return call.same_for_all_targets(on_cells(call, gradient.norm(dim=1)))
+
+
+EDGES = Method(
+    name="edges",
+    summary="strength of the image's edges",
+    source="control",
+    function=edges,
+    needs="nothing",
+    cost="none",
+    targets=False,
+)

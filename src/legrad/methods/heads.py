@@ -1,17 +1,7 @@
-"""LeGrad head by head: the map of every attention head, and the maps of some of them.
-
-    from legrad import heads
-
-    heads.head_relevance(explainer, "photo.jpg", "a photo of a dog")         # (images, targets, layers, heads, *grid)
-    explainer.explain("photo.jpg", "a photo of a dog", method=heads.of_heads([0, 3]))
-
-The mean over heads and layers is LeGrad's own map. A head's number says nothing across layers: head 3 of one block has
-nothing to do with head 3 of the next. So ``of_heads`` also chooses by what the heads do.
-"""
+"""LeGrad from some attention heads, or head by head. ``legrad.heads`` is the way in for users."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,8 +18,6 @@ from legrad.methods.method import Method
 from legrad.methods.registry import METHODS
 from legrad.models.anatomy import ViTAnatomy
 
-if TYPE_CHECKING:
-    pass
 CHOICES = ("strongest", "weakest", "stronger-half", "weaker-half")
 
 
@@ -37,7 +25,7 @@ def of_heads(heads: int | Sequence[int] | str) -> Method:
     """LeGrad from some heads of each layer only, for ``explain(..., method=of_heads([0, 3]))``.
 
     Args:
-        heads: numbers from 0, the same in every layer; or, chosen anew for every image, target and layer by a head's
+        heads: numbers from 0, the same in every layer; or, selected for every image, target and layer by a head's
             share of the relevance: "strongest", "weakest" (one head), "stronger-half" or "weaker-half".
 
     Returns:
@@ -52,35 +40,36 @@ def of_heads(heads: int | Sequence[int] | str) -> Method:
         METHODS["legrad"],
         name=f"legrad:heads={name}",
         summary=f"LeGrad from some heads of each layer: {name}",
-        function=lambda call: _chosen(legrad_with(call, relevance.head_relevance), choice),
+        function=lambda call: _mean_over(legrad_with(call, relevance.head_relevance), choice),
         cost="as legrad, by autograd",
     )
 
 
-def count(anatomy: ViTAnatomy) -> int:
-    """How many heads the explained attention has, by a look at a random image.
+def num_heads(anatomy: ViTAnatomy) -> int:
+    """How many heads the explained attention has, counted in a forward pass of a random image.
 
     Raises:
         UnsupportedModelError: they are folded into the batch.
     """
-    batch, last, score = random_input(anatomy), [len(anatomy.blocks) - 1], Function("", lambda f: f[:, 0])
+    batch, last_layer = random_input(anatomy), [len(anatomy.blocks) - 1]
+    score = Function("", lambda feature: feature[:, 0])
     with (
         torch.no_grad(),
         state.exclusive(anatomy.blocks[0]),
         state.evaluation_mode(anatomy.tower, anatomy.call_settings),
     ):
-        found = explain_batch(
-            anatomy, batch, [score], last, str(anatomy.default_readout), reduction=relevance.head_relevance
+        explained = explain_batch(
+            anatomy, batch, [score], last_layer, str(anatomy.default_readout), reduction=relevance.head_relevance
         )
-    return found.relevance.shape[3]
+    return explained.relevance.shape[3]
 
 
-def _every(call: MethodInput) -> Tensor:
+def _every_head(call: MethodInput) -> Tensor:
     """All heads as further layers, for the mean over both is LeGrad's map."""
     return legrad_with(call, relevance.head_relevance).flatten(2, 3)
 
 
-EVERY_HEAD = replace(METHODS["legrad"], name="legrad, head by head", function=_every)
+EVERY_HEAD = replace(METHODS["legrad"], name="legrad, head by head", function=_every_head)
 
 
 def _checked(heads: int | Sequence[int] | str) -> str | tuple[int, ...]:
@@ -90,20 +79,20 @@ def _checked(heads: int | Sequence[int] | str) -> str | tuple[int, ...]:
             raise InputError(f"heads={heads!r}; {hint}")
         return heads
     numbers = (heads,) if isinstance(heads, int) else tuple(heads)
-    if not numbers or any(not isinstance(one, int) or isinstance(one, bool) or one < 0 for one in numbers):
+    if not numbers or any(not isinstance(head, int) or isinstance(head, bool) or head < 0 for head in numbers):
         raise InputError(f"heads={heads!r}; {hint}")
     if len(set(numbers)) < len(numbers):
         raise InputError(f"heads={heads!r} names a head twice; {hint}")
     return numbers
 
 
-def _chosen(maps: Tensor, choice: str | tuple[int, ...]) -> Tensor:
+def _mean_over(maps: Tensor, choice: str | tuple[int, ...]) -> Tensor:
     """Mean over some heads, (images, targets, layers, heads, *grid) -> (images, targets, layers, *grid)."""
-    number = maps.shape[3]
+    count = maps.shape[3]
     if not isinstance(choice, str):
-        if max(choice) >= number:
-            raise InputError(f"no head {max(choice)}: the explained attention has {number} heads, 0 to {number - 1}")
+        if max(choice) >= count:
+            raise InputError(f"no head {max(choice)}: the explained attention has {count} heads, 0 to {count - 1}")
         return maps[:, :, :, list(choice)].mean(3)
     ranked = maps.flatten(4).sum(-1).argsort(-1, descending=choice.startswith("strong"))
-    some = ranked[..., : max(1, number // 2) if choice.endswith("half") else 1]
-    return maps.flatten(4).take_along_dim(some[..., None], 3).mean(3).unflatten(-1, maps.shape[4:])
+    best = ranked[..., : max(1, count // 2) if choice.endswith("half") else 1]
+    return maps.flatten(4).take_along_dim(best[..., None], 3).mean(3).unflatten(-1, maps.shape[4:])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from legrad.methods import backward_rules
 from legrad.methods.call import MethodInput
+from legrad.methods.method import Method
 from legrad.methods.whole_pass import Pass, forward, layer_maps
 
 
@@ -25,6 +26,19 @@ def grad_cam(call: MethodInput) -> Tensor:
         maps = [_cam(made, tensor, above, read) for (tensor, read), above in zip(found, gradients, strict=True)]
         results.append(torch.stack(maps, 1))
     return torch.stack(results, 1)
+
+
+GRAD_CAM = Method(
+    name="gradcam",
+    summary="tokens entering the last block, channels weighted by their mean gradient, positive part",
+    source="Selvaraju et al., ICCV 2017, arXiv:1610.02391, with tokens for feature maps",
+    function=grad_cam,
+    needs="gradients",
+    cost="1 backward pass per target",
+    layers="last",
+    per_layer=True,
+    pooler_layers=True,
+)
 
 
 def _cam(made: Pass, tokens: Tensor, gradient: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
@@ -50,11 +64,35 @@ def lrp(call: MethodInput) -> Tensor:
     return torch.stack(results, 1)[:, :, None]
 
 
+LRP = Method(
+    name="lrp",
+    summary="relevance of the embedded patches by the rules of AttnLRP",
+    source="Achtibat et al., ICML 2024, arXiv:2402.05602",
+    function=lrp,
+    needs="gradients",
+    cost="1 backward pass per target",
+    signed=True,
+)
+
+
 def partial_lrp(call: MethodInput) -> Tensor:
     """Relevance of the attention map by the rules of AttnLRP: positive part, mean over heads, row(s) of the head."""
     # products share evenly; where attention is fused the half of A is still to be taken
     share = 0.5 if call.anatomy.attention == "fused" else 1.0
     return layer_maps(_relevance_pass(call), lambda a, g, patches: (share * a * g).clamp(min=0).mean((1, 2)))
+
+
+PARTIAL_LRP = Method(
+    name="partial-lrp",
+    summary="relevance of the last layer's attention by the rules of AttnLRP, positive part, mean over heads",
+    source="rules of Achtibat et al., ICML 2024, arXiv:2402.05602; "
+    "read as in Chefer et al., CVPR 2021, arXiv:2012.09838",
+    function=partial_lrp,
+    needs="gradients",
+    cost="1 backward pass per target",
+    layers="last",
+    per_layer=True,
+)
 
 
 def _relevance_pass(call: MethodInput) -> Pass:

@@ -34,7 +34,7 @@ def variants(anatomy: ViTAnatomy) -> list[str]:
 def heads_of(anatomy: ViTAnatomy) -> int:
     """How many there are, 0 if they cannot be told apart."""
     try:
-        return heads.count(anatomy)
+        return heads.num_heads(anatomy)
     except UnsupportedModelError:
         return 0
 
