@@ -59,7 +59,7 @@ def noisy(waveforms: Sequence[NDArray[np.float32]], seed: int = _NOISE_SEED) -> 
 def retrieval(tower: speech.SpeechTower, split: synthesis.Split, n: int, seed: int) -> dict[str, Interval]:
     """Share of utterances whose own text is the nearest of all, {"clean" | "noisy": interval}."""
     said = [synthesis.utterance(split, seed, index) for index in range(n)]
-    waveforms = synthesis.spoken(said)
+    waveforms = synthesis.synthesise(said)
     concepts, texts = torch.tensor([one.concept for one in said]), text_targets(torch.device("cpu"))
     conditions = {"clean": waveforms, "noisy": noisy(waveforms)}
     hits = {name: (retrieved(tower, heard, texts) == concepts).tolist() for name, heard in conditions.items()}
@@ -83,7 +83,7 @@ def localisation(
             for row, one in enumerate(made)
             for name in one.names
         ]
-        waveforms = iter(synthesis.spoken(said))
+        waveforms = iter(synthesis.synthesise(said))
         targets: list[list[Any]] = [
             [PROMPT.format(name) for name in one.names]
             + [legrad.Audio(next(waveforms), speech.RATE) for _ in one.names]

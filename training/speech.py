@@ -161,7 +161,7 @@ def train(
         for optim, base in zip(optims, rates, strict=True):
             for group, rate in zip(optim.param_groups, base, strict=True):
                 group["lr"] = rate * factor
-        loss = loss_of(tower.guess(spectrograms), concepts, texts, recipe.temperature, recipe.pull)
+        loss = loss_of(tower.predict(spectrograms), concepts, texts, recipe.temperature, recipe.pull)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
         for optim in optims:
@@ -192,7 +192,7 @@ def main(
     recipe = replace(recipe, clips=int(recipe.clips * scale))
     tower, state = train(folder, recipe, torch.device(device), log=lambda line: print(line, flush=True))
     held_out = [synthesis.utterance("variants", 0, index) for index in range(600)]
-    found = retrieved(tower, synthesis.spoken(held_out), text_targets(torch.device(device)))
+    found = retrieved(tower, synthesis.synthesise(held_out), text_targets(torch.device(device)))
     card = {
         "data": "names of the concepts, synthesised by espeak-ng and distorted: pace, rooms, microphones, noise",
         "espeak-ng": synthesis.version(),

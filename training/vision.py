@@ -216,7 +216,7 @@ def start(recipe: Recipe, initial: Path | None, size: int) -> Any:
         stage = replace(recipe.stages[0], size=embedded.IMAGE_SIZE, reference=embedded.IMAGE_SIZE)
         images, _ = Batches(stage, recipe.batch, recipe.seed, 0, 1)[0]
         model = warm_start(model, embedded.normalise(images))
-    return embedded.resized(model, size)
+    return embedded.at_size(model, size)
 
 
 def train(
@@ -255,7 +255,7 @@ def train(
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         stage_index, step, stage_step, seconds = (state[k] for k in ("stage", "step", "stage_step", "seconds"))
-        model = embedded.resized(model, recipe.stages[stage_index].size)
+        model = embedded.at_size(model, recipe.stages[stage_index].size)
         model.load_state_dict(state["model"])
         model = model.to(device).train()
         optims = optimizers(model, recipe)
@@ -334,7 +334,7 @@ def train(
         log(f"stage {stage_index} done: held-out recall@k {recall(model, tokenizer, device, stage, validation):.3f}")
         stage_index, stage_step = stage_index + 1, 0
         if stage_index < len(recipe.stages) and recipe.stages[stage_index].size != stage.size:
-            model = embedded.resized(model, recipe.stages[stage_index].size).to(device).train()
+            model = embedded.at_size(model, recipe.stages[stage_index].size).to(device).train()
             optims = optimizers(model, recipe)
         save()
     return model

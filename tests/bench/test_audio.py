@@ -350,7 +350,7 @@ def test_scenes_with_voices_of_espeak(monkeypatch):
     from legrad.embedded.speech import synthesis
 
     said = []
-    monkeypatch.setattr(synthesis, "spoken", lambda all_: said.extend(all_) or [np.ones(9, np.float32)] * len(all_))
+    monkeypatch.setattr(synthesis, "synthesise", lambda all_: said.extend(all_) or [np.ones(9, np.float32)] * len(all_))
     data = open_data("embedded:5-6:espeak", "audio")
     assert data.facts["voices"] == "espeak-ng, new voices"
     sample = data[2]

@@ -235,7 +235,7 @@ def recorded(monkeypatch):
     def spoken(utterances):
         return [tone(300 + 30 * one.concept, 0.3) + tone(4000 - 15 * one.concept, 0.3) for one in utterances]
 
-    monkeypatch.setattr(synthesis, "spoken", spoken)
+    monkeypatch.setattr(synthesis, "synthesise", spoken)
     monkeypatch.setattr(synthesis, "version", lambda: "none")
 
 
@@ -244,9 +244,9 @@ def test_utterances_are_synthesised_once(tmp_path, recorded, monkeypatch):
     assert len(cache) == 5
     for i in range(5):
         assert cache.utterances[i] == synthesis.utterance("training", 0, i)
-        waveform = synthesis.spoken([cache.utterances[i]])[0]
+        waveform = synthesis.synthesise([cache.utterances[i]])[0]
         assert cache[i] == pytest.approx(waveform, abs=2 / (1 << 15))  # rounded to 16 bits
-    monkeypatch.setattr(synthesis, "spoken", None)
+    monkeypatch.setattr(synthesis, "synthesise", None)
     again = synthesis.Cache(tmp_path, 0, 5)
     assert np.array_equal(again[4], cache[4])
     with pytest.raises(TypeError):
@@ -256,7 +256,7 @@ def test_utterances_are_synthesised_once(tmp_path, recorded, monkeypatch):
 def test_without_espeak(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(legrad.InputError, match="apt-get install espeak-ng"):
-        synthesis.spoken([synthesis.utterance("training", 0, 0)])
+        synthesis.synthesise([synthesis.utterance("training", 0, 0)])
 
 
 @pytest.mark.parametrize("module", ["speech", "evaluate_speech"])

@@ -364,10 +364,10 @@ def test_head_only_stage_trains_nothing_in_front_of_the_head(tmp_path):
 
 def test_images_of_another_size_keep_the_siblings_weights():
     model, _ = embedded.load(embedded.MAP_WEIGHTS)
-    small = embedded.resized(model, 128)
+    small = embedded.at_size(model, 128)
     assert small.visual.image_size == (128, 128)
     assert small.visual.trunk.pos_embed.shape == (1, 64, 256)
-    again = embedded.resized(small, 192)
+    again = embedded.at_size(small, 192)
     for (name, a), (_, b) in zip(model.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(a, b) == (name != "visual.trunk.pos_embed")
 

@@ -1,4 +1,4 @@
-"""Readers of the evaluation's data sets, and of folders of one's own. Nothing is downloaded.
+"""Readers of public evaluation data sets, and of the user's own folders. Nothing is downloaded.
 
 Every reader is a ``Dataset`` of ``Sample``; a broken item raises ``InputError`` when it is read, a broken data set when
 it is opened.

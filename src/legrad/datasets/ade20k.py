@@ -1,4 +1,4 @@
-"""ADE20K Sound-Prompted and Speech-Prompted (DenseAV, Hamilton et al., CVPR 2024): what is heard, where is it?
+"""ADE20K Sound-Prompted and Speech-Prompted (DenseAV, Hamilton et al., CVPR 2024): masks of what a clip names.
 
 ``prompted_segmentation.csv`` has a row per prompt: ``image_location``, ``ade_class_id`` and ``vggsound_file``, or
 ``speech_prompt_file`` with ``timing``. Images are in ``frames/``, masks in ``annotations/`` (``_seg.png``, ADE20K's
@@ -17,19 +17,19 @@ from legrad.errors import InputError
 from legrad.inputs import images
 
 _COLUMNS = {"sound": "vggsound_file", "speech": "speech_prompt_file"}
-# what a table means by "no value", as DenseAV's reader (pandas) understands it
+# spellings of "no value" in a table, those of DenseAV's reader (pandas)
 _MISSING = {"", "nan", "na", "n/a", "null", "none", "<na>", "#n/a", "#na", "-nan", "1.#ind", "1.#qnan", "-1.#ind"}
 
 
 class ADE20KPrompted:
-    """One sample per row: an image, one class in it, and the clip that names or sounds like it.
+    """One sample per row: an image, a class in it, and a clip of its name or its sound.
 
     ``label`` is the class (its id, or what ``names`` calls it), ``masks`` has that one key. ``extra``: ``class_id``,
     ``audio`` (path of the clip) and ``timing``, the (start, end) of the spoken word in seconds, or None.
 
     Args:
         root: ``ADE20KSoundPrompted`` or ``ADE20KSpeechPrompted``.
-        prompt: "sound", "speech", or None for what the table's columns say.
+        prompt: "sound", "speech", or None to decide by the table's columns.
         names: ADE20K class id -> name.
 
     Raises:
@@ -62,7 +62,7 @@ class ADE20KPrompted:
         self._items: list[tuple[str, str, int, str, str]] = []
         for line, row in table:
             clip, location = row[column].strip(), row["image_location"].strip()
-            class_id = _whole(row["ade_class_id"])
+            class_id = _whole_number(row["ade_class_id"])
             if clip.lower() in _MISSING or class_id == 0:
                 problems.add("a row without clip or class, left out as published", f"line {line}")
             elif class_id is None or class_id < 0:
@@ -84,7 +84,7 @@ class ADE20KPrompted:
         return len(self._items)
 
     def keys(self) -> list[str]:
-        """``line:image_location``: the same image may be asked several times."""
+        """``line:image_location``: an image may have several rows."""
         return [item[0] for item in self._items]
 
     def __getitem__(self, index: int) -> Sample:
@@ -105,8 +105,8 @@ class ADE20KPrompted:
         return Sample(key, image, label, {label: mask}, extra=extra)
 
 
-def _whole(text: str) -> int | None:
-    """An id as a table writes it, also "13.0"; None if it is no whole number; 0 for no value."""
+def _whole_number(text: str) -> int | None:
+    """An id as tables write it, also "13.0"; 0 for no value, None for anything else."""
     if text.strip().lower() in _MISSING:
         return 0
     try:

@@ -1,4 +1,4 @@
-"""The embedded scenes as a data set: held-out images with exact masks, and points drawn from them."""
+"""The embedded models' scenes as a data set: held-out images with exact masks, and points drawn from them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,14 +9,15 @@ from PIL import Image
 
 from legrad.datasets.sample import Sample
 from legrad.embedded.concepts import NAMES
-from legrad.embedded.rendering import TRAINING_SEEDS, scene
+from legrad.embedded.rendering import TRAINING_SEEDS
+from legrad.embedded.rendering import scene as render
 from legrad.errors import InputError
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class EmbeddedScenes:
-    """Scenes that the embedded models never saw.
+    """Scenes that the embedded models were not trained on.
 
     Every sample has the masks of all its objects; its label is the one with most visible pixels. Points of an object
     are drawn from inside its mask (positive), and, half each, from the other objects and from the background (negative;
@@ -67,30 +68,30 @@ class EmbeddedScenes:
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        made = scene(self.seed, index, objects=self.objects)
-        masks = dict(zip(made.names, made.masks, strict=True))
-        # another stream than the scene's own, whose index is below 2 ** 32
+        scene = render(self.seed, index, objects=self.objects)
+        masks = dict(zip(scene.names, scene.masks, strict=True))
+        # three numbers: another random stream than that of any scene, whose seed has two
         rng = np.random.default_rng([self.seed, index, 1])
         return Sample(
             key=f"scene-{self.seed}-{index}",
-            image=Image.fromarray(made.image),
-            label=made.names[int(made.masks.sum((1, 2)).argmax())],
+            image=Image.fromarray(scene.image),
+            label=scene.names[int(scene.masks.sum((1, 2)).argmax())],
             masks=masks,
-            points={name: _points(rng, name, masks, self.points) for name in made.names},
+            points={name: _points(rng, name, masks, self.points) for name in scene.names},
         )
 
 
 def _points(rng: np.random.Generator, name: str, masks: Mapping[str, NDArray[np.bool_]], count: int) -> Points:
     """Positive and negative points (count, 2) of one object, as x, y of pixel centres."""
-    own = masks[name]
-    others = np.any([mask for key, mask in masks.items() if key != name] or [np.zeros_like(own)], axis=0)
-    background = ~(own | others)
+    mask = masks[name]
+    others = np.any([other for key, other in masks.items() if key != name] or [np.zeros_like(mask)], axis=0)
+    background = ~(mask | others)
     on_others = min(count // 2, int(others.sum()))
     negative = [_draw(rng, others, on_others), _draw(rng, background, count - on_others)]
-    return _draw(rng, own, count), np.concatenate(negative)
+    return _draw(rng, mask, count), np.concatenate(negative)
 
 
-def _draw(rng: np.random.Generator, inside: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
-    """Different pixels of a region, (at most count, 2), as x, y of their centres."""
-    places: NDArray[np.float64] = np.argwhere(inside)[:, ::-1] + np.float64(0.5)
+def _draw(rng: np.random.Generator, region: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
+    """Distinct pixels of a region, (at most count, 2), as x, y of their centres."""
+    places: NDArray[np.float64] = np.argwhere(region)[:, ::-1] + np.float64(0.5)
     return places[rng.choice(len(places), min(count, len(places)), replace=False)]

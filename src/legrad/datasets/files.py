@@ -1,4 +1,4 @@
-"""What the readers share: paths inside the data root, tables, masks as they are stored, and lists of what is wrong."""
+"""Shared by the readers: paths inside the data root, tables, masks with their stored values, and lists of problems."""
 
 import csv
 import os
@@ -21,9 +21,14 @@ PathLike = str | os.PathLike[str]
 
 
 def folder(path: PathLike, what: str) -> Path:
-    """A folder that must be there, as an absolute path: the same data however it is named.
+    """An existing folder as an absolute path, so that the same data has the same path however the user names it.
 
-    ``what`` says what was looked for.
+    Args:
+        path: the folder.
+        what: what is expected there, for the message.
+
+    Raises:
+        InputError: no such folder.
     """
     if not os.path.isdir(path):
         raise InputError(f"{what}: no folder {os.fspath(path)!r}")
@@ -31,35 +36,35 @@ def folder(path: PathLike, what: str) -> Path:
 
 
 def file(path: PathLike, what: str) -> Path:
-    """A file that must be there, likewise."""
+    """An existing file as an absolute path; as ``folder``."""
     if not os.path.isfile(path):
         raise InputError(f"{what}: no file {os.fspath(path)!r}")
     return Path(path).resolve()
 
 
 def inside(root: Path, name: str) -> Path:
-    """A path that a data file names, which must not lead out of the data root.
+    """The path of a name that a data file contains; it must not lead out of the data root.
 
-    Only the name is judged: links that stand in the root are its owner's (ImageNet-S is made of them).
+    Only the name is checked: symbolic links inside the root are trusted (ImageNet-S consists of them).
 
     Raises:
         InputError: empty, absolute, or with ``..`` beyond the root.
     """
     normal = posixpath.normpath(name.replace("\\", "/"))
-    leaves = normal.split("/")[0] in ("", "..") or os.path.splitdrive(normal)[0]
-    if not name.strip() or "\0" in name or normal == "." or leaves:
+    escapes = normal.split("/")[0] in ("", "..") or os.path.splitdrive(normal)[0]
+    if not name.strip() or "\0" in name or normal == "." or escapes:
         raise InputError(f"{name!r} is not a file inside {root}; paths in data files must stay there")
     return root / normal
 
 
 def files_with_suffix(root: Path, suffixes: Collection[str], nested: bool = False) -> list[Path]:
-    """The files of a kind in a folder, sorted, hidden ones left out."""
-    found = root.rglob("*") if nested else root.iterdir()
-    return sorted(p for p in found if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file())
+    """The files of a folder with one of the suffixes, sorted, without hidden ones; ``nested``: of its folders too."""
+    paths = root.rglob("*") if nested else root.iterdir()
+    return sorted(p for p in paths if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file())
 
 
 def image_paths(root: Path, nested: bool = False) -> list[Path]:
-    """The images of a folder, see ``media``."""
+    """The images of a folder, see ``files_with_suffix``."""
     return files_with_suffix(root, images.SUFFIXES, nested)
 
 
@@ -69,7 +74,7 @@ def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, st
     Raises:
         InputError: missing, not text, not a table, or without one of ``columns``.
     """
-    with _opened(path) as lines:
+    with _open(path) as lines:
         reader = csv.DictReader(lines)
         try:
             missing = [column for column in columns if column not in (reader.fieldnames or ())]
@@ -87,7 +92,7 @@ def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, st
 
 def header(path: Path) -> list[str]:
     """The first row of a CSV file."""
-    with _opened(path) as lines:
+    with _open(path) as lines:
         try:
             return next(csv.reader(lines), [])
         except (csv.Error, UnicodeDecodeError) as error:
@@ -95,23 +100,23 @@ def header(path: Path) -> list[str]:
 
 
 def cells(path: Path) -> list[list[str]]:
-    """All rows of a CSV file without regard to a header, empty lines left out."""
-    with _opened(path) as lines:
+    """All rows of a CSV file, a header included, without empty lines."""
+    with _open(path) as lines:
         try:
             return [row for row in csv.reader(lines) if row]
         except (csv.Error, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not a CSV table in UTF-8: {error}") from error
 
 
-def _opened(path: Path) -> Any:
+def _open(path: Path) -> Any:
     try:
         return open(path, newline="", encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error}") from error
 
 
-def stored(path: Path) -> Image.Image:
-    """An image with the values that the file holds: no conversion, no rotation. For masks.
+def read_mask(path: Path) -> Image.Image:
+    """A mask's image with the values of the file: no conversion, no EXIF rotation.
 
     Raises:
         InputError: missing, unreadable, or too large.
@@ -124,20 +129,20 @@ def stored(path: Path) -> Image.Image:
             with Image.open(path) as image:
                 image.load()
                 return image
-    except Exception as error:  # Pillow's readers let anything through when a file is broken
+    except Exception as error:  # Pillow's readers raise errors of any type for a broken file
         raise InputError(f"{path} is not a mask that Pillow can read: {error or type(error).__name__}") from error
 
 
 def rgb_codes(path: Path) -> "NDArray[np.int64]":
-    """The three channels (H, W, 3) of a mask whose colours are numbers."""
-    mask = stored(path)
+    """The three channels (H, W, 3) of a mask whose colours encode numbers."""
+    mask = read_mask(path)
     if mask.mode != "RGB":
         raise InputError(f"{path}: an RGB-coded mask is expected, this one has mode {mask.mode}")
     return np.asarray(mask, np.int64)
 
 
 def check_size(mask: "NDArray[Any]", image: Image.Image, name: Any) -> None:
-    """A mask must have the size of its image."""
+    """Raise ``InputError`` unless a mask (H, W, ...) has the size of its image."""
     height, width = mask.shape[:2]
     if (width, height) != image.size:
         raise InputError(
@@ -146,23 +151,23 @@ def check_size(mask: "NDArray[Any]", image: Image.Image, name: Any) -> None:
 
 
 class Problems:
-    """Lines about what is wrong in a data set; equal kinds are counted, and the first is named."""
+    """What is wrong in a data set: problems of one kind are counted, and the first is kept as an example."""
 
     def __init__(self) -> None:
-        self._found: dict[str, tuple[int, str]] = {}
+        self._kinds: dict[str, tuple[int, str]] = {}
 
     def add(self, kind: str, example: str) -> None:
-        """One more of a kind."""
-        count, first = self._found.get(kind, (0, example))
-        self._found[kind] = count + 1, first
+        """Count one more problem of a kind."""
+        count, first = self._kinds.get(kind, (0, example))
+        self._kinds[kind] = count + 1, first
 
     def lines(self) -> list[str]:
-        """One line per kind: how many, what, and the first."""
-        return [f"{count} x {kind}; first: {first}" for kind, (count, first) in self._found.items()]
+        """One line per kind: the count, the kind and the first example."""
+        return [f"{count} x {kind}; first: {first}" for kind, (count, first) in self._kinds.items()]
 
 
 def refuse_empty(items: Iterable[Any], path: PathLike, what: str, problems: Problems) -> None:
-    """A data set without a single item is an error, and says why."""
+    """Raise ``InputError`` if a data set has no item; the message lists the problems."""
     if not any(True for _ in items):
         reasons = "; ".join(problems.lines())
         raise InputError(f"{os.fspath(path)} holds no {what}" + (f" ({reasons})" if reasons else ""))

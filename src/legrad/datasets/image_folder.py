@@ -27,7 +27,7 @@ class ImageFolder:
     """Images with one class each.
 
     ``label`` is the class folder's name, a WordNet id in ImageNet. ``extra["index"]`` is the position among ImageNet's
-    1000 classes where all labels are of them, so that a part of the classes keeps its numbers; else the position among
+    1000 classes if all labels are among them, so that a subset keeps its numbers; else the position among
     the folders. ``facts["numbering"]`` says which.
 
     Args:
@@ -55,21 +55,21 @@ class ImageFolder:
         else:
             self._items = []
             for name in classes:
-                found = image_paths(self._images / name, nested=True)
-                self._items += [(path.relative_to(self._images).as_posix(), name) for path in found]
-                if not found:
+                paths = image_paths(self._images / name, nested=True)
+                self._items += [(path.relative_to(self._images).as_posix(), name) for path in paths]
+                if not paths:
                     problems.add("a class folder without images", name)
             for path in flat:
                 problems.add("an image outside the class folders, left out", path.name)
         refuse_empty(self._items, self._images, "images in class folders", problems)
         self.classes = sorted({label for _, label in self._items})
-        of_imagenet = all(names.is_wordnet_id(label) and label in names.imagenet_indices() for label in self.classes)
-        self._indices = names.imagenet_indices() if of_imagenet else {label: i for i, label in enumerate(self.classes)}
+        all_imagenet = all(names.is_wordnet_id(label) and label in names.imagenet_indices() for label in self.classes)
+        self._indices = names.imagenet_indices() if all_imagenet else {label: i for i, label in enumerate(self.classes)}
         self.facts: Mapping[str, Any] = {
             "path": str(self._images),
             "items": len(self._items),
             "classes": len(self.classes),
-            "numbering": "imagenet-1k" if of_imagenet else "folders",
+            "numbering": "imagenet-1k" if all_imagenet else "folders",
             "problems": problems.lines(),
         }
 
@@ -103,10 +103,11 @@ def _devkit_labels(root: Path, count: int) -> list[str]:
 
 
 def _meta_bin(path: Path) -> list[str]:
+    """The labels in the file that torchvision makes of the devkit."""
     try:
         _, labels = torch.load(path, weights_only=True)
         labels = [str(label) for label in labels]
-    except Exception as error:  # torch.load names no limited set of errors
+    except Exception as error:  # torch.load documents no set of errors
         raise InputError(f"{path} is not the meta.bin that torchvision writes: {error}") from error
     return labels
 
@@ -122,19 +123,20 @@ def _synsets(root: Path) -> dict[int, str]:
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table.ravel() if int(row["num_children"]) == 0}
     except InputError:
         raise
-    except Exception as error:  # scipy's reader lets anything through when a file is broken
+    except Exception as error:  # scipy's reader raises errors of any type for a broken file
         raise InputError(f"{root}: the devkit's meta.mat cannot be read: {error}") from error
 
 
 def _devkit_file(root: Path, name: str) -> bytes:
+    """A file of the devkit, which may be packed."""
     inner = f"{_DEVKIT}/data/{name}"
     archive = root / f"{_DEVKIT}.tar.gz"
     try:
         if (root / inner).is_file():
             return (root / inner).read_bytes()
         if archive.is_file():
-            with tarfile.open(archive) as packed:
-                member = packed.extractfile(inner)
+            with tarfile.open(archive) as tar:
+                member = tar.extractfile(inner)
                 if member is not None:
                     return member.read()
     except (OSError, tarfile.TarError, KeyError) as error:

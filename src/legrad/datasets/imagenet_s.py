@@ -32,7 +32,7 @@ _PUBLISHED = {919: 12_419, 300: 4_097, 50: 752}  # classes -> validation images
 class ImageNetS:
     """Validation images with the masks of all classes in them; ``label`` is the folder's WordNet id.
 
-    ``masks`` always has the image's own class, empty where the annotators found none of it;
+    ``masks`` always has the class ``label``, with an empty mask if the annotators marked none of it;
     ``extra[IGNORE]`` marks the pixels with id 1000.
 
     Args:
@@ -54,7 +54,7 @@ class ImageNetS:
         self._images = folder(self._root / "validation", "ImageNet-S")
         self._masks = folder(self._root / "validation-segmentation", "ImageNet-S")
         folders = sorted(p.name for p in self._images.iterdir() if p.is_dir() and not p.name.startswith("."))
-        self.classes = folders if classes is None else _listed(file(classes, "the list of ImageNet-S classes"))
+        self.classes = folders if classes is None else _read_ids(file(classes, "the list of ImageNet-S classes"))
         if classes is None and len(folders) not in _PUBLISHED:
             raise InputError(
                 f"{self._images} has {len(folders)} class folders, the published sets 919, 300 or 50; mask ids are "
@@ -92,20 +92,21 @@ class ImageNetS:
         codes = rgb_codes(path)
         ids = codes[..., 0] + 256 * codes[..., 1]
         check_size(ids, image, path)
-        present = [int(found) for found in np.unique(ids) if found not in (_OTHER, _IGNORE)]
-        unknown = [found for found in present if found > len(self.classes)]
+        present = [int(value) for value in np.unique(ids) if value not in (_OTHER, _IGNORE)]
+        unknown = [value for value in present if value > len(self.classes)]
         if unknown:
             raise InputError(f"{path} holds the class id {unknown[0]}, there are {len(self.classes)} classes")
-        masks = {self.classes[found - 1]: ids == found for found in present}
+        masks = {self.classes[value - 1]: ids == value for value in present}
         masks.setdefault(wnid, np.zeros(ids.shape, bool))
         return Sample(f"{wnid}/{name}", image, wnid, masks, extra={IGNORE: ids == _IGNORE})
 
 
-def _listed(path: Path) -> list[str]:
+def _read_ids(path: Path) -> list[str]:
+    """The WordNet ids of a file, sorted."""
     try:
-        found = sorted(path.read_text(encoding="utf-8-sig").split())
+        wnids = sorted(path.read_text(encoding="utf-8-sig").split())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
-    if not found or len(set(found)) < len(found):
+    if not wnids or len(set(wnids)) < len(wnids):
         raise InputError(f"{path} must hold one WordNet id per line, each once")
-    return found
+    return wnids

@@ -49,18 +49,20 @@ class ImageNetSegmentation:
         self._handle: Any = None
         self._pid = 0
         problems = Problems()
-        with self._context("incomplete or damaged"), self._file() as opened:
-            columns = self._columns(opened)
+        with self._context("incomplete or damaged"), self._file() as hdf5:
+            columns = self._columns(hdf5)
             self._keys: list[str] = []
             self._labels: list[str | None] = []
             for index in range(len(columns["img"])):
-                self._keys.append(self._key(opened, columns["id"], index, problems))
-                self._labels.append(self._label(opened, columns["target"], index, problems))
+                self._keys.append(self._key(hdf5, columns["id"], index, problems))
+                self._labels.append(self._label(hdf5, columns["target"], index, problems))
         refuse_empty(self._keys, self._path, "images", problems)
         self.classes = sorted({label for label in self._labels if label is not None})
-        found = {"images": len(self), "classes": len(self.classes)}
-        if found != PUBLISHED:
-            problems.add("not the published set of 4276 images and 445 classes", " and ".join(map(str, found.values())))
+        counts = {"images": len(self), "classes": len(self.classes)}
+        if counts != PUBLISHED:
+            problems.add(
+                "not the published set of 4276 images and 445 classes", " and ".join(map(str, counts.values()))
+            )
         self.facts: Mapping[str, Any] = {
             "path": self._path,
             "items": len(self),
@@ -72,19 +74,19 @@ class ImageNetSegmentation:
         return len(self._keys)
 
     def keys(self) -> list[str]:
-        """The images' own identifiers."""
+        """The images' identifiers in the file."""
         return list(self._keys)
 
     def __getitem__(self, index: int) -> Sample:
-        """Item ``index``; ``extra["parts"]`` is how many masks the file refers to, the first of which is taken."""
+        """Item ``index``; ``extra["parts"]`` is the number of masks in the file, of which the first is used."""
         key, label = self._keys[index], self._labels[index]
         if label is None:
             raise InputError(f"{self._path}, {key}: its class is not a WordNet id such as n01440764")
         with self._context(key):
-            opened = self._open()
-            columns = opened["value"]
-            image = self._image(opened, columns["img"][index, 0])
-            mask, parts = self._mask(opened, columns["gt"][index, 0])
+            hdf5 = self._open()
+            columns = hdf5["value"]
+            image = self._image(hdf5, columns["img"][index, 0])
+            mask, parts = self._mask(hdf5, columns["gt"][index, 0])
         check_size(mask, image, f"{self._path}, {key}")
         return Sample(key, image, label, {label: mask}, extra={"parts": parts})
 
@@ -99,34 +101,33 @@ class ImageNetSegmentation:
     def _file(self) -> Any:
         if not _h5py().is_hdf5(self._path):
             raise InputError(
-                f"{self._path} is not a MATLAB v7.3 (HDF5) file; gtsegs_ijcv.mat is expected, perhaps it came "
-                "incomplete"
+                f"{self._path} is not a MATLAB v7.3 (HDF5) file; gtsegs_ijcv.mat is expected, perhaps it is incomplete"
             )
         return _h5py().File(self._path, "r")
 
-    def _columns(self, opened: Any) -> Mapping[str, Any]:
+    def _columns(self, hdf5: Any) -> Mapping[str, Any]:
         h5py = _h5py()
-        group = opened.get("value")
-        if group is not None and group.file.id != opened.id:
+        group = hdf5.get("value")
+        if group is not None and group.file.id != hdf5.id:
             raise InputError(f"{self._path}: /value is a link to another file; data must not lead out of its own")
-        found = {name: group.get(name) for name in ("img", "gt", "id", "target")} if _is_group(group) else {}
-        if not found or None in found.values():
-            missing = [name for name, column in found.items() if column is None] or ["value"]
+        columns = {name: group.get(name) for name in ("img", "gt", "id", "target")} if _is_group(group) else {}
+        if not columns or None in columns.values():
+            missing = [name for name, column in columns.items() if column is None] or ["value"]
             raise InputError(f"{self._path} is not gtsegs_ijcv.mat: {', '.join(missing)} is missing in it")
-        for name, column in found.items():
+        for name, column in columns.items():
             if not isinstance(column, h5py.Dataset) or h5py.check_ref_dtype(column.dtype) is not h5py.Reference:
                 raise InputError(f"{self._path}: value/{name} must be an array of object references")
             if column.ndim != 2 or column.shape[1] != 1:
                 raise InputError(f"{self._path}: value/{name} must have shape (N, 1), not {column.shape}")
-        lengths = {name: len(column) for name, column in found.items()}
+        lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) > 1:
             raise InputError(f"{self._path}: the arrays in /value differ in length: {lengths}")
-        return found
+        return columns
 
-    def _key(self, opened: Any, column: Any, index: int, problems: Problems) -> str:
+    def _key(self, hdf5: Any, column: Any, index: int, problems: Problems) -> str:
         try:
             with self._context(f"item {index}"):
-                key = _text(opened, column[index, 0])
+                key = _text(hdf5, column[index, 0])
         except InputError as error:
             problems.add("an unreadable identifier", str(error))
             return f"item {index}"
@@ -135,10 +136,10 @@ class ImageNetSegmentation:
             return f"{key}#{index}"
         return key
 
-    def _label(self, opened: Any, column: Any, index: int, problems: Problems) -> str | None:
+    def _label(self, hdf5: Any, column: Any, index: int, problems: Problems) -> str | None:
         try:
             with self._context(f"item {index}"):
-                label = _text(opened, column[index, 0])
+                label = _text(hdf5, column[index, 0])
         except InputError as error:
             problems.add("an unreadable class", str(error))
             return None
@@ -147,20 +148,20 @@ class ImageNetSegmentation:
             return None
         return label
 
-    def _image(self, opened: Any, reference: Any) -> Image.Image:
-        values = _array(opened, reference, "an image")
+    def _image(self, hdf5: Any, reference: Any) -> Image.Image:
+        values = _array(hdf5, reference, "an image")
         if values.dtype != np.uint8 or values.ndim != 3 or values.shape[0] != 3 or values.size == 0:
             raise ValueError(f"an image is uint8 (3, width, height), this one {values.dtype} {values.shape}")
         return Image.fromarray(np.ascontiguousarray(values.transpose(2, 1, 0)))
 
-    def _mask(self, opened: Any, reference: Any) -> "tuple[NDArray[np.bool_], int]":
+    def _mask(self, hdf5: Any, reference: Any) -> "tuple[NDArray[np.bool_], int]":
         h5py = _h5py()
-        parts = opened[reference]
+        parts = hdf5[reference]
         if not isinstance(parts, h5py.Dataset) or h5py.check_ref_dtype(parts.dtype) is not h5py.Reference:
             raise ValueError("gt must refer to an array of references, and these to masks")
         if parts.ndim != 2 or not 1 <= parts.size <= _MOST_PARTS:
             raise ValueError(f"gt must refer to 1 to {_MOST_PARTS} masks in a 2-D array, this one has {parts.shape}")
-        values = _array(opened, parts[0, 0], "a mask")
+        values = _array(hdf5, parts[0, 0], "a mask")
         if values.dtype != np.uint8 or values.ndim != 2:
             raise ValueError(f"a mask is uint8 (width, height), this one {values.dtype} {values.shape}")
         if values.size and values.max() > 1:
@@ -169,7 +170,7 @@ class ImageNetSegmentation:
 
     @contextmanager
     def _context(self, key: str) -> Iterator[None]:
-        """Whatever h5py or a check says, as one line with the item's name."""
+        """Turn errors of h5py and of the checks into an ``InputError`` that names the item."""
         try:
             yield
         except InputError:
@@ -189,19 +190,19 @@ def _is_group(value: Any) -> bool:
     return isinstance(value, _h5py().Group)
 
 
-def _array(opened: Any, reference: Any, what: str) -> "NDArray[Any]":
-    found = opened[reference]
-    if not isinstance(found, _h5py().Dataset):
+def _array(hdf5: Any, reference: Any, what: str) -> "NDArray[Any]":
+    data = hdf5[reference]
+    if not isinstance(data, _h5py().Dataset):
         raise ValueError(f"the reference to {what} leads to a group")
-    if found.external or found.is_virtual:
+    if data.external or data.is_virtual:
         raise ValueError(f"{what} is stored in another file; data must not lead out of its own")
-    if Image.MAX_IMAGE_PIXELS is not None and found.size > 3 * Image.MAX_IMAGE_PIXELS:
-        raise ValueError(f"{what} has {found.size} values, more than Pillow's limit for images")
-    return np.asarray(found)
+    if Image.MAX_IMAGE_PIXELS is not None and data.size > 3 * Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{what} has {data.size} values, more than Pillow's limit for images")
+    return np.asarray(data)
 
 
-def _text(opened: Any, reference: Any) -> str:
-    codes = _array(opened, reference, "a text")
+def _text(hdf5: Any, reference: Any) -> str:
+    codes = _array(hdf5, reference, "a text")
     if codes.dtype != np.uint16:
         raise ValueError(f"a text is uint16 character codes, this one {codes.dtype}")
     return "".join(map(chr, codes.ravel()))

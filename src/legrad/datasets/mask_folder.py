@@ -1,11 +1,11 @@
-"""Any folder of images with masks: ``images/`` and ``masks/``.
+"""A folder of images with masks: ``images/`` and ``masks/``.
 
-Three layouts are told apart by what stands in ``masks/``:
+The content of ``masks/`` decides between three layouts:
 
-- ``masks/<stem>.png``: one mask per image, black and white (0 and 1 or 255), or class ids if ``names`` says what
-  they mean;
+- ``masks/<stem>.png``: one mask per image, black and white (0 and 1 or 255), or class ids if ``names`` gives
+  their names;
 - ``masks/<class>/<stem>.png``: one black and white mask per class and image;
-- ``masks/<stem>/<class>.png``: the same, sorted by image.
+- ``masks/<stem>/<class>.png``: the same, one folder per image.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from legrad.datasets.files import PathLike, Problems, check_size, folder, image_paths, refuse_empty, stored
+from legrad.datasets.files import PathLike, Problems, check_size, folder, image_paths, read_mask, refuse_empty
 from legrad.datasets.sample import IGNORE, Sample
 from legrad.errors import InputError
 from legrad.inputs import images
@@ -31,7 +31,7 @@ class MaskFolder:
         root: folder with ``images/`` and ``masks/``; a mask has its image's name, with the suffix .png or another.
         names: id in the masks -> class name, for masks of class ids (0 = background unless it is named). None = masks
             are black and white: 0 is background, everything else the object.
-        class_name: what a black and white mask shows, where no folder says it.
+        class_name: class of a black and white mask that is not in a class folder.
         ignore: id of pixels that count nowhere, in masks of class ids; usual is 255.
 
     Raises:
@@ -54,7 +54,7 @@ class MaskFolder:
         refuse_empty(self._paths, self._root / "images", "images", problems)
         self._stems = Counter(path.stem for path in self._paths)
         masks = folder(self._root / "masks", "the folder of masks")
-        self._masks = _found(masks, self._stems.keys(), class_name, problems)
+        self._masks = _mask_files(masks, self._stems.keys(), class_name, problems)
         self.facts: Mapping[str, Any] = {
             "path": str(self._root),
             "items": len(self._paths),
@@ -75,25 +75,25 @@ class MaskFolder:
         if self._stems[path.stem] > 1:
             raise InputError(f"{self._root}/images has two images named {path.stem}: whose is the mask?")
         image = images.read(path)
-        found = self._masks.get(path.stem, {})
-        if not found:
+        files = self._masks.get(path.stem, {})
+        if not files:
             raise InputError(
                 f"{path} has no mask: expected {self._root}/masks/{path.stem}.png, or one in a class folder"
             )
         if self._names is not None:
-            return self._of_ids(path, image, found)
+            return self._class_id_sample(path, image, files)
         masks = {}
-        for name, file in sorted(found.items()):
+        for name, file in sorted(files.items()):
             # in masks/ itself another value may be a class id; a mask in a folder is of one class, whatever its value
             masks[name] = _binary(file, (0, 1, 255, 65535) if file.parent == self._root / "masks" else None)
             check_size(masks[name], image, file)
         return Sample(path.name, image, None, masks)
 
-    def _of_ids(self, path: Path, image: Any, found: Mapping[str, Path]) -> Sample:
+    def _class_id_sample(self, path: Path, image: Any, files: Mapping[str, Path]) -> Sample:
         assert self._names is not None
-        if list(found) != [self._class_name]:
-            raise InputError(f"{path}: names= is for one mask of class ids per image, here are masks of {list(found)}")
-        file = found[self._class_name]
+        if list(files) != [self._class_name]:
+            raise InputError(f"{path}: names= is for one mask of class ids per image, here are masks of {list(files)}")
+        file = files[self._class_name]
         ids = _grey(file)
         check_size(ids, image, file)
         present = [int(value) for value in np.unique(ids)]
@@ -107,32 +107,34 @@ class MaskFolder:
         return Sample(path.name, image, None, masks, extra={IGNORE: ignored})
 
 
-def _found(root: Path, stems: Collection[str], class_name: str, problems: Problems) -> dict[str, dict[str, Path]]:
-    """Image's stem -> class name -> file."""
-    found: dict[str, dict[str, Path]] = {}
+def _mask_files(root: Path, stems: Collection[str], class_name: str, problems: Problems) -> dict[str, dict[str, Path]]:
+    """Stem of the image -> class name -> file of the mask."""
+    files: dict[str, dict[str, Path]] = {}
 
     def add(stem: str, name: str, path: Path) -> None:
         if stem not in stems:
             problems.add("a mask without an image", str(path))
-        elif name in found.setdefault(stem, {}):
-            raise InputError(f"{path} and {found[stem][name]} are both the mask of {name} in {stem}: which one counts?")
+        elif name in files.setdefault(stem, {}):
+            raise InputError(f"{path} and {files[stem][name]} are both the mask of {name} in {stem}: which one counts?")
         else:
-            found[stem][name] = path
+            files[stem][name] = path
 
     for path in image_paths(root):
         add(path.stem, class_name, path)
-    for sub in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        inner = image_paths(sub)
-        by_image = sub.name in stems
+    for subfolder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        inner = image_paths(subfolder)
+        by_image = subfolder.name in stems
         if by_image and any(path.stem in stems for path in inner):
-            raise InputError(f"{sub}: is {sub.name} an image or a class? Both its name and its files are images' names")
+            raise InputError(
+                f"{subfolder}: is {subfolder.name} an image or a class? Both its name and its files are images' names"
+            )
         for path in inner:
-            add(*((sub.name, path.stem) if by_image else (path.stem, sub.name)), path)
-    return found
+            add(*((subfolder.name, path.stem) if by_image else (path.stem, subfolder.name)), path)
+    return files
 
 
 def _grey(path: Path) -> "NDArray[np.int64]":
-    mask = stored(path)
+    mask = read_mask(path)
     if mask.mode not in ("1", "L", "P", "I", "I;16"):
         raise InputError(f"{path}: a mask has one channel, this one has mode {mask.mode}")
     return np.asarray(mask).astype(np.int64)
@@ -141,12 +143,12 @@ def _grey(path: Path) -> "NDArray[np.int64]":
 def _binary(path: Path, allowed: Collection[int] | None) -> "NDArray[np.bool_]":
     values = _grey(path)
     present = np.unique(values).tolist()
-    strange = allowed is not None and not set(present) <= set(allowed)
-    if len(present) > 2 or (len(present) == 2 and present[0] != 0) or strange:
-        one = "one other value" if allowed is None else "1 or 255"
+    unexpected = allowed is not None and not set(present) <= set(allowed)
+    if len(present) > 2 or (len(present) == 2 and present[0] != 0) or unexpected:
+        object_value = "one other value" if allowed is None else "1 or 255"
         raise InputError(
             f"{path} holds the values {', '.join(map(str, present[:4]))}{' ...' if len(present) > 4 else ''}; a "
-            f"black and white mask holds 0 and {one}. If these are class ids, say what they mean with names= (a file "
-            "of ids and names behind --names on the command line)"
+            f"black and white mask holds 0 and {object_value}. If these are class ids, say what they mean with names= "
+            "(a file of ids and names behind --names on the command line)"
         )
     return np.asarray(values != 0)

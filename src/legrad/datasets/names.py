@@ -1,4 +1,4 @@
-"""What classes are called: from a file, or, for WordNet ids, from the tables in timm and open_clip."""
+"""Names of classes: from a file, or, for WordNet ids, from the tables in timm and open_clip."""
 
 import csv
 import functools
@@ -16,9 +16,9 @@ _HEADERS = {"id", "index", "class", "classid", "class_id", "code", "label", "lab
 
 
 def read(path: PathLike) -> dict[str, str]:
-    """Class id -> name, from a file of the user's.
+    """Class id -> name, from a file.
 
-    Read are: JSON, {"id": "name"}, ["name", ...] (ids "0", "1", ...) or {"0": ["n01440764", "tench"], ...}; .csv and
+    Formats: JSON, {"id": "name"}, ["name", ...] (ids "0", "1", ...) or {"0": ["n01440764", "tench"], ...}; .csv and
     .tsv with the columns id and name, with or without a header; other text with "id name" in every line, such as
     ImageNet's synset_words.txt.
 
@@ -41,12 +41,12 @@ def read(path: PathLike) -> dict[str, str]:
         raise
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{source} does not hold class names: {error}") from error
-    found = {key.strip(): name.strip() for key, name in pairs}
-    if len(found) < len(pairs):
+    names = {key.strip(): name.strip() for key, name in pairs}
+    if len(names) < len(pairs):
         raise InputError(f"{source} names a class twice")
-    if not found or not all(found.values()):
-        raise InputError(f"{source} has {'a class without a name' if found else 'no class names'}")
-    return found
+    if not names or not all(names.values()):
+        raise InputError(f"{source} has {'a class without a name' if names else 'no class names'}")
+    return names
 
 
 def _of_json(content: Any) -> list[tuple[str, str]]:
@@ -94,21 +94,21 @@ def imagenet_names() -> tuple[str, ...]:
     return tuple(importlib.import_module("open_clip").IMAGENET_CLASSNAMES)
 
 
-def of_wordnet(wnid: str, given: Mapping[str, str] | None = None) -> str:
+def of_wordnet(wnid: str, custom: Mapping[str, str] | None = None) -> str:
     """The name of a synset for a prompt.
 
     Args:
         wnid: such as "n01440764".
-        given: names that go first, see ``read``.
+        custom: names that take precedence, see ``read``.
 
     Returns:
-        the given name; else the curated one of ImageNet's 1000 classes; else the first lemma of WordNet.
+        the custom name; else the curated one of ImageNet's 1000 classes; else the first lemma of WordNet.
 
     Raises:
-        InputError: known to none of them.
+        InputError: none of them has the id.
     """
-    if given and wnid in given:
-        return given[wnid]
+    if custom and wnid in custom:
+        return custom[wnid]
     if wnid in imagenet_indices():
         return imagenet_names()[imagenet_indices()[wnid]]
     if wnid in _lemmas():

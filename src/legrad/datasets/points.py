@@ -1,4 +1,4 @@
-"""Points that say where a class is and where it is not: Open Images V7, and any CSV of points."""
+"""Points labelled with a class that is or is not there: Open Images V7, and any CSV file of points."""
 
 import math
 from collections.abc import Mapping
@@ -24,19 +24,19 @@ _Points = dict[str, dict[str, tuple[list[tuple[float, float]], list[tuple[float,
 
 
 class PointsCsv:
-    """Points of one's own: a table with a line per point.
+    """Points from a table with one line per point.
 
     Args:
-        table: CSV with a header; found by name, in any order: ``image`` (file name in ``images``), ``class``, ``x``,
+        table: CSV with a header; columns in any order: ``image`` (file name in ``images``), ``class``, ``x``,
             ``y``, ``label`` (yes or no; also 1/0, true/false, positive/negative; unsure points are left out).
         images: the folder of images.
         unit: of x and y, "pixels" of the upright image, or "relative" to its width and height, in [0, 1].
         absent: also give classes that have only negative points in an image. The published protocol asks only for
             classes that are there.
-        columns: the table's own names for the five columns, in the order above.
+        columns: names of the five columns in the table, in the order above.
 
     Raises:
-        InputError: a file is missing, a column is, nothing usable is left, or "pixels" that all are shares.
+        InputError: a file or column is missing, no usable point is left, or "pixels" that all lie in [0, 1].
     """
 
     name = "points"
@@ -54,13 +54,14 @@ class PointsCsv:
         self._root, self._unit = folder(images, "the folder of images"), unit
         path, problems = file(table, "the table of points"), Problems()
         points: _Points = {}
-        image, name, *place, label = columns
+        image_column, class_column, x_column, y_column, label_column = columns
         for line, row in rows(path, columns):
             where = f"line {line}"
-            if not row[image].strip() or not row[name].strip():
+            if not row[image_column].strip() or not row[class_column].strip():
                 problems.add("a point without image or class", where)
                 continue
-            _add(points, (row[image], row[name]), (row[place[0]], row[place[1]]), row[label], unit, where, problems)
+            key, place = (row[image_column], row[class_column]), (row[x_column], row[y_column])
+            _add(points, key, place, row[label_column], unit, where, problems)
         if unit == "pixels" and _look_relative(points):
             raise InputError(
                 f"{path}: all x and y lie in [0, 1], which are no pixels; say unit='relative' (--unit relative) if "
@@ -83,7 +84,7 @@ class PointsCsv:
         return len(self._keys)
 
     def keys(self) -> list[str]:
-        """The images' names as the table has them."""
+        """The images' names in the table."""
         return list(self._keys)
 
     def __getitem__(self, index: int) -> Sample:
@@ -103,8 +104,8 @@ class OpenImagesPoints:
         absent: also give classes that have only negative points in an image; the protocol asks for those with at
             least one positive point.
 
-    EXIF rotation is applied to the images; whether the published JPEGs need the rotation of Open Images' own list is
-    not settled: look at a few.
+    EXIF rotation is applied to the images; whether the published JPEGs need the rotation of Open Images' own list too
+    is not documented: check a few.
 
     Raises:
         InputError: a file is missing or not of this layout, or nothing usable is left.
@@ -177,13 +178,14 @@ def read_descriptions(path: Path) -> dict[str, str]:
 
 def _add(
     points: _Points,
-    at: tuple[str, str],
+    key: tuple[str, str],
     place: tuple[str, str],
     label: str,
     unit: str,
     where: str,
     problems: Problems,
 ) -> None:
+    """Add the point ``place`` (x, y) of ``key`` (image, class), or a problem."""
     answer = label.strip().lower()
     if answer in _DROPPED:
         problems.add("a point that is unsure", where)
@@ -197,24 +199,24 @@ def _add(
         x = y = math.nan
     largest = 1.0 if unit == "relative" else math.inf
     if not (0 <= x <= largest and 0 <= y <= largest) or math.isinf(x + y):
-        wanted = "in [0, 1]" if unit == "relative" else "of pixels"
-        problems.add(f"a point whose x and y are not numbers {wanted}", f"{place} in {where}")
+        expected = "in [0, 1]" if unit == "relative" else "of pixels"
+        problems.add(f"a point whose x and y are not numbers {expected}", f"{place} in {where}")
         return
-    image, name = at
+    image, name = key
     pair = points.setdefault(image, {}).setdefault(name, ([], []))
     pair[0 if answer in _YES else 1].append((x, y))
 
 
 def _look_relative(points: _Points) -> bool:
-    """Whether no coordinate exceeds 1, and some lie between 0 and 1: shares of an image, given as pixels."""
+    """Whether no coordinate exceeds 1 and some lie between 0 and 1: relative coordinates declared as pixels."""
     places = [value for classes in points.values() for pair in classes.values() for side in pair for value in side]
     values = [value for place in places for value in place]
     return any(0 < value < 1 for value in values) and max(values) <= 1
 
 
 def _usable(points: _Points, root: Path, absent: bool, problems: Problems) -> _Points:
-    """Only images that are there and have something to ask."""
-    kept: _Points = {}
+    """The points of images that exist and have at least one class to ask for."""
+    usable: _Points = {}
     for image, classes in points.items():
         try:
             missing = not inside(root, image).is_file()
@@ -224,14 +226,14 @@ def _usable(points: _Points, root: Path, absent: bool, problems: Problems) -> _P
         if missing:
             problems.add("an image with points that is not in the folder", image)
             continue
-        asked = classes if absent else {name: pair for name, pair in classes.items() if pair[0]}
-        if asked:
-            kept[image] = asked
-    return kept
+        relevant = classes if absent else {name: pair for name, pair in classes.items() if pair[0]}
+        if relevant:
+            usable[image] = relevant
+    return usable
 
 
 def _counts(items: _Points) -> dict[str, int]:
-    """What the result file tells: classes, pairs of image and class, points, pairs without negatives."""
+    """Numbers for the result file: classes, pairs of image and class, points, pairs without negatives."""
     pairs = [pair for classes in items.values() for pair in classes.values()]
     return {
         "classes": len({name for classes in items.values() for name in classes}),
@@ -243,10 +245,11 @@ def _counts(items: _Points) -> dict[str, int]:
 
 
 def _sample(key: str, image: "Image.Image", classes: Mapping[str, tuple[list[Any], list[Any]]], unit: str) -> Sample:
+    """The sample with its points in pixels."""
     size = np.array(image.size, np.float64)
-    found = {}
+    points = {}
     for name, pair in classes.items():
-        yes, no = (np.asarray(points, np.float64).reshape(-1, 2) for points in pair)
+        yes, no = (np.asarray(places, np.float64).reshape(-1, 2) for places in pair)
         if unit == "relative":
             yes, no = yes * size, no * size
         both = np.concatenate([yes, no])
@@ -256,5 +259,5 @@ def _sample(key: str, image: "Image.Image", classes: Mapping[str, tuple[list[Any
                 f"{key}: the point ({outside[0, 0]:g}, {outside[0, 1]:g}) of {name} lies outside the image of "
                 f"{image.width} x {image.height} pixels"
             )
-        found[name] = yes, no
-    return Sample(key, image, None, points=found)
+        points[name] = yes, no
+    return Sample(key, image, None, points=points)

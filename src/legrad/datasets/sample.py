@@ -1,4 +1,4 @@
-"""What every data set gives: one image, or sound, with what is known about it."""
+"""Data sets and their items: an image or a sound, with its label, masks and points."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-IGNORE = "ignore"  # key of ``Sample.extra``: bool (H, W), the pixels that count nowhere
+IGNORE = "ignore"  # key of ``Sample.extra``: bool (H, W), the pixels that are not evaluated
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,14 +15,14 @@ class Sample:
     """One item of a data set.
 
     Attributes:
-        key: unique and stable within the data set; a run is resumed by it.
+        key: unique and stable within the data set; resumed runs find their items by it.
         image: RGB, EXIF rotation applied, in its original size (W, H); of a data set of sounds the sound's path.
-        label: the true class where there is one: WordNet id, folder name or index. If there are masks too, it is a key
+        label: the true class if there is one: WordNet id, folder name or index. If there are masks too, it is a key
             of them; its mask may be empty.
         masks: class name -> bool (H, W), in the image's size.
         points: class name -> (positive (P, 2), negative (N, 2)), float64 x, y in pixels of the image: a point lies in
             the pixel (floor(x), floor(y)).
-        extra: what only some data sets know; ``IGNORE`` is a bool (H, W) of pixels that count nowhere.
+        extra: facts that only some data sets have; ``IGNORE`` is a bool (H, W) of pixels that are not evaluated.
     """
 
     key: str
@@ -38,8 +38,8 @@ class Dataset(Protocol):
 
     Attributes:
         name: short, for tables and file names.
-        facts: what a result file tells about the data, ready for JSON: at least ``path``, ``items`` and ``problems``
-            (a list of lines: what was found wrong, or was left out, at opening).
+        facts: about the data, for result files, ready for JSON: at least ``path``, ``items`` and ``problems``
+            (a list of lines: what is wrong, or is left out).
     """
 
     name: str

@@ -28,9 +28,9 @@ class SoundFolder:
         problems = Problems()
         self._items: list[tuple[str, str]] = []
         for inner in sorted(path for path in self._root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            found = files_with_suffix(inner, sounds.SUFFIXES, nested=True)
-            self._items += [(path.relative_to(self._root).as_posix(), inner.name) for path in found]
-            if not found:
+            paths = files_with_suffix(inner, sounds.SUFFIXES, nested=True)
+            self._items += [(path.relative_to(self._root).as_posix(), inner.name) for path in paths]
+            if not paths:
                 problems.add("a class folder without sounds", inner.name)
         for path in files_with_suffix(self._root, sounds.SUFFIXES):
             problems.add("a sound outside the class folders, left out", path.name)
@@ -51,6 +51,6 @@ class SoundFolder:
         return [name for name, _ in self._items]
 
     def __getitem__(self, index: int) -> Sample:
-        """Item ``index``, see ``Dataset``; the file is read by whoever listens to it."""
+        """Item ``index``, see ``Dataset``; the sound file is not read here."""
         name, label = self._items[index]
         return Sample(name, str(inside(self._root, name)), label)

@@ -1,4 +1,4 @@
-"""The embedded scenes with the names of their things spoken, by voices that the embedded ear was not trained on."""
+"""The embedded models' scenes with the names of their objects spoken, by voices that were not trained on."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -8,21 +8,22 @@ from PIL import Image
 from legrad.datasets.sample import Sample
 from legrad.embedded import SPOKEN
 from legrad.embedded.concepts import NAMES
-from legrad.embedded.rendering import TRAINING_SEEDS, scene
+from legrad.embedded.rendering import TRAINING_SEEDS
+from legrad.embedded.rendering import scene as render
 from legrad.errors import InputError
 
 Voices = Literal["samples", "espeak"]
 
 
 class SpokenScenes:
-    """Held-out scenes; every sample has the mask of each of its things, and in ``extra["clips"]`` what names it.
+    """Held-out scenes; every sample has the masks of its objects, and in ``extra["clips"]`` their spoken names.
 
     Args:
         seed: the stream of scenes; not one that was trained on.
-        objects: smallest and largest number of things in a scene.
+        objects: smallest and largest number of objects in a scene.
         count: how many scenes there are.
-        voices: "samples": scenes of the things whose names are shipped with the package as clips. "espeak": of all
-            200, spoken by espeak-ng (which must be installed) in new voices.
+        voices: "samples": scenes of the objects whose names ship with the package as clips. "espeak": of all 200,
+            spoken by espeak-ng (which must be installed) in new voices.
 
     Raises:
         InputError: a seed that was trained on, or a number out of range.
@@ -37,11 +38,11 @@ class SpokenScenes:
         if seed < 0 or seed in TRAINING_SEEDS:
             raise InputError(f"seed {seed} cannot be used: it is negative, or the embedded model was trained on it")
         clips = {path.stem: str(path) for path in sorted(SPOKEN.glob("*.wav"))}
-        most = len(clips) if voices == "samples" else 8
-        if not 1 <= objects[0] <= objects[1] <= most or count < 1:
+        limit = len(clips) if voices == "samples" else 8
+        if not 1 <= objects[0] <= objects[1] <= limit or count < 1:
             raise InputError(
-                f"objects is (smallest, largest) with 1 <= smallest <= largest <= {most}, and count at least 1, got "
-                f"{objects} and {count}"
+                f"objects is (smallest, largest) with 1 <= smallest <= largest <= {limit}, and count at least 1, "
+                f"got {objects} and {count}"
             )
         self.name = "embedded"
         self.classes = NAMES
@@ -69,22 +70,22 @@ class SpokenScenes:
         if not 0 <= index < len(self):
             raise IndexError(index)
         among = None if self._clips is None else [NAMES.index(name) for name in self._clips]
-        made = scene(self._seed, index, objects=self._objects, among=among)
-        clips: Mapping[str, Any] = self._clips or _spoken(made.names, self._seed, index)
+        scene = render(self._seed, index, objects=self._objects, among=among)
+        clips: Mapping[str, Any] = self._clips or _synthesise(scene.names, self._seed, index)
         return Sample(
             f"spoken-{self._seed}-{index}",
-            Image.fromarray(made.image),
-            masks=dict(zip(made.names, made.masks, strict=True)),
-            extra={"clips": {name: clips[name] for name in made.names}},
+            Image.fromarray(scene.image),
+            masks=dict(zip(scene.names, scene.masks, strict=True)),
+            extra={"clips": {name: clips[name] for name in scene.names}},
         )
 
 
-def _spoken(names: Sequence[str], seed: int, index: int) -> dict[str, Any]:
-    """(waveform, rate) by name, a voice of its own for each."""
+def _synthesise(names: Sequence[str], seed: int, index: int) -> dict[str, Any]:
+    """Name -> (waveform (samples,), rate in Hz), each in another voice."""
     from legrad.embedded.speech import synthesis
     from legrad.embedded.speech.model import RATE
 
-    # a stream of utterances goes through the concepts in turn
+    # the utterances of a stream take the concepts in turn
     places = [NAMES.index(name) + len(NAMES) * index for name in names]
-    said = [synthesis.utterance("variants", seed, place) for place in places]
-    return {name: (one, RATE) for name, one in zip(names, synthesis.spoken(said), strict=True)}
+    utterances = [synthesis.utterance("variants", seed, place) for place in places]
+    return {name: (waveform, RATE) for name, waveform in zip(names, synthesis.synthesise(utterances), strict=True)}

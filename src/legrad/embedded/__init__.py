@@ -19,9 +19,9 @@ __all__ = [
 ]
 
 SAMPLE = Path(__file__).parent / "data" / "sample.png"
-"""A scene that ships with the package, for a first try."""
+"""A scene that ships with the package (PNG), for examples."""
 SPOKEN = SAMPLE.parent / "spoken"
-"""The names of its objects as spoken by a synthesiser, NAME.wav."""
+"""Folder of the spoken names of its objects, synthesised, NAME.wav."""
 
 
 def sample_names() -> list[str]:

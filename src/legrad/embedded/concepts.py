@@ -1,4 +1,4 @@
-"""The 200 things that the embedded model knows: one emoji, its plain English name, and other words for it.
+"""The 200 concepts of the embedded model: an emoji, its plain English name, and synonyms.
 
 The list order is the order of the sprites in ``data/sprites.png``; append only, never reorder.
 """
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Concept(NamedTuple):
-    """One drawable thing."""
+    """A concept that can be drawn."""
 
     emoji: str
     name: str

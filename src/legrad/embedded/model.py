@@ -1,6 +1,6 @@
 """The embedded models, small genuine open_clip models: how they are built, saved and loaded.
 
-Two kinds, named after what makes the image feature, in timm's words: ``"token"`` is a ``CLIP`` whose vision transformer
+Two kinds, named by timm's words for the pooling: ``"token"`` is a ``CLIP`` whose vision transformer
 reads a class token; ``"map"`` is a ``CustomTextCLIP`` with a timm trunk and an attentional pooler, like SigLIP.
 """
 
@@ -27,14 +27,14 @@ EMBED_DIM = 128
 VISION = {"layers": 6, "width": 256, "head_width": 64, "patch_size": 16}
 # timm reads the trunk's sizes, those of VISION, from config.json in this folder; the trunk has no prefix tokens
 MAP_VISION = {"timm_model_name": f"local-dir:{_DATA / 'map'}", "timm_pool": "map", "timm_proj": "linear"}
-POOLER_MLP_RATIO = 1.5  # not the trunk's 4: the weights have to stay below 12 MB
+POOLER_MLP_RATIO = 1.5  # not the trunk's 4: the file has to stay below 12 MB
 TEXT = {"context_length": CONTEXT_LENGTH, "width": 128, "heads": 4, "layers": 2}
 # pixels in [0, 1] -> (x - mean) / std
 PREPROCESS = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bicubic", "resize_mode": "squash"}
 
 
 def build(vocab_size: int, image_size: int = IMAGE_SIZE, kind: Kind = "token") -> "CLIP | CustomTextCLIP":
-    """A model with random weights for images of ``image_size`` pixels."""
+    """A model with random weights for square images of ``image_size`` pixels."""
     from open_clip import CLIP, CustomTextCLIP
 
     text = {**TEXT, "vocab_size": vocab_size}
@@ -55,24 +55,24 @@ def pooler(width: int, heads: int) -> torch.nn.Module:
 
 
 def kind_of(model: Any) -> Kind:
-    """Which of the two kinds a model is."""
+    """The kind of an embedded model."""
     return "map" if hasattr(model.visual, "trunk") else "token"
 
 
-def resized(model: Any, size: int) -> Any:
+def at_size(model: Any, size: int) -> Any:
     """A copy of the model for another image size, on the CPU, position embedding interpolated."""
     from open_clip.model import resize_pos_embed
 
     state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
     if kind_of(model) == "map":
-        copied = build(model.vocab_size, model.visual.image_size[0], "map")
-        copied.load_state_dict(state)
-        copied.visual.set_input_size(size)
+        model_at_size = build(model.vocab_size, model.visual.image_size[0], "map")
+        model_at_size.load_state_dict(state)
+        model_at_size.visual.set_input_size(size)
     else:
-        copied = build(model.vocab_size, size)
-        resize_pos_embed(state, copied)
-        copied.load_state_dict(state)
-    return copied
+        model_at_size = build(model.vocab_size, size)
+        resize_pos_embed(state, model_at_size)
+        model_at_size.load_state_dict(state)
+    return model_at_size
 
 
 def save(model: "CLIP | CustomTextCLIP", path: Path, card: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ def save(model: "CLIP | CustomTextCLIP", path: Path, card: dict[str, Any]) -> No
 
 
 def load(path: Path = WEIGHTS) -> tuple["CLIP | CustomTextCLIP", WordTokenizer]:
-    """The model in float32 eval mode, and its tokenizer; the card says which kind it is."""
+    """The model in float32 and evaluation mode, and its tokenizer; the card has the kind."""
     tokenizer = WordTokenizer.shipped()
     model = build(tokenizer.vocab_size, kind=card(path).get("kind", "token"))
     with safe_open(path, framework="pt") as file:
@@ -96,7 +96,7 @@ def load(path: Path = WEIGHTS) -> tuple["CLIP | CustomTextCLIP", WordTokenizer]:
 
 
 def card(path: Path = WEIGHTS) -> dict[str, Any]:
-    """The model card that training wrote: data, steps, time, scores."""
+    """The model card that training wrote into the file: data, steps, time, scores."""
     with safe_open(path, framework="pt") as file:
         return json.loads(file.metadata()["card"])
 

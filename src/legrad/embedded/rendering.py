@@ -1,12 +1,11 @@
 """Scenes with exact ground truth: emoji pasted on textured backgrounds, a mask and a name for every object.
 
-A scene depends on ``(seed, index, size, objects)`` alone, so any slice of a stream can be made anywhere, in parallel.
+A scene depends on ``(seed, index, size, objects)`` alone, so any slice of a stream can be rendered by any process.
 """
 
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ _MIN_VISIBLE = 0.5
 
 @dataclass(frozen=True)
 class Scene:
-    """An image whose objects are known to the pixel.
+    """An image with a mask and a name for every object.
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
@@ -43,7 +42,7 @@ def scenes(
     """Yield ``n`` scenes of ``objects[0]`` to ``objects[1]`` different things each.
 
     Args:
-        n: how many.
+        n: number of scenes.
         seed: the stream; the embedded model was trained on some of ``TRAINING_SEEDS``.
         size: height and width in pixels; at least 32.
         objects: smallest and largest number of objects, both included, between 1 and 8.
@@ -77,30 +76,30 @@ def scene(
     """Scene number ``index`` of the stream ``seed``; arguments as for ``scenes``.
 
     Args:
-        reference: image size that the objects' sizes are relative to, default ``size``. A small canvas with
-            objects as large as on a big one is a cheap image to train on.
+        reference: image size in pixels that the objects' sizes are relative to, default ``size``. A small canvas
+            with objects as large as on a big one is cheap to train on.
         among: indices of the concepts to choose from, at least as many as objects; default all.
     """
     rng = np.random.default_rng([seed, index])
     canvas = _background(rng, size)
     count = int(rng.integers(objects[0], objects[1] + 1))
-    chosen = rng.choice(len(NAMES) if among is None else np.asarray(among), count, replace=False)
+    concepts = rng.choice(len(NAMES) if among is None else np.asarray(among), count, replace=False)
     masks: list[NDArray[np.bool_]] = []
     areas: list[int] = []
     names: list[str] = []
-    for concept in chosen:
+    for concept in concepts:
         for attempt in itertools.count():
             # crowded scenes: shrink until the object fits
             side = (reference or size) * rng.uniform(0.30, 0.60 if count == 1 else 0.48) * 0.97**attempt
             rgb, alpha, window, area = _place(rng, int(concept), size, side)
-            covered = np.zeros((size, size), np.bool_)
-            covered[window] = alpha > 0.5
-            if area == 0 or covered.sum() < _MIN_VISIBLE * area:
+            region = np.zeros((size, size), np.bool_)
+            region[window] = alpha > 0.5
+            if area == 0 or region.sum() < _MIN_VISIBLE * area:
                 continue
-            kept = [mask & ~covered for mask in masks]
-            if all(mask.sum() >= _MIN_VISIBLE * full for mask, full in zip(kept, areas, strict=True)):
+            remaining = [mask & ~region for mask in masks]
+            if all(mask.sum() >= _MIN_VISIBLE * full for mask, full in zip(remaining, areas, strict=True)):
                 canvas[window] += (rgb - canvas[window]) * alpha[..., None]
-                masks = [*kept, covered]
+                masks = [*remaining, region]
                 areas.append(area)
                 names.append(NAMES[concept])
                 break
@@ -201,12 +200,3 @@ def _finish(rng: np.random.Generator, canvas: NDArray[np.float32]) -> NDArray[np
     canvas = canvas * np.float32(rng.uniform(0.8, 1.15))
     grain = rng.standard_normal(canvas.shape[:2], np.float32) * np.float32(rng.uniform(0, 6))
     return np.clip(canvas + grain[..., None], 0, 255).astype(np.uint8)
-
-
-def save_scene(made: Scene, path: str | Path) -> None:
-    """Write a scene's image as PNG, its names in the file's text fields."""
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_text("names", ", ".join(made.names))
-    Image.fromarray(made.image).save(path, pnginfo=info, optimize=True)

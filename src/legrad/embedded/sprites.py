@@ -1,4 +1,4 @@
-"""Read the sprites that scenes are made of: drawn once from Noto Color Emoji, see ``training/sprite_sheet.py``."""
+"""Read the sprites of the scenes; ``training/sprite_sheet.py`` drew them from Noto Color Emoji."""
 
 import functools
 from pathlib import Path
@@ -9,11 +9,7 @@ from PIL import Image
 from legrad.embedded.concepts import CONCEPTS
 
 SHEET = Path(__file__).parent / "data" / "sprites.png"
-
-
-SPRITE_SIZE = 112
-
-
+SPRITE_SIZE = 112  # pixels
 COLUMNS = 20
 
 

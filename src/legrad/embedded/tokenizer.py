@@ -53,7 +53,7 @@ class WordTokenizer:
         return ids
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
-        """Token ids, (texts, context_length) int64; longer texts are cut."""
+        """Token ids, (texts, context_length) int64; longer texts are truncated."""
         length = context_length or self.context_length
         texts = [texts] if isinstance(texts, str) else list(texts)
         result = torch.zeros(len(texts), length, dtype=torch.long)

@@ -1,9 +1,9 @@
-"""p-mIoU: open-vocabulary localisation judged at labelled points (Open Images V7).
+"""p-mIoU: open-vocabulary localisation measured at labelled points (Open Images V7).
 
 A point is foreground iff the map, min-maxed at the image's resolution, is above 0.5 there, strictly. TP and FN are
 positive points in and out of the foreground, FP and TN negative ones; IoU = TP / (TP + FP + FN), foreground only.
 
-The published text leaves open what is averaged, so both are given: ``p_miou`` pools the counts of a class over all
+The publication does not say what is averaged, so both are computed: ``p_miou`` pools the counts of a class over all
 images and takes the mean over classes; ``p_miou_pairs`` takes the mean over pairs of image and class. An IoU whose
 denominator is 0 (no positive point, no false one) is skipped and counted.
 """
@@ -28,21 +28,21 @@ def measure(
 
     Args:
         saliency: (H, W), any range: min-max is taken here. Without contrast everything is background, and flat is 1.
-        positive: (P, 2) x, y as indices into the map, see ``geometry.frame_points``.
+        positive: (P, 2) x, y as indices into the map, see ``framing.frame_points``.
         negative: (N, 2), the same.
         threshold: of the min-maxed map.
     """
     above = unit_range(saliency) > threshold
     yes, no = (above[points[:, 1], points[:, 0]] for points in (np.asarray(positive), np.asarray(negative)))
-    hits, false = int(yes.sum()), int(no.sum())
-    return [hits, false, len(yes) - hits, len(no) - false, int(is_flat(saliency))]
+    hits, false_alarms = int(yes.sum()), int(no.sum())
+    return [hits, false_alarms, len(yes) - hits, len(no) - false_alarms, int(is_flat(saliency))]
 
 
 def summarise(items: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
-    """The data set's numbers from one {class: ``measure``} per image.
+    """Numbers of the data set from one {class: ``measure``} per image.
 
     Returns:
-        ``p_miou`` and ``p_miou_pairs`` in [0, 1] (None if nothing could be judged), and the counts that belong to
+        ``p_miou`` and ``p_miou_pairs`` in [0, 1] (None if no point could be used), and the counts that belong to
         them: images, pairs, classes, positive and negative points, skipped pairs and classes, classes without
         negative points, flat maps.
     """
@@ -50,8 +50,8 @@ def summarise(items: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
     table = Table(rows)
     classes, pairs = table.class_counts(np.ones(len(rows))), table.counts
     return {
-        "p_miou": _none(mean_iou(classes)),
-        "p_miou_pairs": _none(mean_iou(pairs)),
+        "p_miou": _none_if_nan(mean_iou(classes)),
+        "p_miou_pairs": _none_if_nan(mean_iou(pairs)),
         "images": len(rows),
         "pairs": len(pairs),
         "classes": len(classes),
@@ -95,12 +95,12 @@ class Table:
 def mean_iou(counts: "NDArray[Any]", weights: "NDArray[Any] | None" = None) -> float:
     """Mean of TP / (TP + FP + FN) over rows (rows, 4); those with an empty union are skipped, NaN if all are."""
     union = counts[:, :3].sum(1)
-    known = union > 0
-    used = known.astype(np.float64) if weights is None else known * weights
-    if not used.sum():
+    defined = union > 0
+    row_weights = defined.astype(np.float64) if weights is None else defined * weights
+    if not row_weights.sum():
         return float("nan")
-    return float(np.average(counts[known, 0] / union[known], weights=used[known]))
+    return float(np.average(counts[defined, 0] / union[defined], weights=row_weights[defined]))
 
 
-def _none(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else value

@@ -1,1 +1,1 @@
-"""The embedded model's ear: spoken names of its concepts in the same space: ``legrad.load("embedded:speech")``."""
+"""A speech encoder for the embedded model's embedding space: ``legrad.load("embedded:speech")``."""

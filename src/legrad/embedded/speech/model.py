@@ -1,9 +1,9 @@
-"""The speech tower: a small spectrogram transformer (AST, Gong et al., arXiv:2104.01778), to the same space.
+"""The speech tower: a small spectrogram transformer (AST, Gong et al., arXiv:2104.01778) into the text space.
 
 A timm vision transformer reads the log-mel spectrogram as an image of one channel, (frequency, time), with the lowest
-frequency in row 0. Names are laid so that they end at the same place of the clip; behind the last block every place has
-weights of its own, instead of a class token or a mean, which learns in a fraction of the steps. The mel filters are a
-buffer of the weights, made by transformers when training began, so that hearing needs torch alone.
+frequency in row 0. Clips are aligned so that names end at the same place; after the last block a linear head has
+separate weights for every token, which learns in a fraction of the steps of a class token or a mean. The mel filters
+are a buffer in the weights, computed by transformers for training, so that inference needs torch alone.
 """
 
 import json
@@ -29,10 +29,10 @@ WINDOW, HOP = 400, 160  # samples: 25 ms and 10 ms
 BINS = WINDOW // 2 + 1
 MELS, FRAMES = 64, 128
 SAMPLES = FRAMES * HOP  # 1.28 s
-LONGEST = 30_720  # samples, 1.92 s: with the words before the name, of which the clip holds the last ones
-TRAILING_SAMPLES = 8 * HOP  # samples that are heard behind the last loud one
+LONGEST = 30_720  # samples, 1.92 s: of a whole phrase, of which the clip holds the end
+TRAILING_SAMPLES = 8 * HOP  # samples of the clip after the last loud one
 _SMOOTH = 5  # hops
-TEMPERATURE = 0.05  # of the cosines with all texts
+TEMPERATURE = 0.05  # of the softmax over the cosines with all texts
 DYNAMICS = 6.0  # decades of power below a clip's loudest cell; what is fainter counts as silence
 TRUNK: dict[str, Any] = {"patch_size": (32, 8), "embed_dim": 128, "depth": 4, "num_heads": 4}
 TOKENS = (MELS // TRUNK["patch_size"][0]) * (FRAMES // TRUNK["patch_size"][1])
@@ -44,7 +44,7 @@ class SpeechTower(nn.Module):
     Attributes:
         mel_filters: (spectrum bins, mel filters).
         trunk: timm's vision transformer, its final norm included.
-        head: all tokens, one after the other -> a guess at the embedding.
+        head: all tokens, concatenated -> the predicted embedding.
         texts: (concepts, EMBED_DIM), the text embeddings of all concepts, normalised.
     """
 
@@ -70,7 +70,7 @@ class SpeechTower(nn.Module):
         self.head = nn.Linear(TOKENS * TRUNK["embed_dim"], EMBED_DIM)
 
     def spectrograms(self, waveforms: Tensor) -> Tensor:
-        """Log-mel spectrograms, relative to the loudest cell of each: how loud a clip is plays no part.
+        """Log-mel spectrograms relative to the loudest cell of each, so that the volume has no effect.
 
         Args:
             waveforms: (clips, SAMPLES) at RATE Hz.
@@ -78,7 +78,7 @@ class SpeechTower(nn.Module):
         Returns:
             (clips, FRAMES, MELS) in [0, 2]; 0 is silence.
         """
-        # one frame per hop, its middle on the hop's first sample
+        # one frame per hop, centred on the first sample of the hop
         padded = F.pad(waveforms, (WINDOW // 2, WINDOW // 2 - HOP))
         spectrum = torch.stft(padded, WINDOW, HOP, window=self.window, center=False, return_complex=True)
         power = spectrum.abs().square().transpose(1, 2) @ self.mel_filters
@@ -87,34 +87,34 @@ class SpeechTower(nn.Module):
         return relative * (2 / DYNAMICS) + 2
 
     def forward(self, spectrograms: Tensor) -> Tensor:
-        """(clips, FRAMES, MELS) -> (clips, EMBED_DIM), not normalised: the text embedding that is to be expected."""
-        return self._expected(self.guess(spectrograms))
+        """(clips, FRAMES, MELS) -> (clips, EMBED_DIM), not normalised: the expected text embedding."""
+        return self._expected_text(self.predict(spectrograms))
 
-    def guess(self, spectrograms: Tensor) -> Tensor:
-        """(clips, FRAMES, MELS) -> what the head makes of it, (clips, EMBED_DIM); this is what is trained."""
+    def predict(self, spectrograms: Tensor) -> Tensor:
+        """(clips, FRAMES, MELS) -> the head's prediction, (clips, EMBED_DIM), which the training loss takes."""
         tokens: Tensor = self.trunk.forward_features(spectrograms.transpose(1, 2)[:, None])
-        guessed: Tensor = self.head(tokens.flatten(1))
-        return guessed
+        prediction: Tensor = self.head(tokens.flatten(1))
+        return prediction
 
     def read_out(self, tokens: Tensor) -> Tensor:
-        """What a block returns, (clips, TOKENS, width), as the embedding that is made of it."""
-        return self._expected(self.head(self.trunk.norm(tokens).flatten(1)))
+        """The output of the last block, (clips, TOKENS, width) -> the embedding, (clips, EMBED_DIM)."""
+        return self._expected_text(self.head(self.trunk.norm(tokens).flatten(1)))
 
-    def _expected(self, guessed: Tensor) -> Tensor:
-        """The mean of all texts, weighted as in the cross entropy: nearer to the right one than the guess."""
-        cosines = F.normalize(guessed, dim=-1) @ self.texts.T
+    def _expected_text(self, prediction: Tensor) -> Tensor:
+        """The mean of all texts, weighted by the softmax of training: closer to the right one than the prediction."""
+        cosines = F.normalize(prediction, dim=-1) @ self.texts.T
         return (cosines / TEMPERATURE).softmax(-1) @ self.texts
 
     def hear(self, waveforms: Sequence[NDArray[np.float32]]) -> Tensor:
         """Mono waveforms (samples,) at RATE Hz, of any lengths -> (waveforms, EMBED_DIM).
 
-        SAMPLES of each are heard: its end, see ``window_of``.
+        Only SAMPLES of each are used: its end, see ``window_of``.
         """
-        clips = torch.from_numpy(np.stack([window_of(one) for one in waveforms]))
+        clips = torch.from_numpy(np.stack([window_of(waveform) for waveform in waveforms]))
         return self(self.spectrograms(clips.to(self.mel_filters)))
 
     def spectrogram(self, waveform: NDArray[np.float32]) -> Spectrogram:
-        """What ``hear`` looks at, of one waveform."""
+        """The spectrogram of one waveform (samples,) as ``hear`` computes it, with its frequencies and times."""
         clip = torch.from_numpy(window_of(waveform))[None].to(self.mel_filters)
         hertz = torch.linspace(0, RATE / 2, BINS).to(self.mel_filters)
         centres = (hertz @ self.mel_filters) / self.mel_filters.sum(0)
@@ -122,15 +122,15 @@ class SpeechTower(nn.Module):
             values = self.spectrograms(clip)[0].cpu()
         start = start_of(waveform)
         skipped, first = max(0, -start) // HOP, max(0, start)
-        heard = min(FRAMES - skipped, -(-(len(waveform) - first) // HOP))
-        return Spectrogram(values, heard, HOP / RATE, first / RATE, tuple(centres.tolist()), skipped)
+        frames = min(FRAMES - skipped, -(-(len(waveform) - first) // HOP))
+        return Spectrogram(values, frames, HOP / RATE, first / RATE, tuple(centres.tolist()), skipped)
 
 
 def window_of(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """SAMPLES of a waveform, laid so that the last loud sound ends TRAILING_SAMPLES samples before the window does.
+    """SAMPLES of a waveform, whose last loud sound ends TRAILING_SAMPLES samples before the end of the window.
 
-    The tower need not learn names at every place, and a name stands at the end of its phrase. Silence is added where
-    the waveform has no more.
+    So the tower need not learn names at every position; in the phrases a name comes last. Silence is added where the
+    waveform ends.
     """
     start = start_of(waveform)
     padded = np.pad(waveform, (max(0, -start), max(0, start + SAMPLES - len(waveform))))
@@ -138,9 +138,9 @@ def window_of(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def start_of(waveform: NDArray[np.float32]) -> int:
-    """The sample with which the window begins, negative where silence is put in front.
+    """Index of the window's first sample, negative if silence comes first.
 
-    Loud is what is closer, in decibels, to the loudest than to the faintest tenth.
+    A hop is loud if its level in decibels is closer to the maximum than to the 10 % quantile.
     """
     hops = np.pad(waveform, (0, -len(waveform) % HOP)).reshape(-1, HOP)
     power = np.convolve(np.square(hops, dtype=np.float64).mean(1), np.full(_SMOOTH, 1 / _SMOOTH), "same")
@@ -150,7 +150,7 @@ def start_of(waveform: NDArray[np.float32]) -> int:
 
 
 def build() -> SpeechTower:
-    """A tower with random weights, and mel filters by transformers, rounded as the file will hold them."""
+    """A tower with random weights, and mel filters by transformers, rounded to half precision as in the file."""
     from transformers.audio_utils import mel_filter_bank
 
     tower = SpeechTower()
@@ -169,7 +169,7 @@ def save(tower: SpeechTower, path: Path, card: dict[str, Any]) -> None:
 
 
 def load(path: Path = WEIGHTS) -> SpeechTower:
-    """The tower in float32 eval mode."""
+    """The tower in float32 and evaluation mode."""
     tower = SpeechTower()
     with safe_open(path, framework="pt") as file:
         weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -178,6 +178,6 @@ def load(path: Path = WEIGHTS) -> SpeechTower:
 
 
 def card(path: Path = WEIGHTS) -> dict[str, Any]:
-    """The model card that training wrote: data, steps, time, scores."""
+    """The model card that training wrote into the file: data, steps, time, scores."""
     with safe_open(path, framework="pt") as file:
         return json.loads(file.metadata()["card"])

@@ -1,7 +1,7 @@
-"""Spoken names, synthesised with espeak-ng (``apt-get install espeak-ng``): needed for training and evaluation only.
+"""Speech synthesised with espeak-ng (``apt-get install espeak-ng``): for training and evaluation only.
 
 A voice is an accent with a variant (formants, pitch, breath), as in ``en-us+m3``. Some accents and some variants are
-never trained on.
+held out from training.
 """
 
 import json
@@ -23,7 +23,7 @@ from legrad.embedded.speech.model import LONGEST, RATE
 from legrad.errors import InputError
 from legrad.inputs import sounds
 
-# "en" is the British one: "en-gb" would drop its variant without a word
+# "en" is the British one: "en-gb" would silently drop its variant
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-x-gbclan", "en-us-nyc", "en-029")
 _VARIANTS = (
     "m1 m2 m3 m4 m5 m8 f1 f2 f3 Alex Alicia Andrea Andy Annie Denis Gene Jacky Lee Marco Michael Mike adam announcer "
@@ -36,18 +36,18 @@ HELD_OUT_VARIANTS = ("m6", "m7", "f4", "f5", "Mario", "iven", "miguel", "victor"
 PHRASES = ("{}", "{}", "{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", "where is the {}")
 SPEEDS = (120, 220)  # words per minute
 PITCHES = (15, 85)  # of 0 to 99
-ALIASES = 0.2  # share of utterances that say another word for the same thing
+ALIASES = 0.2  # share of utterances that say a synonym
 Split = Literal["training", "variants", "accents"]
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What is said, and how.
+    """A text and the voice that says it.
 
     Attributes:
-        concept: number of the concept.
+        concept: index of the concept in ``NAMES``.
         text: the words.
-        voice: of espeak-ng, accent+variant.
+        voice: for espeak-ng, accent+variant.
         speed: words per minute.
         pitch: 0 to 99.
     """
@@ -60,13 +60,13 @@ class Utterance:
 
 
 def utterance(split: Split, seed: int, index: int) -> Utterance:
-    """An utterance drawn at random; the concepts take turns.
+    """A random utterance; successive indices take the concepts in turn.
 
     Args:
         split: "training", or held out: "variants" are new speakers with trained accents, "accents" new speakers with
-            new accents. Held-out utterances say the concept's own name.
+            new accents. Held-out utterances say no synonyms.
         seed: the stream.
-        index: place in the stream.
+        index: position in the stream.
     """
     rng = random.Random(f"{split} {seed} {index}")
     concept = index % len(NAMES)
@@ -91,87 +91,89 @@ def check() -> None:
         raise InputError("speech is synthesised with espeak-ng, which is not installed: apt-get install espeak-ng")
 
 
-def spoken(utterances: Sequence[Utterance]) -> list[NDArray[np.float32]]:
-    """Waveforms (samples,) at RATE Hz, without the silence around them; at most LONGEST long, and 1 at the loudest.
+def synthesise(utterances: Sequence[Utterance]) -> list[NDArray[np.float32]]:
+    """Waveforms (samples,) at RATE Hz, trimmed of silence, at most LONGEST long, with a peak of 1.
 
-    A long phrase in a slow voice is said faster until it fits.
+    A phrase that is too long is repeated faster until it fits.
 
     Raises:
-        InputError: espeak-ng is not installed, or cannot say something.
+        InputError: espeak-ng is not installed, or fails.
     """
     check()
-    found = [
-        waveform for first in range(0, len(utterances), 200) for waveform in _said(utterances[first : first + 200])
+    waveforms = [
+        waveform for first in range(0, len(utterances), 200) for waveform in _run(utterances[first : first + 200])
     ]
-    long = [place for place, waveform in enumerate(found) if len(waveform) > LONGEST]
-    if long:
-        faster = [replace(utterances[place], speed=round(utterances[place].speed * 1.15)) for place in long]
-        for place, waveform in zip(long, spoken(faster), strict=True):
-            found[place] = waveform
-    return found
+    too_long = [index for index, waveform in enumerate(waveforms) if len(waveform) > LONGEST]
+    if too_long:
+        faster = [replace(utterances[index], speed=round(utterances[index].speed * 1.15)) for index in too_long]
+        for index, waveform in zip(too_long, synthesise(faster), strict=True):
+            waveforms[index] = waveform
+    return waveforms
 
 
-def _said(utterances: Sequence[Utterance]) -> Iterator[NDArray[np.float32]]:
-    """One shell starts all the espeak-ng: a process as large as ours is slow to fork."""
+def _run(utterances: Sequence[Utterance]) -> Iterator[NDArray[np.float32]]:
+    """Start all espeak-ng processes from one shell: this process is large and slow to fork."""
     with tempfile.TemporaryDirectory() as folder:
-        lines = [
-            shlex.join(["espeak-ng", "-v", one.voice, "-s", str(one.speed), "-p", str(one.pitch), "-w", f"{place}.wav"])
-            + f" {shlex.quote(one.text)} || exit 1\n"
-            for place, one in enumerate(utterances)
-        ]
-        done = subprocess.run(["sh"], input="".join(lines), cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise InputError(f"espeak-ng failed: {done.stderr.strip()}")
-        for place in range(len(utterances)):
-            said, rate, name = sounds.opened(f"{folder}/{place}.wav", RATE)
-            waveform = sounds.resampled(sounds.mono(said), rate, RATE, name)
+        lines = [_command(phrase, f"{index}.wav") + " || exit 1\n" for index, phrase in enumerate(utterances)]
+        process = subprocess.run(["sh"], input="".join(lines), cwd=folder, capture_output=True, text=True, check=False)
+        if process.returncode != 0:
+            raise InputError(f"espeak-ng failed: {process.stderr.strip()}")
+        for index in range(len(utterances)):
+            channels, rate, name = sounds.opened(f"{folder}/{index}.wav", RATE)
+            waveform = sounds.resampled(sounds.mono(channels), rate, RATE, name)
             loud = np.abs(waveform) > 0.005 * np.abs(waveform).max()
             first, last = int(loud.argmax()), len(loud) - int(loud[::-1].argmax())
             yield np.asarray(waveform[first:last] / np.abs(waveform).max(), np.float32)
 
 
+def _command(phrase: Utterance, file: str) -> str:
+    """A line of shell that writes an utterance to a file."""
+    voice = ["-v", phrase.voice, "-s", str(phrase.speed), "-p", str(phrase.pitch)]
+    return shlex.join(["espeak-ng", *voice, "-w", file, phrase.text])
+
+
 def version() -> str:
-    """Of espeak-ng, for the model card."""
-    done = subprocess.run(["espeak-ng", "--version"], capture_output=True, text=True, check=True)
-    return done.stdout.split("Data at")[0].strip()
+    """The version of espeak-ng, for the model card."""
+    process = subprocess.run(["espeak-ng", "--version"], capture_output=True, text=True, check=True)
+    return process.stdout.split("Data at")[0].strip()
 
 
 class Cache:
     """Training utterances on disk, synthesised once.
 
     Args:
-        folder: where they lie; written there if they are not there yet.
-        seed: their stream.
-        count: how many.
+        folder: of the files, which are written if missing or of another stream.
+        seed: of the stream.
+        count: number of utterances.
     """
 
     def __init__(self, folder: Path, seed: int, count: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._waveforms, index = folder / "waveforms.i16", folder / "index.json"
-        wanted = {"seed": seed, "count": count}
-        if not index.exists() or json.loads(index.read_text())["stream"] != wanted:
-            self._write(index, wanted)
+        stream = {"seed": seed, "count": count}
+        if not index.exists() or json.loads(index.read_text())["stream"] != stream:
+            self._write(index, stream)
         content = json.loads(index.read_text())
-        self.utterances = [Utterance(**one) for one in content["utterances"]]
+        self.utterances = [Utterance(**fields) for fields in content["utterances"]]
         self._ends = np.cumsum(content["lengths"])
         self._samples = np.memmap(self._waveforms, np.int16, "r")
 
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, number: int) -> NDArray[np.float32]:
+    def __getitem__(self, index: int) -> NDArray[np.float32]:
         """The waveform of an utterance, (samples,) in [-1, 1]."""
-        first = self._ends[number - 1] if number else 0
-        samples = np.asarray(self._samples[first : self._ends[number]], np.float32)
+        first = self._ends[index - 1] if index else 0
+        samples = np.asarray(self._samples[first : self._ends[index]], np.float32)
         return samples / np.float32(np.iinfo(np.int16).max)
 
     def _write(self, index: Path, stream: dict[str, int]) -> None:
-        said = [utterance("training", stream["seed"], i) for i in range(stream["count"])]
+        utterances = [utterance("training", stream["seed"], i) for i in range(stream["count"])]
         lengths = []
         with self._waveforms.open("wb") as file:
-            for first in range(0, len(said), 1000):
-                for waveform in spoken(said[first : first + 1000]):
+            for first in range(0, len(utterances), 1000):
+                for waveform in synthesise(utterances[first : first + 1000]):
                     file.write((waveform * np.iinfo(np.int16).max).astype(np.int16).tobytes())
                     lengths.append(len(waveform))
-        content = {"stream": stream, "lengths": lengths, "utterances": [asdict(one) for one in said]}
+        content = {"stream": stream, "lengths": lengths, "utterances": [asdict(item) for item in utterances]}
         index.write_text(json.dumps(content), encoding="utf-8")
