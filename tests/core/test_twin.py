@@ -83,7 +83,7 @@ def test_prompts_average_normalised_embeddings():
     assert found.labels == [["cat"], ["cat"]]
 
 
-def test_zero_shot_takes_the_best_name_of_every_picture():
+def test_zero_shot_takes_the_best_name_of_every_image():
     model, _, _ = setting("clip")
     images = 3 * torch.randn(16, 3, 1, 1) + torch.randn(16, 3, 32, 32)
     explainer = legrad.wrap(model, tokenizer=tiny.tokenizer)
@@ -99,7 +99,7 @@ def test_zero_shot_takes_the_best_name_of_every_picture():
         assert twin.distance(found.relevance[row], own.relevance[0]) < limits.FLOAT32
 
 
-def test_similar_uses_the_other_pictures_feature():
+def test_similar_uses_the_other_images_feature():
     model, images, _ = setting("clip")
     other = torch.randn(1, 3, 32, 32)
     with torch.no_grad():

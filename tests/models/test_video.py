@@ -494,7 +494,7 @@ def test_the_doctor_says_why_positions_are_not_checked(videomae):
     report = legrad.doctor.examine(videomae)
     assert report.healthy
     values = {finding.what: finding for finding in report.findings}
-    assert values["position check"].value.startswith("not run: it knows pictures only")
+    assert values["position check"].value.startswith("not run: it knows images only")
     assert values["position check"].good is None
     assert values["grid"].value.endswith("(frames, channels, height, width)")
 
