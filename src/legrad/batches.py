@@ -1,4 +1,4 @@
-"""Explain many images with many targets in passes that fit into memory."""
+"""Explain many images with many targets, in passes that fit into memory."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from legrad.results.assemble import PassResult
 
 
 class Question:
-    """What is asked of all images of a call, and how much of it goes into one pass, for every size of images.
+    """What a call computes for each of its images, and how much of it goes into one pass, for every size of images.
 
     Args:
         method: how to explain.
@@ -41,9 +41,15 @@ class Question:
 
         Args:
             anatomy: for this size.
-            inputs: all that there are so far.
-            members: which of them are of this size.
+            inputs: those prepared so far, of all sizes.
+            members: indices of those of this size.
             shortcuts: of this size.
+
+        Yields:
+            The result of each pass, in the order of ``members``.
+
+        Raises:
+            LeGradError: out of memory with one image and one target.
         """
         budget = self._budget(anatomy)
         start = 0
@@ -63,7 +69,7 @@ class Question:
             budget.halve(len(rows), self._needs_answer, failure)
 
     def _budget(self, anatomy: ViTAnatomy) -> Budget:
-        """The same one for every window of images of a shape: what turned out to be too much stays so."""
+        """One budget for all windows of images of a shape: after a failure it stays small."""
         if anatomy.shape not in self._budgets:
             self._budgets[anatomy.shape] = Budget(anatomy, len(self.targets), len(self.layers), self.memory)
         return self._budgets[anatomy.shape]
@@ -76,13 +82,13 @@ class Question:
         targets = [target.rows(rows) for target in self.targets]
         passes: list[Explained] = []
         for first in range(0, len(targets), budget.targets):
-            some = targets[first : first + budget.targets]
+            group = targets[first : first + budget.targets]
             if self.method.function is None:
                 limits = budget.keep_until_answer, budget.max_numel
-                passes.append(explain_batch(anatomy, batch, some, self.layers, self.readout, shortcuts, *limits))
+                passes.append(explain_batch(anatomy, batch, group, self.layers, self.readout, shortcuts, *limits))
             else:
                 passes.append(
-                    registry.explain_batch(self.method, anatomy, batch, some, self.layers, self.readout, self.memory)
+                    registry.explain_batch(self.method, anatomy, batch, group, self.layers, self.readout, self.memory)
                 )
         return PassResult(
             list(rows),

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor
 
-from legrad.inputs.prepare import Fit, Images
+from legrad.choices import Fit, ReadoutName
+from legrad.inputs.prepare import Images
 from legrad.methods.heads import CHOICES, EVERY_HEAD, num_heads, of_heads
 from legrad.models.anatomy import ViTAnatomy
 from legrad.targets.kinds import Targets
 
 if TYPE_CHECKING:
-    from legrad.explainer import ReadoutName
     from legrad.results.explanation import Explanation
 
 __all__ = ["CHOICES", "Explains", "head_relevance", "num_heads", "of_heads"]

@@ -3,7 +3,7 @@
     s^l   = score(read-out(Z^l))                          score of layer l, see ``anatomy`` and ``targets``
     G^l   = d s^l / d A^l                                 sensitivity of the score to the layer's attention map
     E^l_j = mean over heads h, queries i of max(G^l_hij, 0)     relevance of key j in layer l
-    E     = mean over the chosen layers of E^l, prefix keys dropped, laid out on the patch grid
+    E     = mean over the explained layers of E^l, prefix keys dropped, laid out on the patch grid
 
 Inside a head O = A V, hence G = (d s / d O) V^T: values and the gradient at the head's output are enough, and the
 attention map itself is never needed. This file is the only place that holds the formula.
@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-# d score / d O (batch, targets, heads, rows, head_dim), V, keep -> something of every key, see ``key_relevance``
+# d score / d O (batch, targets, heads, rows, head_dim), V, keep -> a value of every key, see ``key_relevance``
 Reduction = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 
-# One chunk is about this many numbers: small enough to stay in a processor's cache; many more on a GPU (True), where
-# every chunk costs a launch. Fewer rows than these would make a poor matrix product.
-_CHUNK_NUMBERS = {False: 1 << 19, True: 1 << 28}
+# Elements of one chunk: few enough to stay in the CPU's cache; many more on a GPU (True), where every chunk costs a
+# launch. Fewer rows than _LEAST_ROWS make matrix products inefficient.
+_CHUNK_NUMEL = {False: 1 << 19, True: 1 << 28}
 _LEAST_ROWS = 64
 
 
@@ -60,31 +60,35 @@ def key_relevance(
     if keep is not None:
         keep = keep.expand(batch, heads, rows, keys)[:, :, None]
     total = torch.zeros(batch, targets, keys, dtype=dtype, device=output_grad.device)
-    numbers = _CHUNK_NUMBERS[output_grad.device.type == "cuda"]
-    inner = min(rows, max(_LEAST_ROWS, numbers // (heads * keys)))
-    middle = max(1, numbers // (heads * keys * inner))
-    outer = max(1, middle // targets)
-    chunks = itertools.product(range(0, batch, outer), range(0, targets, middle), range(0, rows, inner))
-    for image, target, row in chunks:
-        some, asked, part = slice(image, image + outer), slice(target, target + middle), slice(row, row + inner)
+    numel = _CHUNK_NUMEL[output_grad.device.type == "cuda"]
+    chunk_rows = min(rows, max(_LEAST_ROWS, numel // (heads * keys)))
+    chunk_targets = max(1, numel // (heads * keys * chunk_rows))
+    chunk_images = max(1, chunk_targets // targets)
+    chunks = itertools.product(
+        range(0, batch, chunk_images), range(0, targets, chunk_targets), range(0, rows, chunk_rows)
+    )
+    for first_image, first_target, first_row in chunks:
+        in_images = slice(first_image, first_image + chunk_images)
+        in_targets = slice(first_target, first_target + chunk_targets)
+        in_rows = slice(first_row, first_row + chunk_rows)
         # targets share V: to a matrix product they are further rows
-        upper = output_grad[some, asked, :, part].to(dtype).transpose(1, 2)
-        shape = upper.shape[2:4]
-        gradient = attention_gradient(upper.flatten(2, 3), None if value is None else value[some].to(dtype))
+        chunk_grad = output_grad[in_images, in_targets, :, in_rows].to(dtype).transpose(1, 2)
+        shape = chunk_grad.shape[2:4]
+        gradient = attention_gradient(chunk_grad.flatten(2, 3), None if value is None else value[in_images].to(dtype))
         # in place only on our own product: autograd may hand out one gradient twice
         positive = gradient.clamp(min=0) if value is None else gradient.clamp_(min=0)
         positive = positive.unflatten(2, shape)
         if keep is not None:
-            positive *= keep[some, :, :, part]
-        total[some, asked] += positive.sum(dim=(1, 3))
+            positive *= keep[in_images, :, :, in_rows]
+        total[in_images, in_targets] += positive.sum(dim=(1, 3))
     return total / (heads * (queries or rows))
 
 
 def head_relevance(output_grad: Tensor, value: Tensor | None, keep: Tensor | None = None) -> Tensor:
-    """``key_relevance`` of every head by itself; their mean is that of all heads.
+    """``key_relevance`` of every single head; their mean is that of all heads.
 
     Args:
-        output_grad, value, keep: as there.
+        output_grad, value, keep: as for ``key_relevance``.
 
     Returns:
         (batch, targets, heads, keys), non-negative.
@@ -94,13 +98,13 @@ def head_relevance(output_grad: Tensor, value: Tensor | None, keep: Tensor | Non
         keep = keep.expand(batch, heads, -1, -1).flatten(0, 1)[:, None]
     if value is not None:
         value = value.flatten(0, 1)[:, None]
-    # to the formula heads are further images, of one head each
-    alone = key_relevance(output_grad.transpose(1, 2).flatten(0, 1)[:, :, None], value, keep)
-    return alone.unflatten(0, (batch, heads)).transpose(1, 2)
+    # to the formula heads are further images, of a single head each
+    per_head = key_relevance(output_grad.transpose(1, 2).flatten(0, 1)[:, :, None], value, keep)
+    return per_head.unflatten(0, (batch, heads)).transpose(1, 2)
 
 
 def on_grid(relevance: Tensor, start: int, grid: Sequence[int]) -> Tensor:
-    """Drop the keys that are not patches and lay the others out.
+    """Drop the keys that are not patches, and reshape the others to the patch grid.
 
     Args:
         relevance: (..., keys).
@@ -129,7 +133,7 @@ def min_max(maps: Tensor, dims: int = 2) -> Tensor:
 
 
 def mask_null(relevance: Tensor, null: Tensor, threshold: float, dims: int = 2) -> Tensor:
-    """Zero the cells that light up for an empty prompt too (the authors' correction for SigLIP).
+    """Zero the cells that an empty prompt finds relevant too (the authors' correction for SigLIP).
 
     Args:
         relevance: (..., rows, cols).

@@ -38,7 +38,7 @@ def through_autograd(model, *args, **options):
 def compare(model, x, t, readout):
     """Closed form against autograd, for one target and for so many that the tail is folded."""
     explainer = legrad.wrap(model)
-    with mock.patch.object(routes, "_closed_layer", wraps=routes._closed_layer) as closed:
+    with mock.patch.object(routes, "_layer_in_closed_form", wraps=routes._layer_in_closed_form) as closed:
         found = [
             explainer.explain(x, targets, readout=readout, keep_layers=True).layer_relevance for targets in (t[:1], t)
         ]
@@ -198,7 +198,7 @@ def agrees(explainer, x, t):
 def test_a_read_out_that_picks_other_tokens_for_every_image():
     explainer = legrad.wrap(timm_vit(global_pool="max", class_token=False))
     assert agrees(explainer, torch.randn(4, 3, 32, 32), [0, 3])
-    assert set(plan_of(explainer).readings.values()) == {TokenSpan(None)}
+    assert set(plan_of(explainer).token_spans.values()) == {TokenSpan(None)}
 
 
 def test_another_head():
@@ -215,7 +215,7 @@ def test_another_pooling_without_another_parameter():
     model = timm_vit()
     explainer, x = legrad.wrap(model), torch.randn(2, 3, 32, 32)
     explainer.explain(x, [0], readout="native")
-    assert plan_of(explainer).readings["native"].rows == (0, 1)
+    assert plan_of(explainer).token_spans["native"].rows == (0, 1)
     model.global_pool = "avg"
     found = explainer.explain(x, [0, 5], readout="native", keep_layers=True).layer_relevance
     assert twin.distance(found, through_autograd(model, x, [0, 5], readout="native")) < limits.FLOAT32
@@ -337,13 +337,13 @@ def test_contrast_of_a_late_target_and_a_callable():
 # -- chunks of images and targets ---------------------------------------------------------------------------------
 
 
-def running_out_above(pictures, targets):
+def running_out_above(images, targets):
     """A pass that only has memory for so many images and targets."""
     real, passes = batches.explain_batch, []
 
     def explain_batch(anatomy, batch, scores, *args, **limits):
         passes.append((len(batch), len(scores)))
-        if len(batch) > pictures or len(scores) > targets:
+        if len(batch) > images or len(scores) > targets:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return real(anatomy, batch, scores, *args, **limits)
 
@@ -353,7 +353,7 @@ def running_out_above(pictures, targets):
 def test_out_of_memory_halves_the_chunks_and_goes_on_with_one_warning():
     model, x, t = tiny.clip(), torch.randn(5, 3, 32, 32), torch.randn(6, 32)
     want = legrad.wrap(model).explain(x, t)
-    passes, patched = running_out_above(pictures=1, targets=2)
+    passes, patched = running_out_above(images=1, targets=2)
     with patched, tiny.left_as_found(model), pytest.warns(UserWarning, match="out of memory") as told:
         found = legrad.wrap(model).explain(x, t)
     assert sum("out of memory" in str(one.message) for one in told) == 1
@@ -366,7 +366,7 @@ def test_out_of_memory_halves_the_chunks_and_goes_on_with_one_warning():
 
 
 def test_nothing_left_to_halve():
-    passes, patched = running_out_above(pictures=0, targets=0)
+    passes, patched = running_out_above(images=0, targets=0)
     with (
         patched,
         pytest.warns(UserWarning, match="out of memory"),

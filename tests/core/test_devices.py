@@ -52,12 +52,12 @@ def test_every_kind_of_model(row):
 
 @pytest.mark.parametrize("readout", ["published", "native"])
 def test_every_kind_of_target_of_an_embedding(readout):
-    batch, picture = torch.randn(3, 3, 32, 32), torch.randn(1, 3, 32, 32)
+    batch, image = torch.randn(3, 3, 32, 32), torch.randn(1, 3, 32, 32)
     targets = [
         "cat",
         legrad.Prompts("dog", ["a {}", "{}!"]),
         legrad.ZeroShot(["cat", "dog", "bus"]),
-        legrad.Similar(picture),
+        legrad.Similar(image),
         legrad.Contrast("cat", "dog"),
         torch.randn(32),
         lambda feature: feature[:, :3].sum(1),
@@ -106,12 +106,12 @@ def test_another_input_size():
 
 def test_a_sound_is_heard_where_the_model_is():
     """The ear moves along, and its own answer comes back; it is explained there, too."""
-    clip, picture = legrad.embedded.SPOKEN / "cow.wav", torch.randn(1, 3, 192, 192)
+    clip, image = legrad.embedded.SPOKEN / "cow.wav", torch.randn(1, 3, 192, 192)
     explainer = legrad.load("embedded:speech")
     targets = [legrad.Audio(clip), "a photo of a bell"]
-    here, ear = explainer.explain(picture, targets), explainer.explain_audio(clip, "a photo of a cow")
+    here, ear = explainer.explain(image, targets), explainer.explain_audio(clip, "a photo of a cow")
     with elsewhere.pretend():
         explainer.to(elsewhere.DEVICE)
-        there, moved = explainer.explain(picture, targets), explainer.explain_audio(clip, "a photo of a cow")
+        there, moved = explainer.explain(image, targets), explainer.explain_audio(clip, "a photo of a cow")
     assert twin.distance(there.relevance, here.relevance) < limits.FLOAT32
     assert twin.distance(moved.relevance, ear.relevance) < limits.FLOAT32

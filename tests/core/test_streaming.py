@@ -137,14 +137,15 @@ class Boom(Exception):
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "pe-core"])
 @pytest.mark.parametrize("where", ["block", "attention", "target"])
-def test_left_as_found_after_an_exception_in_the_middle(name, where):
+@pytest.mark.parametrize("error", [Boom, KeyboardInterrupt])
+def test_left_as_found_after_an_exception_in_the_middle(name, where, error):
     model, x, t = tiny.TOWERS[name](), images(), embeddings()
     explainer = legrad.wrap(model)
     want = explainer.explain(x, t).relevance
     block = explainer.anatomy.blocks[1]
 
     def explode(*_):
-        raise Boom
+        raise error
 
     targets = t
     handle = None
@@ -155,10 +156,12 @@ def test_left_as_found_after_an_exception_in_the_middle(name, where):
     else:
         targets = [explode]
     model.train()
-    with tiny.left_as_found(model), pytest.raises(Boom):
+    with tiny.left_as_found(model), pytest.raises(error):
         explainer.explain(x, targets)
     if handle:
         handle.remove()
+    with torch.no_grad():  # inside a tap attention's output would be a leaf
+        assert not model.visual(x).requires_grad
     assert twin.distance(explainer.explain(x, t).relevance, want) < limits.FLOAT32
 
 

@@ -1,9 +1,9 @@
-"""The only place that touches a running model: hooks, attention taps, autograd modes. It undoes everything.
+"""Attention taps: torch-function modes that see every attention of a thread while they are entered.
 
-``stream`` runs the model forward once. A chosen block is entered without gradients; at its first attention the head
-output O becomes a fresh leaf and gradients are on until the block ends. There ``visit`` sees the block's tokens and its
-attention calls, and the model goes on with detached tokens: nothing of a block survives the block. A block whose tail
-is known in closed form (see ``tails``) is only watched: no gradients, a few activations noted.
+A mode sees ``F.scaled_dot_product_attention``, or ``softmax`` where a model writes attention out, whatever module calls
+it: no module is patched, and fused attention stays on. ``AttentionTap`` makes the head output O a leaf and keeps V, all
+that dS/dA = (dS/dO) V^T needs; ``WholeTap`` keeps queries and keys too, for methods that need the map A itself;
+``ValuesTap`` lets attention hand on its values. ``hooks`` says when a tap is entered.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,16 +20,16 @@ from legrad.relevance import attention_gradient
 
 Kind = Literal["fused", "softmax"]
 
+# torch functions -> what to call instead, with the same value and another derivative
+Replacements = Mapping[Any, Callable[..., Any]]
 
 _PROBED_QUERIES = 4
-
-
 _SOFTMAX = (torch.softmax, F.softmax, Tensor.softmax)
 
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """What went through a module: its first argument and its output; with their graph where the pass verifies."""
+    """A module's first argument and its output; with their graph if the pass verifies, else detached."""
 
     module: nn.Module
     input: Any
@@ -50,7 +50,7 @@ class AttentionCall:
             the tap was asked to verify.
         projection: weight of the output projection where ``nn.MultiheadAttention`` hides it, (dim, heads * head_dim).
         before: the watched modules that ran in the block before its first attention.
-        behind: those that ran between this attention and the next one or the block's end, in order.
+        after: those that ran between this attention and the next one or the block's end, in order.
     """
 
     output: Tensor
@@ -59,7 +59,7 @@ class AttentionCall:
     mismatch: float | None = None
     projection: Tensor | None = None
     before: list[nn.Module] = field(default_factory=list)
-    behind: list[ModuleCall] = field(default_factory=list)
+    after: list[ModuleCall] = field(default_factory=list)
 
 
 class AttentionTap(TorchFunctionMode):
@@ -123,12 +123,12 @@ class AttentionTap(TorchFunctionMode):
         with torch.no_grad():
             groups = query.shape[1] // value.shape[1] if query.ndim == 4 else 1
             # each group of query heads shares one value head
-            seen = value.detach() if groups == 1 else value.detach().repeat_interleave(groups, dim=1)
+            head_value = value.detach() if groups == 1 else value.detach().repeat_interleave(groups, dim=1)
             keep = _visible(attn_mask, is_causal, query, key)
-            call = AttentionCall(output, seen, keep, before=self.before)
+            call = AttentionCall(output, head_value, keep, before=self.before)
             if self._verify:
-                shared = key if groups == 1 else key.repeat_interleave(groups, dim=1)
-                call.mismatch = _mismatch(query, shared, call, attn_mask, scale)
+                head_key = key if groups == 1 else key.repeat_interleave(groups, dim=1)
+                call.mismatch = _mismatch(query, head_key, call, attn_mask, scale)
         self.calls.append(call)
         if self._differentiate:
             torch.set_grad_enabled(True)
@@ -163,7 +163,7 @@ class AttentionTap(TorchFunctionMode):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """``F.multi_head_attention_forward`` through ``_attention``; inputs are (tokens, batch, dim)."""
-        refused = {
+        unsupported = {
             "bias_k": bias_k is not None,
             "bias_v": bias_v is not None,
             "add_zero_attn": add_zero_attn,
@@ -171,17 +171,17 @@ class AttentionTap(TorchFunctionMode):
             "static_v": static_v is not None,
             "unbatched input": query.ndim != 3,
         }
-        if any(refused.values()):
-            names = ", ".join(name for name, used in refused.items() if used)
+        if any(unsupported.values()):
+            names = ", ".join(name for name, used in unsupported.items() if used)
             raise UnsupportedModelError(f"nn.MultiheadAttention with {names} is not supported")
         # batch-first from here on: one large projection instead of many small ones
-        same = key is query and value is query
+        is_self_attention = key is query and value is query
         q, k, v = (t.transpose(0, 1) for t in (query, key, value))
         if use_separate_proj_weight:
             weights = (q_proj_weight, k_proj_weight, v_proj_weight)
             biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
             q, k, v = (F.linear(t, w, b) for t, w, b in zip((q, k, v), weights, biases, strict=True))  # type: ignore[arg-type]
-        elif same:
+        elif is_self_attention:
             q, k, v = F.linear(q, in_proj_weight, in_proj_bias).chunk(3, dim=-1)  # type: ignore[arg-type]
         else:
             biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
@@ -243,7 +243,7 @@ def _softmax_attention(query: Tensor, key: Tensor, mask: Tensor | None, scale: f
 
 
 def _mismatch(query: Tensor, key: Tensor, call: AttentionCall, mask: Tensor | None, scale: float | None) -> float:
-    """Relative distance of the captured O from softmax(QK^T)V on the first queries; tells if V belongs to O."""
+    """Relative distance of the captured O from softmax(QK^T)V on the first queries: does V belong to this O?"""
     if mask is None and call.keep is not None:  # causal
         mask = call.keep
     rows = slice(0, _PROBED_QUERIES)
@@ -255,13 +255,13 @@ def _mismatch(query: Tensor, key: Tensor, call: AttentionCall, mask: Tensor | No
         mask = mask.to(dtype)
     attention = _softmax_attention(query[..., rows, :].to(dtype), key.to(dtype), mask, scale)
     expected = attention @ call.value.to(dtype)
-    found = call.output[..., rows, :].to(dtype)
-    return float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-30))
+    output = call.output[..., rows, :].to(dtype)
+    return float((expected - output).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 
 @dataclass
 class Attention:
-    """One attention of a ``whole`` pass.
+    """One attention of a ``hooks.forward_with_graph`` pass.
 
     Attributes:
         output: O, (batch, heads, queries, head_dim), part of the graph; for eager attention the map A itself.
@@ -297,15 +297,12 @@ def _with_heads(tensor: Tensor) -> Tensor:
     return tensor[:, None] if tensor.ndim == 3 else tensor
 
 
-Replacements = Mapping[Any, Callable[..., Any]]
-
-
 class WholeTap(AttentionTap):
     """Keeps queries and keys too, and replaces functions by others with the same value and another derivative."""
 
     def __init__(self, kind: Kind, replacements: Replacements, attend: Callable[..., Tensor]) -> None:
         super().__init__(kind)
-        self.seen: list[Attention] = []
+        self.attentions: list[Attention] = []
         self._replacements = replacements
         self._attend = attend
 
@@ -315,8 +312,8 @@ class WholeTap(AttentionTap):
         return super().__torch_function__(func, types, args, kwargs)
 
     def _softmax(self, attention: Tensor) -> Tensor:
-        self.seen.append(Attention(_in_graph(attention)))
-        return self.seen[-1].output
+        self.attentions.append(Attention(_in_graph(attention)))
+        return self.attentions[-1].output
 
     def _attention(
         self,
@@ -333,24 +330,24 @@ class WholeTap(AttentionTap):
         output = _in_graph(output)
         q, k, v = (_repeated(t.detach(), query) for t in (query, key, value))
         mask = _visible(None, True, query, key) if is_causal else attn_mask
-        self.seen.append(Attention(output, q, k, v, mask, scale))
+        self.attentions.append(Attention(output, q, k, v, mask, scale))
         return output
 
 
 def _in_graph(tensor: Tensor) -> Tensor:
-    """Itself, or a leaf where parameters are frozen and nothing before it has a graph."""
+    """The tensor itself, or a leaf where parameters are frozen and nothing before it has a graph."""
     return tensor if tensor.requires_grad or not torch.is_grad_enabled() else tensor.detach().requires_grad_()
 
 
 def _repeated(tensor: Tensor, query: Tensor) -> Tensor:
-    """Each group of query heads shares one key and value head."""
+    """Keys or values repeated for grouped queries: each group of query heads shares one key and value head."""
     if query.ndim != 4 or tensor.shape[1] == query.shape[1]:
         return tensor
     return tensor.repeat_interleave(query.shape[1] // tensor.shape[1], dim=1)
 
 
 class ValuesTap(AttentionTap):
-    """Every token attends to itself alone: attention hands on its values."""
+    """Replaces attention by the identity: every token attends to itself alone, so attention hands on its values."""
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self.calls.append(AttentionCall(value, value, None))

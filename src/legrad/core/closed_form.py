@@ -12,15 +12,16 @@ With g = ds/dz (one vector for all tokens where the read-out averages them) the 
     ds/dh_k = u * dm/dh_k                               the derivative is shared by all targets
     ds/dO = (scale1 * (g + norm'(sum_k ds/dh_k W_k))) Wo
 
-``unfolded`` computes just that. For many targets ``folded`` merges W_k, the norm's backward and Wo into one matrix:
-LayerNorm has norm'(y) = (C (gamma * y) - x_hat mean(gamma * y * x_hat)) / sigma with C the subtraction of the mean, and
-sum(gamma * y * x_hat) = sum_k ds/dh_k . (h_k - c_k), where c_k = W_k beta + b_k. Hence with Wo' = diag(scale1) Wo
+The plain form computes just that. For many targets the folded form merges W_k, the norm's backward and Wo into one
+matrix: LayerNorm has norm'(y) = (C (gamma * y) - x_hat mean(gamma * y * x_hat)) / sigma with C the subtraction of the
+mean, and sum(gamma * y * x_hat) = sum_k ds/dh_k . (h_k - c_k), where c_k = W_k beta + b_k. Hence with
+Wo' = diag(scale1) Wo
 
     ds/dO = g Wo' + sum_k (u * dm/dh_k / sigma) F_k - (x_hat Wo') (sum_k (u * dm/dh_k / sigma) . (h_k - c_k)) / dim
     F_k   = W_k diag(gamma) C Wo'                       (hidden, heads * head_dim)
 
-A tail is recognised by the modules that ran, and used only after both forms were seen to equal autograd: the structure
-is guessed, the result is not.
+``planning`` recognises a tail by the modules that ran, and uses it only after comparing both forms with autograd: the
+structure is guessed, the result is not.
 """
 
 import functools
@@ -38,28 +39,27 @@ from legrad.errors import TruthCheckError
 
 Function = Callable[[Tensor], Tensor]
 
-
 # activations that a model may call as functions; not GELU, whose two kinds could be mistaken for each other
-_FUNCTIONS: dict[str, Function] = {"silu": F.silu}
+ACTIVATION_FUNCTIONS: dict[str, Function] = {"silu": F.silu}
 
 
 @dataclass(frozen=True)
 class PostAttention:
-    """Where the parts of a block's tail are: names of modules inside the block.
+    """A block's tail: the names of its parts among the block's modules.
 
     Names, so that it holds for every copy of the block.
 
     Attributes:
         out: output projection; None where ``nn.MultiheadAttention`` keeps it to itself.
-        scale1: LayerScale behind it, or None.
-        norm: norm in front of the MLP.
+        scale1: LayerScale after it, or None.
+        norm: the norm before the MLP.
         linears: first linear layers of the MLP, in the order in which they run.
-        act: its activation, a module's name or a key of ``_FUNCTIONS``.
+        act: its activation, a module's name or a key of ``ACTIVATION_FUNCTIONS``.
         gate: None for m = act(h); else which half of the hidden features goes through the activation.
         fc2: last linear layer.
-        scale2: LayerScale behind it, or None.
+        scale2: LayerScale after it, or None.
         structure: of the block, to notice that it was rebuilt.
-        foldable: ``folded`` holds too.
+        foldable: the folded form holds too.
     """
 
     out: str | None
@@ -89,15 +89,16 @@ def block_structure(block: nn.Module) -> tuple[Any, ...]:
 
 def all_ran(block: nn.Module, call: AttentionCall) -> bool:
     """False if there are parameters that the forward did not use, and might use another time (adapters, for one)."""
-    ran = {id(module) for module in call.before} | {id(passage.module) for passage in call.behind}
-    hidden = {
+    ran = {id(module) for module in call.before} | {id(module_call.module) for module_call in call.after}
+    # they run without being called
+    in_attention = {
         id(inner)
         for module in block.modules()
         if isinstance(module, nn.MultiheadAttention)
         for inner in module.modules()
     }
     leaves = [module for module in block.modules() if not list(module.children()) and list(module.parameters())]
-    return all(id(module) in ran | hidden for module in leaves)
+    return all(id(module) in ran | in_attention for module in leaves)
 
 
 def split_hidden(hidden: Sequence[Tensor], width: int) -> list[Tensor]:
@@ -113,8 +114,8 @@ def activation_product(act: Function, gate: int | None, hidden: Sequence[Tensor]
 
 
 class Scratch:
-    """Buffers that serve one layer after another: new memory costs a processor a page fault every 4 KB, which is as
-    much as the arithmetic that it is needed for."""
+    """Buffers that serve one layer after another: on the CPU new memory costs a page fault every 4 KB, as much time as
+    the arithmetic that it is needed for."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
@@ -127,26 +128,28 @@ class Scratch:
         return buffer[:count].view(shape)
 
 
-def _through_act(act: Function, hidden: Tensor, above: Tensor, buffer: Tensor) -> Tensor:
-    """act'(hidden) * above, elementwise, perhaps in the buffer; ``above`` is broadcast."""
-    above = above.expand_as(hidden)
+def _activation_backward(act: Function, hidden: Tensor, grad_output: Tensor, buffer: Tensor) -> Tensor:
+    """act'(hidden) * grad_output, elementwise, perhaps in the buffer; ``grad_output`` is broadcast."""
+    grad_output = grad_output.expand_as(hidden)
     if isinstance(act, nn.GELU):
-        # one pass; autograd would run the activation once more
-        return torch.ops.aten.gelu_backward.grad_input(above, hidden, approximate=act.approximate, grad_input=buffer)
+        # one kernel; autograd would run the activation once more
+        return torch.ops.aten.gelu_backward.grad_input(
+            grad_output, hidden, approximate=act.approximate, grad_input=buffer
+        )
     with torch.enable_grad():
         leaf = hidden.detach().requires_grad_()
-        return torch.autograd.grad(act(leaf), leaf, above)[0]
+        return torch.autograd.grad(act(leaf), leaf, grad_output)[0]
 
 
-def _through_middle(
-    act: Function, gate: int | None, hidden: Sequence[Tensor], above: Tensor, buffers: Sequence[Tensor]
+def _product_backward(
+    act: Function, gate: int | None, hidden: Sequence[Tensor], grad_product: Tensor, buffers: Sequence[Tensor]
 ) -> list[Tensor]:
-    """dm/dh_k * above, elementwise, with a buffer for every k."""
+    """dm/dh_k * grad_product, elementwise, with a buffer for every k."""
     if gate is None:
-        return [_through_act(act, hidden[0], above, buffers[0])]
-    through = _through_act(act, hidden[gate], above, buffers[gate]).mul_(hidden[1 - gate])
-    other = torch.mul(act(hidden[gate]), above, out=buffers[1 - gate])
-    return [through, other] if gate == 0 else [other, through]
+        return [_activation_backward(act, hidden[0], grad_product, buffers[0])]
+    activated = _activation_backward(act, hidden[gate], grad_product, buffers[gate]).mul_(hidden[1 - gate])
+    multiplied = torch.mul(act(hidden[gate]), grad_product, out=buffers[1 - gate])
+    return [activated, multiplied] if gate == 0 else [multiplied, activated]
 
 
 def activations(tail: PostAttention, block: nn.Module, call: AttentionCall) -> list[Tensor]:
@@ -156,18 +159,19 @@ def activations(tail: PostAttention, block: nn.Module, call: AttentionCall) -> l
         TruthCheckError: not each of them ran once.
     """
     watched = tail.watched(block)
-    passed = [one for one in call.behind if any(one.module is module for module in watched)]
-    if [id(one.module) for one in passed] != list(map(id, watched)):
+    module_calls = [item for item in call.after if any(item.module is module for module in watched)]
+    if [id(item.module) for item in module_calls] != list(map(id, watched)):
         raise TruthCheckError(
             f"{type(block).__name__} did not run the modules that it ran at its first use: its forward depends on "
             "something else than its input"
         )
-    return [one.output if i else one.input for i, one in enumerate(passed)]
+    norm_call, *linear_calls = module_calls
+    return [norm_call.input, *(item.output for item in linear_calls)]
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A block's tail with its parameters; made for one pass, so never stale.
+class TailWeights:
+    """The parameters of a block's tail; looked up for every pass, so never stale.
 
     Attributes:
         out: Wo, (dim, heads * head_dim).
@@ -190,8 +194,8 @@ class Weights:
     gate: int | None
 
 
-def weights(tail: PostAttention, block: nn.Module, call: AttentionCall) -> Weights:
-    """Look the parts up."""
+def tail_weights(tail: PostAttention, block: nn.Module, call: AttentionCall) -> TailWeights:
+    """Look up the parameters of a block's tail."""
 
     def parameter(name: str | None) -> Tensor | None:
         return None if name is None else next(block.get_submodule(name).parameters()).detach()
@@ -203,8 +207,8 @@ def weights(tail: PostAttention, block: nn.Module, call: AttentionCall) -> Weigh
     biases = [None if linear.bias is None else linear.bias.detach() for linear in linears]
     if len(biases) < len(inner):
         biases = [None] * 2 if biases[0] is None else list(biases[0].chunk(2))
-    act: Any = _FUNCTIONS[tail.act] if tail.act in _FUNCTIONS else block.get_submodule(tail.act)
-    return Weights(
+    act: Any = ACTIVATION_FUNCTIONS[tail.act] if tail.act in ACTIVATION_FUNCTIONS else block.get_submodule(tail.act)
+    return TailWeights(
         out.detach(),
         parameter(tail.scale1),
         block.get_submodule(tail.norm),
@@ -240,113 +244,128 @@ class Folded:
     centred: bool
 
 
-def fold(parts: Weights, multiplied: bool = True) -> Folded:
-    """Costs (hidden * dim * heads * head_dim) multiply-adds, as much as 4 * dim tokens through these layers.
+def fold(weights: TailWeights, multiplied: bool = True) -> Folded:
+    """Merge the matrices of a tail.
 
+    Costs (hidden * dim * heads * head_dim) multiply-adds, as much as 4 * dim tokens through these layers;
     ``multiplied=False`` leaves F_k two matrices, for a single use.
     """
-    norm = parts.norm
+    norm = weights.norm
     centred = "rms" not in type(norm).__name__.lower()
     gamma, beta = (getattr(norm, name, None) for name in ("weight", "bias"))
     eps = next((getattr(norm, name) for name in ("eps", "variance_epsilon") if getattr(norm, name, None)), 1e-6)
-    out = parts.out if parts.scale1 is None else parts.scale1[:, None] * parts.out
+    out = weights.out if weights.scale1 is None else weights.scale1[:, None] * weights.out
     right = out - out.mean(0) if centred else out
     if gamma is not None:
         right = gamma.detach()[:, None] * right
     offsets: list[Tensor | float] = []
-    for matrix, bias in zip(parts.inner, parts.biases, strict=True):
+    for matrix, bias in zip(weights.inner, weights.biases, strict=True):
         offset: Tensor | float = 0.0 if beta is None else matrix @ beta.detach()
         offsets.append(offset if bias is None else bias + offset)
-    inner = [(matrix @ right,) if multiplied else (matrix, right) for matrix in parts.inner]
+    inner = [(matrix @ right,) if multiplied else (matrix, right) for matrix in weights.inner]
     return Folded(out, inner, offsets, float(eps), centred)
 
 
-class State:
-    """What all targets share: the MLP's derivative and the norm's statistics at some rows of some pictures.
+class TailDerivative:
+    """The derivative of a tail at some rows of some images, which all targets share.
+
+    It holds the MLP's derivative and the norm's statistics.
 
     Args:
-        parts: the block's.
+        weights: the tail's.
         folded: use the folded form.
-        entered: the norm's input, (batch, rows, dim).
+        norm_input: (batch, rows, dim).
         hidden: outputs of the first linear layers, (batch, rows, features).
-        scratch: for what is needed until the next state.
+        scratch: holds intermediate results until the next derivative.
     """
 
     def __init__(
-        self, parts: Weights, folded: Folded | None, entered: Tensor, hidden: Sequence[Tensor], scratch: Scratch
+        self,
+        weights: TailWeights,
+        folded: Folded | None,
+        norm_input: Tensor,
+        hidden: Sequence[Tensor],
+        scratch: Scratch,
     ) -> None:
-        self._parts, self._folded, self._entered, self._scratch = parts, folded, entered, scratch
-        self._hidden = split_hidden(hidden, parts.outer.shape[1])
+        self._weights, self._folded, self._norm_input, self._scratch = weights, folded, norm_input, scratch
+        self._hidden = split_hidden(hidden, weights.outer.shape[1])
         self._slopes: list[Tensor] = []
         if folded is not None:
-            x = entered.to(torch.promote_types(entered.dtype, torch.float32))
+            x = norm_input.to(torch.promote_types(norm_input.dtype, torch.float32))
             x = x - x.mean(-1, keepdim=True) if folded.centred else x
-            inverse = (x.square().mean(-1, keepdim=True) + folded.eps).rsqrt()
-            self._unit = (x * inverse).to(entered.dtype) @ folded.out
-            self._slopes = self._through_middle(inverse.to(entered.dtype), "slope")
-            self._shared = [
-                torch.sub(h, offset, out=shared).mul_(slope)
-                for slope, h, offset, shared in zip(
-                    self._slopes, self._hidden, folded.offsets, self._buffers("shared"), strict=True
+            inverse_sigma = (x.square().mean(-1, keepdim=True) + folded.eps).rsqrt()
+            # x_hat Wo'
+            self._unit = (x * inverse_sigma).to(norm_input.dtype) @ folded.out
+            # dm/dh_k / sigma
+            self._slopes = self._product_backward(inverse_sigma.to(norm_input.dtype), "slope")
+            # (dm/dh_k / sigma) * (h_k - c_k)
+            self._offset_slopes = [
+                torch.sub(h, offset, out=buffer).mul_(slope)
+                for slope, h, offset, buffer in zip(
+                    self._slopes, self._hidden, folded.offsets, self._buffers("offset slope"), strict=True
                 )
             ]
 
     def _buffers(self, name: str) -> list[Tensor]:
         return [self._scratch.take(f"{name} {k}", h.shape, h) for k, h in enumerate(self._hidden)]
 
-    def _through_middle(self, above: Tensor, name: str) -> list[Tensor]:
-        return _through_middle(self._parts.act, self._parts.gate, self._hidden, above, self._buffers(name))
+    def _product_backward(self, grad_product: Tensor, name: str) -> list[Tensor]:
+        weights = self._weights
+        return _product_backward(weights.act, weights.gate, self._hidden, grad_product, self._buffers(name))
 
-    def _sloped(self, u: Tensor) -> Iterator[Tensor]:
-        """u * dm/dh_k for several targets, (batch, targets, rows, hidden), each valid until the next one."""
+    def _grad_hidden(self, u: Tensor) -> Iterator[Tensor]:
+        """u * slope_k for several targets, (batch, targets, rows, hidden), each valid until the next one."""
         for slope in self._slopes:
             shape = torch.Size((*u.shape[:2], *slope.shape[1:]))
-            yield torch.mul(u, slope[:, None], out=self._scratch.take("sloped", shape, slope))
+            yield torch.mul(u, slope[:, None], out=self._scratch.take("grad hidden", shape, slope))
 
-    def head_gradient(self, g: Tensor) -> Tensor:
-        """ds/dO.
+    def head_gradient(self, grad_tokens: Tensor) -> Tensor:
+        """The gradient at the head outputs, ds/dO.
 
         Args:
-            g: ds/dz, (batch, targets, rows, dim), or (batch, targets, 1, dim) if it is the same for all rows.
+            grad_tokens: g = ds/dz, (batch, targets, rows, dim), or (batch, targets, 1, dim) if it is the same for all
+                rows.
 
         Returns:
             (batch, targets, rows, heads * head_dim).
         """
-        scale2 = self._parts.scale2
-        return self.combined(g, g if scale2 is None else g * scale2)
+        scale2 = self._weights.scale2
+        return self.combined(grad_tokens, grad_tokens if scale2 is None else grad_tokens * scale2)
 
-    def combined(self, at_sum: Tensor, at_mlp: Tensor) -> Tensor:
-        """The same from the gradients at the norm's input (without the MLP's share) and at the MLP's result."""
-        u = at_mlp @ self._parts.outer
-        return self._unfolded(at_sum, u) if self._folded is None else self._through_folded(self._folded, at_sum, u)
+    def combined(self, grad_sum: Tensor, grad_mlp: Tensor) -> Tensor:
+        """The same from the gradients at the norm's input (without the MLP's share) and at the MLP's output."""
+        u = grad_mlp @ self._weights.outer
+        return self._plain_form(grad_sum, u) if self._folded is None else self._folded_form(self._folded, grad_sum, u)
 
-    def _unfolded(self, g: Tensor, u: Tensor) -> Tensor:
-        parts = self._parts
+    def _plain_form(self, g: Tensor, u: Tensor) -> Tensor:
+        weights = self._weights
         if u.shape[1] == 1:
-            hidden: Iterable[Tensor] = (one[:, None] for one in self._through_middle(u[:, 0], "sloped"))
+            grad_hidden: Iterable[Tensor] = (h[:, None] for h in self._product_backward(u[:, 0], "grad hidden"))
         else:
-            self._slopes = self._slopes or self._through_middle(u.new_ones(()), "slope")
-            hidden = self._sloped(u)
-        below = _total([one @ matrix for one, matrix in zip(hidden, parts.inner, strict=True)])
+            self._slopes = self._slopes or self._product_backward(u.new_ones(()), "slope")
+            grad_hidden = self._grad_hidden(u)
+        grad_norm = _total([h @ matrix for h, matrix in zip(grad_hidden, weights.inner, strict=True)])
         with torch.enable_grad():
             # once per target, so that one backward pass does
-            leaf = self._entered.detach()[:, None].expand_as(below).contiguous().requires_grad_()
-            (total,) = torch.autograd.grad(parts.norm(leaf), leaf, below)
-        total.add_(g)
-        return (total if parts.scale1 is None else total.mul_(parts.scale1)) @ parts.out
+            leaf = self._norm_input.detach()[:, None].expand_as(grad_norm).contiguous().requires_grad_()
+            (grad_sum,) = torch.autograd.grad(weights.norm(leaf), leaf, grad_norm)
+        grad_sum.add_(g)
+        return (grad_sum if weights.scale1 is None else grad_sum.mul_(weights.scale1)) @ weights.out
 
-    def _through_folded(self, folded: Folded, g: Tensor, u: Tensor) -> Tensor:
-        pairs = zip(self._sloped(u), folded.inner, strict=True)
-        result = _total([functools.reduce(torch.matmul, product, one) for one, product in pairs])
+    def _folded_form(self, folded: Folded, g: Tensor, u: Tensor) -> Tensor:
+        pairs = zip(self._grad_hidden(u), folded.inner, strict=True)
+        head_grad = _total([functools.reduce(torch.matmul, matrices, h) for h, matrices in pairs])
         if u.shape[2] == 1:
-            inner = _total([shared @ u[:, :, 0].transpose(1, 2) for shared in self._shared]).transpose(1, 2)[..., None]
+            products = [slopes @ u[:, :, 0].transpose(1, 2) for slopes in self._offset_slopes]
+            inner = _total(products).transpose(1, 2)[..., None]
         else:
-            inner = _total([(shared[:, None] * u).sum(-1, keepdim=True) for shared in self._shared])
-        result.addcmul_(self._unit[:, None].expand_as(result), inner, value=-1 / folded.out.shape[0])
-        return result.add_(g @ folded.out)
+            inner = _total([(slopes[:, None] * u).sum(-1, keepdim=True) for slopes in self._offset_slopes])
+        head_grad.addcmul_(self._unit[:, None].expand_as(head_grad), inner, value=-1 / folded.out.shape[0])
+        return head_grad.add_(g @ folded.out)
 
 
 def _total(terms: list[Tensor]) -> Tensor:
+    """Their sum, in place of the first."""
     total = terms[0]
     for term in terms[1:]:
         total = total.add_(term)

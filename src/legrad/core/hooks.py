@@ -1,22 +1,27 @@
-"""The only place that touches a running model: hooks, attention taps, autograd modes. It undoes everything.
+"""All hooks on a running model: each is registered here, and removed when its forward pass ends or is interrupted.
 
-``stream`` runs the model forward once. A chosen block is entered without gradients; at its first attention the head
-output O becomes a fresh leaf and gradients are on until the block ends. There ``visit`` sees the block's tokens and its
-attention calls, and the model goes on with detached tokens: nothing of a block survives the block. A block whose tail
-is known in closed form (see ``tails``) is only watched: no gradients, a few activations noted.
+``StreamingForward`` runs the model forward once. A chosen block is entered without gradients; at its first attention
+the head output O becomes a fresh leaf and gradients are on until the block ends. There ``visit`` gets the block's
+tokens and its attention calls, and the model goes on with detached tokens: nothing of a block outlives the block,
+unless ``visit`` keeps it. A block whose post-attention part has a closed form (see ``closed_form``) is only watched: no
+gradients, a few activations recorded.
+
+``forward_with_graph`` keeps the graph of all blocks instead. Flags, modes and locks are in ``state``, the tensors of an
+attention in ``attention``.
 """
 
 import contextlib
 import itertools
 import threading
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from legrad.core.attention import (
     Attention,
@@ -30,11 +35,8 @@ from legrad.core.attention import (
 )
 from legrad.errors import TruthCheckError
 
+# The pass whose hooks answer in this thread, or none: ``visit`` may run the model again.
 _session = threading.local()
-
-
-# hooks that only look; another pass of ours may be running outside this one
-_observer_hooks: weakref.WeakSet[Callable[..., None]] = weakref.WeakSet()
 
 
 def has_foreign_hooks(block: nn.Module) -> bool:
@@ -44,130 +46,159 @@ def has_foreign_hooks(block: nn.Module) -> bool:
         return True
     for module in itertools.islice(block.modules(), 1, None):
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values(), *module._backward_hooks.values())
-        if "forward" in vars(module) or any(hook not in _observer_hooks for hook in hooks):
+        if "forward" in vars(module) or not all(map(_only_observes, hooks)):
             return True
     return False
+
+
+def _only_observes(hook: Callable[..., Any]) -> bool:
+    """Whether a hook is ours and changes nothing; the pass around this one, or another thread's, may have set it."""
+    return getattr(hook, "__func__", None) is StreamingForward.record_call
 
 
 def _detached(output: Any, copy: bool = False) -> Any:
     if isinstance(output, Tensor):
         return output.detach().clone() if copy else output.detach()
     if isinstance(output, tuple):
-        return tuple(_detached(one, copy) for one in output)
+        return tuple(_detached(item, copy) for item in output)
     return output
 
 
-def stream(
-    run: Callable[[], Tensor],
-    blocks: Sequence[nn.Module],
-    layers: Iterable[int],
-    visit: Callable[[int, Any, list[AttentionCall]], bool],
-    tap: Kind | None = "fused",
-    verify: bool = False,
-    watched: Mapping[int, Sequence[nn.Module]] | None = None,
-) -> tuple[Tensor, Any]:
-    """Run the model once and visit the chosen blocks as they finish.
-
-    Call it inside ``state.evaluation_mode``. Only the calling thread's forward is seen, and not
-    those that ``visit`` starts.
-
-    Args:
-        run: the forward pass of the vision tower.
-        blocks: all transformer blocks.
-        layers: indices of the blocks to visit; each must run exactly once.
-        visit: called as ``visit(layer, block_output, attention_calls)`` with gradients on; True says that it keeps the
-            output: the model goes on with a copy, so that no block writes on what was kept.
-        tap: the kind of attention to look at inside the blocks; None visits them with detached outputs only.
-        verify: recompute a few rows of every attention explicitly, and watch every childless module of every block.
-        watched: modules of a block to watch, see ``AttentionCall.behind``; such a block runs without gradients.
-
-    Returns:
-        The result of ``run`` and the (detached) output of the last block.
-
-    Raises:
-        TruthCheckError: a chosen block did not run, or ran more than once.
-    """
-    chosen = set(layers)
-    last = len(blocks) - 1
-    runs = dict.fromkeys(chosen | {last}, 0)
-    final: list[Any] = []
-    me = object()
-    outer = getattr(_session, "current", None)
-    open_taps: list[AttentionTap] = []
-    handles: list[Any] = []
-    watched = watched or {}
-    noted: dict[int, nn.Module] = {}
-
-    def note(module: nn.Module, args: Any, output: Any) -> None:
-        if getattr(_session, "current", None) is not me or not open_taps:
-            return
-        tap = open_taps[-1]
-        if not tap.calls:
-            tap.before.append(module)
-        elif args:
-            through = (args[0], output) if verify else (_detached(args[0]), _detached(output))
-            tap.calls[-1].behind.append(ModuleCall(module, *through))
-
-    _observer_hooks.add(note)
-
-    def watch(layer: int) -> None:
-        def enter(module: nn.Module, args: Any) -> None:
-            if getattr(_session, "current", None) is not me:
-                return
-            assert tap is not None
-            open_taps.append(AttentionTap(tap, verify, differentiate=layer not in watched))
-            open_taps[-1].__enter__()
-
-        def leave(module: nn.Module, args: Any, output: Any) -> Any:
-            if getattr(_session, "current", None) is not me:
-                return None
-            runs[layer] += 1
-            calls: list[AttentionCall] = []
-            if tap and layer in chosen:
-                finished = open_taps.pop()
-                finished.__exit__(None, None, None)
-                calls = finished.calls
-            kept = layer == last
-            try:
-                if layer in chosen:
-                    _session.current = None
-                    with torch.enable_grad():
-                        kept |= visit(layer, output, calls)
-            finally:
-                _session.current = me
-                torch.set_grad_enabled(False)
-            output = _detached(output, copy=kept)
-            if layer == last:
-                final[:] = [output]
-            return output
-
-        if tap and layer in chosen:
-            handles.append(blocks[layer].register_forward_pre_hook(enter))
-            every = [module for module in blocks[layer].modules() if not list(module.children())] if verify else []
-            # blocks may share modules
-            noted.update({id(module): module for module in watched.get(layer, every)})
-        # prepended, so that the user's own hooks see detached outputs and run without gradients
-        handles.append(blocks[layer].register_forward_hook(leave, prepend=True))
-
-    try:
-        for layer in sorted(runs):
-            watch(layer)
-        handles.extend(module.register_forward_hook(note) for module in noted.values())
-        _session.current = me
-        output = run()
-    finally:
-        _session.current = outer
-        for handle in handles:
-            handle.remove()
-        while open_taps:  # an exception left a block early
-            open_taps.pop().__exit__(None, None, None)
+def _require_one_run(blocks: Sequence[nn.Module], runs: Mapping[int, int]) -> None:
     for layer, count in runs.items():
         if count != 1:
             raise TruthCheckError(
                 f"block {layer} ({type(blocks[layer]).__name__}) ran {count} times in one forward pass, expected once: "
                 "its tokens cannot be explained"
             )
-    return output, final[0]
+
+
+def _first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else next(iter(kwargs.values()))
+
+
+class StreamingForward:
+    """One forward pass of the vision tower that visits the chosen blocks as they finish.
+
+    Use it once, inside ``state.evaluation_mode``. Only the calling thread's forward is seen, and not those that
+    ``visit`` starts.
+
+    Args:
+        blocks: all transformer blocks.
+        layers: indices of the blocks to visit; each must run exactly once.
+        visit: called as ``visit(layer, block_output, attention_calls)`` with gradients on; True says that it keeps the
+            output: the model goes on with a copy, so that no block writes on what was kept.
+        tap: the kind of attention to look at inside the blocks; None visits them with detached outputs only.
+        verify: recompute a few rows of every attention explicitly, and watch every childless module of every block.
+        watched: layer -> modules of its block to watch, see ``AttentionCall.after``; such a block runs without
+            gradients.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        layers: Collection[int],
+        visit: Callable[[int, Any, list[AttentionCall]], bool],
+        tap: Kind | None = "fused",
+        verify: bool = False,
+        watched: Mapping[int, Sequence[nn.Module]] | None = None,
+    ) -> None:
+        self._blocks, self._layers, self._visit = blocks, set(layers), visit
+        self._tap, self._verify, self._watched = tap, verify, watched or {}
+        self._last = len(blocks) - 1
+        self._runs = dict.fromkeys(sorted({*self._layers, self._last}), 0)
+        self._last_output: Any = None
+        self._open_taps: list[AttentionTap] = []
+
+    def run(self, forward: Callable[[], Tensor]) -> tuple[Tensor, Any]:
+        """Run the model.
+
+        Args:
+            forward: the forward pass of the vision tower.
+
+        Returns:
+            The result of ``forward`` and the (detached) output of the last block.
+
+        Raises:
+            TruthCheckError: a chosen block did not run, or ran more than once.
+        """
+        enclosing_pass = getattr(_session, "current", None)
+        handles: list[RemovableHandle] = []
+        try:
+            for handle in self._registered():
+                handles.append(handle)
+            _session.current = self
+            output = forward()
+        finally:
+            _session.current = enclosing_pass
+            for handle in handles:
+                handle.remove()
+            while self._open_taps:  # an exception ended a block early
+                self._open_taps.pop().__exit__(None, None, None)
+        _require_one_run(self._blocks, self._runs)
+        return output, self._last_output
+
+    def _registered(self) -> Iterator[RemovableHandle]:
+        """Register the hooks, one at a time."""
+        watched_modules: dict[int, nn.Module] = {}
+        for layer in self._runs:
+            block = self._blocks[layer]
+            if self._tap and layer in self._layers:
+                yield block.register_forward_pre_hook(partial(self._enter, layer))
+                leaves = [module for module in block.modules() if not list(module.children())] if self._verify else []
+                # blocks may share modules
+                watched_modules.update({id(module): module for module in self._watched.get(layer, leaves)})
+            # prepended, so that the user's own hooks see detached outputs and run without gradients
+            yield block.register_forward_hook(partial(self._leave, layer), prepend=True)
+        for module in watched_modules.values():
+            yield module.register_forward_hook(self.record_call)
+
+    def _is_running(self) -> bool:
+        """Whether this thread runs the model for this pass, and not for one that ``visit`` started."""
+        return getattr(_session, "current", None) is self
+
+    def _enter(self, layer: int, module: nn.Module, args: Any) -> None:
+        """Hook in front of a block."""
+        if not self._is_running():
+            return
+        assert self._tap is not None
+        self._open_taps.append(AttentionTap(self._tap, self._verify, differentiate=layer not in self._watched))
+        self._open_taps[-1].__enter__()
+
+    def record_call(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Hook after a watched module: add it to the attention before it."""
+        if not self._is_running() or not self._open_taps:
+            return
+        tap = self._open_taps[-1]
+        if not tap.calls:
+            tap.before.append(module)
+        elif args:
+            tensors = (args[0], output) if self._verify else (_detached(args[0]), _detached(output))
+            tap.calls[-1].after.append(ModuleCall(module, *tensors))
+
+    def _leave(self, layer: int, module: nn.Module, args: Any, output: Any) -> Any:
+        """Hook after a block: visit it, and hand on its output without the graph."""
+        if not self._is_running():
+            return None
+        self._runs[layer] += 1
+        calls: list[AttentionCall] = []
+        if self._tap and layer in self._layers:
+            tap = self._open_taps.pop()
+            tap.__exit__(None, None, None)
+            calls = tap.calls
+        keep = layer == self._last
+        try:
+            if layer in self._layers:
+                _session.current = None
+                with torch.enable_grad():
+                    keep |= self._visit(layer, output, calls)
+        finally:
+            _session.current = self
+            torch.set_grad_enabled(False)
+        output = _detached(output, copy=keep)
+        if layer == self._last:
+            self._last_output = output
+        return output
 
 
 def tapped(
@@ -183,7 +214,7 @@ def record(blocks: Sequence[nn.Module]) -> Iterator[list[Any]]:
     """The detached outputs of all blocks of the forward passes that this thread runs inside."""
     outputs: list[Any] = [None] * len(blocks)
     thread = threading.get_ident()
-    handles = []
+    handles: list[RemovableHandle] = []
 
     def keep(index: int) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -193,7 +224,8 @@ def record(blocks: Sequence[nn.Module]) -> Iterator[list[Any]]:
         return hook
 
     try:
-        handles = [block.register_forward_hook(keep(i), prepend=True) for i, block in enumerate(blocks)]
+        for index, block in enumerate(blocks):
+            handles.append(block.register_forward_hook(keep(index), prepend=True))
         yield outputs
     finally:
         for handle in handles:
@@ -202,44 +234,38 @@ def record(blocks: Sequence[nn.Module]) -> Iterator[list[Any]]:
 
 def block_input(run: Callable[[], Tensor], block: nn.Module) -> Any:
     """What enters a block in one forward pass: its first argument, detached."""
-    found: list[Any] = []
+    inputs: list[Any] = []
     thread = threading.get_ident()
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == thread:
-            found.append(_detached(args[0] if args else next(iter(kwargs.values()))))
+            inputs.append(_detached(_first_argument(args, kwargs)))
 
     handle = block.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         run()
     finally:
         handle.remove()
-    return found[0]
+    return inputs[0]
 
 
 @dataclass
-class Whole:
+class ForwardGraph:
     """One forward pass with the graph from the first block to the output.
 
     Attributes:
-        output: what ``run`` returned.
-        entered: the tokens that entered each block, as the block got them; those of block 0 are a leaf.
-        left: what each block returned.
-        inside: the attentions of each block.
-        behind: the attentions after the last block.
+        output: what the forward pass returned.
+        block_inputs: the tokens that entered each block, in the block's layout; those of block 0 are a leaf.
+        block_outputs: what each block returned.
+        attentions: the attentions of each block.
+        attentions_after: the attentions after the last block.
     """
 
     output: Tensor
-    entered: list[Any]
-    left: list[Any]
-    inside: list[list[Attention]]
-    behind: list[Attention]
-
-
-def _first_replaced(
-    args: tuple[Any, ...], kwargs: dict[str, Any], value: Any
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return ((value, *args[1:]), kwargs) if args else (args, {**kwargs, next(iter(kwargs)): value})
+    block_inputs: list[Any]
+    block_outputs: list[Any]
+    attentions: list[list[Attention]]
+    attentions_after: list[Attention]
 
 
 def forward_with_graph(
@@ -249,9 +275,9 @@ def forward_with_graph(
     replacements: Replacements | None = None,
     attend: Callable[..., Tensor] = F.scaled_dot_product_attention,
     cut: Callable[[nn.Module], bool] | None = None,
-) -> Whole:
+) -> ForwardGraph:
     """Run the model once and keep the graph of all blocks and of what follows them, for methods that need gradients
-    through the whole model. Nothing is kept but by the result.
+    through the whole model. Only the result holds the graph.
 
     Call it inside ``state.evaluation_mode``. Only the calling thread's forward is seen.
 
@@ -267,57 +293,66 @@ def forward_with_graph(
         TruthCheckError: a block did not run, or ran more than once.
     """
     tap = WholeTap(kind, replacements or {}, attend)
-    entered: list[Any] = [[] for _ in blocks]
-    left: list[Any] = [[] for _ in blocks]
-    spans: list[slice] = [slice(0)] * len(blocks)
-    thread = threading.get_ident()
-    handles: list[Any] = []
-
-    def watch(layer: int) -> None:
-        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if threading.get_ident() != thread:
-                return None
-            changed = None
-            if layer == 0:
-                torch.set_grad_enabled(True)
-                tokens = args[0] if args else next(iter(kwargs.values()))
-                changed = args, kwargs = _first_replaced(args, kwargs, tokens.detach().requires_grad_())
-            entered[layer].append(args[0] if args else next(iter(kwargs.values())))
-            spans[layer] = slice(len(tap.seen), None)
-            return changed
-
-        def leave(module: nn.Module, args: Any, output: Any) -> None:
-            if threading.get_ident() == thread:
-                left[layer].append(output)
-                spans[layer] = slice(spans[layer].start, len(tap.seen))
-
-        handles.append(blocks[layer].register_forward_pre_hook(enter, with_kwargs=True))
-        handles.append(blocks[layer].register_forward_hook(leave))
-        for child in blocks[layer].children():
-            if cut is not None and cut(child):
-                handles.append(child.register_forward_hook(lambda _module, _args, output: _detached(output)))
-
+    recorder = _GraphRecorder(blocks, tap)
+    handles: list[RemovableHandle] = []
     try:
-        for layer in range(len(blocks)):
-            watch(layer)
+        for handle in recorder.registered(cut):
+            handles.append(handle)
         with torch.no_grad(), tap:
             output = run()
     finally:
         for handle in handles:
             handle.remove()
-    for layer, found in enumerate(left):
-        if len(found) != 1:
-            raise TruthCheckError(
-                f"block {layer} ({type(blocks[layer]).__name__}) ran {len(found)} times in one forward pass, expected "
-                "once: its tokens cannot be explained"
-            )
-    return Whole(
-        output,
-        [found[0] for found in entered],
-        [found[0] for found in left],
-        [tap.seen[span] for span in spans],
-        tap.seen[spans[-1].stop :],
-    )
+    return recorder.graph(output)
+
+
+class _GraphRecorder:
+    """Collects the parts of a ``ForwardGraph``; block 0 starts it from a leaf, and switches gradients on."""
+
+    def __init__(self, blocks: Sequence[nn.Module], tap: WholeTap) -> None:
+        self._blocks, self._tap = blocks, tap
+        self._inputs: list[list[Any]] = [[] for _ in blocks]
+        self._outputs: list[list[Any]] = [[] for _ in blocks]
+        # which of the tap's attentions ran inside a block
+        self._spans: list[slice] = [slice(0)] * len(blocks)
+        self._thread = threading.get_ident()
+
+    def registered(self, cut: Callable[[nn.Module], bool] | None) -> Iterator[RemovableHandle]:
+        """Register the hooks, one at a time."""
+        for layer, block in enumerate(self._blocks):
+            yield block.register_forward_pre_hook(partial(self._enter, layer), with_kwargs=True)
+            yield block.register_forward_hook(partial(self._leave, layer))
+            for child in block.children():
+                if cut is not None and cut(child):
+                    yield child.register_forward_hook(lambda _module, _args, output: _detached(output))
+
+    def _enter(self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return None
+        tokens, arguments = _first_argument(args, kwargs), None
+        if layer == 0:
+            torch.set_grad_enabled(True)
+            tokens = tokens.detach().requires_grad_()
+            arguments = ((tokens, *args[1:]), kwargs) if args else (args, {**kwargs, next(iter(kwargs)): tokens})
+        self._inputs[layer].append(tokens)
+        self._spans[layer] = slice(len(self._tap.attentions), None)
+        return arguments
+
+    def _leave(self, layer: int, module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == self._thread:
+            self._outputs[layer].append(output)
+            self._spans[layer] = slice(self._spans[layer].start, len(self._tap.attentions))
+
+    def graph(self, output: Tensor) -> ForwardGraph:
+        """What was collected; raises ``TruthCheckError`` unless every block ran once."""
+        _require_one_run(self._blocks, {layer: len(outputs) for layer, outputs in enumerate(self._outputs)})
+        return ForwardGraph(
+            output,
+            [inputs[0] for inputs in self._inputs],
+            [outputs[0] for outputs in self._outputs],
+            [self._tap.attentions[span] for span in self._spans],
+            self._tap.attentions[self._spans[-1].stop :],
+        )
 
 
 def forward_values_only(run: Callable[[], Tensor], block: nn.Module) -> tuple[Any, int]:
@@ -325,7 +360,7 @@ def forward_values_only(run: Callable[[], Tensor], block: nn.Module) -> tuple[An
 
     Call it inside ``state.evaluation_mode``; fused attention only.
     """
-    found: list[Any] = []
+    outputs: list[Any] = []
     tap = ValuesTap()
     inside = contextlib.ExitStack()  # left at the block's end, or by an exception
     thread = threading.get_ident()
@@ -337,7 +372,7 @@ def forward_values_only(run: Callable[[], Tensor], block: nn.Module) -> tuple[An
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         if threading.get_ident() == thread:
             inside.close()
-            found.append(_detached(output))
+            outputs.append(_detached(output))
 
     handles = [block.register_forward_pre_hook(enter), block.register_forward_hook(leave, prepend=True)]
     try:
@@ -346,4 +381,4 @@ def forward_values_only(run: Callable[[], Tensor], block: nn.Module) -> tuple[An
     finally:
         for handle in handles:
             handle.remove()
-    return found[0], len(tap.calls)
+    return outputs[0], len(tap.calls)

@@ -1,4 +1,4 @@
-"""Which blocks' tails have a closed form: found out once, and checked against autograd."""
+"""Which blocks' tails have a closed form: recognised at the first use of an input shape, and compared with autograd."""
 
 import itertools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from legrad.core import closed_form, hooks
 from legrad.core.attention import AttentionCall, ModuleCall
 from legrad.core.closed_form import (
-    _FUNCTIONS,
+    ACTIVATION_FUNCTIONS,
     PostAttention,
     activation_product,
     all_ran,
@@ -28,15 +28,15 @@ _LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 3e-2, torch
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """What was found out about a model at the first use of an input shape, see ``planning``.
+    """What may be computed in closed form for one input shape of a model.
 
     Attributes:
         tails: layer -> its tail in closed form; other layers go through autograd.
-        readings: name of a read-out -> the tokens that it reads, filled in when it is first asked for.
+        token_spans: name of a read-out -> the tokens that it reads, filled in at its first use.
     """
 
     tails: dict[int, PostAttention] = field(default_factory=dict)
-    readings: dict[str, TokenSpan] = field(default_factory=dict)
+    token_spans: dict[str, TokenSpan] = field(default_factory=dict)
 
 
 class Planner:
@@ -51,7 +51,7 @@ class Planner:
         self.shortcuts = Shortcuts()
 
     def visit(self, layer: int, tokens: Tensor, calls: list[AttentionCall]) -> None:
-        """Look at one block of one picture, with its graph and all its modules watched."""
+        """Look at one block of one image, with its graph and all its modules watched."""
         tail = confirmed_tail(self._anatomy, layer, tokens, calls)
         if tail is not None:
             self.shortcuts.tails[layer] = tail
@@ -75,95 +75,106 @@ def confirmed_tail(anatomy: ViTAnatomy, layer: int, tokens: Tensor, calls: list[
         tail = recognise(block, call, tokens)
     if tail is None:
         return None
-    plain, folded = _agreeing(tail, block, tokens, call)
+    plain, folded = _forms_that_hold(tail, block, tokens, call)
     return replace(tail, foldable=folded) if plain else None
 
 
-def _agreeing(tail: PostAttention, block: torch.nn.Module, tokens: Tensor, call: AttentionCall) -> tuple[bool, bool]:
+def _forms_that_hold(
+    tail: PostAttention, block: torch.nn.Module, tokens: Tensor, call: AttentionCall
+) -> tuple[bool, bool]:
     """Do the plain and the folded closed form equal autograd, for arbitrary gradients at all tokens and at one?
 
-    The shares of the MLP and of the sum in front of it are compared apart as well: a tiny LayerScale would hide one.
+    The shares of the MLP and of its residual are compared apart as well: a tiny LayerScale would hide one of them.
     """
     count = tokens.shape[1]
-    agreeing = [True, True]
+    forms_hold = [True, True]
     try:
         norm, fc2 = (block.get_submodule(name) for name in (tail.norm, tail.fc2))
-        before = next(one.input for one in call.behind if one.module is norm)
-        after = next(one.output for one in call.behind if one.module is fc2)
-        g, alone = _wave(tokens, slice(0, count)), slice(count // 2, count // 2 + 1)
-        nothing = torch.zeros_like(g)
+        norm_input = next(item.input for item in call.after if item.module is norm)
+        mlp_output = next(item.output for item in call.after if item.module is fc2)
+        every_row, middle_row = slice(0, count), slice(count // 2, count // 2 + 1)
+        gradient = _wave(tokens, every_row)
+        zeros = torch.zeros_like(gradient)
         checks = (
-            (tokens, g, slice(0, count), None),
-            (before, g, slice(0, count), (g, nothing)),
-            (after, g, slice(0, count), (nothing, g)),
-            (tokens, _wave(tokens, alone), alone, None),
+            (tokens, gradient, every_row, None),
+            (norm_input, gradient, every_row, (gradient, zeros)),
+            (mlp_output, gradient, every_row, (zeros, gradient)),
+            (tokens, _wave(tokens, middle_row), middle_row, None),
         )
-        for at, above, rows, share in checks:
-            (expected,) = torch.autograd.grad(at, call.output, above, retain_graph=True)
+        for tensor, grad_tensor, rows, shares in checks:
+            (expected,) = torch.autograd.grad(tensor, call.output, grad_tensor, retain_graph=True)
             for form in (0, 1):
                 with torch.no_grad():
-                    found = torch.zeros_like(expected)
-                    found[:, :, rows] = _closed(tail, block, call, above, rows, share, folded=bool(form))
+                    head_grad = torch.zeros_like(expected)
+                    head_grad[:, :, rows] = _closed(tail, block, call, grad_tensor, rows, shares, folded=bool(form))
                     # a comparison with NaN is False, and NaN must not pass
-                    near = (found - expected).abs().max() <= _LIMITS[tokens.dtype] * expected.abs().max()
-                    agreeing[form] &= bool(near)
+                    near = (head_grad - expected).abs().max() <= _LIMITS[tokens.dtype] * expected.abs().max()
+                    forms_hold[form] &= bool(near)
     except (RuntimeError, TruthCheckError):  # shapes that do not fit, in-place changes: not the common block after all
         return False, False
-    return agreeing[0], agreeing[1]
+    return forms_hold[0], forms_hold[1]
 
 
 def _wave(tokens: Tensor, rows: slice) -> Tensor:
     """An arbitrary gradient at some of the tokens."""
     wave = torch.linspace(0, 1, tokens.numel(), device=tokens.device).mul_(1e4).sin_().reshape(tokens.shape)
-    g = torch.zeros_like(tokens)
-    g[:, rows] = wave[:, rows].to(g)
-    return g.detach()
+    gradient = torch.zeros_like(tokens)
+    gradient[:, rows] = wave[:, rows].to(gradient)
+    return gradient.detach()
 
 
 def _closed(
     tail: PostAttention,
     block: torch.nn.Module,
     call: AttentionCall,
-    g: Tensor,
+    grad_tokens: Tensor,
     rows: slice,
-    share: tuple[Tensor, Tensor] | None,
+    shares: tuple[Tensor, Tensor] | None,
     folded: bool,
 ) -> Tensor:
-    """The closed form at some rows, (batch, heads, rows, head_dim); of a share if one is given."""
-    entered, *hidden = (one.detach()[:, rows] for one in closed_form.activations(tail, block, call))
-    parts = closed_form.weights(tail, block, call)
-    merged = closed_form.fold(parts, multiplied=False) if folded else None
-    state = closed_form.State(parts, merged, entered, hidden, closed_form.Scratch())
-    if share is None:
-        found = state.head_gradient(g[:, None, rows])
+    """The closed form at some rows, (batch, heads, rows, head_dim).
+
+    ``shares`` stand in for ``grad_tokens``: the gradients at the norm's input and at the MLP's output.
+    """
+    norm_input, *hidden = (tensor.detach()[:, rows] for tensor in closed_form.activations(tail, block, call))
+    weights = closed_form.tail_weights(tail, block, call)
+    merged = closed_form.fold(weights, multiplied=False) if folded else None
+    derivative = closed_form.TailDerivative(weights, merged, norm_input, hidden, closed_form.Scratch())
+    if shares is None:
+        head_grad = derivative.head_gradient(grad_tokens[:, None, rows])
     else:
-        found = state.combined(*(one[:, None, rows] for one in share))
-    return found[:, 0].unflatten(-1, (call.output.shape[1], -1)).transpose(1, 2)
+        head_grad = derivative.combined(*(share[:, None, rows] for share in shares))
+    return head_grad[:, 0].unflatten(-1, (call.output.shape[1], -1)).transpose(1, 2)
 
 
-_PASSING = (nn.Identity, nn.Dropout)
+# what hands on its input in evaluation mode
+_IDENTITIES = (nn.Identity, nn.Dropout)
 
 
 def recognise(block: nn.Module, call: AttentionCall, tokens: Tensor) -> PostAttention | None:
-    """The tail out of the childless modules that ran behind the attention; None if they are not the common ones.
+    """The tail, from the childless modules that ran after the attention; None if they are not the common ones.
 
     Args:
         block: the block that ran.
         call: its only attention, with all childless modules watched.
-        tokens: the block's result, (batch, tokens, dim).
+        tokens: the block's output, (batch, tokens, dim).
     """
     if not all_ran(block, call):
         return None
     names = {id(module): name for name, module in block.named_modules()}
-    rest = [p for p in call.behind if not isinstance(p.module, _PASSING) and type(p.module).__name__ != "DropPath"]
-    if any(not isinstance(p.input, Tensor) or not isinstance(p.output, Tensor) for p in rest):
+    rest = [
+        item
+        for item in call.after
+        if not isinstance(item.module, _IDENTITIES) and type(item.module).__name__ != "DropPath"
+    ]
+    if any(not isinstance(item.input, Tensor) or not isinstance(item.output, Tensor) for item in rest):
         return None
 
     def take(fits: Callable[[nn.Module], bool]) -> ModuleCall | None:
         return rest.pop(0) if rest and fits(rest[0].module) else None
 
-    def name(passage: ModuleCall | None) -> str | None:
-        return None if passage is None else names[id(passage.module)]
+    def name(item: ModuleCall | None) -> str | None:
+        return None if item is None else names[id(item.module)]
 
     out = None if call.projection is not None else take(_is_linear)
     if out is None and call.projection is None:
@@ -176,12 +187,12 @@ def recognise(block: nn.Module, call: AttentionCall, tokens: Tensor) -> PostAtte
     if not rest or not _is_linear(rest[-1].module):
         return None
     fc2 = rest.pop()
-    linears = [p for p in rest if _is_linear(p.module)]
-    acts = [p for p in rest if not _is_linear(p.module)]
-    if not 1 <= len(linears) <= 2 or len(acts) > 1 or any(p.input.shape != tokens.shape for p in linears):
+    linears = [item for item in rest if _is_linear(item.module)]
+    acts = [item for item in rest if not _is_linear(item.module)]
+    if not 1 <= len(linears) <= 2 or len(acts) > 1 or any(item.input.shape != tokens.shape for item in linears):
         return None
-    hidden = split_hidden([p.output for p in linears], fc2.input.shape[-1])
-    functions = {names[id(p.module)]: p.module for p in acts} or _FUNCTIONS
+    hidden = split_hidden([item.output for item in linears], fc2.input.shape[-1])
+    functions = {names[id(item.module)]: item.module for item in acts} or ACTIVATION_FUNCTIONS
     gates: tuple[Literal[0, 1] | None, ...] = (None,) if len(hidden) == 1 else (0, 1)
     for act, gate in itertools.product(functions, gates):
         if _close(activation_product(functions[act], gate, hidden), fc2.input):
@@ -189,7 +200,7 @@ def recognise(block: nn.Module, call: AttentionCall, tokens: Tensor) -> PostAtte
                 name(out),
                 name(scale1),
                 names[id(norm.module)],
-                tuple(names[id(p.module)] for p in linears),
+                tuple(names[id(item.module)] for item in linears),
                 act,
                 gate,
                 names[id(fc2.module)],

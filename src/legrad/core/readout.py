@@ -1,6 +1,10 @@
-"""What a read-out reads: the gradients of many scores at a block's tokens, in one pass where it only reads a mean."""
+"""Read-outs: which tokens one depends on, and the gradients of many scores at a block's tokens.
 
-from collections.abc import Sequence
+Where a read-out depends on the mean of its tokens only, the gradient is the same at all of them, and that of the mean
+is computed on a few copies of it.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,12 +27,12 @@ class TokenSpan:
     rows: tuple[int, int] | None
 
     @property
-    def mean(self) -> bool:
-        """Only the mean of some rows (or a single one) matters: the gradient is the same at all of them."""
+    def only_mean(self) -> bool:
+        """Whether it depends on the mean of some rows only (or on a single row): the same gradient at all of them."""
         return self.rows is not None
 
-    def of(self, tokens: Tensor) -> Tensor:
-        """The tokens that matter, (batch, rows, ...), a view."""
+    def select(self, tokens: Tensor) -> Tensor:
+        """The tokens that the read-out depends on, (batch, rows, ...), a view."""
         return tokens if self.rows is None else tokens[:, slice(*self.rows)]
 
 
@@ -50,37 +54,33 @@ class Reader:
         return self._in_float(self._readout, tokens)
 
     def _on_copies_of(self, token: Tensor) -> Tensor:
-        """The feature of tokens that are all alike, as few as a read-out can be given: (batch, dim) in."""
+        """The feature of copies of one token, (batch, dim), as few as a read-out accepts."""
         return self(token[:, None].expand(-1, self._copies, -1))
 
     def find_tokens_read(self, tokens: Tensor) -> TokenSpan:
-        """Which tokens matter: found by differentiating one arbitrary direction of the feature.
+        """Which tokens the read-out depends on, by differentiating one arbitrary direction of its feature.
 
         Args:
             tokens: of a block, (1, tokens, dim), at least float32.
         """
-        with torch.enable_grad():
-            leaf = tokens.detach().requires_grad_()
-            feature = self(leaf)
-            direction = torch.linspace(1, 2, feature.shape[-1]).mul_(1e4).sin_().to(feature)
-            (gradient,) = torch.autograd.grad(feature @ direction, leaf)
-        rows = gradient[0].abs().amax(-1).nonzero()[:, 0].tolist()
+        gradient = _direction_gradient(self, tokens)
+        rows = _nonzero_rows(gradient).tolist()
         if not rows:
             return TokenSpan(None)
-        reading = TokenSpan((rows[0], rows[-1] + 1))
-        seen = reading.of(gradient)
-        alike = bool((seen - seen[:, :1]).abs().max() <= 1e-5 * seen.abs().max())
-        return reading if alike and self.depends_on_mean_only(reading, tokens) else TokenSpan(None)
+        span = TokenSpan((rows[0], rows[-1] + 1))
+        grad_rows = span.select(gradient)
+        equal = bool((grad_rows - grad_rows[:, :1]).abs().max() <= 1e-5 * grad_rows.abs().max())
+        return span if equal and self.depends_on_mean_only(span, tokens) else TokenSpan(None)
 
-    def depends_on_mean_only(self, reading: TokenSpan, tokens: Tensor) -> bool:
-        """Do copies of the mean give the same feature as the tokens, (batch, tokens, dim), at least float32?"""
+    def depends_on_mean_only(self, span: TokenSpan, tokens: Tensor) -> bool:
+        """Do copies of the span's mean give the same feature as the tokens, (batch, tokens, dim), at least float32?"""
         with torch.no_grad():
             feature = self(tokens)
             try:
-                repeated = self._on_copies_of(reading.of(tokens).mean(1))
-            except (RuntimeError, IndexError, ValueError):  # it wants all tokens, to lay them on a grid for instance
+                repeated = self._on_copies_of(span.select(tokens).mean(1))
+            except (RuntimeError, IndexError, ValueError):  # it needs all tokens, to lay them on a grid for instance
                 return False
-            # a norm that computes in less than the tokens' precision tells the two ways apart
+            # missed where a norm computes in less than the tokens' precision: the two ways round differently there
             limit = 1e-11 if feature.dtype == torch.float64 else 1e-5
             return bool((repeated - feature).abs().max() <= limit * feature.abs().max())
 
@@ -89,8 +89,8 @@ class Reader:
 
         Args:
             means: (groups * batch, dim), at least float32.
-            scores: the targets, for ``batch`` pictures.
-            groups: several layers' worth of pictures.
+            scores: the targets, for ``batch`` images.
+            groups: how many layers' tokens lie in the batch one after another.
 
         Returns:
             (groups * batch, targets, dim).
@@ -101,55 +101,104 @@ class Reader:
         with torch.enable_grad():
             leaf = means.detach().requires_grad_()
             feature = self._on_copies_of(leaf)
-            (found,) = gradients(scores, feature, [leaf], groups)
+            (grad_means,) = gradients(scores, feature, [leaf], groups)
         # contiguous, or every product with it copies the weights
-        return found.transpose(0, 1).contiguous()
+        return grad_means.transpose(0, 1).contiguous()
 
-    def grad_at_tokens(self, reading: TokenSpan, tokens: Tensor, scores: Sequence[ResolvedTarget]) -> Tensor:
-        """d score / d tokens at the rows that matter.
+    def grad_at_tokens(self, span: TokenSpan, tokens: Tensor, scores: Sequence[ResolvedTarget]) -> Tensor:
+        """d score / d tokens at the rows that the read-out depends on.
 
         Args:
-            reading: what ``find_tokens_read`` told.
+            span: the result of ``find_tokens_read``.
             tokens: (batch, tokens, dim), at least float32.
             scores: the targets.
 
         Returns:
-            (batch, targets, rows, dim); (batch, targets, 1, dim) if ``reading.mean``: the same at all of them.
+            (batch, targets, rows, dim); (batch, targets, 1, dim) if ``span.only_mean``: the same at all of them.
         """
-        if reading.mean:
-            rows = reading.of(tokens)
+        if span.only_mean:
+            rows = span.select(tokens)
             return self.grad_at_mean(rows.mean(1), scores)[:, :, None] / rows.shape[1]
         with torch.enable_grad():
             leaf = tokens.detach().requires_grad_()
             feature = self(leaf)
-            (found,) = gradients(scores, feature, [leaf])
-        return found.transpose(0, 1).contiguous()
+            (grad_tokens,) = gradients(scores, feature, [leaf])
+        return grad_tokens.transpose(0, 1).contiguous()
 
 
-def gradients(scores: Sequence[ResolvedTarget], feature: Tensor, at: Sequence[Tensor], groups: int = 1) -> list[Tensor]:
-    """Of every score at what the feature was computed from.
+def rows_read(read: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+    """Indices of the tokens that a read-out depends on: of the class token, of all patches, ...
 
     Args:
-        scores: the targets, for ``batch`` pictures.
-        feature: (groups * batch, features).
-        at: tensors of its graph.
-        groups: several layers' worth of pictures.
+        read: the read-out, (batch, tokens, dim) -> (batch, features).
+        tokens: of a block, (1, tokens, dim), at least float32.
+    """
+    return _nonzero_rows(_direction_gradient(read, tokens))
+
+
+def _direction_gradient(read: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+    """The gradient of one arbitrary direction of the feature, which no symmetry of the read-out cancels."""
+    with torch.enable_grad():
+        leaf = tokens.detach().requires_grad_()
+        feature = read(leaf)
+        direction = torch.linspace(1, 2, feature.shape[-1]).mul_(1e4).sin_().to(feature)
+        (grad,) = torch.autograd.grad(feature @ direction, leaf)
+    return grad
+
+
+def _nonzero_rows(gradient: Tensor) -> Tensor:
+    return gradient[0].abs().amax(-1).nonzero()[:, 0]
+
+
+def scaled_for_half(gradient: Tensor, dtype: torch.dtype, batch_dims: int) -> tuple[Tensor, Tensor]:
+    """A gradient in the model's dtype, and the scale that what follows from it linearly has to be divided by.
+
+    For half precision each image's (and target's) gradient is brought near 1 by a power of two: dividing by it later is
+    exact, also after the formula's positive part.
+
+    Args:
+        gradient: at least float32.
+        dtype: of the model.
+        batch_dims: leading dimensions with a scale of their own.
 
     Returns:
-        (targets, *shape) for each of ``at``.
+        The scaled gradient, and the scale, broadcastable to it: 1 if the dtype is the gradient's, or the gradient zero.
+    """
+    if gradient.dtype == dtype:
+        return gradient, gradient.new_ones([1] * gradient.ndim)
+    largest = gradient.abs().flatten(batch_dims).amax(-1)
+    exponent = torch.where(largest > 0, -largest.clamp(min=1e-38).log2().floor(), 0)
+    scale = exponent.exp2().reshape(*largest.shape, *[1] * (gradient.ndim - batch_dims))
+    return (gradient * scale).to(dtype), scale
+
+
+def gradients(
+    scores: Sequence[ResolvedTarget], feature: Tensor, inputs: Sequence[Tensor], groups: int = 1
+) -> list[Tensor]:
+    """d score / d input, of every score at every tensor.
+
+    Args:
+        scores: the targets, for ``batch`` images.
+        feature: (groups * batch, features).
+        inputs: tensors of its graph.
+        groups: how many layers' tokens lie in the batch one after another.
+
+    Returns:
+        (targets, *shape) for each of ``inputs``.
     """
     if len(scores) == groups == 1:
-        return [one[None] for one in _used(torch.autograd.grad(scores[0](feature).sum(), at, allow_unused=True))]
-    return vector_jacobian(feature, at, at_feature(scores, feature, groups))
+        grads = _all_used(torch.autograd.grad(scores[0](feature).sum(), inputs, allow_unused=True))
+        return [grad[None] for grad in grads]
+    return vector_jacobian(feature, inputs, grad_at_feature(scores, feature, groups))
 
 
-def at_feature(scores: Sequence[ResolvedTarget], feature: Tensor, groups: int = 1) -> Tensor:
+def grad_at_feature(scores: Sequence[ResolvedTarget], feature: Tensor, groups: int = 1) -> Tensor:
     """d score / d feature.
 
     Args:
-        scores: the targets, for ``batch`` pictures.
+        scores: the targets, for ``batch`` images.
         feature: (groups * batch, features).
-        groups: several layers' worth of pictures.
+        groups: how many layers' tokens lie in the batch one after another.
 
     Returns:
         (targets, groups * batch, features).
@@ -159,41 +208,45 @@ def at_feature(scores: Sequence[ResolvedTarget], feature: Tensor, groups: int = 
         return gradient(scored(scores, leaf.unflatten(1, (groups, -1))), leaf)
 
 
-def gradient(score: Tensor, at: Tensor) -> Tensor:
-    """d sum(score) / d at; rows of a batch are independent, so the sum keeps them apart."""
-    found = torch.autograd.grad(score.sum(), at, retain_graph=True, allow_unused=True)[0]
-    if found is None:
+def gradient(score: Tensor, tensor: Tensor) -> Tensor:
+    """d sum(score) / d tensor; rows of a batch are independent, so the sum keeps them apart."""
+    (grad,) = torch.autograd.grad(score.sum(), tensor, retain_graph=True, allow_unused=True)
+    if grad is None:
         raise TruthCheckError("a score does not depend on this layer's tokens or attention")
-    return found
+    return grad
 
 
-def vector_jacobian(feature: Tensor, at: Sequence[Tensor], above: Tensor) -> list[Tensor]:
+def vector_jacobian(feature: Tensor, inputs: Sequence[Tensor], grad_feature: Tensor) -> list[Tensor]:
     """The gradients of many functions of the feature at what it was computed from, in one backward pass.
 
     Args:
         feature: (batch, features).
-        at: tensors of its graph.
-        above: gradients at the feature, (targets, batch, features).
+        inputs: tensors of its graph.
+        grad_feature: gradients at the feature, (targets, batch, features).
 
     Returns:
-        (targets, *shape) for each of ``at``.
+        (targets, *shape) for each of ``inputs``.
     """
 
-    def back(one: Tensor, batched: bool) -> Sequence[Tensor | None]:
-        return torch.autograd.grad(feature, at, one, retain_graph=True, allow_unused=True, is_grads_batched=batched)
+    def backward(grad: Tensor, batched: bool) -> Sequence[Tensor | None]:
+        return torch.autograd.grad(
+            feature, inputs, grad, retain_graph=True, allow_unused=True, is_grads_batched=batched
+        )
 
-    if len(above) > 1:
+    grads: Sequence[Tensor | None]
+    if len(grad_feature) > 1:
         try:
-            found = back(above, batched=True)
+            grads = backward(grad_feature, batched=True)
         except RuntimeError:  # an operation that cannot be batched
-            rows = [back(one, batched=False) for one in above]
-            found = [None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True)]
+            per_target = [backward(grad, batched=False) for grad in grad_feature]
+            columns = zip(*per_target, strict=True)
+            grads = [None if column[0] is None else torch.stack(column) for column in columns]
     else:
-        found = [None if one is None else one[None] for one in back(above[0], batched=False)]
-    return _used(found)
+        grads = [None if grad is None else grad[None] for grad in backward(grad_feature[0], batched=False)]
+    return _all_used(grads)
 
 
-def _used(found: Sequence[Tensor | None]) -> list[Tensor]:
-    if any(one is None for one in found):
+def _all_used(grads: Sequence[Tensor | None]) -> list[Tensor]:
+    if any(grad is None for grad in grads):
         raise TruthCheckError("the feature does not depend on this layer's tokens or attention")
-    return [one for one in found if one is not None]
+    return [grad for grad in grads if grad is not None]

@@ -1,4 +1,4 @@
-"""What is differentiated: a target of the user's, resolved to a score of the read-out's feature.
+"""What is differentiated: a user's target, resolved to a score of the read-out's feature.
 
 ``ResolvedTarget`` has four kinds: ``Direction`` (texts, classes, embeddings), ``Function`` (callables), ``PerImage``
 (every image its own) and ``NeedsAnswer`` (targets that depend on the model's own answer).
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from legrad.errors import InputError
 
-# one for all images, or one per image
+# for all images, or one per image
 Label = str | tuple[str, ...]
 
 
@@ -23,7 +23,7 @@ class ResolvedTarget(ABC):
     """A score of the read-out's feature.
 
     Attributes:
-        label: the target's name, one for all images, or one per image.
+        label: the target's name, for all images, or one per image.
     """
 
     label: Label
@@ -108,10 +108,10 @@ class Function(ResolvedTarget):
         """
         score = self.function(feature)
         if not isinstance(score, Tensor) or score.shape != feature.shape[:1]:
-            came = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            returned = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise InputError(
                 f"target {self.label!r}: a callable gets the feature {tuple(feature.shape)} and returns one score per "
-                f"image, shape {(len(feature),)}; it returned {came}"
+                f"image, shape {(len(feature),)}; it returned {returned}"
             )
         if feature.requires_grad and not score.requires_grad:
             raise InputError(
@@ -124,7 +124,7 @@ class Function(ResolvedTarget):
 @final
 @dataclass(frozen=True)
 class PerImage(ResolvedTarget):
-    """Every image's own target; None where an image has none: a score of zero.
+    """A target of its own for every image; None where an image has none: a score of zero.
 
     Attributes:
         targets: one per image.
@@ -161,7 +161,7 @@ class PerImage(ResolvedTarget):
 @final
 @dataclass(frozen=True)
 class NeedsAnswer(ResolvedTarget):
-    """A target that is known only with the model's answer, such as its predicted class.
+    """A target that depends on the model's answer, such as its predicted class.
 
     Attributes:
         from_answer: (batch, features), the model's final answer -> the target.
@@ -175,7 +175,7 @@ class NeedsAnswer(ResolvedTarget):
         return True
 
     def __call__(self, feature: Tensor) -> Tensor:
-        """Not possible: ask ``with_answer`` first."""
+        """Not possible: call ``with_answer`` first."""
         raise RuntimeError(f"target {self.label!r} needs the model's answer first")
 
     def with_answer(self, answer: Tensor) -> ResolvedTarget:
@@ -188,7 +188,7 @@ def _labels_at(label: Label, indices: Sequence[int]) -> Label:
 
 
 def scored(targets: Sequence[ResolvedTarget], features: Tensor) -> Tensor:
-    """Every target on features of its own.
+    """The score of every target, each on its own features.
 
     Args:
         targets: the targets.

@@ -1,9 +1,7 @@
-"""The only place that touches a running model: hooks, attention taps, autograd modes. It undoes everything.
+"""What is borrowed from a model or from torch and given back: flags, modes, attributes, locks, float32 parameters.
 
-``stream`` runs the model forward once. A chosen block is entered without gradients; at its first attention the head
-output O becomes a fresh leaf and gradients are on until the block ends. There ``visit`` sees the block's tokens and its
-attention calls, and the model goes on with detached tokens: nothing of a block survives the block. A block whose tail
-is known in closed form (see ``tails``) is only watched: no gradients, a few activations noted.
+Whatever a pass needs to be otherwise is set inside a with-block, and put back at its end, also when the pass raises or
+is interrupted.
 """
 
 import contextlib
@@ -17,8 +15,6 @@ import torch
 from torch import Tensor, nn
 
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
-
-
 _locks_guard = threading.Lock()
 
 
@@ -26,11 +22,11 @@ def weights_version(module: nn.Module) -> tuple[tuple[int, int], ...]:
     """Changes with every parameter or buffer that is replaced or written to (except through ``.data``)."""
     tensors = (
         tensor
-        for one in module.modules()
-        for tensor in (*one._parameters.values(), *one._buffers.values())
+        for part in module.modules()
+        for tensor in (*part._parameters.values(), *part._buffers.values())
         if tensor is not None
     )
-    # tensors made under inference mode keep no count
+    # tensors of inference mode have no version counter
     return tuple((id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
 
 
@@ -46,39 +42,39 @@ def exclusive(module: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def attributes_set(settings: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
     """Set attributes (owner, name, value) and put the old values back."""
-    before: list[tuple[Any, str, Any]] = []
+    old: list[tuple[Any, str, Any]] = []
     try:
         for owner, name, value in settings:
-            before.append((owner, name, getattr(owner, name)))
+            old.append((owner, name, getattr(owner, name)))
             setattr(owner, name, value)
         yield
     finally:
-        for owner, name, value in reversed(before):
+        for owner, name, value in reversed(old):
             setattr(owner, name, value)
 
 
 class _FusedOnly:
-    """``nn.MultiheadAttention`` without its fast path, which writes attention out on the processor.
+    """``nn.MultiheadAttention`` without its fast path, which writes attention out on the CPU.
 
-    At 1022 px that costs as much as the rest of a ViT-B/16. The switch is the whole process': several threads may be
-    inside, the last one puts it back.
+    At 1022 px that costs as much as the rest of a ViT-B/16. The switch is process-wide: several threads may be inside,
+    the last one puts it back.
     """
 
     def __init__(self) -> None:
-        self._lock, self._inside, self._before = threading.Lock(), 0, True
+        self._lock, self._threads_inside, self._enabled_before = threading.Lock(), 0, True
 
     def __enter__(self) -> None:
         with self._lock:
-            if self._inside == 0:
-                self._before = torch.backends.mha.get_fastpath_enabled()
+            if self._threads_inside == 0:
+                self._enabled_before = torch.backends.mha.get_fastpath_enabled()
                 torch.backends.mha.set_fastpath_enabled(False)
-            self._inside += 1
+            self._threads_inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                torch.backends.mha.set_fastpath_enabled(self._before)
+            self._threads_inside -= 1
+            if self._threads_inside == 0:
+                torch.backends.mha.set_fastpath_enabled(self._enabled_before)
 
 
 _fused_only = _FusedOnly()
@@ -86,11 +82,15 @@ _fused_only = _FusedOnly()
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module, settings: Iterable[tuple[Any, str, Any]] = ()) -> Iterator[None]:
-    """The model in eval mode, without gradients, outside inference mode and autocast; all as before afterwards.
+    """The model in eval mode, without gradients, outside inference mode and autocast; afterwards all is as before.
 
-    Under inference mode no graph can be built, so it is left for the duration. Autocast is left so that a map depends
-    on the model's own dtype only. Training flags are set one by one because ``train()`` and ``eval()`` may do more in
-    a subclass. Compiled forwards (``model.compile()``) are left aside: hooks and modes need the Python of the model.
+    Under inference mode no graph can be built, so it is off for the duration. Autocast is off so that a map depends on
+    the model's own dtype only. Training flags are set one by one because ``train()`` and ``eval()`` may do more in a
+    subclass. Compiled forwards (``model.compile()``) are not used: hooks and modes need the model's Python code.
+
+    Args:
+        model: the vision tower, or the whole model.
+        settings: further attributes (owner, name, value) to set for the duration.
     """
     training = [(module, "training", False) for module in model.modules() if module.training]
     compiled = [
@@ -108,7 +108,7 @@ def evaluation_mode(model: nn.Module, settings: Iterable[tuple[Any, str, Any]] =
 
 
 class _Call(nn.Module):
-    """A function of a module's parameters as a module, so that ``functional_call`` can lend it other ones."""
+    """A function of a module's parameters as a module, so that ``functional_call`` can replace them."""
 
     def __init__(self, module: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class _Call(nn.Module):
 
 
 class InFloat:
-    """Calls functions of a module's parts in float32 at least: a half-precision module lends them float32 parameters.
+    """Calls functions of a module's parts in float32 at least: with float32 copies of half-precision parameters.
 
     Args:
         module: the vision tower.
@@ -129,24 +129,24 @@ class InFloat:
 
     def __init__(self, module: nn.Module, blocks: Sequence[nn.Module]) -> None:
         self._module = module
-        self._lent = {
+        self._float_parameters = {
             f"module.{name}": tensor.detach().float()
-            for name, tensor in _outside(module, {id(block) for block in blocks})
+            for name, tensor in _parameters_outside(module, {id(block) for block in blocks})
             if tensor.dtype in (torch.float16, torch.bfloat16)
         }
 
     def __call__(self, function: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
         """``function(tokens)``; tokens are at least float32."""
-        if not self._lent:
+        if not self._float_parameters:
             return function(tokens)
-        result: Tensor = torch.func.functional_call(_Call(self._module, function), self._lent, (tokens,))
+        result: Tensor = torch.func.functional_call(_Call(self._module, function), self._float_parameters, (tokens,))
         return result
 
 
-def _outside(module: nn.Module, inside: set[int], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def _parameters_outside(module: nn.Module, excluded: set[int], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Parameters and buffers with their names, except those of some modules."""
     for tensors in (module._parameters, module._buffers):
         yield from ((prefix + name, tensor) for name, tensor in tensors.items() if tensor is not None)
     for name, child in module.named_children():
-        if id(child) not in inside:
-            yield from _outside(child, inside, f"{prefix}{name}.")
+        if id(child) not in excluded:
+            yield from _parameters_outside(child, excluded, f"{prefix}{name}.")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,27 +10,32 @@ from torch import Tensor
 
 from legrad import relevance
 from legrad.core import attention, hooks
-from legrad.core.closed_form import Scratch
 from legrad.core.planning import Shortcuts
 from legrad.core.readout import Reader, TokenSpan
-from legrad.core.routes import FinishedBlock, relevance_at_pooler, relevance_by_autograd, relevance_closed_form
+from legrad.core.routes import (
+    FinishedBlock,
+    LayerPass,
+    relevance_at_pooler,
+    relevance_by_autograd,
+    relevance_closed_form,
+)
 from legrad.core.score import ResolvedTarget
 from legrad.core.truth import at_least_float32, check_calls, check_same_output, final_answer, native_feature
 from legrad.models.anatomy import ViTAnatomy
 
-# So many layers are worked off together, if they have no more tokens than that: the read-outs and poolers of a few
-# pictures take their time in the weights and in Python, not in the numbers.
+# So many layers are explained together, if they have no more tokens than that: for few images a read-out or a pooler is
+# bound by memory traffic of its weights and by Python, so several layers share one call.
 _LAYERS_TOGETHER, _TOKENS_TOGETHER = 4, 2000
 
 
 @dataclass(frozen=True)
 class Explained:
-    """What one pass finds, on the CPU, float32 or float64.
+    """The results of one pass, on the CPU, float32 or float64.
 
     Attributes:
-        relevance: (images, targets, layers, *grid); with heads in front of the grid if the reduction kept them apart.
+        relevance: (images, targets, layers, *grid); with heads before the grid if the reduction keeps them apart.
         values: the model's own scores, (images, targets).
-        scores: the targets; those that waited for the model's answer are known now.
+        scores: the targets; those that waited for the model's answer are resolved.
     """
 
     relevance: Tensor
@@ -41,12 +46,12 @@ class Explained:
 def explain_batch(
     anatomy: ViTAnatomy,
     batch: Tensor,
-    scores: Sequence[ResolvedTarget],
+    targets: Sequence[ResolvedTarget],
     layers: Sequence[int],
     readout: str,
-    plan: Shortcuts | None = None,
-    defer: bool = False,
-    numbers: int | None = None,
+    shortcuts: Shortcuts | None = None,
+    keep_until_answer: bool = False,
+    max_numel: int | None = None,
     reduction: relevance.Reduction = relevance.key_relevance,
 ) -> Explained:
     """Relevance of every layer, and the model's own scores, from one forward pass.
@@ -56,90 +61,120 @@ def explain_batch(
     Args:
         anatomy: for the size of ``batch``.
         batch: (images, *anatomy.shape) in the model's dtype.
-        scores: the targets.
+        targets: what is scored.
         layers: ascending block indices.
         readout: a key of ``anatomy.readouts``.
-        plan: closed forms to use; default autograd everywhere.
-        defer: where targets depend on the model's answer, keep what all layers need until it is there, instead of
+        shortcuts: closed forms to use; default autograd everywhere.
+        keep_until_answer: where targets depend on the model's answer, keep what all layers need until then, instead of
             running the model twice.
-        numbers: most numbers per activation that a chunk inside a layer holds; default a good size for the device.
-        reduction: of gradients and values to keys; another one than the formula goes without closed forms.
+        max_numel: most elements per activation that a chunk inside a layer holds; default a good size for the device.
+        reduction: of gradients and values to keys; closed forms are used for the default, the formula, only.
 
     Raises:
         TruthCheckError: an attention did not fire as declared, or the native read-out is not the model's output.
     """
-    plan = plan or Shortcuts()
-    reader = Reader(anatomy, anatomy.readouts[readout])
-    tails = plan.tails if reduction is relevance.key_relevance else {}
-    known = {layer: tail for layer, tail in tails.items() if layer in layers and tail.fits(anatomy.blocks[layer])}
-    # a float64 model is after exactness, and other company rounds differently
-    together = 1 if batch.dtype == torch.float64 else _LAYERS_TOGETHER
-    waiting = any(score.needs_answer for score in scores)
-    if waiting and not defer:
+    shortcuts = shortcuts or Shortcuts()
+    if not keep_until_answer and any(target.needs_answer for target in targets):
         answer = final_answer(anatomy, anatomy.run(batch))
-        scores, waiting = [score.with_answer(answer) for score in scores], False
-    scratch = Scratch()
-    kept: list[FinishedBlock] = []
-    graphs: list[FinishedBlock] = []
-    found: dict[int, Tensor] = {}
+        targets = [target.with_answer(answer) for target in targets]
+    reader = Reader(anatomy, anatomy.readouts[readout])
+    tails = shortcuts.tails if reduction is relevance.key_relevance else {}
+    tails = {layer: tail for layer, tail in tails.items() if layer in layers and tail.fits(anatomy.blocks[layer])}
+    streaming_pass = _StreamingPass(
+        LayerPass(anatomy, reader, targets, reduction, tails, max_numel), batch, layers, readout, shortcuts
+    )
+    explained, tokens = streaming_pass.run()
+    span = shortcuts.token_spans.get(readout)
+    if span is not None and span.only_mean and not reader.depends_on_mean_only(span, at_least_float32(tokens)):
+        # the read-out no longer depends on the mean only: forget the shortcut and run again
+        shortcuts.token_spans[readout] = TokenSpan(None)
+        explained, _ = streaming_pass.run()
+    return explained
 
-    def differentiate() -> None:
-        while graphs:
-            one = graphs.pop()
-            found[one.layer] = relevance_by_autograd(anatomy, reader, one, scores, reduction).cpu()
 
-    def explain() -> None:
-        """Work off what was kept."""
-        if anatomy.route == "pooler":
-            results = relevance_at_pooler(anatomy, reader, kept, scores, reduction)
-        else:
-            if readout not in plan.readings:
-                plan.readings[readout] = reader.find_tokens_read(at_least_float32(kept[0].tokens[:1]))
-            results = relevance_closed_form(
-                anatomy, reader, plan.readings[readout], known, kept, scores, scratch, numbers
-            )
-        found.update((one.layer, result.cpu()) for one, result in zip(kept, results, strict=True))
-        kept.clear()
+class _StreamingPass:
+    """Explains the blocks of a forward pass: each as it finishes, a few together, or all after the model's answer.
 
-    def visit(layer: int, output: Any, calls: list[attention.AttentionCall]) -> bool:
-        one = FinishedBlock(layer, anatomy.to_tokens(output), calls)
+    Args:
+        layer_pass: what the layers share.
+        batch: (images, *anatomy.shape) in the model's dtype.
+        layers: ascending block indices.
+        readout: the name of the reader's read-out.
+        shortcuts: where the tokens that a read-out depends on are looked up, and added.
+    """
+
+    def __init__(
+        self, layer_pass: LayerPass, batch: Tensor, layers: Sequence[int], readout: str, shortcuts: Shortcuts
+    ) -> None:
+        self._layer_pass, self._batch, self._layers = layer_pass, batch, layers
+        self._readout, self._shortcuts = readout, shortcuts
+        self._waiting = any(target.needs_answer for target in layer_pass.targets)
+        # a float64 model is after exactness, and other company in a batch rounds differently
+        self._layers_together = 1 if batch.dtype == torch.float64 else _LAYERS_TOGETHER
+        # finished blocks that wait: with their graph, or for a closed form or the pooler
+        self._graphs: list[FinishedBlock] = []
+        self._queue: list[FinishedBlock] = []
+        self._relevance: dict[int, Tensor] = {}
+
+    def run(self) -> tuple[Explained, Tensor]:
+        """Run the model once; the results, and the last block's tokens."""
+        layer_pass, anatomy = self._layer_pass, self._layer_pass.anatomy
+        forward = hooks.StreamingForward(
+            anatomy.blocks,
+            self._layers,
+            lambda layer, output, calls: self._visit(layer_pass, layer, output, calls),
+            tap=anatomy.attention if anatomy.route == "self-attention" else None,
+            watched={layer: tail.watched(anatomy.blocks[layer]) for layer, tail in layer_pass.tails.items()},
+        )
+        output, last = forward.run(lambda: anatomy.run(self._batch))
+        tokens = anatomy.to_tokens(last)
+        native = native_feature(anatomy, tokens)
+        name = "the native read-out of the last block's tokens"
+        check_same_output(native, at_least_float32(output), name, self._batch.dtype)
+        answer = final_answer(anatomy, output)
+        targets = [target.with_answer(answer) for target in layer_pass.targets]
+        layer_pass = replace(layer_pass, targets=targets)
+        with torch.enable_grad():
+            self._explain_graphs(layer_pass)
+            self._explain_queue(layer_pass)
+        values = torch.stack([target(answer) for target in targets], 1).cpu()
+        return Explained(torch.stack([self._relevance[layer] for layer in self._layers], 2), values, targets), tokens
+
+    def _visit(self, layer_pass: LayerPass, layer: int, output: Any, calls: list[attention.AttentionCall]) -> bool:
+        """Explain a finished block, or keep it (True)."""
+        anatomy = layer_pass.anatomy
+        block = FinishedBlock(layer, anatomy.to_tokens(output), calls)
         if anatomy.route == "self-attention":
             check_calls(anatomy, calls, f"block {layer} ({type(anatomy.blocks[layer]).__name__})")
-            if layer not in known:
-                graphs.append(one)
-                if not waiting:
-                    differentiate()
-                return waiting
-        kept.append(one)
-        tokens = math.prod(one.tokens.shape[:2])
-        if not waiting and len(kept) >= min(together, _TOKENS_TOGETHER // tokens):
-            explain()
-        return bool(kept)
+            if layer not in layer_pass.tails:
+                self._graphs.append(block)
+                if not self._waiting:
+                    self._explain_graphs(layer_pass)
+                return self._waiting
+        self._queue.append(block)
+        num_tokens = math.prod(block.tokens.shape[:2])
+        if not self._waiting and len(self._queue) >= min(self._layers_together, _TOKENS_TOGETHER // num_tokens):
+            self._explain_queue(layer_pass)
+        return bool(self._queue)
 
-    final, last = hooks.stream(
-        lambda: anatomy.run(batch),
-        anatomy.blocks,
-        layers,
-        visit,
-        tap=anatomy.attention if anatomy.route == "self-attention" else None,
-        watched={layer: tail.watched(anatomy.blocks[layer]) for layer, tail in known.items()},
-    )
-    native = native_feature(anatomy, anatomy.to_tokens(last))
-    check_same_output(native, at_least_float32(final), "the native read-out of the last block's tokens", batch.dtype)
-    answer = final_answer(anatomy, final)
-    original, scores = scores, [score.with_answer(answer) for score in scores]
-    with torch.enable_grad():
-        differentiate()
-        if kept:
-            explain()
-    seen = plan.readings.get(readout)
-    if (
-        seen is not None
-        and seen.mean
-        and not reader.depends_on_mean_only(seen, at_least_float32(anatomy.to_tokens(last)))
-    ):
-        # the read-out changed its ways
-        plan.readings[readout] = TokenSpan(None)
-        return explain_batch(anatomy, batch, original, layers, readout, plan, defer, numbers, reduction)
-    values = torch.stack([one(answer) for one in scores], 1).cpu()
-    return Explained(torch.stack([found[layer] for layer in layers], 2), values, scores)
+    def _explain_graphs(self, layer_pass: LayerPass) -> None:
+        """Autograd, one layer at a time: its graph is freed before the next."""
+        while self._graphs:
+            block = self._graphs.pop()
+            self._relevance[block.layer] = relevance_by_autograd(layer_pass, block).cpu()
+
+    def _explain_queue(self, layer_pass: LayerPass) -> None:
+        """Closed forms, or the pooler, of all waiting layers together."""
+        if not self._queue:
+            return
+        if layer_pass.anatomy.route == "pooler":
+            maps = relevance_at_pooler(layer_pass, self._queue)
+        else:
+            spans = self._shortcuts.token_spans
+            if self._readout not in spans:
+                first_image = at_least_float32(self._queue[0].tokens[:1])
+                spans[self._readout] = layer_pass.reader.find_tokens_read(first_image)
+            maps = relevance_closed_form(layer_pass, spans[self._readout], self._queue)
+        for block, relevance_map in zip(self._queue, maps, strict=True):
+            self._relevance[block.layer] = relevance_map.cpu()
+        self._queue.clear()

@@ -1,4 +1,4 @@
-"""The truth check: does what is captured reproduce what the model computes?"""
+"""The truth check: do the captured attentions and tokens reproduce what the model computes?"""
 
 import math
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from legrad.models.anatomy import ViTAnatomy
 ATTENTION_NAMES = {"fused": "scaled-dot-product attentions", "softmax": "softmax attentions"}
 
 
-def at_least_float32(tokens: Tensor) -> Tensor:
-    """At least float32."""
-    return tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64 as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def native_feature(anatomy: ViTAnatomy, tokens: Tensor) -> Tensor:
@@ -27,7 +27,15 @@ def native_feature(anatomy: ViTAnatomy, tokens: Tensor) -> Tensor:
 
 
 def final_answer(anatomy: ViTAnatomy, output: Tensor) -> Tensor:
-    """The model's own answer, of ``anatomy.run``, in at least float32: raw logits, or L2-normalised embeddings."""
+    """The model's own answer in at least float32: raw logits, or L2-normalised embeddings.
+
+    Args:
+        anatomy: the model's.
+        output: of ``anatomy.run``, (batch, features).
+
+    Returns:
+        (batch, features).
+    """
     output = at_least_float32(output)
     return output if anatomy.output == "logits" else F.normalize(output, dim=-1)
 
@@ -36,20 +44,20 @@ def _tolerance(dtype: torch.dtype) -> float:
     return 3e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-4
 
 
-def _distance(found: Tensor, expected: Tensor) -> float:
+def _distance(output: Tensor, expected: Tensor) -> float:
     """Largest difference over the largest value."""
-    found, expected = at_least_float32(found.detach()), at_least_float32(expected.detach())
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+    output, expected = at_least_float32(output.detach()), at_least_float32(expected.detach())
+    return float((output - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 
-def check_same_output(found: Tensor, expected: Tensor, what: str, dtype: torch.dtype) -> None:
-    """Raise ``TruthCheckError`` if two results differ by more than the tolerance of the model's dtype."""
-    distance = _distance(found, expected) if found.shape == expected.shape else math.inf
+def check_same_output(output: Tensor, expected: Tensor, what: str, dtype: torch.dtype) -> None:
+    """Raise ``TruthCheckError`` if two outputs differ by more than the tolerance of the model's dtype."""
+    distance = _distance(output, expected) if output.shape == expected.shape else math.inf
     # a comparison with NaN is False, and NaN must not pass
     if not distance <= _tolerance(dtype):
         raise TruthCheckError(
             f"{what} differs from the model's own output by {distance:.2g} of its largest value (shapes "
-            f"{tuple(found.shape)} and {tuple(expected.shape)}): this model is not what its anatomy says"
+            f"{tuple(output.shape)} and {tuple(expected.shape)}): this model is not what its anatomy says"
         )
 
 
@@ -58,7 +66,7 @@ def check_calls(anatomy: ViTAnatomy, calls: list[attention.AttentionCall], where
     if len(calls) != anatomy.attentions:
         raise TruthCheckError(
             f"{where} ran {len(calls)} {ATTENTION_NAMES[anatomy.attention]}, expected {anatomy.attentions}: its "
-            "attention bypasses F.scaled_dot_product_attention (an own implementation, a scripted module), or is of "
+            "attention bypasses F.scaled_dot_product_attention (its own implementation, a scripted module), or is of "
             "another kind"
         )
 
@@ -68,17 +76,19 @@ def _name(anatomy: ViTAnatomy, layer: int) -> str:
 
 
 def truth_check(
-    anatomy: ViTAnatomy, batch: Tensor, look: Callable[[int, Tensor, list[attention.AttentionCall]], None] | None = None
+    anatomy: ViTAnatomy,
+    batch: Tensor,
+    inspect: Callable[[int, Tensor, list[attention.AttentionCall]], None] | None = None,
 ) -> None:
-    """One plain forward against the instrumented one, block by block if they differ, and every tapped attention
-    against an explicit softmax on a few queries.
+    """Compare a plain forward with the instrumented one, block by block if they differ, and every tapped attention
+    with an explicit softmax on a few queries.
 
     Call it inside ``state.evaluation_mode``.
 
     Args:
         anatomy: for the size of ``batch``.
         batch: (1, *anatomy.shape) in the model's dtype.
-        look: called as ``look(layer, tokens, attention_calls)`` for every block of the self-attention route that
+        inspect: called as ``inspect(layer, tokens, attention_calls)`` for every block of the self-attention route that
             passed, with its graph.
 
     Raises:
@@ -95,20 +105,21 @@ def truth_check(
             feature, calls = hooks.tapped(lambda: native_feature(anatomy, tokens), anatomy.attention, verify=True)
             check_same_output(feature, native_feature(anatomy, tokens), f"{where}, tapped,", batch.dtype)
         check_calls(anatomy, calls, where)
-        for number, call in enumerate(calls):
+        for index, call in enumerate(calls):
             if call.mismatch is None or not call.mismatch <= limit:
                 raise TruthCheckError(
-                    f"attention {number} of {where}: head outputs differ from softmax(QK^T)V by {call.mismatch:.2g} of "
+                    f"attention {index} of {where}: head outputs differ from softmax(QK^T)V by {call.mismatch:.2g} of "
                     "the largest value: values, mask, scale or head order were not captured as the model uses them"
                 )
-        if look is not None and anatomy.route == "self-attention":
-            look(layer, anatomy.to_tokens(output), calls)
+        if inspect is not None and anatomy.route == "self-attention":
+            inspect(layer, anatomy.to_tokens(output), calls)
         return False
 
     every = range(len(anatomy.blocks))
     in_blocks = anatomy.attention if anatomy.route == "self-attention" else None
-    found, last = hooks.stream(lambda: anatomy.run(batch), anatomy.blocks, every, visit, in_blocks, verify=True)
-    if not _distance(found, expected) <= limit:
+    instrumented = hooks.StreamingForward(anatomy.blocks, every, visit, in_blocks, verify=True)
+    output, last = instrumented.run(lambda: anatomy.run(batch))
+    if not _distance(output, expected) <= limit:
         raise TruthCheckError(f"instrumented and plain forward differ, {_first_difference(anatomy, batch)}")
     native = native_feature(anatomy, anatomy.to_tokens(last))
     check_same_output(native, expected, "the native read-out of the last block's tokens", batch.dtype)
@@ -117,18 +128,18 @@ def truth_check(
 def _first_difference(anatomy: ViTAnatomy, batch: Tensor) -> str:
     """Where the instrumented forward leaves the plain one."""
     every = range(len(anatomy.blocks))
-    with hooks.record(anatomy.blocks) as plain:
+    with hooks.record(anatomy.blocks) as plain_outputs:
         anatomy.run(batch)
-    tapped: dict[int, Tensor] = {}
+    tapped_tokens: dict[int, Tensor] = {}
 
     def visit(layer: int, output: Any, calls: list[attention.AttentionCall]) -> bool:
-        tapped[layer] = anatomy.to_tokens(output).detach()
+        tapped_tokens[layer] = anatomy.to_tokens(output).detach()
         return True
 
     in_blocks = anatomy.attention if anatomy.route == "self-attention" else None
-    hooks.stream(lambda: anatomy.run(batch), anatomy.blocks, every, visit, in_blocks)
+    hooks.StreamingForward(anatomy.blocks, every, visit, in_blocks).run(lambda: anatomy.run(batch))
     for layer in every:
-        distance = _distance(tapped[layer], anatomy.to_tokens(plain[layer]))
+        distance = _distance(tapped_tokens[layer], anatomy.to_tokens(plain_outputs[layer]))
         if not distance <= _tolerance(batch.dtype):
             return f"first at {_name(anatomy, layer)}, by {distance:.2g} of the largest value"
     return "but only after the last block: the tower's result is not a function of the blocks' tokens alone"

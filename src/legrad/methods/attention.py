@@ -115,7 +115,7 @@ def chefer_cam(call: MethodInput) -> Tensor:
     behind = _pooler(made)
     flat = [attention.output for layer in [*blocks, behind] for attention in layer]
     gradients = [iter(made.needed(target, flat)) for target in range(len(call.scores))]
-    tokens = made.anatomy.to_tokens(made.found.left[-1])
+    tokens = made.anatomy.to_tokens(made.found.block_outputs[-1])
     identity = torch.eye(tokens.shape[1], dtype=at_least_float32(tokens).dtype, device=tokens.device)
     totals = [identity.expand(len(tokens), -1, -1)] * len(call.scores)
     for layer in blocks:

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from legrad import relevance
-from legrad.core import hooks
+from legrad.core import hooks, readout
 from legrad.core.attention import Attention, Replacements
-from legrad.core.truth import ATTENTION_NAMES, at_least_float32, check_same_output, native_feature
+from legrad.core.truth import ATTENTION_NAMES, at_least_float32, check_same_output, final_answer, native_feature
 from legrad.errors import InputError, TruthCheckError, UnsupportedModelError
 from legrad.methods.call import MethodInput
 from legrad.models.anatomy import ViTAnatomy
@@ -29,7 +29,7 @@ def forward(
 
     Args:
         call: what is asked.
-        replacements, attend, cut: rules for the backward pass, see ``capture.whole``.
+        replacements, attend, cut: rules for the backward pass, see ``hooks.forward_with_graph``.
         frozen_norm: take the length of an embedding for a constant too.
 
     Raises:
@@ -40,7 +40,7 @@ def forward(
         lambda: anatomy.run(call.batch), anatomy.blocks, anatomy.attention, replacements, attend, cut
     )
     call.output = found.output.detach()
-    native = native_feature(anatomy, anatomy.to_tokens(found.left[-1]).detach())
+    native = native_feature(anatomy, anatomy.to_tokens(found.block_outputs[-1]).detach())
     check_same_output(native, call.output, "the native read-out of the last block's tokens", call.batch.dtype)
     return Pass(call, found, frozen_norm)
 
@@ -50,7 +50,7 @@ class Pass:
     """The graph of a forward pass, and gradients of the targets' scores in it."""
 
     call: MethodInput
-    found: hooks.Whole
+    found: hooks.ForwardGraph
     frozen_norm: bool
 
     @property
@@ -63,12 +63,10 @@ class Pass:
         output = self.found.output
         final = at_least_float32(output.detach()).requires_grad_()
         with torch.enable_grad():
-            if self.anatomy.output == "logits":
-                feature = final
-            elif self.frozen_norm:
+            if self.frozen_norm and self.anatomy.output != "logits":
                 feature = final / final.detach().norm(dim=-1, keepdim=True)
             else:
-                feature = F.normalize(final, dim=-1)
+                feature = final_answer(self.anatomy, final)
             score = self.call.scores[target](feature).sum()
         if not score.requires_grad:
             raise InputError(
@@ -76,15 +74,12 @@ class Pass:
                 "without gradients?)"
             )
         (above,) = torch.autograd.grad(score, final)
-        # half precision: bring the gradient near 1 by a power of two and undo it exactly afterwards
-        shift = _power_of_two(above) if output.dtype != final.dtype else torch.ones_like(above[:, :1])
-        found = torch.autograd.grad(
-            output, list(at), (above * shift).to(output.dtype), retain_graph=True, allow_unused=True
-        )
+        above, scale = readout.scaled_for_half(above, output.dtype, 1)
+        found = torch.autograd.grad(output, list(at), above, retain_graph=True, allow_unused=True)
         return [
             None
             if one is None
-            else at_least_float32(one) / shift.reshape(-1, *[1] * (one.ndim - 1)).to(at_least_float32(one))
+            else at_least_float32(one) / scale.reshape(-1, *[1] * (one.ndim - 1)).to(at_least_float32(one))
             for one in found
         ]
 
@@ -108,7 +103,7 @@ class Pass:
                 f"{block}'s attention is not between all tokens of an image (windows, frames apart, or heads folded "
                 "into the batch): only legrad, controls and black-box methods explain such a model"
             )
-        fired = self.found.inside[layer]
+        fired = self.found.attentions[layer]
         pooled = anatomy.route == "pooler"
         declared, taps = (1, (0,)) if pooled else (anatomy.attentions, anatomy.explained_attentions)
         if len(fired) != declared:
@@ -117,7 +112,7 @@ class Pass:
                 "maps inside its blocks cannot be seen"
             )
         _only_whole_maps(len(taps), declared, block)
-        count = anatomy.to_tokens(self.found.left[layer]).shape[1]
+        count = anatomy.to_tokens(self.found.block_outputs[layer]).shape[1]
         for attention in fired:
             _check_shape(attention, len(self.call.batch), (count, count), block)
         return [fired[tap] for tap in taps]
@@ -125,7 +120,7 @@ class Pass:
     def pooler(self) -> list[Attention]:
         """The attentions of the attentional pooler behind the blocks."""
         anatomy = self.anatomy
-        fired = self.found.behind
+        fired = self.found.attentions_after
         if len(fired) != anatomy.attentions:
             raise UnsupportedModelError(
                 f"the attentional pooler ran {len(fired)} {ATTENTION_NAMES[anatomy.attention]}, expected "
@@ -140,9 +135,9 @@ class Pass:
     def tokens(self, layer: int, entering: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The tensor of the graph that holds the tokens entering (or leaving) a block, and its layout's reader:
         (batch, tokens, dim)."""
-        left = self.found.left[layer]
+        left = self.found.block_outputs[layer]
         form = left[1:] if isinstance(left, tuple) else None
-        tensor = self.found.entered[layer] if entering else left[0] if isinstance(left, tuple) else left
+        tensor = self.found.block_inputs[layer] if entering else left[0] if isinstance(left, tuple) else left
         to_tokens = self.anatomy.to_tokens
         return tensor, lambda one: to_tokens(one if form is None else (one, *form))
 
@@ -169,14 +164,8 @@ class Pass:
 
         Found by differentiating the head.
         """
-        leaf = self.anatomy.to_tokens(self.found.left[-1]).detach()[:1].clone()
-        leaf = at_least_float32(leaf).requires_grad_()
-        with torch.enable_grad():
-            feature = native_feature(self.anatomy, leaf)
-            # any direction that no symmetry of the head cancels
-            mixed = (feature * torch.arange(1, feature.shape[-1] + 1, device=feature.device).sin()).sum()
-        (gradient,) = torch.autograd.grad(mixed, leaf)
-        return gradient[0].abs().sum(-1).nonzero()[:, 0]
+        tokens = self.anatomy.to_tokens(self.found.block_outputs[-1]).detach()[:1]
+        return readout.rows_read(lambda leaf: native_feature(self.anatomy, leaf), at_least_float32(tokens))
 
 
 def layer_maps(made: Pass, formula: Callable[[Tensor, Tensor, slice], Tensor], gradients: bool = True) -> Tensor:
@@ -237,9 +226,3 @@ def _check_shape(attention: Attention, batch: int, size: tuple[int, int] | None,
             f"{where} has attention maps of {found[0]} x {found[1]} for {len(attention.output)} rows, expected "
             f"{'one' if size is None else f'{size[0]} x {size[1]}'} for each of {batch} images"
         )
-
-
-def _power_of_two(gradient: Tensor) -> Tensor:
-    """(batch, 1) powers of two that bring each image's largest gradient to about 1; 1 for a zero gradient."""
-    largest = gradient.abs().amax(-1, keepdim=True)
-    return torch.where(largest > 0, -largest.clamp(min=1e-38).log2().floor(), 0).exp2()
