@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from legrad.errors import InputError, UnsupportedModelError
+from legrad.inputs.geometry import Size
 from legrad.models.anatomy import Readout, ViTAnatomy
 from legrad.models.hf.family import LIBRARY, answers, first, switches
-from legrad.models.resizing import Size
 
 _TOKENS = 50  # of a waveform, about a second, where none says how long it is
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from legrad.errors import InputError, UnsupportedModelError
+from legrad.inputs.geometry import Size, pair
 from legrad.models.anatomy import Readout, ViTAnatomy
-from legrad.models.resizing import Size, pair
 
 LIBRARY = "transformers"
 # where the blocks are, in the order of the library's own changes of mind
@@ -134,7 +134,6 @@ def describe(family: Family, model: Any) -> ViTAnatomy:
         blocks=blocks_of(vision),
         image_size=native_size,
         patch_size=patch,
-        grid=(native_size[0] // patch[0], native_size[1] // patch[1]),
         num_prefix_tokens=prefix,
         readouts={"native": Readout(native)} | ({"published": Readout(pooler)} if family.pooler else {}),
         default_readout="native" if family.averaged(config) or family.pooler else "published",
@@ -171,7 +170,6 @@ def resized(base: ViTAnatomy, size: Size, sizes: str, run: Callable[..., Tensor]
     return replace(
         base,
         image_size=size,
-        grid=(size[0] // base.patch_size[0], size[1] // base.patch_size[1]),
         run=lambda images: run(images, **options),
         at_size=lambda other: resized(base, other, sizes, run),
     )

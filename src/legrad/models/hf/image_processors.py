@@ -8,10 +8,9 @@ from PIL import Image
 from torch import Tensor
 
 from legrad.errors import InputError
-from legrad.inputs.geometry import Placement
+from legrad.inputs.geometry import Placement, Size
 from legrad.models.anatomy import ViTAnatomy
 
-Size = tuple[int, int]
 _EDGES = ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width")
 # processors that resize, crop the centre, rescale and normalise, as their base class does; names without
 # ImageProcessor and its suffixes
@@ -124,12 +123,12 @@ class ProcessorTransform:
         if self._fit != "model":
             steps = ("do_center_crop", "do_pad")
             off = {step: False for step in steps if getattr(self._processor, step, None)}
-            changes = {"do_resize": True, "size": _sides(self._size), **off}
+            changes = {"do_resize": True, "size": _size_dict(self._size), **off}
         elif not self._own:
             resize, crop = self._plan((image.height, image.width))
-            changes = {"do_resize": True, "size": _sides(resize or self._size)}
+            changes = {"do_resize": True, "size": _size_dict(resize or self._size)}
             if crop:
-                changes["crop_size"] = _sides(crop)
+                changes["crop_size"] = _size_dict(crop)
         if getattr(self._processor, "crop_to_patches", False):
             changes["crop_to_patches"] = False  # tiles for a language model
         pixels: Tensor = self._processor(images=image, return_tensors="pt", **changes)["pixel_values"]
@@ -174,7 +173,7 @@ class ProcessorTransform:
         return frame.moved(corner[0], corner[1], crop)
 
 
-def _sides(size: Size) -> dict[str, int]:
+def _size_dict(size: Size) -> dict[str, int]:
     return {"height": size[0], "width": size[1]}
 
 

@@ -15,12 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from legrad.errors import InputError
-from legrad.inputs.geometry import Placement
+from legrad.inputs.geometry import Placement, Size
 from legrad.models.anatomy import ViTAnatomy
 from legrad.models.hf import image_processors
 from legrad.models.hf.family import Family, core, describe, pooled
-
-Size = tuple[int, int]
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:

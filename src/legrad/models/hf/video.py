@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from legrad.errors import InputError, UnsupportedModelError
+from legrad.inputs.geometry import Size, pair
 from legrad.models.anatomy import Readout, ViTAnatomy, published
 from legrad.models.hf.family import LIBRARY, answers, first, switches
 from legrad.models.hf.video_processors import transform
-from legrad.models.resizing import Size, pair
 
 __all__ = ["FAMILIES", "fixed_size", "timesformer", "transform", "videomae", "vivit", "vjepa2"]
 
