@@ -1,4 +1,4 @@
-"""The families of image models: one row per class, how its tokens become its result."""
+"""Image models of transformers: ``Family`` records, and the table of classes that they describe."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +22,7 @@ def _averages(config: Any) -> bool:
     return True
 
 
-def _averages_if_told(config: Any) -> bool:
+def _averages_by_config(config: Any) -> bool:
     return bool(config.use_mean_pooling)
 
 
@@ -153,10 +153,10 @@ TIPSV2 = replace(TIPSV2_VISION, output="embedding", answer=outputs.embedding)
 
 
 def _pool(vision: Any, tokens: Tensor, otherwise: Callable[[Tensor], Tensor] = outputs.class_token) -> Tensor:
-    """The tower's own pooler, which is optional."""
+    """The result of the tower's pooler, or ``otherwise`` for a tower without one."""
     pooler = getattr(vision, "pooler", None)
-    pooled_tokens: Tensor = otherwise(tokens) if pooler is None else pooler(tokens)
-    return pooled_tokens
+    feature: Tensor = otherwise(tokens) if pooler is None else pooler(tokens)
+    return feature
 
 
 VIT = Family(lambda model, vision, z: _pool(vision, vision.layernorm(z)), "feature", outputs.class_token_feature)
@@ -216,7 +216,7 @@ BEIT = Family(
     lambda model, images, options: outputs.feature(
         outputs.mean_of_patches if model.config.use_mean_pooling else outputs.class_token
     )(model, images, options),
-    averaged=_averages_if_told,
+    averaged=_averages_by_config,
     sizes="table",
 )
 BEIT_CLASSIFIER = Family(
@@ -225,7 +225,7 @@ BEIT_CLASSIFIER = Family(
     outputs.logits,
     vision=_base,
     heads=("classifier",),
-    averaged=_averages_if_told,
+    averaged=_averages_by_config,
     sizes="table",
 )
 
@@ -296,7 +296,7 @@ def data2vec(family: Family, model: Any) -> ViTAnatomy:
 
 
 def timm_wrapper(model: Any) -> ViTAnatomy:
-    """A timm model in transformers' clothes: the timm adapter knows it."""
+    """A timm model wrapped by transformers: described as a model of timm."""
     from legrad.models.timm import library
 
     adapter = library.adapt(model.timm_model)
@@ -358,7 +358,7 @@ _ROWS = {
     "YolosModel": YOLOS,
 }
 
-# class -> its anatomy
+# class -> the function that describes its models
 FAMILIES: dict[str, Callable[[Any], ViTAnatomy]] = {
     **{name: partial(describe, family) for name, family in _ROWS.items()},
     "SiglipVisionModel": siglip_vision,
@@ -370,7 +370,7 @@ FAMILIES: dict[str, Callable[[Any], ViTAnatomy]] = {
     "OwlViTForObjectDetection": lambda model: describe(CLIP, model.owlvit),
     "Owlv2ForObjectDetection": lambda model: describe(CLIP, model.owlv2),
     "FlavaForPreTraining": lambda model: describe(FLAVA, model.flava),
-    # what was trained otherwise: the tower alone
+    # heads of pretraining and detection: the tower alone
     "ViTForMaskedImageModeling": lambda model: describe(VIT, model.vit),
     "DeiTForMaskedImageModeling": lambda model: describe(DEIT, model.deit),
     "BeitForMaskedImageModeling": lambda model: describe(BEIT, model.beit),
