@@ -221,13 +221,26 @@ def test_what_is_left_out_follows_a_change(model):
     assert kept.num_prefix_keys == 1
 
 
+def test_a_grid_that_is_left_out_follows_the_sizes(model):
+    derived = dataclasses.replace(anatomy(model), grid=())
+    assert derived.grid == (3, 4)
+    assert dataclasses.replace(derived, image_size=(31, 64)).grid == (3, 8)
+    assert dataclasses.replace(derived, stride=(4, 8)).grid == (5, 4)
+    assert dataclasses.replace(derived, stride=(4, 8), grid=(6, 4), image_size=(25, 32)).grid == (6, 4)
+    with pytest.raises(legrad.InputError, match=r"\(7, 32\) is smaller than one patch of \(8, 8\)"):
+        dataclasses.replace(derived, image_size=(7, 32))
+    with pytest.raises(legrad.InputError, match=r"grid is \(frequency, time\), positive whole numbers, got \(\)"):
+        dataclasses.replace(derived, axes=("frequency", "time"))
+
+
 def test_an_adapters_anatomy_follows_a_change():
     import torchvision as library
 
     vit = library.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3)
     known = legrad.wrap(vit).anatomy
     assert dataclasses.replace(known, num_prefix_tokens=2).num_prefix_keys == 2
-    assert dataclasses.replace(known, image_size=(32, 64), grid=(4, 8)).shape == (3, 32, 64)
+    assert dataclasses.replace(known, image_size=(32, 64)).shape == (3, 32, 64)
+    assert dataclasses.replace(known, image_size=(32, 64)).grid == (4, 8)
 
 
 @pytest.mark.parametrize(

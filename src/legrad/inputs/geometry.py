@@ -11,8 +11,7 @@ from torch import Tensor
 
 from legrad.errors import InputError
 
-Size = tuple[int, int]
-
+Size = tuple[int, int]  # (height, width), or (rows, cols)
 
 _MOST_PIXELS = 100_000_000  # a strip of 1 x 10000 pixels must not become one of 224 x 2240000 and fill the memory
 
@@ -151,15 +150,18 @@ def as_size(size: int | Sequence[int]) -> Size:
     """An int or a pair -> (height, width), checked."""
     try:
         # bool counts as an int, numpy's integers do not
-        pair = [0 if isinstance(side, bool) else operator.index(side) for side in _pair(size)]
+        given_sides = size if isinstance(size, Sequence) else (size, size)
+        sides = [0 if isinstance(side, bool) else operator.index(side) for side in given_sides]
     except TypeError:
-        pair = []
-    if len(pair) != 2 or min(pair) < 1:
+        sides = []
+    if len(sides) != 2 or min(sides) < 1:
         raise InputError(f"size is a positive int or (height, width), got {size!r}")
-    if pair[0] * pair[1] > _MOST_PIXELS:
-        raise InputError(f"size={size!r} asks for {pair[0]} x {pair[1]} pixels, at most {_MOST_PIXELS} are made")
-    return pair[0], pair[1]
+    if sides[0] * sides[1] > _MOST_PIXELS:
+        raise InputError(f"size={size!r} asks for {sides[0]} x {sides[1]} pixels, at most {_MOST_PIXELS} are made")
+    return sides[0], sides[1]
 
 
-def _pair(size: Any) -> Sequence[Any]:
-    return tuple(size) if isinstance(size, Sequence) else (size, size)
+def pair(size: Any) -> Size:
+    """An int or a pair of a library's configuration -> (height, width), not checked; see ``as_size`` for users'."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)

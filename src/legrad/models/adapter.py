@@ -1,4 +1,4 @@
-"""Sounds as targets: checked clips -> embeddings, for models that embed sounds in the space of their images."""
+"""The record of one model: its anatomy, and what its library knows of preprocessing, texts, labels and sounds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from legrad.inputs import sounds
+from legrad.inputs.geometry import Size
 from legrad.models.anatomy import ViTAnatomy
 
 if TYPE_CHECKING:
@@ -19,12 +20,12 @@ class AudioEncoder:
     """How a model embeds sounds in the space of its images.
 
     Attributes:
-        rate: sampling rate of what it hears, in Hz.
+        rate: sampling rate of its waveforms, in Hz.
         encode: mono waveforms (samples,), float32 in [-1, 1], of any lengths -> (waveforms, features), which need not
             be normalised.
         tower: the module behind ``encode`` where it is no part of the explained model: it moves along with the model.
-        shortest: how long a sound lasts at least, in seconds.
-        longest: the longest sound that it is made for, in seconds; None for any. A longer one is warned of.
+        shortest: least duration of a sound, in seconds.
+        longest: duration in seconds up to which it is meant to be used, None for any; a longer sound is warned of.
     """
 
     rate: int
@@ -32,9 +33,6 @@ class AudioEncoder:
     tower: nn.Module | None = None
     shortest: float = sounds.SHORTEST
     longest: float | None = None
-
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,13 @@ class Adapter:
         tokenize: texts -> token ids, a tensor or anything with ``.to(device)``; None if unknown.
         encode_text: what ``tokenize`` gives -> (texts, features), None without a text tower.
         transform: (size or None, fit) -> an image transform made of torchvision-style steps, or a
-            ``geometry.Preprocessing``; None if unknown.
+            ``inputs.transforms.Preprocessing``; None if unknown.
         labels: class names in the order of the logits, None if unknown.
         audio_adapter: the model's audio tower, which can be explained by itself; None if there is none.
-        unpack: a batch of the library's own processor -> one tensor per input, for layouts of its own; else None.
+        unpack: a batch of the library's processor -> one tensor per input, where the batch is not simply a tensor; else
+            None.
         audio_encoder: how the model embeds sounds in the space of its images, None if it does not.
-        name: how the model was asked for.
+        name: the name that ``legrad.load`` took, or library and class.
     """
 
     model: nn.Module

@@ -1,4 +1,4 @@
-"""What has to be known about a model to explain it: data plus small functions, filled in by the adapters."""
+"""``ViTAnatomy``, what has to be known about a model to explain it: data plus small functions."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from legrad import relevance
 from legrad.deprecation import renamed_fields
 from legrad.errors import InputError, TruthCheckError
-from legrad.inputs.geometry import PatchGrid
+from legrad.inputs.geometry import PatchGrid, Size
 
 
 def _same(tokens: Tensor) -> Tensor:
@@ -40,26 +40,30 @@ class Readout:
 
 
 class _Derived:
-    """Mark of a value that an anatomy filled in: ``dataclasses.replace`` hands it on, and it is derived anew."""
+    """Base of values that an anatomy computed for a field that was left out.
+
+    ``dataclasses.replace`` passes all fields of the old record to the new one; by their type the new record tells these
+    from values that a user gave, and computes them again.
+    """
 
 
-class _Number(_Derived, int):
+class _DerivedInt(_Derived, int):
     pass
 
 
-class _Name(_Derived, str):
+class _DerivedStr(_Derived, str):
     pass
 
 
-class _Shape(_Derived, tuple[int, ...]):
+class _DerivedTuple(_Derived, tuple[int, ...]):
     pass
 
 
 @dataclass(frozen=True)
-class _Completed(_Derived, Readout):
-    """A read-out as an anatomy uses it; ``given`` is what it was made from, None if the anatomy added it."""
+class _DerivedReadout(_Derived, Readout):
+    """A read-out with its normalisation; ``source`` is the user's read-out, None if the anatomy added it."""
 
-    given: Readout | None = None
+    source: Readout | None = None
 
 
 def published(native: Callable[[Tensor], Tensor], num_prefix_tokens: int) -> Callable[[Tensor], Tensor]:
@@ -70,10 +74,12 @@ def published(native: Callable[[Tensor], Tensor], num_prefix_tokens: int) -> Cal
     of patches) get the mean at both.
     """
 
-    def function(tokens: Tensor) -> Tensor:
-        return native(tokens.mean(1, keepdim=True).expand(-1, num_prefix_tokens + 1, -1))
+    return lambda tokens: native(tokens.mean(1, keepdim=True).expand(-1, num_prefix_tokens + 1, -1))
 
-    return function
+
+def published_on_grid(native: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """``published`` for heads that look at the grid, or have weights for every place: the mean, as every token."""
+    return lambda tokens: native(tokens.mean(1, keepdim=True).expand_as(tokens))
 
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -89,7 +95,7 @@ def _unless_derived(value: Any) -> Any:
     return None if isinstance(value, _Derived) else value
 
 
-def _sides(name: str, value: Any, axes: Sequence[str]) -> tuple[int, ...]:
+def _checked_sides(name: str, value: Any, axes: Sequence[str]) -> tuple[int, ...]:
     """A tuple of positive whole numbers, one for every axis."""
     try:
         sides = tuple(operator.index(side) for side in value)
@@ -98,6 +104,19 @@ def _sides(name: str, value: Any, axes: Sequence[str]) -> tuple[int, ...]:
     if len(sides) != len(axes) or min(sides) < 1:
         raise InputError(f"{name} is ({', '.join(axes)}), positive whole numbers, got {value!r}")
     return sides
+
+
+def _derived_grid(
+    axes: tuple[str, ...], image_size: Size, patch_size: Size, stride: Size | None = None
+) -> tuple[int, ...]:
+    """As many patches of an image as fit; () for other inputs, whose grids do not follow from the pixels."""
+    if axes != ("rows", "cols"):
+        return ()
+    sides = zip(image_size, patch_size, stride or patch_size, strict=True)
+    grid = _DerivedTuple((side - patch) // step + 1 for side, patch, step in sides)
+    if min(grid) < 1:
+        raise InputError(f"an image_size of {image_size} is smaller than one patch of {patch_size}")
+    return grid
 
 
 @renamed_fields(
@@ -119,7 +138,8 @@ class ViTAnatomy:
         blocks: the transformer blocks in order.
         image_size: (height, width) that the tower takes as it is; (frequency, time) of a spectrogram.
         patch_size: (height, width) of a patch in pixels.
-        grid: patches at ``image_size``, (rows, cols) or as ``axes`` says.
+        grid: patches at ``image_size``, (rows, cols) or as ``axes`` says. Images' follows from ``image_size``,
+            ``patch_size`` and ``stride`` if it is left out; of models that pad the image it has to be given.
         num_prefix_tokens: class and register tokens in front of the patches.
         readouts: "native" (the model's own head) and "published" (as the authors' code pools); where the latter is not
             given it is made from the native one, except for poolers, see ``published``. Functions are taken as they
@@ -133,7 +153,7 @@ class ViTAnatomy:
         attentions: how many attentions fire in a block (or in the pooler).
         explained_attentions: which of them enter the map, as indices; their relevances are averaged.
         num_prefix_keys: keys in front of the patches in the explained attention; default all prefix tokens.
-        num_suffix_keys: keys behind the patches.
+        num_suffix_keys: keys after the patches.
         keys_to_grid: (relevance of an attention's keys (batch', keys), its index) -> (batch, *grid), for attention
             whose batch or keys are not simply images and tokens (windows, heads folded into the batch, frames apart).
         to_tokens: block output -> (batch, tokens, dim).
@@ -156,24 +176,24 @@ class ViTAnatomy:
     tower: nn.Module
     run: Callable[[Tensor], Tensor]
     blocks: Sequence[nn.Module]
-    image_size: tuple[int, int]
-    patch_size: tuple[int, int]
-    grid: tuple[int, ...]
+    image_size: Size
+    patch_size: Size
     num_prefix_tokens: int
     readouts: Mapping[str, Readout]
     output: Literal["embedding", "logits", "feature"]
+    grid: tuple[int, ...] = ()
     default_readout: Literal["native", "published"] | None = None
-    at_size: Callable[[tuple[int, int]], "ViTAnatomy"] | None = None
+    at_size: Callable[[Size], "ViTAnatomy"] | None = None
     route: Literal["self-attention", "pooler"] = "self-attention"
     attention: Literal["fused", "softmax"] = "fused"
     attentions: int = 1
     explained_attentions: tuple[int, ...] = (0,)
-    num_prefix_keys: int = _Number(-1)
+    num_prefix_keys: int = _DerivedInt(-1)
     num_suffix_keys: int = 0
     keys_to_grid: Callable[[Tensor, int], Tensor] | None = None
     to_tokens: Callable[[Any], Tensor] = _same
     call_settings: tuple[tuple[Any, str, Any], ...] = ()
-    stride: tuple[int, int] | None = None
+    stride: Size | None = None
     axes: tuple[str, ...] = ("rows", "cols")
     shape: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
@@ -187,24 +207,25 @@ class ViTAnatomy:
             raise InputError("blocks holds the transformer blocks, torch.nn.Modules, at least one")
         for name in ("image_size", "patch_size", "stride"):
             if name != "stride" or self.stride is not None:
-                checked[name] = _sides(name, getattr(self, name), ("height", "width"))
-        checked["grid"] = _sides("grid", self.grid, self.axes)
-        given = self._given_readouts()
-        if given.keys() - {"native", "published"} or "native" not in given:
+                checked[name] = _checked_sides(name, getattr(self, name), ("height", "width"))
+        grid = _unless_derived(self.grid) or _derived_grid(self.axes, **checked)
+        checked["grid"] = grid if isinstance(grid, _Derived) else _checked_sides("grid", grid, self.axes)
+        readouts = self._readouts_of_user()
+        if readouts.keys() - {"native", "published"} or "native" not in readouts:
             raise InputError(
-                f'readouts has "native" (the model\'s own head) and may have "published", got {sorted(given)}'
+                f'readouts has "native" (the model\'s own head) and may have "published", got {sorted(readouts)}'
             )
         prefix = self.num_prefix_tokens
         if not isinstance(prefix, int) or prefix < 0:
             raise InputError(f"num_prefix_tokens is the number of tokens in front of the patches, got {prefix!r}")
-        automatic = "published" if "published" in given or self.route == "self-attention" else "native"
+        automatic = "published" if "published" in readouts or self.route == "self-attention" else "native"
         derived = {
-            "readouts": self._completed(given),
-            "default_readout": _unless_derived(self.default_readout) or _Name(automatic),
-            "num_prefix_keys": _Number(prefix)
+            "readouts": self._all_readouts(readouts),
+            "default_readout": _unless_derived(self.default_readout) or _DerivedStr(automatic),
+            "num_prefix_keys": _DerivedInt(prefix)
             if isinstance(self.num_prefix_keys, _Derived) or self.num_prefix_keys < 0
             else self.num_prefix_keys,
-            "shape": _unless_derived(self.shape) or _Shape((3, *checked["image_size"])),
+            "shape": _unless_derived(self.shape) or _DerivedTuple((3, *checked["image_size"])),
         }
         for name, value in (checked | derived).items():
             object.__setattr__(self, name, value)
@@ -213,31 +234,34 @@ class ViTAnatomy:
         if self.axes == ("rows", "cols"):
             self._check_grid()
 
-    def _given_readouts(self) -> dict[str, Readout]:
+    def _readouts_of_user(self) -> dict[str, Readout]:
         """The read-outs without what this class added; plain functions are taken for read-outs."""
-        given = {}
-        for name, one in self.readouts.items():
-            if isinstance(one, _Completed):
-                if one.given is not None:
-                    given[name] = one.given
-            elif isinstance(one, Readout):
-                given[name] = one
-            elif callable(one):
-                given[name] = Readout(one)
+        readouts = {}
+        for name, readout in self.readouts.items():
+            if isinstance(readout, _DerivedReadout):
+                if readout.source is not None:
+                    readouts[name] = readout.source
+            elif isinstance(readout, Readout):
+                readouts[name] = readout
+            elif callable(readout):
+                readouts[name] = Readout(readout)
             else:
-                raise InputError(f"the read-out {name!r} is a legrad.Readout or a function, got {type(one).__name__}")
-        return given
+                raise InputError(
+                    f"the read-out {name!r} is a legrad.Readout or a function, got {type(readout).__name__}"
+                )
+        return readouts
 
-    def _completed(self, given: dict[str, Readout]) -> dict[str, Readout]:
+    def _all_readouts(self, readouts: dict[str, Readout]) -> dict[str, Readout]:
         """Every read-out with its normalisation, and the published one where it can be made."""
-        every: dict[str, tuple[Readout, Readout | None]] = {name: (one, one) for name, one in given.items()}
-        if "published" not in given and self.route == "self-attention":
-            native = given["native"]
-            every["published"] = Readout(published(native.function, self.num_prefix_tokens), native.normalize), None
+        # name -> (read-out, the user's that it stands for)
+        sources: dict[str, tuple[Readout, Readout | None]] = {name: (value, value) for name, value in readouts.items()}
+        if "published" not in readouts and self.route == "self-attention":
+            native = readouts["native"]
+            sources["published"] = Readout(published(native.function, self.num_prefix_tokens), native.normalize), None
         usual = self.output != "logits"
         return {
-            name: _Completed(one.function, usual if one.normalize is None else one.normalize, source)
-            for name, (one, source) in every.items()
+            name: _DerivedReadout(value.function, usual if value.normalize is None else value.normalize, source)
+            for name, (value, source) in sources.items()
         }
 
     def _check_grid(self) -> None:
@@ -258,20 +282,20 @@ class ViTAnatomy:
 
     @property
     def device(self) -> torch.device:
-        """Where the tower lives."""
+        """Of the tower's weights."""
         return next(itertools.chain(self.tower.parameters(), self.tower.buffers())).device
 
     @property
     def dtype(self) -> torch.dtype:
         """Type that images are cast to: that of the tower's patch embedding (its convolution, else any matrix)."""
-        first = None
+        dtype_of_matrix = None
         for weight in itertools.chain(self.tower.parameters(), self.tower.buffers()):
             if weight.ndim == 4 and weight.is_floating_point():
                 return weight.dtype
-            if first is None and weight.ndim > 1 and weight.is_floating_point():
-                first = weight.dtype
-        assert first is not None
-        return first
+            if dtype_of_matrix is None and weight.ndim > 1 and weight.is_floating_point():
+                dtype_of_matrix = weight.dtype
+        assert dtype_of_matrix is not None
+        return dtype_of_matrix
 
     @property
     def patch_grid(self) -> PatchGrid:
@@ -295,7 +319,7 @@ class ViTAnatomy:
             )
         return relevance.on_grid(keys, self.num_prefix_keys, self.grid)
 
-    def at(self, size: tuple[int, int]) -> "ViTAnatomy":
+    def at(self, size: Size) -> "ViTAnatomy":
         """The anatomy for an input size: this one if it fits, else one with resampled positions.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The models inside the package: open_clip models like any other, with a tokenizer of their own."""
+"""The embedded models: open_clip models with a tokenizer of their own, and a speech tower."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,12 +8,12 @@ import torch
 from legrad.errors import InputError
 from legrad.models import open_clip as library
 from legrad.models.adapter import Adapter, AudioEncoder
-from legrad.models.anatomy import Readout, ViTAnatomy
+from legrad.models.anatomy import Readout, ViTAnatomy, published_on_grid
 from legrad.models.timm import trunk
 
 
 def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Adapter:
-    """The class-token model if ``name`` is empty, "map" for its attention-pooled sibling, "speech" to hear too."""
+    """Load a model: "" with a class token, "map" with attention pooling, "speech" as "", with a speech tower."""
     from legrad.embedded import model as embedded
 
     if name not in ("", "map", "speech"):
@@ -26,18 +26,18 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
 
 
 def _with_speech(adapter: Adapter, device: torch.device | str | None) -> Adapter:
-    """The speech tower, always in float32: for sounds as targets, and to be explained itself."""
+    """The adapter with the speech tower, always in float32, for sounds as targets and to be explained itself."""
     from legrad.embedded.speech import model as speech
 
     tower = speech.load().to(device=device)
-    hearing = AudioEncoder(speech.RATE, tower.hear, tower, longest=speech.LONGEST / speech.RATE)
+    audio_encoder = AudioEncoder(speech.RATE, tower.hear, tower, longest=speech.LONGEST / speech.RATE)
 
     def transform(size: Any, fit: str) -> _SpeechExtractor:
         if size is not None or fit != "model":
             raise InputError(f"sounds take neither size nor fit, got size={size}, fit={fit!r}")
         return _SpeechExtractor(tower, speech.RATE)
 
-    adapter = replace(adapter, audio_encoder=hearing)
+    adapter = replace(adapter, audio_encoder=audio_encoder)
     return replace(
         adapter, audio_adapter=replace(adapter, model=tower, anatomy=speech_anatomy(tower), transform=transform)
     )
@@ -46,12 +46,8 @@ def _with_speech(adapter: Adapter, device: torch.device | str | None) -> Adapter
 def speech_anatomy(tower: Any) -> ViTAnatomy:
     """The speech tower's: a timm vision transformer that takes (batch, time, frequency).
 
-    Its head has weights for every place, so the published read-out, for want of a token to take, has the mean at all.
+    Its head has weights for every place of the grid.
     """
-
-    def published(tokens: Any) -> Any:
-        return tower.read_out(tokens.mean(1, keepdim=True).expand_as(tokens))
-
     embedding = tower.trunk.patch_embed
     return ViTAnatomy(
         library="embedded",
@@ -64,19 +60,20 @@ def speech_anatomy(tower: Any) -> ViTAnatomy:
         axes=("frequency", "time"),
         shape=embedding.img_size[::-1],
         num_prefix_tokens=0,
-        readouts={"native": Readout(tower.read_out), "published": Readout(published)},
+        readouts={"native": Readout(tower.read_out), "published": Readout(published_on_grid(tower.read_out))},
         default_readout="native",
         output="embedding",
-        call_settings=trunk.switches(tower.trunk),
+        call_settings=trunk.call_settings(tower.trunk),
     )
 
 
 @dataclass(frozen=True)
 class _SpeechExtractor:
-    """What makes the tower's input, for ``sounds.features``.
+    """What makes the tower's input, for ``spectrograms.features``.
 
     Attributes:
-        silence: its value beside a sound; a clip of nothing but silence has no loudest cell to compare with.
+        silence: value of the cells before and after a sound. It is a constant, because features are relative to the
+            loudest cell, which a silent clip does not have.
     """
 
     tower: Any

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 _PARTS = ("modality_preprocessors", "modality_trunks", "modality_heads", "modality_postprocessors")
 RATE = 16_000  # Hz
-CLIPS, SECONDS, STEPS, BINS = 3, 2, 204, 128  # of a sound: clips, their length, and their spectrograms' two sides
+CLIPS, SECONDS, STEPS, BINS = 3, 2, 204, 128  # of a sound: number and length of its clips, shape of a spectrogram
 
 
 class _Tower(nn.Module):
-    """What an image passes through, without the other senses."""
+    """The modules that an image passes through, without those of the other modalities."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -43,15 +43,15 @@ def adapt(model: nn.Module) -> Adapter | None:
     Raises:
         UnsupportedModelError: its patch embedding or table of positions is not as published.
     """
-    senses = [getattr(model, part, None) for part in _PARTS]
-    if not all(isinstance(one, nn.ModuleDict) and "vision" in one for one in senses):
+    dictionaries = [getattr(model, part, None) for part in _PARTS]
+    if not all(isinstance(modules, nn.ModuleDict) and "vision" in modules for modules in dictionaries):
         return None
     anatomy = _anatomy(model)
 
     def encode_text(tokens: Tensor) -> Tensor:
-        return _embedded(model, "text", tokens)
+        return _embedding(model, "text", tokens)
 
-    def fixed(size: Any, fit: str) -> Any:
+    def transform(size: Any, fit: str) -> Any:
         return transforms.transform(CONFIG, size or anatomy.image_size, fit)
 
     trunks: Any = model.modality_trunks
@@ -60,29 +60,29 @@ def adapt(model: nn.Module) -> Adapter | None:
         anatomy=anatomy,
         tokenize=_tokenizer(),
         encode_text=encode_text if "text" in trunks else None,
-        transform=fixed,
-        audio_encoder=AudioEncoder(RATE, functools.partial(_heard, model)) if "audio" in trunks else None,
+        transform=transform,
+        audio_encoder=AudioEncoder(RATE, functools.partial(_encode_audio, model)) if "audio" in trunks else None,
         name="ImageBind",
     )
 
 
-def _embedded(model: Any, sense: str, batch: Tensor) -> Tensor:
-    """The model's own answer for one sense, through its plain forward."""
-    embedding: Tensor = model({sense: batch})[sense]
+def _embedding(model: Any, modality: str, batch: Tensor) -> Tensor:
+    """(inputs, features) of one modality, by the model's plain forward."""
+    embedding: Tensor = model({modality: batch})[modality]
     return embedding
 
 
 def _anatomy(model: Any) -> ViTAnatomy:
-    """Tokens run through the blocks as (tokens, batch, dim); one class token. The frame is repeated in time."""
+    """One class token; the blocks take tokens as (tokens, batch, dim). An image is repeated as two frames."""
     tower = _Tower(model)
-    stems = [one for one in tower.modules() if isinstance(one, nn.Conv3d)]
-    tables = [one for name, one in tower.named_parameters() if name.endswith("pos_embed") and one.ndim == 3]
+    stems = [module for module in tower.modules() if isinstance(module, nn.Conv3d)]
+    tables = [table for name, table in tower.named_parameters() if name.endswith("pos_embed") and table.ndim == 3]
     side = math.isqrt(tables[0].shape[1] - 1) if tables else 0
     if len(stems) != 1 or len(tables) != 1 or side**2 + 1 != tables[0].shape[1]:
         raise UnsupportedModelError(
             f"{type(model).__name__} looks like ImageBind, but images should pass one Conv3d and one table of "
             f"positions for a class token and a square of patches; found {len(stems)} and "
-            f"{', '.join(str(tuple(one.shape)) for one in tables) or 'none'}"
+            f"{', '.join(str(tuple(table.shape)) for table in tables) or 'none'}"
         )
     _, *sides = stems[0].kernel_size
     patch = (sides[0], sides[1])
@@ -90,11 +90,10 @@ def _anatomy(model: Any) -> ViTAnatomy:
     return ViTAnatomy(
         library="imagebind",
         tower=tower,
-        run=functools.partial(_embedded, model, "vision"),
+        run=functools.partial(_embedding, model, "vision"),
         blocks=tuple(model.modality_trunks["vision"].blocks),
         image_size=(side * patch[0], side * patch[1]),
         patch_size=patch,
-        grid=(side, side),
         num_prefix_tokens=1,
         readouts={"native": Readout(lambda tokens: post(head(tokens)))},
         output="embedding",
@@ -104,27 +103,27 @@ def _anatomy(model: Any) -> ViTAnatomy:
 
 
 def _tokenizer() -> Callable[[Sequence[str]], Tensor] | None:
-    """The package's own, if it is there; any tokenizer of CLIP does the same."""
+    """The package's tokenizer if it is imported; any tokenizer of CLIP does the same."""
     data: Any = sys.modules.get("imagebind.data")
     if not hasattr(data, "load_and_transform_text"):
         return None
     return lambda texts: data.load_and_transform_text(list(texts), "cpu")
 
 
-def _heard(model: Any, waveforms: "Sequence[NDArray[np.float32]]") -> Tensor:
-    """Embeddings (waveforms, features): the model averages those of a sound's clips, each scaled as it does."""
-    batch = torch.stack([spectrograms(one) for one in waveforms])
+def _encode_audio(model: Any, waveforms: "Sequence[NDArray[np.float32]]") -> Tensor:
+    """Embeddings (waveforms, features): the model scales those of a sound's clips and averages them."""
+    batch = torch.stack([spectrograms(waveform) for waveform in waveforms])
     weight = next(model.modality_trunks["audio"].parameters())
-    return _embedded(model, "audio", batch.to(weight))
+    return _embedding(model, "audio", batch.to(weight))
 
 
 def spectrograms(waveform: "NDArray[np.float32]") -> Tensor:
     """Log-mel spectrograms (clips, 1, bins, steps) of clips that are spread evenly over a sound.
 
-    Kaldi takes the mean off every window, so that of the clip plays no part.
+    The published code subtracts the clip's mean first; the extractor subtracts that of every window, so it is left out.
 
     Args:
-        waveform: (samples,) at ``RATE``; one that is shorter than a clip is heard whole every time.
+        waveform: (samples,) at ``RATE``; of one that is shorter than a clip every clip is the whole.
     """
     extract = _extractor()
     length = SECONDS * RATE
@@ -133,8 +132,8 @@ def spectrograms(waveform: "NDArray[np.float32]") -> Tensor:
     for index in range(CLIPS):
         start = index * spare // (CLIPS - 1)
         clip = waveform[start : start + length]
-        found = extract(clip, sampling_rate=RATE, return_tensors="pt")["input_values"]
-        clips.append(found.transpose(1, 2))
+        spectrogram = extract(clip, sampling_rate=RATE, return_tensors="pt")["input_values"]
+        clips.append(spectrogram.transpose(1, 2))
     return torch.stack(clips)
 
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from legrad.errors import InputError, UnsupportedModelError
-from legrad.models import folders
-from legrad.models.adapter import Adapter, Size
+from legrad.inputs.geometry import Size, pair
+from legrad.models import folders, messages
+from legrad.models.adapter import Adapter
 from legrad.models.anatomy import Readout, ViTAnatomy
-from legrad.models.resizing import pair, sharing_copy
+from legrad.models.resizing import patch_counts, sharing_copy
 from legrad.models.timm import trunk as trunks
 from legrad.models.unwrap import unwrap
 
@@ -21,7 +22,11 @@ FITS = {"model": None, "squash": "squash", "pad": "longest"}
 
 
 def adapt(model: nn.Module) -> Adapter | None:
-    """An adapter for a CLIP, CustomTextCLIP or CoCa, or for a vision tower alone; None for anything else."""
+    """An adapter for a CLIP, CustomTextCLIP or CoCa, or for a vision tower alone; None for anything else.
+
+    Raises:
+        UnsupportedModelError: a convolutional tower, or two poolers in a row.
+    """
     from open_clip import CLIP, CoCa, CustomTextCLIP
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import VisionTransformer
@@ -79,8 +84,8 @@ def _native(visual: Any) -> ViTAnatomy:
     def to_tokens(output: Tensor) -> Tensor:
         return output if getattr(transformer, "batch_first", True) else output.transpose(0, 1)
 
-    def project(pooled: Tensor) -> Tensor:
-        return pooled if visual.proj is None else pooled @ visual.proj
+    def project(feature: Tensor) -> Tensor:
+        return feature if visual.proj is None else feature @ visual.proj
 
     def run(images: Tensor) -> Tensor:
         output = visual(images)
@@ -95,12 +100,9 @@ def _native(visual: Any) -> ViTAnatomy:
     def first_query(tokens: Tensor) -> Tensor:
         return project(visual.attn_pool(tokens)[:, 0])
 
-    def resized(size: Size) -> ViTAnatomy:
-        return _native(_native_copy(visual, size))
-
-    pooled = visual.attn_pool is not None
+    has_pooler = visual.attn_pool is not None
     # the authors' CoCa code leaves the feature as it is: no ln_post, no normalisation
-    published = Readout(first_query, normalize=False) if pooled else Readout(mean_first)
+    published = Readout(first_query, normalize=False) if has_pooler else Readout(mean_first)
     return ViTAnatomy(
         library="open_clip",
         tower=visual,
@@ -111,10 +113,10 @@ def _native(visual: Any) -> ViTAnatomy:
         grid=pair(visual.grid_size),
         num_prefix_tokens=1,
         readouts={"native": Readout(native), "published": published},
-        default_readout="published" if visual.pool_type == "tok" and not pooled else "native",
+        default_readout="published" if visual.pool_type == "tok" and not has_pooler else "native",
         output="embedding",
-        at_size=resized,
-        route="pooler" if pooled else "self-attention",
+        at_size=lambda size: _native(_native_copy(visual, size)),
+        route="pooler" if has_pooler else "self-attention",
         num_prefix_keys=1,
         to_tokens=to_tokens,
         call_settings=((transformer, "grad_checkpointing", False),),
@@ -125,30 +127,30 @@ def _native_copy(visual: Any, size: Size) -> Any:
     """The same weights with the position embedding resampled for another input size (bicubic, antialiased)."""
     from timm.layers import resample_abs_pos_embed
 
-    grid = [pixels // patch for pixels, patch in zip(size, visual.patch_size, strict=True)]
-    resized = sharing_copy(visual)
+    grid = patch_counts(size, visual.patch_size)
+    copy = sharing_copy(visual)
     embedding = resample_abs_pos_embed(
-        visual.positional_embedding[None], grid, list(visual.grid_size), num_prefix_tokens=1
+        visual.positional_embedding[None], list(grid), list(visual.grid_size), num_prefix_tokens=1
     )[0]
-    resized.positional_embedding = nn.Parameter(embedding, requires_grad=False)
-    resized.image_size, resized.grid_size = size, tuple(grid)
-    return resized
+    copy.positional_embedding = nn.Parameter(embedding, requires_grad=False)
+    copy.image_size, copy.grid_size = size, grid
+    return copy
 
 
 def _timm(visual: Any) -> ViTAnatomy:
-    """A timm trunk, with open_clip's projection behind it."""
+    """A timm trunk, followed by open_clip's projection."""
     trunk = visual.trunk
     trunks.check_plain(trunk)
-    pooled = trunks.has_pooler(trunk)
-    image_size = pair(trunk.patch_embed.img_size)  # visual.image_size knows nothing of trunk.set_input_size
+    has_pooler = trunks.has_pooler(trunk)
+    image_size = pair(trunk.patch_embed.img_size)  # visual.image_size does not follow trunk.set_input_size
     prefix = int(trunk.num_prefix_tokens)
     class_token = trunk.global_pool == "token"
 
-    def resized(size: Size) -> ViTAnatomy:
-        changed = sharing_copy(visual)
-        trunks.set_size(changed.trunk, size)
-        changed.image_size = size
-        return _timm(changed)
+    def at_size(size: Size) -> ViTAnatomy:
+        copy = sharing_copy(visual)
+        trunks.set_size(copy.trunk, size)
+        copy.image_size = size
+        return _timm(copy)
 
     return ViTAnatomy(
         library="open_clip",
@@ -163,12 +165,12 @@ def _timm(visual: Any) -> ViTAnatomy:
             "native": Readout(lambda tokens: visual.head(trunks.native_head(trunk, tokens))),
             "published": Readout(lambda tokens: visual.head(trunks.published_head(trunk, tokens))),
         },
-        default_readout="published" if class_token and not pooled else "native",
+        default_readout="published" if class_token and not has_pooler else "native",
         output="embedding",
-        at_size=resized,
-        route="pooler" if pooled else "self-attention",
-        num_prefix_keys=trunks.pooler_prefix(trunk) if pooled else -1,
-        call_settings=trunks.switches(trunk),
+        at_size=at_size,
+        route="pooler" if has_pooler else "self-attention",
+        num_prefix_keys=trunks.pooler_prefix(trunk) if has_pooler else -1,
+        call_settings=trunks.call_settings(trunk),
     )
 
 
@@ -198,10 +200,8 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
         )
         tokenizer = open_clip.get_tokenizer(architecture)
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"open_clip could not load {name!r}: {error}. Without a network only models in the cache, "
-            "'open_clip:local-dir:PATH' and 'embedded' work"
-        ) from error
+        offline = "models in the cache, 'open_clip:local-dir:PATH' and 'embedded'"
+        raise messages.not_loaded("open_clip", name, error, offline) from error
     adapter = adapt(model.eval())
     if adapter is None:
         raise UnsupportedModelError(f"open_clip returned a {type(model).__name__} for {name!r}, which is not known")
@@ -209,7 +209,7 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
 
 
 def with_tokenizer(adapter: Adapter, tokenizer: Any, name: str) -> Adapter:
-    """The adapter, able to tokenize: open_clip's tokenizers are called with a list of texts."""
+    """The adapter with one of open_clip's tokenizers, which are called with a list of texts."""
     from dataclasses import replace
 
     def tokenize(texts: Sequence[str]) -> Tensor:
@@ -221,22 +221,18 @@ def with_tokenizer(adapter: Adapter, tokenizer: Any, name: str) -> Adapter:
 
 def _check_name(architecture: str, tag: str) -> None:
     """Refuse unknown or unsupported names before anything is downloaded or built."""
-    import difflib
-
     import open_clip
 
     names = open_clip.list_models()
     if architecture not in names:
-        near = difflib.get_close_matches(architecture, names, 3)
-        raise InputError(f"open_clip has no model {architecture!r}; nearest: {', '.join(near) or 'none'}")
-    reason = not_supported(architecture)
-    if reason:
+        raise messages.unknown_model("open_clip", architecture, names)
+    if reason := not_supported(architecture):
         raise UnsupportedModelError(f"open_clip's {architecture} is {reason}: LeGrad needs a plain vision transformer")
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if not tag:
         raise InputError(f"say which weights of {architecture}: open_clip:{architecture}/TAG with TAG in {tags}")
     if tag.lower().replace("-", "_") not in tags and tag not in tags and not Path(tag).is_file():
-        raise InputError(f"open_clip has no weights {tag!r} for {architecture}; it has {tags}, or give a file")
+        raise messages.unknown_weights("open_clip", tag, architecture, tags, ", or give a file")
 
 
 def not_supported(architecture: str) -> str:

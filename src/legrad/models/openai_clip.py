@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from legrad.errors import UnsupportedModelError
+from legrad.inputs.geometry import Size, pair
 from legrad.models import transforms
-from legrad.models.adapter import Adapter, Size
+from legrad.models.adapter import Adapter
 from legrad.models.anatomy import Readout, ViTAnatomy
-from legrad.models.resizing import resampled, sharing_copy
+from legrad.models.resizing import patch_counts, resampled, sharing_copy
 
 # the package's own preprocessing, the same for all its models
 CONFIG = {
@@ -20,7 +21,7 @@ CONFIG = {
     "crop_pct": 1.0,
     "crop_mode": "center",
 }
-_OTHERS = ("open_clip", "transformers", "timm")
+_OTHER_LIBRARIES = ("open_clip", "transformers", "timm")  # each has a class CLIP, or may have
 
 
 def adapt(model: nn.Module) -> Adapter | None:
@@ -49,7 +50,8 @@ def adapt(model: nn.Module) -> Adapter | None:
 
 
 def _is_clip(model: Any) -> bool:
-    if type(model).__name__ != "CLIP" or type(model).__module__.partition(".")[0] in _OTHERS:
+    """By class name and modules, because the code is often copied into other packages."""
+    if type(model).__name__ != "CLIP" or type(model).__module__.partition(".")[0] in _OTHER_LIBRARIES:
         return False
     visual = getattr(model, "visual", None)
     if not hasattr(model, "encode_text"):
@@ -67,21 +69,20 @@ def _tokenize(texts: Sequence[str]) -> Tensor:
 
 
 def _anatomy(visual: Any, image_size: Size | None = None) -> ViTAnatomy:
-    """Tokens run through the blocks as (tokens, batch, dim); one class token."""
+    """One class token; the blocks take tokens as (tokens, batch, dim)."""
     patch: Size = visual.conv1.kernel_size
-    image_size = image_size or (int(visual.input_resolution), int(visual.input_resolution))
-    grid = (image_size[0] // patch[0], image_size[1] // patch[1])
+    image_size = image_size or pair(visual.input_resolution)
 
     def native(tokens: Tensor) -> Tensor:
         pooled = visual.ln_post(tokens[:, 0])
         return pooled if visual.proj is None else pooled @ visual.proj
 
-    def resized(size: Size) -> ViTAnatomy:
-        new = (size[0] // patch[0], size[1] // patch[1])
-        changed = sharing_copy(visual)
-        embedding = resampled(visual.positional_embedding, grid, new, 1)
-        changed.positional_embedding = nn.Parameter(embedding, requires_grad=False)
-        return _anatomy(changed, size)
+    def at_size(size: Size) -> ViTAnatomy:
+        copy = sharing_copy(visual)
+        old, new = patch_counts(image_size, patch), patch_counts(size, patch)
+        embedding = resampled(visual.positional_embedding, old, new, 1)
+        copy.positional_embedding = nn.Parameter(embedding, requires_grad=False)
+        return _anatomy(copy, size)
 
     return ViTAnatomy(
         library="clip",
@@ -90,11 +91,10 @@ def _anatomy(visual: Any, image_size: Size | None = None) -> ViTAnatomy:
         blocks=tuple(visual.transformer.resblocks),
         image_size=image_size,
         patch_size=patch,
-        grid=grid,
         num_prefix_tokens=1,
         readouts={"native": Readout(native)},
         output="embedding",
-        at_size=resized,
+        at_size=at_size,
         to_tokens=lambda output: output.transpose(0, 1),
     )
 

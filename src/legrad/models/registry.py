@@ -1,6 +1,6 @@
-"""One short file per model library: ``model -> Adapter``, data plus small functions.
+"""Which library a model is of, by its name or its type, and the ``Adapter`` that the library's file makes of it.
 
-A library is recognised by type, and only if it is imported already: a model of it cannot exist otherwise.
+A model in memory is tried against imported libraries only: it cannot be of another.
 """
 
 import importlib
@@ -15,8 +15,7 @@ from legrad.models import folders
 from legrad.models.adapter import Adapter
 from legrad.models.unwrap import unwrap
 
-# prefix of a model's name -> the module with ``load(rest, device, dtype)``; the module's ``adapt(model)`` returns an
-# Adapter, or None if the model is of another library
+# prefix of a model's name -> module with ``load(rest of the name, device, dtype)``, which returns an Adapter
 _MODULES = {
     "embedded": "legrad.models.embedded",
     "open_clip": "legrad.models.open_clip",
@@ -28,8 +27,7 @@ _MODULES = {
 
 LIBRARIES = tuple(_MODULES)
 
-
-# library -> what to call when one of its models comes in
+# library -> module with ``adapt(model)``, which returns an Adapter, or None for a model of another library
 _ADAPTERS = {
     "open_clip": "legrad.models.open_clip",
     "timm": "legrad.models.timm",
@@ -39,9 +37,7 @@ _ADAPTERS = {
     "imagebind": "legrad.models.imagebind",
 }
 
-
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
 
 # their code is often copied into other packages: recognised by its structure, imported or not
 _COPIED = {"clip", "imagebind"}
@@ -73,18 +69,24 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | str 
     return adapter
 
 
-def _dtype(wanted: Any) -> torch.dtype | None:
+def _dtype(dtype_or_name: Any) -> torch.dtype | None:
     """A floating-point type of torch, given as such or by its name."""
-    found = getattr(torch, wanted.removeprefix("torch."), None) if isinstance(wanted, str) else wanted
-    if found is None and wanted is None:
+    if dtype_or_name is None:
         return None
-    if found not in _DTYPES:
-        raise InputError(f"dtype is one of {', '.join(map(str, _DTYPES))} (or its name), got {wanted!r}")
-    return found
+    is_name = isinstance(dtype_or_name, str)
+    dtype = getattr(torch, dtype_or_name.removeprefix("torch."), None) if is_name else dtype_or_name
+    if dtype not in _DTYPES:
+        raise InputError(f"dtype is one of {', '.join(map(str, _DTYPES))} (or its name), got {dtype_or_name!r}")
+    return dtype
 
 
 def adapt(model: nn.Module) -> Adapter:
-    """Recognise an in-memory model by its type."""
+    """The adapter of a model in memory, recognised by its type or structure.
+
+    Raises:
+        InputError: not a module.
+        UnsupportedModelError: of no library here, or a model that cannot be explained.
+    """
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}; to load by name use legrad.load")
     model = unwrap(model)
@@ -100,19 +102,21 @@ def adapt(model: nn.Module) -> Adapter:
 
 
 def tools(adapter: Adapter, transform: Any, tokenizer: Any) -> tuple[Adapter, Any, Any]:
-    """Put the processors and tokenizers of a library into the adapter; what is of no library is returned as it came."""
+    """Put processors and tokenizers of a library into the adapter; all others are returned as they are.
+
+    Returns:
+        The adapter, and the transform and tokenizer, None where the adapter took them.
+    """
     kinds = [kind for tool in (transform, tokenizer) for kind in type(tool).__mro__]
     if any(kind.__module__.startswith("transformers.") for kind in kinds):
-        found: tuple[Adapter, Any, Any] = importlib.import_module(_ADAPTERS["transformers"]).tools(
-            adapter, transform, tokenizer
-        )
-        return found
+        library = importlib.import_module(_ADAPTERS["transformers"])
+        adapter, transform, tokenizer = library.tools(adapter, transform, tokenizer)
     return adapter, transform, tokenizer
 
 
 def available() -> list[tuple[str, str]]:
-    """(name for ``legrad.load``, why it is not supported or "") of everything that can be named, nothing built."""
-    listed = [("embedded", ""), ("embedded:map", ""), ("embedded:speech", "")]
+    """(name for ``legrad.load``, why it is not supported or "") of every model with a name; nothing is built."""
+    names = [("embedded", ""), ("embedded:map", ""), ("embedded:speech", "")]
     for module in _ADAPTERS.values():
-        listed.extend(importlib.import_module(module).available())
-    return listed
+        names.extend(importlib.import_module(module).available())
+    return names

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from legrad.errors import InputError
-
-Size = tuple[int, int]
+from legrad.inputs.geometry import Size
 
 
 def sharing_copy(model: nn.Module) -> Any:
@@ -25,15 +24,14 @@ def sharing_copy(model: nn.Module) -> Any:
         shared += [value for value in vars(module).values() if isinstance(value, Tensor)]
         shared += [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     try:
-        return copy.deepcopy(model, {id(one): one for one in shared})
+        return copy.deepcopy(model, {id(value): value for value in shared})
     except (RuntimeError, TypeError) as error:
         raise InputError(f"{type(model).__name__} cannot be copied for another input size: {error}") from error
 
 
-def pair(size: Any) -> Size:
-    """An int or a pair -> (height, width)."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(height), int(width)
+def patch_counts(size: Size, patch: Size) -> Size:
+    """(rows, cols) of patches side by side that fit into (height, width)."""
+    return size[0] // patch[0], size[1] // patch[1]
 
 
 def resampled(embedding: Tensor, old: Size, new: Size, prefix: int, align_corners: bool = False) -> Tensor:
@@ -42,7 +40,7 @@ def resampled(embedding: Tensor, old: Size, new: Size, prefix: int, align_corner
     Args:
         embedding: (prefix + rows * cols, dim), patches row-major.
         old: (rows, cols) of the embedding.
-        new: (rows, cols) wanted.
+        new: (rows, cols) of the result.
         prefix: leading entries that belong to no patch; they are kept.
         align_corners: see ``F.interpolate``.
 

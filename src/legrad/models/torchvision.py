@@ -1,16 +1,16 @@
 """torchvision's ``vit_*`` classifiers."""
 
-import difflib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from legrad.errors import InputError, UnsupportedModelError
-from legrad.models import transforms
-from legrad.models.adapter import Adapter, Size
+from legrad.inputs.geometry import Size, pair
+from legrad.models import messages, transforms
+from legrad.models.adapter import Adapter
 from legrad.models.anatomy import Readout, ViTAnatomy
-from legrad.models.resizing import resampled, sharing_copy
+from legrad.models.resizing import patch_counts, resampled, sharing_copy
 
 
 def adapt(model: nn.Module) -> Adapter | None:
@@ -34,55 +34,46 @@ def adapt(model: nn.Module) -> Adapter | None:
 
 
 def _anatomy(model: Any) -> ViTAnatomy:
-    side, patch = int(model.image_size), int(model.patch_size)
-
     def native(tokens: Tensor) -> Tensor:
         result: Tensor = model.heads(model.encoder.ln(tokens)[:, 0])
         return result
-
-    def resized(size: Size) -> ViTAnatomy:
-        return _resized(model, size)
 
     return ViTAnatomy(
         library="torchvision",
         tower=model,
         run=model,
         blocks=tuple(model.encoder.layers),
-        image_size=(side, side),
-        patch_size=(patch, patch),
-        grid=(side // patch, side // patch),
+        image_size=pair(model.image_size),
+        patch_size=pair(model.patch_size),
         num_prefix_tokens=1,
         readouts={"native": Readout(native)},
         output="logits" if isinstance(model.heads, nn.Sequential) and len(model.heads) else "feature",
-        at_size=resized,
+        at_size=lambda size: _at_size(model, size),
     )
 
 
-def _resized(model: Any, size: Size) -> ViTAnatomy:
-    """The same weights for another size; torchvision's own forward takes a single square size only.
+def _at_size(model: Any, size: Size) -> ViTAnatomy:
+    """The same weights for another size; torchvision's own forward takes one square size only.
 
     The position embedding is resampled as torchvision's ``interpolate_embeddings`` does it for squares.
     """
     from dataclasses import replace
 
-    own = _anatomy(model)
-    grid = (size[0] // own.patch_size[0], size[1] // own.patch_size[1])
-    if isinstance(model.conv_proj, nn.Sequential) and any(a % b for a, b in zip(size, own.patch_size, strict=True)):
-        raise InputError(
-            f"this model has a convolutional stem: sides must be multiples of {own.patch_size}, got {size}"
-        )
-    changed = sharing_copy(model)
-    old: Size = (own.grid[0], own.grid[1])
-    embedding = resampled(model.encoder.pos_embedding[0], old, grid, 1, align_corners=True)
-    changed.encoder.pos_embedding = nn.Parameter(embedding[None], requires_grad=False)
+    patch = pair(model.patch_size)
+    if isinstance(model.conv_proj, nn.Sequential) and any(a % b for a, b in zip(size, patch, strict=True)):
+        raise InputError(f"this model has a convolutional stem: sides must be multiples of {patch}, got {size}")
+    copy = sharing_copy(model)
+    old, new = patch_counts(pair(model.image_size), patch), patch_counts(size, patch)
+    embedding = resampled(model.encoder.pos_embedding[0], old, new, 1, align_corners=True)
+    copy.encoder.pos_embedding = nn.Parameter(embedding[None], requires_grad=False)
 
     def run(images: Tensor) -> Tensor:
-        patches = changed.conv_proj(images).flatten(2).transpose(1, 2)
-        first = changed.class_token.expand(len(images), -1, -1)
-        result: Tensor = changed.heads(changed.encoder(torch.cat([first, patches], 1))[:, 0])
+        patches = copy.conv_proj(images).flatten(2).transpose(1, 2)
+        class_token = copy.class_token.expand(len(images), -1, -1)
+        result: Tensor = copy.heads(copy.encoder(torch.cat([class_token, patches], 1))[:, 0])
         return result
 
-    return replace(_anatomy(changed), run=run, image_size=size, grid=grid, at_size=own.at_size)
+    return replace(_anatomy(copy), run=run, image_size=size, at_size=lambda other: _at_size(model, other))
 
 
 def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Adapter:
@@ -94,23 +85,21 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     architecture, _, tag = name.partition("/")
     _check_name(architecture)
     weights = get_model_weights(architecture)
-    known = [one.name for one in weights]
-    if tag and tag not in known:
-        raise InputError(f"torchvision has no weights {tag!r} for {architecture}; it has {known}")
-    chosen: Any = weights[tag] if tag else weights.DEFAULT
+    tags = [entry.name for entry in weights]
+    if tag and tag not in tags:
+        raise messages.unknown_weights("torchvision", tag, architecture, tags)
+    entry: Any = weights[tag] if tag else weights.DEFAULT
     try:
-        model = get_model(architecture, weights=chosen)
+        model = get_model(architecture, weights=entry)
     except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"torchvision could not load {name!r}: {error}. Without a network only weights in its cache "
-            f"({torch.hub.get_dir()}/checkpoints) work"
-        ) from error
+        cache = f"weights in its cache ({torch.hub.get_dir()}/checkpoints)"
+        raise messages.not_loaded("torchvision", name, error, cache) from error
     adapter = adapt(model.to(device=device or "cpu", dtype=dtype).eval())
     assert adapter is not None
     return replace(
         adapter,
-        transform=_transforms(chosen.transforms()),
-        labels=tuple(chosen.meta["categories"]),
+        transform=_transforms(entry.transforms()),
+        labels=tuple(entry.meta["categories"]),
         name=f"torchvision:{name}",
     )
 
@@ -127,12 +116,12 @@ def _transforms(preset: Any) -> Any:
 
 
 def _check_name(architecture: str) -> None:
+    """Refuse unknown or unsupported names before anything is downloaded or built."""
     from torchvision.models import list_models
 
     names = list_models(module=_classification())
     if architecture not in names:
-        near = difflib.get_close_matches(architecture, names, 3)
-        raise InputError(f"torchvision has no model {architecture!r}; nearest: {', '.join(near) or 'none'}")
+        raise messages.unknown_model("torchvision", architecture, names)
     if reason := not_supported(architecture):
         raise UnsupportedModelError(
             f"torchvision's {architecture} is {reason}; supported: {', '.join(filter(_is_vit, names))}"

@@ -1,8 +1,8 @@
-"""Image transforms out of a few facts, for any input size and fit; all are flat lists of steps."""
+"""torchvision transforms made of mean, std, interpolation and crop, for any input size and fit: flat lists of steps."""
 
 from typing import Any
 
-Size = tuple[int, int]
+from legrad.inputs.geometry import Size
 
 
 def transform(config: dict[str, Any], size: Size, fit: str) -> Any:
@@ -15,6 +15,6 @@ def transform(config: dict[str, Any], size: Size, fit: str) -> Any:
     """
     from timm.data import create_transform
 
-    whole = {"squash": "squash", "pad": "border"}
-    changes = {"crop_mode": whole[fit], "crop_pct": 1.0} if fit in whole else {}
+    crop_modes = {"squash": "squash", "pad": "border"}
+    changes = {"crop_mode": crop_modes[fit], "crop_pct": 1.0} if fit in crop_modes else {}
     return create_transform(**{**config, "input_size": (3, *size), **changes}, is_training=False)

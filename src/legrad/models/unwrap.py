@@ -1,4 +1,4 @@
-"""Models inside other modules: what parallel training, ``torch.compile`` and PEFT put around them."""
+"""Models inside the wrappers of parallel training, ``torch.compile`` and PEFT."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from legrad.errors import UnsupportedModelError
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model itself; its weights and adapters (LoRA and the like) stay where they are.
+    """The model inside; its weights and adapters (LoRA and the like) stay where they are.
 
     Raises:
         UnsupportedModelError: a scripted or traced model, which shows no attention to Python.
     """
     inner: Any = model
-    while (inside := _inside(inner)) is not None:
-        inner = inside
+    while (next_inner := _inner_model(inner)) is not None:
+        inner = next_inner
     if isinstance(inner, torch.jit.ScriptModule):
         raise UnsupportedModelError(
             f"{type(inner).__name__}: a scripted or traced model runs its attention outside Python, where it cannot be "
@@ -25,7 +25,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     return inner
 
 
-def _inside(model: Any) -> Any:
+def _inner_model(model: Any) -> Any:
     """The wrapped model, or None if the model is no wrapper that we know."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return model.module

@@ -294,11 +294,11 @@ def test_unknown_models_are_refused_in_words():
 def test_the_zoo_covers_the_adapter_and_the_librarys_maps():
     listed = [name for name in zoo.names() if not zoo.not_applicable(name)]
     assert set(listed) == set(zoo.CONFIGS)
-    known = {name for module in library._modules() for name in module.FAMILIES}
+    known = {name for module in library.MODULES for name in module.FAMILIES}
     elsewhere = {"FlavaForPreTraining", "ViTMAEForPreTraining", "YolosForObjectDetection"} | {
         f"{kind}ForMaskedImageModeling" for kind in ("ViT", "DeiT", "Beit")
     }
-    images = {name for module in library._modules()[:2] for name in module.FAMILIES}
+    images = {name for module in library.MODULES[:2] for name in module.FAMILIES}
     assert images - elsewhere == {name.split()[0] for name in zoo.CONFIGS}
     for name in zoo.names():
         if zoo.not_applicable(name) and name not in known:

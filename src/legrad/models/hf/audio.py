@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from legrad.errors import InputError, UnsupportedModelError
+from legrad.inputs.geometry import Size
 from legrad.models.anatomy import Readout, ViTAnatomy
-from legrad.models.hf.family import LIBRARY, answers, first, switches
-from legrad.models.resizing import Size
+from legrad.models.hf.family import LIBRARY, first, output_settings, sdpa_settings
 
-_TOKENS = 50  # of a waveform, about a second, where none says how long it is
+_TOKENS = 50  # of the waveform, about a second, that an anatomy is described with; any other length works too
 
 
 def ast(model: Any) -> ViTAnatomy:
@@ -30,7 +30,7 @@ def ast(model: Any) -> ViTAnatomy:
         output = model(input_values=batch, return_dict=True)
         return output.pooler_output if trunk is model else output.logits
 
-    def resized(other: Size) -> ViTAnatomy:
+    def at_size(other: Size) -> ViTAnatomy:
         raise InputError(
             f"{type(model).__name__} takes spectrograms (batch, time {size[1]}, frequency {size[0]}) only, got (batch, "
             f"time {other[1]}, frequency {other[0]})"
@@ -50,8 +50,8 @@ def ast(model: Any) -> ViTAnatomy:
         num_prefix_tokens=2,
         readouts={"native": Readout(native)},
         output="feature" if trunk is model else "logits",
-        at_size=resized,
-        call_settings=(*switches(model), *answers(model)),
+        at_size=at_size,
+        call_settings=(*sdpa_settings(model), *output_settings(model)),
         notes=("the published read-out averages all patches, also those of the padding behind a short sound",),
     )
 
@@ -97,25 +97,25 @@ def waveform(model: Any) -> ViTAnatomy:
             output="logits",
             to_tokens=first,
             at_size=lambda size: of_length(size[1]),
-            call_settings=(*switches(model), *answers(model)),
-            notes=("a waveform's tokens stand in one row: when it listened is told, not at which frequencies",),
+            call_settings=(*sdpa_settings(model), *output_settings(model)),
+            notes=("a waveform's tokens stand in one row: maps say when, not at which frequencies",),
         )
 
     return of_length(patch + (_TOKENS - 1) * stride)
 
 
 def transform(anatomy: ViTAnatomy, extractor: Any) -> Callable[[Size | None, str], Any]:
-    """``Adapter.transform`` of a feature extractor: itself, ``sounds.features`` calls it."""
+    """``Adapter.transform`` of a feature extractor: the extractor, which ``inputs.spectrograms.features`` calls."""
 
-    def chosen(size: Size | None, fit: str) -> Any:
+    def make_transform(size: Size | None, fit: str) -> Any:
         if size is not None or fit != "model":
             raise InputError(f"sounds take neither size nor fit, got size={size}, fit={fit!r}")
         return extractor
 
-    return chosen
+    return make_transform
 
 
-# class -> its anatomy
+# class -> the function that describes its models
 FAMILIES: dict[str, Callable[[Any], ViTAnatomy]] = {
     "ASTForAudioClassification": ast,
     "ASTModel": ast,

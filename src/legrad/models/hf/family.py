@@ -1,4 +1,4 @@
-"""What all models of transformers share: an anatomy out of a few facts, and the switch to SDPA attention."""
+"""``Family``, the facts by which models of transformers differ, and the ``ViTAnatomy`` that follows from them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -7,11 +7,11 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from legrad.errors import InputError, UnsupportedModelError
+from legrad.inputs.geometry import Size, pair
 from legrad.models.anatomy import Readout, ViTAnatomy
-from legrad.models.resizing import Size, pair
 
 LIBRARY = "transformers"
-# where the blocks are, in the order of the library's own changes of mind
+# where the blocks are; it differs between classes, and has changed between versions of transformers 5
 _BLOCKS = ("encoder.layers", "encoder.layer", "layers", "layer", "model.layer")
 
 
@@ -27,25 +27,25 @@ class Tower(nn.Module):
 
 @dataclass(frozen=True)
 class Family:
-    """How one class of models reads its features out.
+    """How the models of one or several classes are built and called.
 
     Attributes:
-        native: (model, vision tower, tokens) -> the model's own result, before any L2.
+        native: (model, vision tower, tokens of the last block) -> the model's result (batch, features), before any L2.
         output: as in ``ViTAnatomy``.
-        answer: (model, images, options) -> the same out of a plain call of the model.
+        answer: (model, images, options) -> the same from a plain call of the model.
         vision: model -> its vision tower, the module with the embeddings and the blocks.
-        heads: names of the model's modules behind the tower.
-        prefix: (configuration) -> class and register tokens in front of the patches.
+        heads: names of the model's modules that follow the tower.
+        prefix: (configuration) -> number of class and register tokens in front of the patches.
         averaged: (configuration) -> whether the model averages its patches instead of reading a class token.
         pooler: (model, vision tower, tokens) -> the authors' read-out of an attentional pooler; None without one.
-        sizes: how the model takes images of another size: "option", with ``interpolate_pos_encoding``; "table", by
-            itself out of a table of positions; "free", without a table; "whole", so too, but whole patches only;
-            "fixed", not at all.
-        eager: attention is written out, although the library says that these models can use SDPA.
-        options: (vision tower, images) -> further keyword arguments of the call.
+        sizes: whether the model takes images of another size: "option", with ``interpolate_pos_encoding``; "table", it
+            interpolates its table of positions unasked; "free", it has no table; "whole", no table, whole patches only;
+            "fixed", no.
+        eager: attention is written out, although ``_supports_sdpa`` of these models is True.
+        options: (vision tower, images) -> more keyword arguments of the call.
         size: (configuration) -> int or (height, width) of the input.
-        call_settings: vision tower -> further (owner, attribute, value) during a call.
-        suffix: (configuration) -> tokens behind the patches.
+        call_settings: vision tower -> more (owner, attribute, value) during a call.
+        suffix: (configuration) -> number of tokens after the patches.
     """
 
     native: Callable[[Any, Any, Tensor], Tensor]
@@ -65,7 +65,7 @@ class Family:
 
 
 def core(model: Any) -> Any:
-    """The module with embeddings and blocks: transformers 5.0 has one more wrapper around it than later versions."""
+    """The module with embeddings and blocks, which transformers 5.0 wraps once more than later versions."""
     while isinstance(inner := getattr(model, "vision_model", None), nn.Module):
         model = inner
     return model
@@ -75,11 +75,11 @@ def blocks_of(tower: Any) -> tuple[nn.Module, ...]:
     """The transformer blocks."""
     for path in _BLOCKS:
         try:
-            found = tower.get_submodule(path)
+            blocks = tower.get_submodule(path)
         except AttributeError:
             continue
-        if isinstance(found, nn.ModuleList):
-            return tuple(found)
+        if isinstance(blocks, nn.ModuleList):
+            return tuple(blocks)
     raise UnsupportedModelError(
         f"{type(tower).__name__} keeps its blocks in none of {', '.join(_BLOCKS)}: this version of transformers is "
         "not known; describe the model yourself with legrad.wrap(model, anatomy=...)"
@@ -92,30 +92,38 @@ def first(output: Any) -> Tensor:
 
 
 def pooled(output: Any) -> Tensor:
-    """The feature out of what ``get_image_features`` and its like return: a tensor in early versions of 5."""
+    """The feature in what ``get_image_features`` and its like return: a tensor itself in early versions of 5."""
     return output if isinstance(output, Tensor) else output.pooler_output
 
 
-def switches(tower: nn.Module) -> tuple[tuple[Any, str, Any], ...]:
-    """SDPA attention in every part of the tower, without the setter that also overwrites sub-configurations."""
-    configs = {id(c): c for m in tower.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")}
-    return tuple((config, "_attn_implementation_internal", "sdpa") for config in configs.values())
+def sdpa_settings(tower: nn.Module) -> tuple[tuple[Any, str, Any], ...]:
+    """Call settings for SDPA attention in every part of the tower.
+
+    They set the private attribute, because the public setter also overwrites sub-configurations.
+    """
+    configs = _configurations(tower, "_attn_implementation")
+    return tuple((config, "_attn_implementation_internal", "sdpa") for config in configs)
 
 
-def answers(model: nn.Module) -> tuple[tuple[Any, str, Any], ...]:
-    """Outputs with names in every part of the model, also where a user asked for plain tuples."""
-    configs = {id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "return_dict")}
-    return tuple((config, "return_dict", True) for config in configs.values())
+def output_settings(model: nn.Module) -> tuple[tuple[Any, str, Any], ...]:
+    """Call settings for outputs with names in every part of the model, also where a user set plain tuples."""
+    return tuple((config, "return_dict", True) for config in _configurations(model, "return_dict"))
+
+
+def _configurations(model: nn.Module, attribute: str) -> list[Any]:
+    """The configurations of a model's modules that have an attribute, each once."""
+    configs = [getattr(module, "config", None) for module in model.modules()]
+    return list({id(config): config for config in configs if hasattr(config, attribute)}.values())
 
 
 def describe(family: Family, model: Any) -> ViTAnatomy:
     """The anatomy of a model of this family, at the size in its configuration."""
     vision = family.vision(model)
     config = vision.config
-    patch, native_size = pair(config.patch_size), pair(family.size(config))
+    patch, image_size = pair(config.patch_size), pair(family.size(config))
     tower = Tower(vision, {name: getattr(model, name) for name in family.heads}) if family.heads else vision
     prefix = family.prefix(config)
-    fused = bool(model._supports_sdpa) and not family.eager
+    uses_sdpa = bool(model._supports_sdpa) and not family.eager
 
     def native(tokens: Tensor) -> Tensor:
         return family.native(model, vision, tokens)
@@ -132,24 +140,27 @@ def describe(family: Family, model: Any) -> ViTAnatomy:
         tower=tower,
         run=run,
         blocks=blocks_of(vision),
-        image_size=native_size,
+        image_size=image_size,
         patch_size=patch,
-        grid=(native_size[0] // patch[0], native_size[1] // patch[1]),
         num_prefix_tokens=prefix,
         readouts={"native": Readout(native)} | ({"published": Readout(pooler)} if family.pooler else {}),
         default_readout="native" if family.averaged(config) or family.pooler else "published",
         output=family.output,
-        at_size=lambda size: resized(anatomy, size, family.sizes, run),
+        at_size=lambda size: _at_size(anatomy, size, family.sizes, run),
         route="self-attention" if family.pooler is None else "pooler",
-        attention="fused" if fused else "softmax",
+        attention="fused" if uses_sdpa else "softmax",
         to_tokens=first,
         num_suffix_keys=family.suffix(config),
-        call_settings=(*(switches(tower) if fused else ()), *answers(model), *family.call_settings(vision)),
+        call_settings=(
+            *(sdpa_settings(tower) if uses_sdpa else ()),
+            *output_settings(model),
+            *family.call_settings(vision),
+        ),
     )
     return anatomy
 
 
-def resized(base: ViTAnatomy, size: Size, sizes: str, run: Callable[..., Tensor]) -> ViTAnatomy:
+def _at_size(base: ViTAnatomy, size: Size, sizes: str, run: Callable[..., Tensor]) -> ViTAnatomy:
     """The same model for another input size.
 
     Raises:
@@ -171,7 +182,6 @@ def resized(base: ViTAnatomy, size: Size, sizes: str, run: Callable[..., Tensor]
     return replace(
         base,
         image_size=size,
-        grid=(size[0] // base.patch_size[0], size[1] // base.patch_size[1]),
         run=lambda images: run(images, **options),
-        at_size=lambda other: resized(base, other, sizes, run),
+        at_size=lambda other: _at_size(base, other, sizes, run),
     )

@@ -1,4 +1,4 @@
-"""The families of image models: one row per class, how its tokens become its result."""
+"""Image models of transformers: ``Family`` records, and the table of classes that they describe."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from legrad.models.anatomy import ViTAnatomy
+from legrad.models.hf import outputs
 from legrad.models.hf.family import Family, core, describe, pooled
 from legrad.models.hf.image_processors import transform as transform
-
-Options = dict[str, Any]
 
 
 def _registers(config: Any) -> int:
@@ -23,7 +22,7 @@ def _averages(config: Any) -> bool:
     return True
 
 
-def _averages_if_told(config: Any) -> bool:
+def _averages_by_config(config: Any) -> bool:
     return bool(config.use_mean_pooling)
 
 
@@ -31,62 +30,24 @@ def _base(model: Any) -> Any:
     return model.base_model
 
 
-def _embedding(model: Any, images: Tensor, options: Options) -> Tensor:
-    return pooled(model.get_image_features(images, **options))
-
-
-def _projected(model: Any, images: Tensor, options: Options) -> Tensor:
-    embeddings: Tensor = model(images, **options).image_embeds
-    return embeddings
-
-
-def _logits(model: Any, images: Tensor, options: Options) -> Tensor:
-    logits: Tensor = model(images, **options).logits
-    return logits
-
-
-def _feature(pool: Callable[[Tensor], Tensor]) -> Callable[[Any, Tensor, Options], Tensor]:
-    """The pooled output of a model without head, or pooled by us where the model leaves that to others."""
-
-    def answer(model: Any, images: Tensor, options: Options) -> Tensor:
-        output = model(images, **options)
-        own = getattr(output, "pooler_output", None)
-        return pool(output.last_hidden_state) if own is None else own
-
-    return answer
-
-
-def _class_token(tokens: Tensor) -> Tensor:
-    return tokens[:, 0]
-
-
-def _mean(tokens: Tensor) -> Tensor:
-    return tokens.mean(1)
-
-
-def _patches(tokens: Tensor) -> Tensor:
-    return tokens[:, 1:].mean(1)
-
-
-_first_token = _feature(_class_token)
-
-
 # -- image-text models and their towers ----------------------------------------------------------------------------
 
 CLIP = Family(
     lambda model, vision, z: model.visual_projection(vision.post_layernorm(z[:, 0])),
     "embedding",
-    _embedding,
+    outputs.embedding,
     vision=core,
     heads=("visual_projection",),
 )
-CLIP_PROJECTED = replace(CLIP, answer=_projected)
-CLIP_VISION = Family(lambda model, vision, z: vision.post_layernorm(z[:, 0]), "feature", _first_token, vision=core)
+CLIP_PROJECTED = replace(CLIP, answer=outputs.projected)
+CLIP_VISION = Family(
+    lambda model, vision, z: vision.post_layernorm(z[:, 0]), "feature", outputs.class_token_feature, vision=core
+)
 CLIP_CLASSIFIER = Family(
     # no norm at all, and the class token is left out
     lambda model, vision, z: model.classifier(z[:, 1:].mean(1)),
     "logits",
-    _logits,
+    outputs.logits,
     vision=core,
     heads=("classifier",),
     averaged=_averages,
@@ -96,16 +57,16 @@ MLCD = replace(CLIP_VISION, sizes="free")
 SIGLIP = Family(
     lambda model, vision, z: vision.head(vision.post_layernorm(z)),
     "embedding",
-    _embedding,
+    outputs.embedding,
     vision=core,
     prefix=lambda config: 0,
     pooler=lambda model, vision, z: vision.head(z),
 )
-SIGLIP_VISION = replace(SIGLIP, output="feature", answer=_first_token)
+SIGLIP_VISION = replace(SIGLIP, output="feature", answer=outputs.class_token_feature)
 SIGLIP_HEADLESS = Family(
     lambda model, vision, z: vision.post_layernorm(z).mean(1),
     "feature",
-    _feature(_mean),
+    outputs.feature(outputs.mean),
     vision=core,
     prefix=lambda config: 0,
     averaged=_averages,
@@ -114,14 +75,14 @@ SIGLIP_CLASSIFIER = replace(
     SIGLIP_HEADLESS,
     native=lambda model, vision, z: model.classifier(vision.post_layernorm(z).mean(1)),
     output="logits",
-    answer=_logits,
+    answer=outputs.logits,
     heads=("classifier",),
 )
 
 AIMV2 = Family(
     lambda model, vision, z: model.visual_projection(vision.head(vision.rms_norm(z))),
     "embedding",
-    _embedding,
+    outputs.embedding,
     vision=core,
     heads=("visual_projection",),
     prefix=lambda config: 0,
@@ -132,14 +93,14 @@ AIMV2_VISION = replace(
     AIMV2,
     native=lambda model, vision, z: vision.head(vision.rms_norm(z)),
     output="feature",
-    answer=_first_token,
+    answer=outputs.class_token_feature,
     heads=(),
     pooler=lambda model, vision, z: vision.head(z),
 )
 AIMV2_HEADLESS = replace(
     AIMV2_VISION,
     native=lambda model, vision, z: vision.rms_norm(z).mean(1),
-    answer=_feature(_mean),
+    answer=outputs.feature(outputs.mean),
     pooler=None,
     averaged=_averages,
 )
@@ -148,7 +109,7 @@ BLIP = Family(
     # the same norm twice, as the library has it
     lambda model, vision, z: model.visual_projection(vision.post_layernorm(vision.post_layernorm(z)[:, 0])),
     "embedding",
-    _embedding,
+    outputs.embedding,
     vision=core,
     heads=("visual_projection",),
 )
@@ -156,7 +117,7 @@ BLIP_VISION = replace(
     BLIP,
     native=lambda model, vision, z: vision.post_layernorm(vision.post_layernorm(z)[:, 0]),
     output="feature",
-    answer=_first_token,
+    answer=outputs.class_token_feature,
     heads=(),
 )
 BLIP_RETRIEVAL = replace(
@@ -180,29 +141,29 @@ FLAVA = Family(
 TIPSV2_VISION = Family(
     lambda model, vision, z: vision.layernorm(z)[:, 0],
     "feature",
-    _first_token,
+    outputs.class_token_feature,
     vision=core,
     prefix=_registers,
     sizes="table",
 )
-TIPSV2 = replace(TIPSV2_VISION, output="embedding", answer=_embedding)
+TIPSV2 = replace(TIPSV2_VISION, output="embedding", answer=outputs.embedding)
 
 
 # -- one tower, with a classifier or without head ------------------------------------------------------------------
 
 
-def _pool(vision: Any, tokens: Tensor, otherwise: Callable[[Tensor], Tensor] = _class_token) -> Tensor:
-    """The tower's own pooler, which is optional."""
+def _pool(vision: Any, tokens: Tensor, otherwise: Callable[[Tensor], Tensor] = outputs.class_token) -> Tensor:
+    """The result of the tower's pooler, or ``otherwise`` for a tower without one."""
     pooler = getattr(vision, "pooler", None)
-    pooled_tokens: Tensor = otherwise(tokens) if pooler is None else pooler(tokens)
-    return pooled_tokens
+    feature: Tensor = otherwise(tokens) if pooler is None else pooler(tokens)
+    return feature
 
 
-VIT = Family(lambda model, vision, z: _pool(vision, vision.layernorm(z)), "feature", _first_token)
+VIT = Family(lambda model, vision, z: _pool(vision, vision.layernorm(z)), "feature", outputs.class_token_feature)
 VIT_CLASSIFIER = Family(
     lambda model, vision, z: model.classifier(vision.layernorm(z)[:, 0]),
     "logits",
-    _logits,
+    outputs.logits,
     vision=_base,
     heads=("classifier",),
 )
@@ -232,36 +193,46 @@ def _class_token_and_patches(model: Any, vision: Any, tokens: Tensor) -> Tensor:
 
 DINOV2_CLASSIFIER = replace(VIT_CLASSIFIER, native=_class_token_and_patches, sizes="table")
 DINOV2_REGISTERS_CLASSIFIER = replace(DINOV2_CLASSIFIER, prefix=_registers)
-DINOV3 = Family(lambda model, vision, z: vision.norm(z)[:, 0], "feature", _first_token, prefix=_registers, sizes="free")
+DINOV3 = Family(
+    lambda model, vision, z: vision.norm(z)[:, 0],
+    "feature",
+    outputs.class_token_feature,
+    prefix=_registers,
+    sizes="free",
+)
 
 
 def _mean_or_class_token(vision: Any, tokens: Tensor) -> Tensor:
-    return _pool(vision, vision.layernorm(tokens), _patches if vision.config.use_mean_pooling else _class_token)
+    return _pool(
+        vision,
+        vision.layernorm(tokens),
+        outputs.mean_of_patches if vision.config.use_mean_pooling else outputs.class_token,
+    )
 
 
 BEIT = Family(
     lambda model, vision, z: _mean_or_class_token(vision, z),
     "feature",
-    lambda model, images, options: _feature(_patches if model.config.use_mean_pooling else _class_token)(
-        model, images, options
-    ),
-    averaged=_averages_if_told,
+    lambda model, images, options: outputs.feature(
+        outputs.mean_of_patches if model.config.use_mean_pooling else outputs.class_token
+    )(model, images, options),
+    averaged=_averages_by_config,
     sizes="table",
 )
 BEIT_CLASSIFIER = Family(
     lambda model, vision, z: model.classifier(vision.pooler(vision.layernorm(z))),
     "logits",
-    _logits,
+    outputs.logits,
     vision=_base,
     heads=("classifier",),
-    averaged=_averages_if_told,
+    averaged=_averages_by_config,
     sizes="table",
 )
 
 IJEPA = Family(
-    lambda model, vision, z: _pool(vision, vision.layernorm(z), _mean),
+    lambda model, vision, z: _pool(vision, vision.layernorm(z), outputs.mean),
     "feature",
-    _feature(_mean),
+    outputs.feature(outputs.mean),
     prefix=lambda config: 0,
     averaged=_averages,
 )
@@ -289,7 +260,7 @@ def _in_order(vision: Any, images: Tensor) -> Tensor:
 PIXIO = Family(
     lambda model, vision, z: vision.layernorm(z)[:, : vision.config.n_cls_tokens].mean(1),
     "feature",
-    _first_token,
+    outputs.class_token_feature,
     prefix=lambda config: int(config.n_cls_tokens),
     sizes="table",
 )
@@ -325,7 +296,7 @@ def data2vec(family: Family, model: Any) -> ViTAnatomy:
 
 
 def timm_wrapper(model: Any) -> ViTAnatomy:
-    """A timm model in transformers' clothes: the timm adapter knows it."""
+    """A timm model wrapped by transformers: described as a model of timm."""
     from legrad.models.timm import library
 
     adapter = library.adapt(model.timm_model)
@@ -387,7 +358,7 @@ _ROWS = {
     "YolosModel": YOLOS,
 }
 
-# class -> its anatomy
+# class -> the function that describes its models
 FAMILIES: dict[str, Callable[[Any], ViTAnatomy]] = {
     **{name: partial(describe, family) for name, family in _ROWS.items()},
     "SiglipVisionModel": siglip_vision,
@@ -399,7 +370,7 @@ FAMILIES: dict[str, Callable[[Any], ViTAnatomy]] = {
     "OwlViTForObjectDetection": lambda model: describe(CLIP, model.owlvit),
     "Owlv2ForObjectDetection": lambda model: describe(CLIP, model.owlv2),
     "FlavaForPreTraining": lambda model: describe(FLAVA, model.flava),
-    # what was trained otherwise: the tower alone
+    # heads of pretraining and detection: the tower alone
     "ViTForMaskedImageModeling": lambda model: describe(VIT, model.vit),
     "DeiTForMaskedImageModeling": lambda model: describe(DEIT, model.deit),
     "BeitForMaskedImageModeling": lambda model: describe(BEIT, model.beit),

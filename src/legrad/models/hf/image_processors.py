@@ -1,4 +1,4 @@
-"""Image processors of transformers as image transforms that know where their pixels come from."""
+"""Image processors of transformers as ``Preprocessing``: image transforms that say where their pixels come from."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,13 +8,11 @@ from PIL import Image
 from torch import Tensor
 
 from legrad.errors import InputError
-from legrad.inputs.geometry import Placement
+from legrad.inputs.geometry import Placement, Size
 from legrad.models.anatomy import ViTAnatomy
 
-Size = tuple[int, int]
 _EDGES = ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width")
-# processors that resize, crop the centre, rescale and normalise, as their base class does; names without
-# ImageProcessor and its suffixes
+# processors that resize, crop the centre, rescale and normalise, as their base class does; see ``kind``
 _STANDARD = {
     *("Beit", "Bit", "Blip", "ChineseCLIP", "CLIP", "DeiT", "DINOv3ViT", "Flava", "OwlViT", "Siglip", "ViT", "Tipsv2"),
     *("Sapiens2", "GotOcr2", "Owlv2"),
@@ -30,12 +28,12 @@ def kind(processor: Any) -> str:
 
 def edges(size: Any) -> dict[str, int]:
     """A processor's size, a mapping or its SizeDict, without the empty entries."""
-    found = {edge: size.get(edge) if isinstance(size, Mapping) else getattr(size, edge, None) for edge in _EDGES}
-    return {edge: int(side) for edge, side in found.items() if side}
+    sides = {edge: size.get(edge) if isinstance(size, Mapping) else getattr(size, edge, None) for edge in _EDGES}
+    return {edge: int(side) for edge, side in sides.items() if side}
 
 
-def resized(image: Size, size: Any) -> Size:
-    """(height, width) of an image of (height, width) after the processor's resize."""
+def size_after_resize(image: Size, size: Any) -> Size:
+    """(height, width) that an image of (height, width) has after the processor's resize to ``size``."""
     from transformers.image_transforms import get_size_with_aspect_ratio
 
     sides = edges(size)
@@ -58,7 +56,7 @@ def resized(image: Size, size: Any) -> Size:
 
 
 def normalisation(processor: Any) -> tuple[Tensor, Tensor]:
-    """Mean and std of pixels in [0, 1]."""
+    """Mean and std, (3,) each, for pixels in [0, 1]."""
     mean, std = torch.zeros(3), torch.ones(3)
     if getattr(processor, "do_normalize", False):
         mean, std = (torch.as_tensor(value).float().expand(3) for value in (processor.image_mean, processor.image_std))
@@ -66,23 +64,23 @@ def normalisation(processor: Any) -> tuple[Tensor, Tensor]:
     return mean / (255 * factor), std / (255 * factor)
 
 
-def bordered(frame: Placement, size: Size) -> Placement:
-    """With borders on either side, so that the whole has the aspect of ``size``."""
-    height, width = frame.input
+def with_border(placement: Placement, size: Size) -> Placement:
+    """After adding borders on either side, so that the input has the aspect ratio of ``size``."""
+    height, width = placement.input
     tall, wide = max(height, round(width * size[0] / size[1])), max(width, round(height * size[1] / size[0]))
-    return frame.moved(-((tall - height) // 2), -((wide - width) // 2), (tall, wide))
+    return placement.moved(-((tall - height) // 2), -((wide - width) // 2), (tall, wide))
 
 
-def padded(image: Image.Image, size: Size) -> Image.Image:
-    """The image in the middle of a black one, as ``bordered`` says."""
-    frame = bordered(Placement((0, 0), (image.height, image.width)), size)
-    canvas = Image.new("RGB", frame.input[::-1])
-    canvas.paste(image, (int(frame.offset[1]), int(frame.offset[0])))
+def pad(image: Image.Image, size: Size) -> Image.Image:
+    """The image with the black borders of ``with_border``."""
+    placement = with_border(Placement((0, 0), (image.height, image.width)), size)
+    canvas = Image.new("RGB", placement.input[::-1])
+    canvas.paste(image, (int(placement.offset[1]), int(placement.offset[0])))
     return canvas
 
 
 class ProcessorTransform:
-    """A ``geometry.Preprocessing`` around an image processor.
+    """An ``inputs.transforms.Preprocessing`` around an image processor.
 
     Args:
         processor: of transformers.
@@ -99,37 +97,37 @@ class ProcessorTransform:
             )
         self.normalisation: tuple[Tensor, Tensor] | None = normalisation(processor)
         self._processor = processor
-        self._own = size is None and fit == "model"
-        self._size, self._fit = size or _own_size(processor, model_size), fit
+        self._by_processor = size is None and fit == "model"
+        self._size, self._fit = size or _result_size(processor, model_size), fit
 
     def placement(self, original: Size) -> Placement:
-        """The frame of the result for an image of (height, width)."""
-        frame = Placement(original, original)
+        """Where the result lies in an image of (height, width)."""
+        placement = Placement(original, original)
         if self._fit == "pad":
-            frame = bordered(frame, self._size)
+            placement = with_border(placement, self._size)
         if self._fit != "model":
-            return frame.resized(self._size)
+            return placement.resized(self._size)
         if kind(self._processor) in _SQUARED and self._processor.do_pad:
-            frame = frame.moved(0, 0, (max(original), max(original)))
-        resize, crop = self._plan(frame.input)
+            placement = placement.moved(0, 0, (max(original), max(original)))
+        resize, crop = self._plan(placement.input)
         if resize:
-            frame = frame.resized(resize)
-        return self._cropped(frame, crop) if crop else frame
+            placement = placement.resized(resize)
+        return self._after_crop(placement, crop) if crop else placement
 
     def __call__(self, image: Image.Image) -> Tensor:
         """PIL image -> (3, height, width)."""
         changes: dict[str, Any] = {}
         if self._fit == "pad":
-            image = padded(image, self._size)
+            image = pad(image, self._size)
         if self._fit != "model":
             steps = ("do_center_crop", "do_pad")
             off = {step: False for step in steps if getattr(self._processor, step, None)}
-            changes = {"do_resize": True, "size": _sides(self._size), **off}
-        elif not self._own:
+            changes = {"do_resize": True, "size": _size_dict(self._size), **off}
+        elif not self._by_processor:
             resize, crop = self._plan((image.height, image.width))
-            changes = {"do_resize": True, "size": _sides(resize or self._size)}
+            changes = {"do_resize": True, "size": _size_dict(resize or self._size)}
             if crop:
-                changes["crop_size"] = _sides(crop)
+                changes["crop_size"] = _size_dict(crop)
         if getattr(self._processor, "crop_to_patches", False):
             changes["crop_to_patches"] = False  # tiles for a language model
         pixels: Tensor = self._processor(images=image, return_tensors="pt", **changes)["pixel_values"]
@@ -144,37 +142,37 @@ class ProcessorTransform:
         """Sizes of the resize and of the crop for an image of (height, width), each None if it does not happen."""
         processor = self._processor
         crop = _crop_size(processor)
-        if self._own:
-            return resized(image, processor.size) if processor.do_resize else None, crop
+        if self._by_processor:
+            return size_after_resize(image, processor.size) if processor.do_resize else None, crop
         if crop is None:
             return self._size, None
         # as much is cut off as by the processor itself
-        own = edges(processor.size)
+        sides = edges(processor.size)
         factors = tuple(
-            own.get("shortest_edge", own.get(side, length)) / length
+            sides.get("shortest_edge", sides.get(side, length)) / length
             for side, length in zip(("height", "width"), crop, strict=True)
         )
-        if "shortest_edge" not in own:
+        if "shortest_edge" not in sides:
             rows, cols = (round(a * b) for a, b in zip(self._size, factors, strict=True))
             return (rows, cols), self._size
         scale = max(a * b / c for a, b, c in zip(self._size, factors, image, strict=True))
         rows, cols = (max(a, round(b * scale)) for a, b in zip(self._size, image, strict=True))
         return (rows, cols), self._size
 
-    def _cropped(self, frame: Placement, crop: Size) -> Placement:
+    def _after_crop(self, placement: Placement, crop: Size) -> Placement:
         pil = getattr(self._processor, "backend", "pil") == "pil" and not type(self._processor).__name__.endswith(
             "Fast"
         )
         corner = []
-        for side, target in zip(frame.input, crop, strict=True):
+        for side, target in zip(placement.input, crop, strict=True):
             missing = max(0, target - side)
             # the two backends disagree where half a pixel goes
             border = -(-missing // 2) if pil else missing // 2
             corner.append(-border if missing else (side - target) // 2)
-        return frame.moved(corner[0], corner[1], crop)
+        return placement.moved(corner[0], corner[1], crop)
 
 
-def _sides(size: Size) -> dict[str, int]:
+def _size_dict(size: Size) -> dict[str, int]:
     return {"height": size[0], "width": size[1]}
 
 
@@ -183,7 +181,7 @@ def _crop_size(processor: Any) -> Size | None:
     return (sides["height"], sides["width"]) if sides else None
 
 
-def _own_size(processor: Any, model_size: Size) -> Size:
+def _result_size(processor: Any, model_size: Size) -> Size:
     """The processor's result size, or the model's where it depends on the image."""
     sides = edges(processor.size) if processor.do_resize else {}
     whole = (sides["height"], sides["width"]) if "height" in sides else model_size
@@ -193,7 +191,7 @@ def _own_size(processor: Any, model_size: Size) -> Size:
 def transform(anatomy: ViTAnatomy, processor: Any) -> Callable[[Size | None, str], Any]:
     """``Adapter.transform`` of an image processor."""
 
-    def chosen(size: Size | None, fit: str) -> Any:
+    def make_transform(size: Size | None, fit: str) -> Any:
         if kind(processor) == "TimmWrapper":
             from legrad.models import transforms
 
@@ -203,4 +201,4 @@ def transform(anatomy: ViTAnatomy, processor: Any) -> Callable[[Size | None, str
             return transforms.transform(config, size or tuple(config["input_size"][1:]), fit)
         return ProcessorTransform(processor, anatomy.image_size, size, fit)
 
-    return chosen
+    return make_transform

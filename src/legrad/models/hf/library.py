@@ -1,15 +1,11 @@
 """Hugging Face transformers: models are recognised by the name of their class.
 
-``FAMILIES`` of the modules below says how a class is described (class name -> (model -> ViTAnatomy)). Their
-``transform(anatomy, processor)`` makes ``Adapter.transform`` of a processor: (size or None, fit) -> a
-``geometry.Preprocessing``.
+Each module of ``MODULES`` has ``FAMILIES``, class name -> (model -> ViTAnatomy), and ``transform(anatomy, processor)``,
+which makes ``Adapter.transform`` of a processor: (size or None, fit) -> an ``inputs.transforms.Preprocessing``.
 """
 
-import importlib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,9 +14,9 @@ from torch import nn
 from legrad.errors import UnsupportedModelError
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import ViTAnatomy
-from legrad.models.hf import naflex, text
+from legrad.models.hf import audio, image, naflex, text, video
 
-MODULES = ("image", "naflex", "video", "audio")
+MODULES = (image, naflex, video, audio)
 
 # start of a class name -> why models of that kind cannot be explained
 _REASONS = {
@@ -65,9 +61,9 @@ def adapt(model: nn.Module) -> Adapter | None:
     """An adapter for any known model of transformers, None for models of other libraries.
 
     Raises:
-        UnsupportedModelError: a model of transformers that is not known, or cannot be explained.
+        UnsupportedModelError: a model of transformers that no family describes, or that cannot be explained.
     """
-    if not _own_names(type(model)):
+    if not _class_names(type(model)):
         return None  # without the slow import of transformers' models
     from transformers import PreTrainedModel
 
@@ -75,32 +71,27 @@ def adapt(model: nn.Module) -> Adapter | None:
         return None
     family = find(type(model))
     if family is None:
-        raise UnsupportedModelError(f"transformers' {type(model).__name__} {reason(_own_names(type(model))[0])}")
+        raise UnsupportedModelError(f"transformers' {type(model).__name__} {reason(_class_names(type(model))[0])}")
     anatomy = family(model)
     return Adapter(
         model=model,
         anatomy=anatomy,
         encode_text=text.encoder(model) if anatomy.output == "embedding" else None,
         labels=_labels(model.config) if anatomy.output == "logits" else None,
-        unpack=naflex.unpacking(model) if set(_own_names(type(model))) & set(naflex.FAMILIES) else None,
+        unpack=naflex.unpacking(model) if set(_class_names(type(model))) & set(naflex.FAMILIES) else None,
         name=f"transformers {type(model).__name__}",
     )
 
 
-def _modules() -> list[ModuleType]:
-    names = [f"{__package__}.{module}" for module in MODULES]
-    return [importlib.import_module(name) for name in names if importlib.util.find_spec(name)]
-
-
-def _own_names(kind: type) -> list[str]:
-    """A user's subclass is known by the library's class that it derives from."""
-    return [one.__name__ for one in kind.__mro__ if one.__module__.startswith("transformers.")]
+def _class_names(kind: type) -> list[str]:
+    """Names of a class and its bases, as far as they are of transformers: users' subclasses have names of their own."""
+    return [base.__name__ for base in kind.__mro__ if base.__module__.startswith("transformers.")]
 
 
 def find(kind: type) -> Callable[[Any], ViTAnatomy] | None:
-    """What describes the models of a class; None if it is not known."""
-    for name in _own_names(kind):
-        for module in _modules():
+    """The function that describes models of a class; None if there is none."""
+    for name in _class_names(kind):
+        for module in MODULES:
             if name in module.FAMILIES:
                 family: Callable[[Any], ViTAnatomy] = module.FAMILIES[name]
                 return family
@@ -126,7 +117,7 @@ def reason(name: str) -> str:
 
 
 def _labels(config: Any) -> tuple[str, ...] | None:
-    """Class names, unless they are the library's placeholders."""
+    """Names of a classifier's classes; None for the library's placeholders."""
     names = [config.id2label[index] for index in sorted(config.id2label)]
     return None if names == [f"LABEL_{index}" for index in range(len(names))] else tuple(names)
 
@@ -135,12 +126,12 @@ def tools(adapter: Adapter, transform: Any, tokenizer: Any) -> tuple[Adapter, An
     """Put the library's processors and tokenizers into an adapter.
 
     Args:
-        adapter: of any model; its anatomy tells what a processor is for.
-        transform: anything; processors of transformers are taken.
-        tokenizer: anything; tokenizers of transformers are taken.
+        adapter: of any model; its anatomy's axes say what a processor is for.
+        transform: anything; only processors of transformers are put in.
+        tokenizer: anything; only tokenizers of transformers are put in.
 
     Returns:
-        The adapter, and the transform and tokenizer, None where they were taken.
+        The adapter, and the transform and tokenizer, None where they were put in.
     """
     from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedTokenizerBase, ProcessorMixin
 
@@ -158,11 +149,10 @@ def tools(adapter: Adapter, transform: Any, tokenizer: Any) -> tuple[Adapter, An
 
 
 def _transform(anatomy: ViTAnatomy, processor: Any) -> Any:
-    kind = {"rows": "image", "frames": "video"}.get(anatomy.axes[0], "audio")
     if type(processor).__name__.startswith("Siglip2ImageProcessor"):
-        kind = "naflex"
-    module = importlib.import_module(f"{__package__}.{kind}")
-    return module.transform(anatomy, processor)
+        return naflex.transform(anatomy, processor)
+    by_axis = {"rows": image.transform, "frames": video.transform, "frequency": audio.transform}
+    return by_axis[anatomy.axes[0]](anatomy, processor)
 
 
 def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Adapter:
@@ -174,5 +164,5 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
 
 def available() -> list[tuple[str, str]]:
     """The classes whose repositories and folders can be named; there is no list of repositories."""
-    names = [name for module in _modules() for name in module.FAMILIES]
+    names = [name for module in MODULES for name in module.FAMILIES]
     return [(f"hf:REPOSITORY of a {name}", "") for name in sorted(dict.fromkeys(names))]

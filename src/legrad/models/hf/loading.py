@@ -41,7 +41,7 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     folder = Path(name).expanduser()
     source = str(folder) if folder.is_dir() else name
     # a folder of timm can be loaded here too, if it holds all that transformers wants
-    other = "" if "'hf:" in (hint := folders.hint(name)) else hint
+    other_library = "" if "'hf:" in (hint := folders.hint(name)) else hint
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise InputError(f"there is no folder {name!r}")
     try:
@@ -62,63 +62,63 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
         raise InputError(
             f"{missing}transformers could not load {what}: {reason}. Expected a folder with config.json "
             "and weights, or a repository ORG/NAME; without a network only folders, repositories in the cache and "
-            f"'embedded' work{other}"
+            f"'embedded' work{other_library}"
         ) from error
     if "pooler.dense.weight" in report["missing_keys"]:
         # trained without a pooler, which transformers would fill with random numbers
         model.pooler = None
     adapter = hf.adapt(model.eval().to(device or "cpu"))
     assert adapter is not None
-    _complete(adapter, report["missing_keys"], name)
+    _check_complete(adapter, report["missing_keys"], name)
     for tool in ("AutoImageProcessor", "AutoVideoProcessor", "AutoFeatureExtractor"):
         if adapter.transform is None:
             with suppress(OSError, ValueError, KeyError, ImportError), warnings.catch_warnings():
                 # AST's own extractor; the lowest of its 128 filters are narrower than a frequency bin
                 warnings.filterwarnings("ignore", "At least one mel filter has all zero values")
-                found = getattr(transformers, tool).from_pretrained(source, trust_remote_code=False)
-                adapter, _, _ = hf.tools(adapter, found, None)
+                processor = getattr(transformers, tool).from_pretrained(source, trust_remote_code=False)
+                adapter, _, _ = hf.tools(adapter, processor, None)
     if adapter.encode_text is not None:
         with suppress(OSError, ValueError, KeyError, ImportError):
-            found = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            adapter, _, _ = hf.tools(adapter, None, found)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            adapter, _, _ = hf.tools(adapter, None, tokenizer)
     return replace(adapter, name=f"hf:{name}")
 
 
 @contextmanager
 def _no_progress(library: Any, local: bool) -> Iterator[None]:
-    """No progress bars while a folder is read, which takes no time; downloads keep theirs."""
+    """No progress bars while a local folder is read; downloads keep theirs."""
     logging = library.utils.logging
-    shown = local and logging.is_progress_bar_enabled()
-    if shown:
+    hide = local and logging.is_progress_bar_enabled()
+    if hide:
         logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if hide:
             logging.enable_progress_bar()
 
 
 def _kind(library: Any, config: Any, name: str) -> Any:
     """The class that the configuration asks for."""
-    listed = getattr(config, "architectures", None)
-    listed = list(listed) if isinstance(listed, list | tuple) else []
+    architectures = getattr(config, "architectures", None)
+    names = list(architectures) if isinstance(architectures, list | tuple) else []
     if config.model_type == "timm_wrapper":
-        listed = ["TimmWrapperForImageClassification" if config.num_labels else "TimmWrapperModel"]
-    found = [getattr(library, one, None) for one in listed if isinstance(one, str)]
-    kinds = [kind for kind in found if isinstance(kind, type)]
+        names = ["TimmWrapperForImageClassification" if config.num_labels else "TimmWrapperModel"]
+    attributes = [getattr(library, class_name, None) for class_name in names if isinstance(class_name, str)]
+    kinds = [kind for kind in attributes if isinstance(kind, type)]
     if not kinds:
         raise InputError(
-            f"{name!r} names no class of transformers {library.__version__} (architectures: {listed}): code of its own "
+            f"{name!r} names no class of transformers {library.__version__} (architectures: {names}): code of its own "
             "is not run; build the model yourself and use legrad.wrap"
         )
     return kinds[0]
 
 
-def _complete(adapter: Adapter, missing: Any, name: str) -> None:
+def _check_complete(adapter: Adapter, missing: Any, name: str) -> None:
     """Raise ``InputError`` if parameters that the explanation uses are random."""
-    names = {id(parameter): one for one, parameter in adapter.model.named_parameters()}
-    used = {names[id(parameter)] for parameter in adapter.anatomy.tower.parameters() if id(parameter) in names}
-    random = sorted(one for one in set(missing) & used if not one.endswith(_UNUSED))
+    names = {id(parameter): key for key, parameter in adapter.model.named_parameters()}
+    of_tower = {names[id(parameter)] for parameter in adapter.anatomy.tower.parameters() if id(parameter) in names}
+    random = sorted(key for key in set(missing) & of_tower if not key.endswith(_UNUSED))
     if random:
         raise InputError(
             f"the weights of {name!r} lack {len(random)} parameters of {type(adapter.model).__name__} (first: "

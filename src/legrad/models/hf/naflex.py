@@ -15,12 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from legrad.errors import InputError
-from legrad.inputs.geometry import Placement
+from legrad.inputs.geometry import Placement, Size
 from legrad.models.anatomy import ViTAnatomy
 from legrad.models.hf import image_processors
 from legrad.models.hf.family import Family, core, describe, pooled
-
-Size = tuple[int, int]
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
@@ -46,9 +44,9 @@ def _inputs(model: Any, images: Tensor) -> dict[str, Tensor]:
     patch = core(model).config.patch_size
     patches = patchify(images, patch)
     grid = torch.tensor([[images.shape[-2] // patch, images.shape[-1] // patch]], device=images.device)
-    everywhere = torch.ones(patches.shape[:2], dtype=torch.int32, device=images.device)
+    mask = torch.ones(patches.shape[:2], dtype=torch.int32, device=images.device)  # no patch is padding
     shapes = grid.expand(len(images), -1)
-    return {"pixel_values": patches, "pixel_attention_mask": everywhere, "spatial_shapes": shapes}
+    return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": shapes}
 
 
 def _side(config: Any) -> int:
@@ -88,7 +86,7 @@ def _vision(model: Any) -> ViTAnatomy:
     return describe(VISION if core(model).use_head else HEADLESS, model)
 
 
-# class -> its anatomy
+# class -> the function that describes its models
 FAMILIES: dict[str, Callable[[Any], ViTAnatomy]] = {
     "Siglip2Model": partial(describe, EMBEDDING),
     "Siglip2VisionModel": _vision,
@@ -123,7 +121,7 @@ def unpack(patch: int, batch: Mapping[str, Any]) -> list[Tensor]:
 
 
 class ProcessorTransform:
-    """A ``geometry.Preprocessing`` around Siglip2ImageProcessor.
+    """An ``inputs.transforms.Preprocessing`` around Siglip2ImageProcessor.
 
     Args:
         processor: of transformers.
@@ -139,30 +137,32 @@ class ProcessorTransform:
         self.normalisation: tuple[Tensor, Tensor] | None = image_processors.normalisation(processor)
         self._processor, self._patch, self._fit = processor, patch, fit
         self._size = size or (side, side)
-        own = size is None and fit == "model"
-        self._patches = processor.max_num_patches if own else (self._size[0] // patch) * (self._size[1] // patch)
+        by_processor = size is None and fit == "model"
+        self._patches = (
+            processor.max_num_patches if by_processor else (self._size[0] // patch) * (self._size[1] // patch)
+        )
 
     def placement(self, original: Size) -> Placement:
-        """The frame of the result for an image of (height, width)."""
-        frame = Placement(original, original)
+        """Where the result lies in an image of (height, width)."""
+        placement = Placement(original, original)
         if self._fit == "model":
-            return frame.resized(self._fitting(original))
+            return placement.resized(self._fitting_size(original))
         if self._fit == "pad":
-            frame = image_processors.bordered(frame, self._size)
-        return frame.resized(self._size)
+            placement = image_processors.with_border(placement, self._size)
+        return placement.resized(self._size)
 
     def __call__(self, image: Image.Image) -> Tensor:
         """PIL image -> (3, height, width)."""
         resize = self._fit == "model"
         if self._fit == "pad":
-            image = image_processors.padded(image, self._size)
+            image = image_processors.pad(image, self._size)
         if not resize:
             image = image.resize(self._size[::-1], Image.Resampling(int(self._processor.resample)))
         changes = {"max_num_patches": self._patches, "do_resize": resize}
         batch = self._processor(images=image, return_tensors="pt", **changes)
         return unpack(self._patch, batch)[0]
 
-    def _fitting(self, original: Size) -> Size:
+    def _fitting_size(self, original: Size) -> Size:
         from transformers.models.siglip2.image_processing_siglip2 import get_image_size_for_max_num_patches
 
         rows, cols = get_image_size_for_max_num_patches(*original, self._patch, self._patches)

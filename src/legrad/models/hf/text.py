@@ -16,7 +16,7 @@ _INNER = ("clip", "owlvit", "owlv2", "flava")
 
 
 def _retrieval(model: Any, **ids: Tensor) -> Tensor:
-    """BLIP's retrieval model has no method for it."""
+    """``get_text_features`` for BLIP's retrieval model, which has no such method."""
     tokens = model.text_encoder(ids["input_ids"], ids.get("attention_mask")).last_hidden_state
     feature: Tensor = model.text_proj(tokens[:, 0])
     return feature
@@ -29,32 +29,33 @@ def encoder(model: Any) -> Callable[[Any], Tensor] | None:
     function = (lambda **ids: _retrieval(model, **ids)) if retrieval else getattr(inner, "get_text_features", None)
     if function is None:
         return None
-    known = set(inspect.signature(function).parameters) | ({"input_ids", "attention_mask"} if retrieval else set())
+    parameters = set(inspect.signature(function).parameters) | ({"input_ids", "attention_mask"} if retrieval else set())
 
     def encode(ids: Any) -> Tensor:
-        named = {"input_ids": ids} if isinstance(ids, Tensor) else ids
+        arguments = {"input_ids": ids} if isinstance(ids, Tensor) else ids
         # tokenizers also return what this text tower does not take, token types for instance
-        result = pooled(function(**{name: value for name, value in named.items() if name in known}))
+        result = pooled(function(**{name: value for name, value in arguments.items() if name in parameters}))
         # FLAVA projects every token; its contrastive score takes the first
         return result[:, 0] if result.ndim == 3 else result
 
     return encode
 
 
-def tokenizer(model: Any, own: Any) -> Callable[[Sequence[str]], Any]:
-    """Texts -> token ids as the model was trained: cut to what its text tower takes, padded as it knows padding.
+def tokenizer(model: Any, library_tokenizer: Any) -> Callable[[Sequence[str]], Any]:
+    """Texts -> token ids as in the model's training: truncated to what its text tower takes, padded as it expects.
 
     Args:
         model: of transformers, or any that takes the tokenizer's result.
-        own: a tokenizer of transformers.
+        library_tokenizer: of transformers.
     """
     config = getattr(model, "config", None)
     positions = getattr(getattr(config, "text_config", None), "max_position_embeddings", _NO_LIMIT)
-    length = min(own.model_max_length, positions)
-    fixed = getattr(config, "model_type", "") in _FIXED_LENGTH
-    cut = {"truncation": True, "max_length": length} if length < _NO_LIMIT else {}
+    length = min(library_tokenizer.model_max_length, positions)
+    is_fixed = getattr(config, "model_type", "") in _FIXED_LENGTH
+    truncation = {"truncation": True, "max_length": length} if length < _NO_LIMIT else {}
 
     def tokenize(texts: Sequence[str]) -> Any:
-        return own(list(texts), return_tensors="pt", padding="max_length" if fixed else True, **cut)
+        padding = "max_length" if is_fixed else True
+        return library_tokenizer(list(texts), return_tensors="pt", padding=padding, **truncation)
 
     return tokenize

@@ -8,26 +8,25 @@ from typing import Any
 from torch import Tensor, nn
 
 from legrad.errors import InputError, UnsupportedModelError
+from legrad.inputs.geometry import Size, pair
 from legrad.models.anatomy import Readout, ViTAnatomy, published
-from legrad.models.hf.family import LIBRARY, answers, first, switches
-from legrad.models.hf.video_processors import transform
-from legrad.models.resizing import Size, pair
-
-__all__ = ["FAMILIES", "fixed_size", "timesformer", "transform", "videomae", "vivit", "vjepa2"]
+from legrad.models.hf.family import LIBRARY, first, output_settings, sdpa_settings
+from legrad.models.hf.video_processors import transform as transform
+from legrad.models.resizing import patch_counts
 
 Function = Callable[[Tensor], Tensor]
 
 
-def fixed_size(model: nn.Module, taken: Size) -> Callable[[Size], ViTAnatomy]:
+def fixed_size(model: nn.Module, model_size: Size) -> Callable[[Size], ViTAnatomy]:
     """``ViTAnatomy.at_size`` of a model whose positions are made for one input size."""
 
-    def resized(size: Size) -> ViTAnatomy:
+    def at_size(size: Size) -> ViTAnatomy:
         raise InputError(
-            f"{type(model).__name__} takes frames of {taken[0]} x {taken[1]} pixels only, got {size[0]} x {size[1]}: "
-            "its positions cannot be interpolated; leave size=None"
+            f"{type(model).__name__} takes frames of {model_size[0]} x {model_size[1]} pixels only, "
+            f"got {size[0]} x {size[1]}: its positions cannot be interpolated; leave size=None"
         )
 
-    return resized
+    return at_size
 
 
 def _video(
@@ -41,12 +40,27 @@ def _video(
     prefix: int,
     output: Callable[[Any], Tensor],
     inputs: str = "pixel_values",
-    averaged: Function | None = None,
+    published_readout: Function | None = None,
     settings: tuple[tuple[Any, str, Any], ...] = (),
     **changes: Any,
 ) -> ViTAnatomy:
-    """What all families share; ``patch`` is (frames, height, width), ``output`` takes what the model returns."""
-    tube, *sides = patch
+    """What all families share.
+
+    Args:
+        model: the model.
+        blocks: its transformer blocks.
+        native: tokens of the last block -> the model's result.
+        frames: number of frames of the input.
+        size: (height, width) of a frame.
+        patch: (frames, height, width) of a patch.
+        prefix: tokens in front of the patches.
+        output: what a call of the model returns -> its result.
+        inputs: name of the call's argument.
+        published_readout: default as of ``anatomy.published``.
+        settings: call settings besides those for outputs.
+        changes: more fields of the anatomy.
+    """
+    patch_frames, *sides = patch
     arguments = {"skip_predictor": True} if hasattr(model, "predictor") else {"return_dict": True}
     return ViTAnatomy(
         library=LIBRARY,
@@ -55,19 +69,19 @@ def _video(
         blocks=tuple(blocks),
         image_size=size,
         patch_size=(sides[0], sides[1]),
-        grid=(frames // tube, size[0] // sides[0], size[1] // sides[1]),
+        grid=(frames // patch_frames, size[0] // sides[0], size[1] // sides[1]),
         axes=("frames", "rows", "cols"),
         shape=(frames, 3, *size),
         num_prefix_tokens=prefix,
         num_prefix_keys=prefix,
         readouts={
             "native": Readout(native),
-            "published": Readout(averaged or published(native, prefix)),
+            "published": Readout(published_readout or published(native, prefix)),
         },
         default_readout="published" if prefix else "native",
         output="logits" if hasattr(model, "classifier") else "feature",
         at_size=fixed_size(model, size),
-        call_settings=(*settings, *answers(model)),
+        call_settings=(*settings, *output_settings(model)),
         **changes,
     )
 
@@ -79,7 +93,7 @@ def _logits(output: Any) -> Tensor:
 def videomae(model: Any) -> ViTAnatomy:
     """VideoMAE: no prefix, the mean of all tokens (or the first tube's token) goes to the head."""
     trunk, config = getattr(model, "videomae", model), model.config
-    norm: Any = trunk.layernorm or nn.Identity()
+    norm: Any = trunk.layernorm or nn.Identity()  # None where the mean has a norm of its own
 
     def native(tokens: Tensor) -> Tensor:
         if trunk is model:
@@ -96,7 +110,7 @@ def videomae(model: Any) -> ViTAnatomy:
         patch=(int(config.tubelet_size), *pair(config.patch_size)),
         prefix=0,
         output=_logits if trunk is not model else lambda output: output.last_hidden_state.mean(1),
-        settings=switches(model),
+        settings=sdpa_settings(model),
     )
 
 
@@ -122,7 +136,7 @@ def vivit(model: Any) -> ViTAnatomy:
         patch=config.tubelet_size,
         prefix=1,
         output=feature if trunk is model else _logits,
-        settings=switches(model),
+        settings=sdpa_settings(model),
     )
 
 
@@ -140,7 +154,7 @@ def vjepa2(model: Any) -> ViTAnatomy:
         "prefix": 0,
         "inputs": "pixel_values_videos",
         "to_tokens": first,
-        "settings": switches(model),
+        "settings": sdpa_settings(model),
     }
     if trunk is model:
         return _video(
@@ -150,26 +164,26 @@ def vjepa2(model: Any) -> ViTAnatomy:
             output=lambda output: output.last_hidden_state.mean(1),
             **facts,
         )
-    before = len(model.pooler.self_attention_layers)
+    num_self_attentions = len(model.pooler.self_attention_layers)
     return _video(
         model,
         trunk.encoder.layer,
         lambda tokens: model.classifier(model.pooler(norm(tokens))),
-        # as the authors treat attentional poolers: straight on the tokens
-        averaged=lambda tokens: model.classifier(model.pooler(tokens)),
+        # as the authors treat attentional poolers: without the final norm
+        published_readout=lambda tokens: model.classifier(model.pooler(tokens)),
         output=_logits,
         route="pooler",
-        attentions=before + 1,
-        explained_attentions=(before,),
+        attentions=num_self_attentions + 1,
+        explained_attentions=(num_self_attentions,),
         notes=("the pooler's last attention is explained; its keys were mixed by its self-attention layers",)
-        if before
+        if num_self_attentions
         else (),
         **facts,
     )
 
 
 def timesformer(model: Any) -> ViTAnatomy:
-    """TimeSformer: tokens in the order (row, col, frame) behind a class token; attention is written out.
+    """TimeSformer: tokens in the order (row, col, frame) after a class token; attention is written out.
 
     With divided attention a block attends over time at every place, then over space in every frame: the map is the
     mean of both, each laid on the (frames, rows, cols) grid; the class token's key in every frame is dropped.
@@ -181,60 +195,65 @@ def timesformer(model: Any) -> ViTAnatomy:
             f"{type(model).__name__} with attention_type='space_only' answers for every frame alone: explain a model "
             "with 'divided_space_time' or 'joint_space_time'"
         )
-    divided = kind == "divided_space_time"
-    taken, patch = pair(config.image_size), pair(config.patch_size)
+    is_divided = kind == "divided_space_time"
+    model_size, patch = pair(config.image_size), pair(config.patch_size)
 
     def native(tokens: Tensor) -> Tensor:
         feature = trunk.layernorm(tokens)[:, 0]
         return feature if trunk is model else model.classifier(feature)
 
-    def laid(rows: int, cols: int) -> Callable[[Tensor, int], Tensor]:
-        def lay(keys: Tensor, tap: int) -> Tensor:
-            if not divided:
+    def keys_to_grid_of(rows: int, cols: int) -> Callable[[Tensor, int], Tensor]:
+        def keys_to_grid(keys: Tensor, index: int) -> Tensor:
+            if not is_divided:
                 return keys[:, 1:].unflatten(1, (rows, cols, frames)).movedim(-1, 1)
-            if tap == 0:
+            if index == 0:
                 return keys.unflatten(0, (-1, rows, cols)).movedim(-1, 1)
             return keys[:, 1:].unflatten(1, (rows, cols)).unflatten(0, (-1, frames))
 
-        return lay
+        return keys_to_grid
 
-    def resized(size: Size) -> ViTAnatomy:
-        rows, cols = (side // one for side, one in zip(size, patch, strict=True))
-        _check_positions(model, (rows, cols), (taken[0] // patch[0], taken[1] // patch[1]), divided)
+    def at_size(size: Size) -> ViTAnatomy:
+        rows, cols = patch_counts(size, patch)
+        _check_positions(model, (rows, cols), patch_counts(model_size, patch), is_divided)
         return replace(
-            plain, image_size=size, shape=(frames, 3, *size), grid=(frames, rows, cols), keys_to_grid=laid(rows, cols)
+            anatomy,
+            image_size=size,
+            shape=(frames, 3, *size),
+            grid=(frames, rows, cols),
+            keys_to_grid=keys_to_grid_of(rows, cols),
         )
 
     policy = "every block's map is the mean of its attention over time and its attention over space"
-    plain = _video(
+    anatomy = _video(
         model,
         trunk.encoder.layer,
         native,
         frames=frames,
-        size=taken,
+        size=model_size,
         patch=(1, *patch),
         prefix=1,
         output=_logits if trunk is not model else lambda output: output.last_hidden_state[:, 0],
         attention="softmax",
-        attentions=2 if divided else 1,
-        explained_attentions=(0, 1) if divided else (0,),
-        keys_to_grid=laid(taken[0] // patch[0], taken[1] // patch[1]),
+        attentions=2 if is_divided else 1,
+        explained_attentions=(0, 1) if is_divided else (0,),
+        keys_to_grid=keys_to_grid_of(*patch_counts(model_size, patch)),
         to_tokens=first,
-        notes=(policy,) if divided else (),
+        notes=(policy,) if is_divided else (),
     )
-    return replace(plain, at_size=resized)
+    return replace(anatomy, at_size=at_size)
 
 
-def _check_positions(model: nn.Module, grid: Size, trained: Size, divided: bool) -> None:
-    """TimeSformer resamples its positions by itself, but takes some grids for others without a word."""
+def _check_positions(model: nn.Module, grid: Size, model_grid: Size, is_divided: bool) -> None:
+    """Refuse grids that TimeSformer would silently take for others when it resamples its positions."""
     name = type(model).__name__
-    if divided and grid[1] != trained[1]:
-        raise InputError(f"{name} takes any height but only inputs of {trained[1]} patches in width, got {grid[1]}")
-    if grid != trained and (math.prod(grid) == math.prod(trained) or trained[0] != trained[1] or grid[1] == 1):
-        raise InputError(f"{name} cannot place a grid of {grid} with positions made for {trained}; leave size=None")
+    if is_divided and grid[1] != model_grid[1]:
+        raise InputError(f"{name} takes any height but only inputs of {model_grid[1]} patches in width, got {grid[1]}")
+    same_count = math.prod(grid) == math.prod(model_grid)
+    if grid != model_grid and (same_count or model_grid[0] != model_grid[1] or grid[1] == 1):
+        raise InputError(f"{name} cannot place a grid of {grid} with positions made for {model_grid}; leave size=None")
 
 
-# class -> its anatomy
+# class -> the function that describes its models
 FAMILIES: dict[str, Callable[[Any], ViTAnatomy]] = {
     "VideoMAEForVideoClassification": videomae,
     "VideoMAEModel": videomae,

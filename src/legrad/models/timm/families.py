@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from legrad.errors import InputError, UnsupportedModelError
-from legrad.models.anatomy import Readout, ViTAnatomy
-from legrad.models.resizing import Size, pair, resampled, sharing_copy
+from legrad.inputs.geometry import Size, pair
+from legrad.models.anatomy import Readout, ViTAnatomy, published_on_grid
+from legrad.models.resizing import patch_counts, resampled, sharing_copy
 from legrad.models.timm import trunk as trunks
 
 Function = Callable[[Tensor], Tensor]
@@ -35,6 +36,7 @@ def describe(model: nn.Module) -> ViTAnatomy:
 
 
 def _what(kinds: list[str]) -> str:
+    """What a network without a builder is, for a message."""
     if any(kind.endswith("VitEncoder") for kind in kinds):
         return "an encoder for a language model, which returns many tokens (its classifier without '_enc' is supported)"
     return "no plain vision transformer but a convolutional, windowed, hierarchical or otherwise special network"
@@ -49,10 +51,10 @@ def is_projection(model: Any) -> bool:
     name = f"{config.get('architecture')}.{config.get('tag')}"
     if not config.get("tag") or not ("clip" in name or "pe_core" in name):
         return False
-    known = get_pretrained_cfg(name, allow_unregistered=False)
+    registered = get_pretrained_cfg(name, allow_unregistered=False)
     count = getattr(model, "num_classes", 0)
-    named = config.get("label_names") or infer_imagenet_subset({"num_classes": count})
-    return known is not None and known.num_classes == count != 0 and not named
+    has_labels = config.get("label_names") or infer_imagenet_subset({"num_classes": count})
+    return registered is not None and registered.num_classes == count != 0 and not has_labels
 
 
 def _output(model: Any) -> Literal["embedding", "logits", "feature"]:
@@ -66,14 +68,14 @@ def _readouts(native: Function, published: Function) -> Mapping[str, Readout]:
 
 
 def _configured_size(model: Any, patch: Size, default: Size) -> Size:
-    """(height, width) of the pretrained configuration, in whole patches: for models without a size of their own."""
+    """(height, width) of the pretrained configuration, in whole patches: for models that are built without a size."""
     config = getattr(model, "pretrained_cfg", None) or {}
     size = tuple(config.get("input_size") or (3, *default))[1:]
     rows, cols = (max(1, side // step) for side, step in zip(size, patch, strict=True))
     return rows * patch[0], cols * patch[1]
 
 
-def _whole_patches(model: nn.Module, size: Size, step: Size) -> None:
+def _check_multiples(model: nn.Module, size: Size, step: Size) -> None:
     if size[0] % step[0] or size[1] % step[1]:
         raise InputError(f"{type(model).__name__} takes sides that are multiples of {step}, got {size}")
 
@@ -81,13 +83,13 @@ def _whole_patches(model: nn.Module, size: Size, step: Size) -> None:
 # -- blocks of self-attention ---------------------------------------------------------------------------------------
 
 
-def _tower(model: Any, image_size: Size, grid: Size, patch: Size, resized: Callable[[Size], ViTAnatomy]) -> ViTAnatomy:
+def _tower(model: Any, image_size: Size, grid: Size, patch: Size, at_size: Callable[[Size], ViTAnatomy]) -> ViTAnatomy:
     """What the plain transformers have in common: ``blocks``, ``norm``, ``forward_head``."""
-    pooled = trunks.has_pooler(model)
-    if pooled and getattr(model.attn_pool, "pool", "token") == "avg":
+    has_pooler = trunks.has_pooler(model)
+    if has_pooler and getattr(model.attn_pool, "pool", "token") == "avg":
         raise UnsupportedModelError(f"{type(model.attn_pool).__name__} with several averaged queries is not supported")
     prefix = int(model.num_prefix_tokens)
-    attentions, taps = (1, (0,)) if pooled else trunks.taps(model.blocks[0])
+    attentions, explained = (1, (0,)) if has_pooler else trunks.explained_attentions(model.blocks[0])
     return ViTAnatomy(
         library="timm",
         tower=model,
@@ -101,29 +103,29 @@ def _tower(model: Any, image_size: Size, grid: Size, patch: Size, resized: Calla
             lambda tokens: trunks.native_head(model, tokens),
             lambda tokens: trunks.published_head(model, tokens),
         ),
-        default_readout="published" if model.global_pool == "token" and not pooled else "native",
+        default_readout="published" if model.global_pool == "token" and not has_pooler else "native",
         output=_output(model),
-        at_size=resized,
-        route="pooler" if pooled else "self-attention",
+        at_size=at_size,
+        route="pooler" if has_pooler else "self-attention",
         attentions=attentions,
-        explained_attentions=taps,
-        num_prefix_keys=trunks.pooler_prefix(model) if pooled else -1,
-        call_settings=trunks.switches(model),
+        explained_attentions=explained,
+        num_prefix_keys=trunks.pooler_prefix(model) if has_pooler else -1,
+        call_settings=trunks.call_settings(model),
         shape=(_channels(model), *image_size),
-        notes=_notes(attentions, taps),
+        notes=_notes(attentions, explained),
     )
 
 
 def _channels(model: Any) -> int:
-    """Input channels; older timm does not keep them."""
-    first = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
-    return int(getattr(model, "in_chans", first))
+    """Number of input channels; older timm does not keep it."""
+    of_convolution = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+    return int(getattr(model, "in_chans", of_convolution))
 
 
-def _notes(attentions: int, taps: tuple[int, ...]) -> tuple[str, ...]:
+def _notes(attentions: int, explained: tuple[int, ...]) -> tuple[str, ...]:
     if attentions == 1:
         return ()
-    if len(taps) == 1:
+    if len(explained) == 1:
         return ("differential attention: the map is that of A = A1 - lambda A2",)
     return (f"{attentions} attentions side by side in a block: their relevances are averaged",)
 
@@ -133,16 +135,16 @@ def _vit(model: Any) -> ViTAnatomy:
     image_size = pair(model.patch_embed.img_size)
     patch = trunks.patch_size(model, image_size)
 
-    def resized(size: Size) -> ViTAnatomy:
+    def at_size(size: Size) -> ViTAnatomy:
         if getattr(model, "dynamic_img_size", False):
             if not (trunks.is_flat(model) and model.patch_embed.dynamic_img_pad):
-                _whole_patches(model, size, patch)
-            return _tower(model, size, pair(model.patch_embed.dynamic_feat_size(size)), patch, resized)
-        changed = sharing_copy(model)
-        trunks.set_size(changed, size)
-        return _vit(changed)
+                _check_multiples(model, size, patch)
+            return _tower(model, size, pair(model.patch_embed.dynamic_feat_size(size)), patch, at_size)
+        copy = sharing_copy(model)
+        trunks.set_size(copy, size)
+        return _vit(copy)
 
-    return _tower(model, image_size, trunks.grid(model), patch, resized)
+    return _tower(model, image_size, trunks.grid(model), patch, at_size)
 
 
 def _naflex(model: Any) -> ViTAnatomy:
@@ -151,63 +153,58 @@ def _naflex(model: Any) -> ViTAnatomy:
 
     def at(size: Size) -> ViTAnatomy:
         if not model.embeds.dynamic_img_pad:
-            _whole_patches(model, size, patch)
+            _check_multiples(model, size, patch)
         return _tower(model, size, pair(model.embeds.dynamic_feat_size(size)), patch, at)
 
     return at(_configured_size(model, patch, (24 * patch[0], 24 * patch[1])))
 
 
-def _on_whole_grid(native: Function) -> Function:
-    """The published read-out for heads that look at the grid: the mean over all tokens, at every place of it."""
-    return lambda tokens: native(tokens.mean(1, keepdim=True).expand_as(tokens))
-
-
 def _sam(model: Any) -> ViTAnatomy:
     """Segment Anything's encoder: its global blocks only, the others attend within windows."""
-    chosen = tuple(block for block in model.blocks if not block.window_size)
-    if not chosen or chosen[-1] is not model.blocks[-1]:
+    global_blocks = tuple(block for block in model.blocks if not block.window_size)
+    if not global_blocks or global_blocks[-1] is not model.blocks[-1]:
         raise UnsupportedModelError("this VisionTransformerSAM does not end in a block of global attention")
     patch = pair(model.patch_embed.patch_size)
-    own = pair(model.patch_embed.img_size)
+    model_size = pair(model.patch_embed.img_size)
 
     def at(size: Size) -> ViTAnatomy:
         grid = pair(model.patch_embed.dynamic_feat_size(size))
 
         def native(tokens: Tensor) -> Tensor:
-            pooled = model.neck(tokens.unflatten(1, grid).permute(0, 3, 1, 2))
-            result: Tensor = model.forward_head(pooled)
+            features = model.neck(tokens.unflatten(1, grid).permute(0, 3, 1, 2))
+            result: Tensor = model.forward_head(features)
             return result
 
-        def lay(keys: Tensor, tap: int) -> Tensor:
+        def keys_to_grid(keys: Tensor, index: int) -> Tensor:
             # heads are folded into the batch
-            return keys.unflatten(0, (-1, chosen[0].attn.num_heads)).mean(1).unflatten(-1, grid)
+            return keys.unflatten(0, (-1, global_blocks[0].attn.num_heads)).mean(1).unflatten(-1, grid)
 
-        def resized(size: Size) -> ViTAnatomy:
+        def at_size(size: Size) -> ViTAnatomy:
             if model.rope_global is not None:
-                raise InputError(f"this VisionTransformerSAM takes images of {own} pixels only; leave size=None")
-            _whole_patches(model, size, patch)
+                raise InputError(f"this VisionTransformerSAM takes images of {model_size} pixels only; leave size=None")
+            _check_multiples(model, size, patch)
             return at(size)
 
         return ViTAnatomy(
             library="timm",
             tower=model,
             run=model,
-            blocks=chosen,
+            blocks=global_blocks,
             image_size=size,
             patch_size=patch,
             grid=grid,
             num_prefix_tokens=0,
-            readouts=_readouts(native, _on_whole_grid(native)),
+            readouts=_readouts(native, published_on_grid(native)),
             default_readout="native",
             output=_output(model),
-            at_size=resized,
-            keys_to_grid=lay,
+            at_size=at_size,
+            keys_to_grid=keys_to_grid,
             to_tokens=lambda output: output.flatten(1, 2),
-            call_settings=trunks.switches(model),
+            call_settings=trunks.call_settings(model),
             notes=("only the blocks of global attention are explained, the others attend within windows",),
         )
 
-    return at(own)
+    return at(model_size)
 
 
 def _classifier_of_encoder(model: Any) -> ViTAnatomy:
@@ -220,12 +217,12 @@ def _classifier_of_encoder(model: Any) -> ViTAnatomy:
         )
     patch = pair(getattr(encoder, "patch_size", None) or encoder.patch_embed.patch_size)
     projector = getattr(encoder, "aligner", None) or getattr(encoder, "merger", None)
-    merged = getattr(projector, "merge_size", 1)
+    merge = getattr(projector, "merge_size", 1)  # patches of a side that the projector joins
     norm = getattr(encoder, "norm", None) or nn.Identity()
 
     def at(size: Size) -> ViTAnatomy:
-        _whole_patches(model, size, (merged * patch[0], merged * patch[1]))
-        grid = (size[0] // patch[0], size[1] // patch[1])
+        _check_multiples(model, size, (merge * patch[0], merge * patch[1]))
+        grid = patch_counts(size, patch)
 
         def native(tokens: Tensor) -> Tensor:
             tokens = norm(tokens)
@@ -239,16 +236,15 @@ def _classifier_of_encoder(model: Any) -> ViTAnatomy:
             blocks=tuple(encoder.blocks),
             image_size=size,
             patch_size=patch,
-            grid=grid,
             num_prefix_tokens=0,
-            readouts=_readouts(native, _on_whole_grid(native)),
+            readouts=_readouts(native, published_on_grid(native)),
             default_readout="native",
             output=_output(model),
             at_size=at,
-            call_settings=(*trunks.switches(model), (encoder, "grad_checkpointing", False)),
+            call_settings=(*trunks.call_settings(model), (encoder, "grad_checkpointing", False)),
         )
 
-    return at(_configured_size(model, (merged * patch[0], merged * patch[1]), (768, 768)))
+    return at(_configured_size(model, (merge * patch[0], merge * patch[1]), (768, 768)))
 
 
 # -- class attention as a pooler ------------------------------------------------------------------------------------
@@ -259,20 +255,20 @@ def _cait(model: Any) -> ViTAnatomy:
     image_size, patch = pair(model.patch_embed.img_size), pair(model.patch_embed.patch_size)
 
     def attend(tokens: Tensor) -> Tensor:
-        first = model.cls_token.expand(len(tokens), -1, -1)
+        class_token = model.cls_token.expand(len(tokens), -1, -1)
         for block in model.blocks_token_only:
-            first = block(tokens, first)
-        return torch.cat([first, tokens], 1)
+            class_token = block(tokens, class_token)
+        return torch.cat([class_token, tokens], 1)
 
-    def resized(size: Size) -> ViTAnatomy:
-        changed = sharing_copy(model)
-        changed.patch_embed.set_input_size(img_size=size)
-        old, new = trunks.grid(model), trunks.grid(changed)
-        changed.pos_embed = nn.Parameter(resampled(model.pos_embed[0], old, new, 0)[None], requires_grad=False)
-        return _cait(changed)
+    def at_size(size: Size) -> ViTAnatomy:
+        copy = sharing_copy(model)
+        copy.patch_embed.set_input_size(img_size=size)
+        old, new = trunks.grid(model), trunks.grid(copy)
+        copy.pos_embed = nn.Parameter(resampled(model.pos_embed[0], old, new, 0)[None], requires_grad=False)
+        return _cait(copy)
 
     stage = model.blocks_token_only
-    return _class_attention(model, stage, attend, image_size, trunks.grid(model), patch, resized)
+    return _class_attention(model, stage, attend, image_size, trunks.grid(model), patch, at_size)
 
 
 def _xcit(model: Any) -> ViTAnatomy:
@@ -286,8 +282,8 @@ def _xcit(model: Any) -> ViTAnatomy:
         return tokens
 
     def at(size: Size) -> ViTAnatomy:
-        _whole_patches(model, size, patch)
-        grid = (size[0] // patch[0], size[1] // patch[1])
+        _check_multiples(model, size, patch)
+        grid = patch_counts(size, patch)
         return _class_attention(model, model.cls_attn_blocks, attend, size, grid, patch, at)
 
     return at(pair(model.patch_embed.img_size))
@@ -300,7 +296,7 @@ def _class_attention(
     image_size: Size,
     grid: Size,
     patch: Size,
-    resized: Callable[[Size], ViTAnatomy],
+    at_size: Callable[[Size], ViTAnatomy],
 ) -> ViTAnatomy:
     """Blocks over patches, then a stage in which one class token attends to them: explained like a pooler.
 
@@ -328,12 +324,12 @@ def _class_attention(
         readouts=_readouts(native, native),
         default_readout="native",
         output=_output(model),
-        at_size=resized,
+        at_size=at_size,
         route="pooler",
         attentions=len(stage),
         explained_attentions=tuple(range(len(stage))),
         num_prefix_keys=1,
-        call_settings=trunks.switches(model, stage),
+        call_settings=trunks.call_settings(model, stage),
         notes=("explained through the class-attention stage on every block's tokens; its attentions are averaged",),
     )
 

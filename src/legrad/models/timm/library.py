@@ -1,6 +1,5 @@
 """timm: every vision transformer with global attention over one grid of patches."""
 
-import difflib
 import json
 import re
 from pathlib import Path
@@ -10,9 +9,10 @@ import torch
 from torch import nn
 
 from legrad.errors import InputError, UnsupportedModelError
-from legrad.models import folders, transforms
-from legrad.models.adapter import Adapter, Size
-from legrad.models.timm import families as anatomies
+from legrad.inputs.geometry import Size
+from legrad.models import folders, messages, transforms
+from legrad.models.adapter import Adapter
+from legrad.models.timm import families
 
 
 def adapt(model: nn.Module) -> Adapter | None:
@@ -23,7 +23,7 @@ def adapt(model: nn.Module) -> Adapter | None:
     """
     if not any(kind.__module__.startswith("timm.models") for kind in type(model).__mro__):
         return None
-    anatomy = anatomies.describe(model)
+    anatomy = families.describe(model)
     takes_rgb = getattr(model, "pretrained_cfg", None) and anatomy.shape[0] == 3
     return Adapter(
         model=model,
@@ -34,28 +34,30 @@ def adapt(model: nn.Module) -> Adapter | None:
     )
 
 
-def _transforms(model: Any, own: Size) -> Any:
+def _transforms(model: Any, model_size: Size) -> Any:
     def transform(size: Size | None, fit: str) -> Any:
         from timm.data import resolve_model_data_config
 
         # its input_size is that of the weights; the model may have been built for another
-        return transforms.transform(resolve_model_data_config(model), size or own, fit)
+        return transforms.transform(resolve_model_data_config(model), size or model_size, fit)
 
     return transform
 
 
 def labels(model: Any) -> tuple[str, ...] | None:
-    """Class names, from the model's own configuration, else ImageNet's by their number; None if it is no classifier."""
+    """Class names from the model's configuration, else ImageNet's if their number fits; None if it is no classifier."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     config = getattr(model, "pretrained_cfg", None) or {}
     count = getattr(model, "num_classes", 0)
-    if not count or config.get("num_classes") != count or anatomies.is_projection(model):
+    if not count or config.get("num_classes") != count or families.is_projection(model):
         return None
     if names := config.get("label_names"):
-        described = config.get("label_descriptions") or {}
-        listed = {int(k): v for k, v in (names.items() if isinstance(names, dict) else enumerate(names))}
-        return tuple(str(described.get(listed.get(i), listed.get(i, f"class {i}"))) for i in range(count))
+        descriptions = config.get("label_descriptions") or {}
+        by_index = {
+            int(index): name for index, name in (names.items() if isinstance(names, dict) else enumerate(names))
+        }
+        return tuple(str(descriptions.get(by_index.get(i), by_index.get(i, f"class {i}"))) for i in range(count))
     subset = infer_imagenet_subset(config)
     return tuple(ImageNetInfo(subset).label_descriptions()) if subset else None
 
@@ -74,16 +76,14 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     try:
         model = timm.create_model(name, pretrained=True)
     except Exception as error:  # broken files come out of safetensors, pickle and json in every shape
-        raise InputError(
-            f"timm could not load {name!r}: {error}. Without a network only models in the cache and "
-            "'timm:local-dir:PATH' work"
-        ) from error
+        raise messages.not_loaded("timm", name, error, "models in the cache and 'timm:local-dir:PATH'") from error
     adapter = adapt(model.to(device=device or "cpu", dtype=dtype).eval())
     assert adapter is not None
     return replace(adapter, name=f"timm:{name}")
 
 
 def _check_folder(path: str) -> None:
+    """Refuse folders without a supported model before anything is built."""
     try:
         config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
         architecture = config["architecture"]
@@ -102,12 +102,11 @@ def _check_name(name: str) -> None:
 
     architecture, _, tag = name.partition(".")
     if not is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), 3)
-        raise InputError(f"timm has no model {architecture!r}; nearest: {', '.join(near) or 'none'}")
+        raise messages.unknown_model("timm", architecture, timm.list_models())
     _check_supported(architecture)
-    tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{architecture}.*")]
+    tags = [full_name.partition(".")[2] for full_name in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
-        raise InputError(f"timm has no weights {tag!r} for {architecture}; it has {tags}")
+        raise messages.unknown_weights("timm", tag, architecture, tags)
     if not is_model_pretrained(name):
         raise InputError(
             f"timm has no weights for {architecture}; build it, load yours, and use legrad.wrap(model), or save them "
@@ -129,7 +128,7 @@ def not_supported(architecture: str) -> str:
     if not is_model(architecture):
         return "not known to timm"
     module = model_entrypoint(architecture).__module__.rpartition(".")[2]
-    if module not in anatomies.MODULES:
+    if module not in families.MODULES:
         return f"no plain vision transformer ({module})"
     if architecture.endswith("_enc"):
         return "an encoder for a language model, which returns many tokens"

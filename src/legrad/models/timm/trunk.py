@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from legrad.errors import InputError, UnsupportedModelError
+from legrad.inputs.geometry import Size, pair
 from legrad.models.anatomy import published
 
 PLAIN_CLASSES = ("VisionTransformer", "VisionTransformerDistilled", "VisionTransformerRelPos", "Eva", "Beit")
@@ -50,35 +51,33 @@ def native_head(trunk: Any, tokens: Tensor) -> Tensor:
 
 
 def published_head(trunk: Any, tokens: Tensor) -> Tensor:
-    """The authors' read-out: pooler straight on the tokens, else the native head on the mean over all tokens."""
+    """The authors' read-out: the pooler on the tokens without the final norm, else ``anatomy.published``."""
     if has_pooler(trunk):
         result: Tensor = trunk.forward_head(tokens)
         return result
     return published(lambda mean: native_head(trunk, mean), int(trunk.num_prefix_tokens))(tokens)
 
 
-def grid(trunk: Any) -> tuple[int, int]:
+def grid(trunk: Any) -> Size:
     """(rows, cols) at the trunk's own input size."""
-    rows, cols = trunk.patch_embed.grid_size
-    return int(rows), int(cols)
+    return pair(trunk.patch_embed.grid_size)
 
 
 def is_flat(trunk: Any) -> bool:
-    """Whether patches are embedded by one convolution, without a stem."""
+    """Whether patches are embedded by a single convolution, without a stem."""
     return any(kind.__name__ == "PatchEmbed" for kind in type(trunk.patch_embed).__mro__)
 
 
-def patch_size(trunk: Any, image_size: tuple[int, int]) -> tuple[int, int]:
+def patch_size(trunk: Any, image_size: Size) -> Size:
     """Pixels per patch; for a convolutional stem the whole stem's stride."""
     rows, cols = grid(trunk)
     if is_flat(trunk):
-        height, width = trunk.patch_embed.patch_size
-        return int(height), int(width)
+        return pair(trunk.patch_embed.patch_size)
     return image_size[0] // rows, image_size[1] // cols
 
 
-def taps(block: Any) -> tuple[int, tuple[int, ...]]:
-    """How many attentions a block runs, and which of them make its map.
+def explained_attentions(block: Any) -> tuple[int, tuple[int, ...]]:
+    """How many attentions a block runs, and the indices of those that make its map.
 
     Parallel attentions are averaged. Differential attention is A = A1 - lambda A2 on one V, so O = O1 - lambda O2: the
     gradient at O1 gives dS/dA, the second attention adds nothing.
@@ -89,16 +88,16 @@ def taps(block: Any) -> tuple[int, tuple[int, ...]]:
     return (2, (0,)) if differential else (1, (0,))
 
 
-def switches(trunk: nn.Module, *parts: nn.Module) -> tuple[tuple[Any, str, Any], ...]:
-    """Attributes to set during a call: no checkpointing; fused attention in ``parts``, by default everywhere."""
+def call_settings(trunk: nn.Module, *parts: nn.Module) -> tuple[tuple[Any, str, Any], ...]:
+    """``ViTAnatomy.call_settings``: no checkpointing; fused attention in ``parts``, by default everywhere."""
     modules = [module for part in parts or (trunk,) for module in part.modules()]
-    found = [(module, "fused_attn", True) for module in modules if getattr(module, "fused_attn", True) is False]
+    fused = [(module, "fused_attn", True) for module in modules if getattr(module, "fused_attn", True) is False]
     owners = [trunk] if hasattr(trunk, "grad_checkpointing") else []
-    return (*found, *((owner, "grad_checkpointing", False) for owner in owners))
+    return (*fused, *((owner, "grad_checkpointing", False) for owner in owners))
 
 
-def set_size(trunk: Any, size: tuple[int, int]) -> None:
-    """timm's own means to change the input size, in place: use it on a ``sharing_copy``.
+def set_size(trunk: Any, size: Size) -> None:
+    """Change the input size in place by timm's own method; for a ``sharing_copy``.
 
     Raises:
         InputError: a trunk of fixed size, or sides that a convolutional stem would round.
