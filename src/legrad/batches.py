@@ -94,8 +94,8 @@ class Question:
             list(rows),
             anatomy.patch_grid,
             torch.cat([explained.relevance for explained in passes], 1),
-            torch.cat([explained.values for explained in passes], 1),
-            [target for explained in passes for target in explained.scores],
+            torch.cat([explained.scores for explained in passes], 1),
+            [target for explained in passes for target in explained.targets],
         )
 
 

@@ -1,6 +1,6 @@
 """The LeGrad formula (Bousselham et al., ICCV 2025, arXiv:2404.03214) as pure functions on tensors.
 
-    s^l   = score(read-out(Z^l))                          score of layer l, see ``anatomy`` and ``targets``
+    s^l   = score(read-out(Z^l))                          score of layer l, see ``models.anatomy`` and ``core.score``
     G^l   = d s^l / d A^l                                 sensitivity of the score to the layer's attention map
     E^l_j = mean over heads h, queries i of max(G^l_hij, 0)     relevance of key j in layer l
     E     = mean over the explained layers of E^l, prefix keys dropped, laid out on the patch grid

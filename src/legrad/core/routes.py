@@ -74,7 +74,7 @@ def relevance_closed_form(layer_pass: LayerPass, span: TokenSpan, blocks: Sequen
     images, targets = len(blocks[0].tokens), layer_pass.targets
     grads: list[Tensor | None] = [None] * len(blocks)
     if span.rows is not None and images * len(blocks) * len(targets) <= _TOGETHER:
-        # the read-out of all layers at once: alone they are too small to be fast
+        # the read-outs of all layers in one batch: a single one is too small to be fast
         means = torch.cat([span.select(at_least_float32(block.tokens)).mean(1) for block in blocks])
         grad_tokens = layer_pass.reader.grad_at_mean(means, targets, len(blocks)) / (span.rows[1] - span.rows[0])
         grads = list(grad_tokens[:, :, None].split(images))

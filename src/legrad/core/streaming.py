@@ -34,13 +34,13 @@ class Explained:
 
     Attributes:
         relevance: (images, targets, layers, *grid); with heads before the grid if the reduction keeps them apart.
-        values: the model's own scores, (images, targets).
-        scores: the targets; those that waited for the model's answer are resolved.
+        scores: the model's own, (images, targets).
+        targets: those that waited for the model's answer are resolved.
     """
 
     relevance: Tensor
-    values: Tensor
-    scores: list[ResolvedTarget]
+    scores: Tensor
+    targets: list[ResolvedTarget]
 
 
 def explain_batch(
@@ -137,8 +137,8 @@ class _StreamingPass:
         with torch.enable_grad():
             self._explain_graphs(layer_pass)
             self._explain_queue(layer_pass)
-        values = torch.stack([target(answer) for target in targets], 1).cpu()
-        return Explained(torch.stack([self._relevance[layer] for layer in self._layers], 2), values, targets), tokens
+        scores = torch.stack([target(answer) for target in targets], 1).cpu()
+        return Explained(torch.stack([self._relevance[layer] for layer in self._layers], 2), scores, targets), tokens
 
     def _visit(self, layer_pass: LayerPass, layer: int, output: Any, calls: list[attention.AttentionCall]) -> bool:
         """Explain a finished block, or keep it (True)."""

@@ -115,9 +115,9 @@ def truth_check(
             inspect(layer, anatomy.to_tokens(output), calls)
         return False
 
-    every = range(len(anatomy.blocks))
+    all_layers = range(len(anatomy.blocks))
     in_blocks = anatomy.attention if anatomy.route == "self-attention" else None
-    instrumented = hooks.StreamingForward(anatomy.blocks, every, visit, in_blocks, verify=True)
+    instrumented = hooks.StreamingForward(anatomy.blocks, all_layers, visit, in_blocks, verify=True)
     output, last = instrumented.run(lambda: anatomy.run(batch))
     if not _distance(output, expected) <= limit:
         raise TruthCheckError(f"instrumented and plain forward differ, {_first_difference(anatomy, batch)}")
@@ -127,7 +127,7 @@ def truth_check(
 
 def _first_difference(anatomy: ViTAnatomy, batch: Tensor) -> str:
     """Where the instrumented forward leaves the plain one."""
-    every = range(len(anatomy.blocks))
+    all_layers = range(len(anatomy.blocks))
     with hooks.record(anatomy.blocks) as plain_outputs:
         anatomy.run(batch)
     tapped_tokens: dict[int, Tensor] = {}
@@ -137,8 +137,8 @@ def _first_difference(anatomy: ViTAnatomy, batch: Tensor) -> str:
         return True
 
     in_blocks = anatomy.attention if anatomy.route == "self-attention" else None
-    hooks.StreamingForward(anatomy.blocks, every, visit, in_blocks).run(lambda: anatomy.run(batch))
-    for layer in every:
+    hooks.StreamingForward(anatomy.blocks, all_layers, visit, in_blocks).run(lambda: anatomy.run(batch))
+    for layer in all_layers:
         distance = _distance(tapped_tokens[layer], anatomy.to_tokens(plain_outputs[layer]))
         if not distance <= _tolerance(batch.dtype):
             return f"first at {_name(anatomy, layer)}, by {distance:.2g} of the largest value"

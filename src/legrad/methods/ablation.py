@@ -35,7 +35,7 @@ LEGRAD_NORELU = Method(
 def legrad_with(call: MethodInput, reduction: relevance.Reduction) -> Tensor:
     """LeGrad's pass with another reduction than its formula: (images, targets, layers, *grid), see ``streaming``."""
     found = explain_batch(call.anatomy, call.batch, call.scores, call.layers, call.readout, reduction=reduction)
-    call.known = found.values
+    call.known = found.scores
     return found.relevance
 
 
