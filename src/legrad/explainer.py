@@ -289,7 +289,7 @@ class Explainer:
             queue = self._queue(images, size, fit)
             resolver = Resolver(self._adapter, self.anatomy, len(queue))
             resolved, valid = resolver.resolve(targets)
-            null = None if null_target is None else resolver.one(null_target)
+            null = None if null_target is None else resolver.resolve_null(null_target)
             question = Question(kind, resolved if null is None else [*resolved, null], blocks, readout_name, memory)
             inputs, results = self._explain_queue(question, queue)
             return assemble(

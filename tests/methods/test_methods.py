@@ -201,7 +201,7 @@ def test_occlusion_of_a_weighted_sum_is_what_the_patch_contributes():
 
 def test_rise_is_the_mean_score_of_the_masks_that_show_a_patch():
     call, model = weighted_call()
-    masks = black_box._masks((12, 12), 40, 7, 0.5, 0).double()
+    masks = black_box._random_masks((12, 12), 40, 7, 0.5, 0).double()
     with torch.no_grad():
         found = black_box.rise(call, masks=40)[:, :, 0]
         for image in range(2):
@@ -225,14 +225,14 @@ def test_rise_finds_the_patches_that_matter():
 
 
 def test_masks_are_soft_seeded_and_half_visible():
-    masks = black_box._masks((30, 20), 300, 7, 0.5, 0)
+    masks = black_box._random_masks((30, 20), 300, 7, 0.5, 0)
     assert masks.shape == (300, 30, 20)
     assert float(masks.min()) == 0
     assert float(masks.max()) == pytest.approx(1)
     assert 0.47 < float(masks.mean()) < 0.53
     assert bool(((masks > 0.1) & (masks < 0.9)).any())
-    assert torch.equal(masks, black_box._masks((30, 20), 300, 7, 0.5, 0))
-    assert not torch.equal(masks, black_box._masks((30, 20), 300, 7, 0.5, 1))
+    assert torch.equal(masks, black_box._random_masks((30, 20), 300, 7, 0.5, 0))
+    assert not torch.equal(masks, black_box._random_masks((30, 20), 300, 7, 0.5, 1))
 
 
 def test_random_belongs_to_the_image():
@@ -524,8 +524,8 @@ def test_the_rows_that_a_head_reads():
         model, images, _ = setting(kind)
         anatomy = legrad.wrap(model).anatomy
         with state.evaluation_mode(model):
-            made = forward(MethodInput(anatomy, images, [], [3], "native"))
-        assert made.rows.tolist() == want
+            graph = forward(MethodInput(anatomy, images, [], [3], "native"))
+        assert graph.rows.tolist() == want
 
 
 @pytest.mark.parametrize("name", [name for name, m in METHODS.items() if m.needs in ("gradients", "attention")])

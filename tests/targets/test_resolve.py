@@ -9,7 +9,7 @@ from helpers import limits, tiny
 
 import legrad
 from legrad.targets.kinds import as_list
-from legrad.targets.text import cut
+from legrad.targets.text import truncated_texts
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ def growing(texts):
     ],
 )
 def test_which_texts_are_cut(tokenize, texts, expected):
-    assert cut(tokenize, texts, tokenize(texts)) == expected
+    assert truncated_texts(tokenize, texts, tokenize(texts)) == expected
 
 
 def test_a_text_that_is_cut_is_told_once(explainer, x):

@@ -1,4 +1,4 @@
-"""LeGrad with a part left out."""
+"""LeGrad without a part of its formula."""
 
 from torch import Tensor
 
@@ -33,10 +33,10 @@ LEGRAD_NORELU = Method(
 
 
 def legrad_with(call: MethodInput, reduction: relevance.Reduction) -> Tensor:
-    """LeGrad's pass with another reduction than its formula: (images, targets, layers, *grid), see ``streaming``."""
-    found = explain_batch(call.anatomy, call.batch, call.scores, call.layers, call.readout, reduction=reduction)
-    call.known = found.scores
-    return found.relevance
+    """``core.streaming`` with another reduction than LeGrad's formula: (images, targets, layers, *grid)."""
+    explained = explain_batch(call.anatomy, call.batch, call.scores, call.layers, call.readout, reduction=reduction)
+    call.known_scores = explained.values
+    return explained.relevance
 
 
 def _mean(output_grad: Tensor, value: Tensor | None, keep: Tensor | None) -> Tensor:

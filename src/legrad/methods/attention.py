@@ -81,15 +81,16 @@ def rollout(call: MethodInput) -> Tensor:
 
     Of a pooler: its own attention times the rollout of the blocks.
     """
-    made = forward(call)
-    total = None
+    graph = forward(call)
+    product = None
     for layer in call.layers:
-        mean = _mean([attention.probabilities().mean(1) for attention in made.attentions(layer)])
+        mean = _mean([attention.probabilities().mean(1) for attention in graph.attentions(layer)])
         mixed = (mean + torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)) / 2
-        total = mixed if total is None else mixed @ total
-    assert total is not None
-    pooled = [attention.probabilities()[:, :, 0].mean(1) for attention in _pooler(made)]
-    return call.same_for_all_targets(made.on_grid(_read(made, total, _mean(pooled) if pooled else None)))
+        product = mixed if product is None else mixed @ product
+    assert product is not None
+    pooler_maps = [attention.probabilities()[:, :, 0].mean(1) for attention in _pooler(graph)]
+    weights = _mean(pooler_maps) if pooler_maps else None
+    return call.same_for_all_targets(graph.on_grid(_read_by_head(graph, product, weights)))
 
 
 ROLLOUT = Method(
@@ -110,23 +111,23 @@ def chefer_cam(call: MethodInput) -> Tensor:
 
     Of a pooler: the same product for its query 0, times the R of the blocks.
     """
-    made = forward(call)
-    blocks = [made.attentions(layer) for layer in call.layers]
-    behind = _pooler(made)
-    flat = [attention.output for layer in [*blocks, behind] for attention in layer]
-    gradients = [iter(made.needed(target, flat)) for target in range(len(call.scores))]
-    tokens = made.anatomy.to_tokens(made.found.block_outputs[-1])
+    graph = forward(call)
+    blocks = [graph.attentions(layer) for layer in call.layers]
+    pooler = _pooler(graph)
+    outputs = [attention.output for layer in [*blocks, pooler] for attention in layer]
+    gradients = [iter(graph.required_gradients(target, outputs)) for target in range(len(call.scores))]
+    tokens = graph.anatomy.to_tokens(graph.found.left[-1])
     identity = torch.eye(tokens.shape[1], dtype=at_least_float32(tokens).dtype, device=tokens.device)
     totals = [identity.expand(len(tokens), -1, -1)] * len(call.scores)
     for layer in blocks:
         totals = [total + mean @ total for total, mean in zip(totals, _weighted(layer, gradients), strict=True)]
-    if behind:
-        pooled = [mean[:, 0] for mean in _weighted(behind, gradients, slice(0, 1))]
-        read = [_read(made, total, weights) for total, weights in zip(totals, pooled, strict=True)]
+    if pooler:
+        pooler_maps = [mean[:, 0] for mean in _weighted(pooler, gradients, slice(0, 1))]
+        tokens_read = [_read_by_head(graph, total, weights) for total, weights in zip(totals, pooler_maps, strict=True)]
     else:
         # the identity adds the same to every patch that the head reads: it ranks nothing
-        read = [_read(made, total - identity) for total in totals]
-    return torch.stack([made.on_grid(one) for one in read], 1)[:, :, None]
+        tokens_read = [_read_by_head(graph, total - identity) for total in totals]
+    return torch.stack([graph.on_grid(relevance) for relevance in tokens_read], 1)[:, :, None]
 
 
 CHEFER_CAM = Method(
@@ -142,10 +143,13 @@ CHEFER_CAM = Method(
 
 
 def _weighted(layer: list[Attention], gradients: list[Iterator[Tensor]], rows: slice = slice(None)) -> Iterator[Tensor]:
-    """Mean over heads (and attentions side by side) of (A * dS/dA)+ for every target, (batch, rows, keys)."""
+    """Mean over heads (and attentions side by side) of (A * dS/dA)+ for every target, (batch, rows, keys).
+
+    Takes the layer's gradients off each target's iterator.
+    """
     maps = [attention.probabilities()[:, :, rows] for attention in layer]
-    for own in gradients:
-        products = [a * one.sensitivity(next(own), rows) for a, one in zip(maps, layer, strict=True)]
+    for of_target in gradients:
+        products = [a * attention.sensitivity(next(of_target), rows) for a, attention in zip(maps, layer, strict=True)]
         yield _mean([product.clamp(min=0).mean(1) for product in products])
 
 
@@ -153,15 +157,15 @@ def _mean(maps: list[Tensor]) -> Tensor:
     return torch.stack(maps).mean(0)
 
 
-def _pooler(made: Pass) -> list[Attention]:
-    return made.pooler() if made.anatomy.route == "pooler" else []
+def _pooler(graph: Pass) -> list[Attention]:
+    return graph.pooler() if graph.anatomy.route == "pooler" else []
 
 
-def _read(made: Pass, matrix: Tensor, weights: Tensor | None = None) -> Tensor:
-    """What the head reads of a (batch, tokens, tokens) matrix: its rows, or a pooler's weights times the matrix."""
+def _read_by_head(graph: Pass, matrix: Tensor, weights: Tensor | None = None) -> Tensor:
+    """(batch, tokens, tokens) -> (batch, tokens): mean of the rows read, or of all by a pooler's weights."""
     if weights is None:
-        return matrix[:, made.rows].mean(1)
-    anatomy, tokens = made.anatomy, matrix.shape[1]
+        return matrix[:, graph.rows].mean(1)
+    anatomy, tokens = graph.anatomy, matrix.shape[1]
     if weights.shape[1] != tokens - anatomy.num_prefix_tokens + anatomy.num_prefix_keys or weights.shape[1] > tokens:
         raise UnsupportedModelError(
             f"the attentional pooler has {weights.shape[1]} keys for the {tokens} tokens of the blocks (a class token "

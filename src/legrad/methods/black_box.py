@@ -1,4 +1,4 @@
-"""Methods that only look at the scores of changed images."""
+"""Black-box methods: they only look at the scores of changed images."""
 
 import math
 
@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from legrad.methods.call import MethodInput, on_cells, require_images
+from legrad.methods.call import MethodInput, mean_over_patches, require_images
 from legrad.methods.method import Method
 
-_FORWARDS = 32  # changed images in one batch
+_FORWARDS = 32  # masked images in one batch
 
 
 def rise(call: MethodInput, masks: int = 256, side: int = 7, keep: float = 0.5, seed: int = 0) -> Tensor:
@@ -26,14 +26,14 @@ def rise(call: MethodInput, masks: int = 256, side: int = 7, keep: float = 0.5, 
         seed: of the masks.
     """
     require_images(call, "rise")
-    made = _masks(call.batch.shape[-2:], masks, side, keep, seed)
-    weights = on_cells(call, made).flatten(1)
+    random_masks = _random_masks(call.batch.shape[-2:], masks, side, keep, seed)
+    visible = mean_over_patches(call, random_masks).flatten(1)
     results = []
     for image in range(len(call.batch)):
-        scores = _scores(call, image, made)
+        scores = _masked_scores(call, image, random_masks)
         # by the coverage that a patch did get: an unequal one, times a similarity that hardly varies, hides the rest
-        found = scores.T @ weights.to(scores) / weights.sum(0).to(scores)
-        results.append(found.unflatten(-1, call.anatomy.grid))
+        maps = scores.T @ visible.to(scores) / visible.sum(0).to(scores)
+        results.append(maps.unflatten(-1, call.anatomy.grid))
     return torch.stack(results)[:, :, None]
 
 
@@ -56,22 +56,14 @@ def occlusion(call: MethodInput, window: int = 1) -> Tensor:
         window: side in patches; larger windows slide by one patch, and a patch gets the mean of those over it.
     """
     require_images(call, "occlusion")
-    cells = call.anatomy.patch_grid
-    corners = [(r, c) for r in range(cells.grid[0] - window + 1) for c in range(cells.grid[1] - window + 1)]
-    made = torch.ones(len(corners), *call.batch.shape[-2:])
-    inside = torch.zeros(len(corners), *cells.grid, dtype=torch.float64)
-    for mask, cover, (row, col) in zip(made, inside, corners, strict=True):
-        top, left = row * cells.stride[0], col * cells.stride[1]
-        height, width = ((window - 1) * s + p for s, p in zip(cells.stride, cells.patch, strict=True))
-        mask[int(top) : int(top + height), int(left) : int(left + width)] = 0
-        cover[row : row + window, col : col + window] = 1
+    masks, coverage = _windows(call, window)
     call.output = call.anatomy.run(call.batch)
-    whole = call.answer()
+    full_scores = call.answer()
     results = []
     for image in range(len(call.batch)):
-        falls = (whole[image] - _scores(call, image, made)).T
-        found = falls @ inside.flatten(1).to(falls) / inside.flatten(1).sum(0).to(falls)
-        results.append(found.unflatten(-1, call.anatomy.grid))
+        falls = (full_scores[image] - _masked_scores(call, image, masks)).T
+        maps = falls @ coverage.to(falls) / coverage.sum(0).to(falls)
+        results.append(maps.unflatten(-1, call.anatomy.grid))
     return torch.stack(results)[:, :, None]
 
 
@@ -86,16 +78,31 @@ OCCLUSION = Method(
 )
 
 
-def _scores(call: MethodInput, image: int, masks: Tensor) -> Tensor:
+def _windows(call: MethodInput, window: int) -> tuple[Tensor, Tensor]:
+    """Masks (windows, height, width), 0 inside a window, and which patches each covers, (windows, patches)."""
+    patches = call.anatomy.patch_grid
+    rows, cols = patches.grid
+    corners = [(row, col) for row in range(rows - window + 1) for col in range(cols - window + 1)]
+    masks = torch.ones(len(corners), *call.batch.shape[-2:])
+    coverage = torch.zeros(len(corners), *patches.grid, dtype=torch.float64)
+    height, width = ((window - 1) * s + p for s, p in zip(patches.stride, patches.patch, strict=True))
+    for index, (row, col) in enumerate(corners):
+        top, left = row * patches.stride[0], col * patches.stride[1]
+        masks[index, int(top) : int(top + height), int(left) : int(left + width)] = 0
+        coverage[index, row : row + window, col : col + window] = 1
+    return masks, coverage.flatten(1)
+
+
+def _masked_scores(call: MethodInput, image: int, masks: Tensor) -> Tensor:
     """Scores of one image under each mask (n, height, width): (n, targets)."""
-    found = []
-    for part in masks.split(_FORWARDS):
-        outputs = call.anatomy.run(call.batch[image] * part[:, None].to(call.batch))
-        found.append(call.scored(image, outputs))
-    return torch.cat(found)
+    scores = []
+    for chunk in masks.split(_FORWARDS):
+        outputs = call.anatomy.run(call.batch[image] * chunk[:, None].to(call.batch))
+        scores.append(call.scores_of(image, outputs))
+    return torch.cat(scores)
 
 
-def _masks(size: tuple[int, ...], count: int, side: int, keep: float, seed: int) -> Tensor:
+def _random_masks(size: tuple[int, ...], count: int, side: int, keep: float, seed: int) -> Tensor:
     """(count, height, width) in [0, 1], made on the CPU so that every device gets the same."""
     generator = torch.Generator().manual_seed(seed)
     cell = [math.ceil(pixels / side) for pixels in size]

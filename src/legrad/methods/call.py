@@ -23,8 +23,8 @@ class MethodInput:
         scores: the targets.
         layers: ascending block indices.
         readout: a key of ``anatomy.readouts``, for methods with layer features.
-        output: of the tower, left here by methods that ran it anyway.
-        known: the model's own scores, left here by methods that know them.
+        output: of the tower; methods that run it set this, so that it need not run again for the scores.
+        known_scores: the model's own scores, (images, targets); methods that compute them set this.
     """
 
     anatomy: ViTAnatomy
@@ -33,18 +33,18 @@ class MethodInput:
     layers: Sequence[int]
     readout: str
     output: Tensor | None = None
-    known: Tensor | None = None
+    known_scores: Tensor | None = None
 
     def answer(self) -> Tensor:
         """The model's own scores, (images, targets)."""
-        if self.known is not None:
-            return self.known
+        if self.known_scores is not None:
+            return self.known_scores
         if self.output is None:
             self.output = self.anatomy.run(self.batch)
         feature = final_answer(self.anatomy, self.output)
         return torch.stack([score(feature) for score in self.scores], 1)
 
-    def scored(self, image: int, outputs: Tensor) -> Tensor:
+    def scores_of(self, image: int, outputs: Tensor) -> Tensor:
         """Scores of several outputs of the tower, all taken for one image: (n, features) -> (n, targets)."""
         feature = final_answer(self.anatomy, outputs)
         return torch.stack([_of_image(score, image, feature) for score in self.scores], 1)
@@ -55,7 +55,7 @@ class MethodInput:
 
 
 def require_images(call: MethodInput, method: str) -> None:
-    """Raise ``UnsupportedModelError`` for videos and sounds."""
+    """Raise ``UnsupportedModelError``, in the name of the method, for videos and sounds."""
     if call.anatomy.axes != ("rows", "cols") or call.batch.ndim != 4:
         raise UnsupportedModelError(
             f"{method} is for images (batch, channels, height, width), this model's grid is "
@@ -63,19 +63,20 @@ def require_images(call: MethodInput, method: str) -> None:
         )
 
 
-def on_cells(call: MethodInput, pixels: Tensor) -> Tensor:
+def mean_over_patches(call: MethodInput, pixels: Tensor) -> Tensor:
     """Mean over each patch's pixels, (n, height, width) -> (n, rows, cols)."""
-    cells = call.anatomy.patch_grid
-    stride = tuple(int(side) for side in cells.stride)
-    size = tuple(int(side) for side in cells.patch)
-    found = F.avg_pool2d(pixels[:, None], size, stride)[:, 0]
-    return found[:, : cells.grid[0], : cells.grid[1]]
+    patches = call.anatomy.patch_grid
+    stride = tuple(int(side) for side in patches.stride)
+    size = tuple(int(side) for side in patches.patch)
+    means = F.avg_pool2d(pixels[:, None], size, stride)[:, 0]
+    return means[:, : patches.grid[0], : patches.grid[1]]
 
 
 def _of_image(score: ResolvedTarget, image: int, feature: Tensor) -> Tensor:
     """A target's score for one image, on several features."""
-    target = score.rows([image])
-    if isinstance(target, PerImage):
-        alone = target.targets[0]
-        return feature.sum(-1) * 0 if alone is None else alone(feature)
-    return target(feature)
+    of_image = score.rows([image])
+    if isinstance(of_image, PerImage):
+        target = of_image.targets[0]
+        # an image without this target: zeros that depend on the feature, so that they can be differentiated
+        return feature.sum(-1) * 0 if target is None else target(feature)
+    return of_image(feature)

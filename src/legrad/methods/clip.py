@@ -27,21 +27,21 @@ def grad_eclip(call: MethodInput) -> Tensor:
 
     The sum over c of w_c v_jc is dS/dA at patch j, summed over heads, which is how it is computed here.
     """
-    made = forward(call)
-    pooled = made.anatomy.route == "pooler"
-    found = [made.pooler()] if pooled else [made.attentions(layer) for layer in call.layers]
-    rows: Tensor | slice = slice(0, 1) if pooled else made.rows
-    flat = [attention for layer in found for attention in layer]
-    loosened = [_loosened(made, attention, rows) for attention in flat]
+    graph = forward(call)
+    pooled = graph.anatomy.route == "pooler"
+    attentions = [graph.pooler()] if pooled else [graph.attentions(layer) for layer in call.layers]
+    rows: Tensor | slice = slice(0, 1) if pooled else graph.rows
+    flat = [attention for layer in attentions for attention in layer]
+    loosened = [_loosened(graph, attention, rows) for attention in flat]
     results = []
     for target in range(len(call.scores)):
-        above = made.needed(target, [attention.output for attention in flat])
+        gradients = graph.required_gradients(target, [attention.output for attention in flat])
         maps = []
-        for attention, gradient, similarity in zip(flat, above, loosened, strict=True):
+        for attention, gradient, similarity in zip(flat, gradients, loosened, strict=True):
             # w . v_j = dS/dA, summed over heads
-            weighted = attention.sensitivity(gradient, rows).sum(1)[..., patches_of(made.anatomy)]
-            maps.append((similarity * weighted).mean(1).clamp(min=0).unflatten(-1, made.anatomy.grid))
-        results.append(torch.stack(maps, 1).unflatten(1, (len(found), -1)).mean(2))
+            weighted = attention.sensitivity(gradient, rows).sum(1)[..., patches_of(graph.anatomy)]
+            maps.append((similarity * weighted).mean(1).clamp(min=0).unflatten(-1, graph.anatomy.grid))
+        results.append(torch.stack(maps, 1).unflatten(1, (len(attentions), -1)).mean(2))
     return torch.stack(results, 1)
 
 
@@ -57,19 +57,19 @@ GRAD_ECLIP = Method(
 )
 
 
-def _loosened(made: Pass, attention: Attention, rows: Tensor | slice) -> Tensor:
+def _loosened(graph: Pass, attention: Attention, rows: Tensor | slice) -> Tensor:
     """Cosine similarity of queries and patch keys over all heads, stretched to [0, 1]: (batch, rows, patches)."""
     if attention.query is None or attention.key is None:
         raise UnsupportedModelError(
-            f"{type(made.anatomy.tower).__name__} writes its attention out: the queries and keys that Grad-ECLIP needs "
-            "cannot be seen"
+            f"{type(graph.anatomy.tower).__name__} writes its attention out: the queries and keys that Grad-ECLIP "
+            "needs cannot be seen"
         )
     query, key = (
-        at_least_float32(one) if one.ndim == 4 else at_least_float32(one)[:, None]
-        for one in (attention.query, attention.key)
+        at_least_float32(tensor) if tensor.ndim == 4 else at_least_float32(tensor)[:, None]
+        for tensor in (attention.query, attention.key)
     )
     q = F.normalize(query[:, :, rows].transpose(1, 2).flatten(2), dim=-1)
-    k = F.normalize(key[:, :, patches_of(made.anatomy)].transpose(1, 2).flatten(2), dim=-1)
+    k = F.normalize(key[:, :, patches_of(graph.anatomy)].transpose(1, 2).flatten(2), dim=-1)
     return relevance.min_max(q @ k.transpose(-2, -1), dims=1)
 
 
@@ -98,15 +98,15 @@ def value_map(call: MethodInput) -> Tensor:
             raise UnsupportedModelError(
                 f"{type(anatomy.tower).__name__} writes its attention out: the values of its last block cannot be seen"
             )
-        last, fired = hooks.forward_values_only(lambda: anatomy.run(call.batch), anatomy.blocks[-1])
-        if fired != anatomy.attentions or fired != len(anatomy.explained_attentions):
+        last, count = hooks.forward_values_only(lambda: anatomy.run(call.batch), anatomy.blocks[-1])
+        if count != anatomy.attentions or count != len(anatomy.explained_attentions):
             raise UnsupportedModelError(
-                f"{type(anatomy.blocks[-1]).__name__} ran {fired} attentions that are no plain ones: no value map"
+                f"{type(anatomy.blocks[-1]).__name__} ran {count} attentions that are no plain ones: no value map"
             )
     tokens = anatomy.to_tokens(last)
     start = prefix if anatomy.route == "pooler" else anatomy.num_prefix_keys
     patches = relevance.on_grid(tokens.transpose(1, 2), start, anatomy.grid).flatten(2).transpose(1, 2)
-    maps = [call.scored(image, _alone(call, own)).T for image, own in enumerate(patches)]
+    maps = [call.scores_of(image, _feature_of_each(call, tokens)).T for image, tokens in enumerate(patches)]
     return torch.stack(maps).unflatten(-1, anatomy.grid)[:, :, None]
 
 
@@ -121,7 +121,7 @@ VALUE_MAP = Method(
 )
 
 
-def _alone(call: MethodInput, patches: Tensor) -> Tensor:
+def _feature_of_each(call: MethodInput, patches: Tensor) -> Tensor:
     """The native head on copies of each patch: (patches, dim) -> (patches, features)."""
     anatomy = call.anatomy
     copies = at_least_float32(patches)[:, None].expand(-1, anatomy.num_prefix_tokens + 1, -1)
@@ -147,10 +147,10 @@ def decomposition(call: MethodInput) -> Tensor:
         UnsupportedModelError: blocks that are no residual pre-norm blocks.
     """
     pooled = call.anatomy.route == "pooler"
-    made = forward(call, backward_rules.FROZEN_NORMS, cut=None if pooled else _is_norm, frozen_norm=True)
+    graph = forward(call, backward_rules.FROZEN_NORMS, cut=None if pooled else _is_norm, frozen_norm=True)
     if not pooled:
-        _check_residual(made)
-    return layer_maps(made, lambda a, g, patches: (a * g).sum((1, 2)))
+        _check_residual(graph)
+    return layer_maps(graph, lambda a, g, patches: (a * g).sum((1, 2)))
 
 
 DECOMPOSITION = Method(
@@ -170,22 +170,22 @@ def _is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower()
 
 
-def _check_residual(made: Pass) -> None:
+def _check_residual(graph: Pass) -> None:
     """With the branches of all blocks cut behind their norms, a block's input and output have the same gradient, and
     attention still reaches the output."""
     refusal = UnsupportedModelError(
-        f"{type(made.anatomy.blocks[0]).__name__} is no residual block with norms in front of its branches: "
+        f"{type(graph.anatomy.blocks[0]).__name__} is no residual block with norms in front of its branches: "
         "the image feature is no sum of the blocks' contributions"
     )
-    blocks = range(len(made.anatomy.blocks))
-    tokens = [made.tokens(layer, entering)[0] for layer in blocks for entering in (True, False)]
-    heads = [attention.output for layer in made.call.layers for attention in made.attentions(layer)]
-    if not all(one.requires_grad for one in (*tokens, *heads)):  # a norm behind both branches was cut
+    blocks = range(len(graph.anatomy.blocks))
+    tokens = [graph.tokens(layer, entering)[0] for layer in blocks for entering in (True, False)]
+    heads = [attention.output for layer in graph.call.layers for attention in graph.attentions(layer)]
+    if not all(tensor.requires_grad for tensor in (*tokens, *heads)):  # a norm behind both branches was cut
         raise refusal
-    for target in range(len(made.call.scores)):
-        gradients = made.gradients(target, [*tokens, *heads])
-        through, at_heads = gradients[: len(tokens)], gradients[len(tokens) :]
-        pairs = zip(through[::2], through[1::2], strict=True)
-        whole = all(a is not None and b is not None and torch.allclose(a, b, rtol=1e-3, atol=1e-30) for a, b in pairs)
-        if not whole or any(one is None for one in at_heads):
+    for target in range(len(graph.call.scores)):
+        gradients = graph.gradients(target, [*tokens, *heads])
+        at_tokens, at_heads = gradients[: len(tokens)], gradients[len(tokens) :]
+        pairs = zip(at_tokens[::2], at_tokens[1::2], strict=True)
+        same = all(a is not None and b is not None and torch.allclose(a, b, rtol=1e-3, atol=1e-30) for a, b in pairs)
+        if not same or any(gradient is None for gradient in at_heads):
             raise refusal

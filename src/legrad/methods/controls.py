@@ -1,4 +1,4 @@
-"""Controls: maps that know nothing about the model. Who does not beat them explains nothing."""
+"""Sanity baselines that ignore the model: a method that is no better explains nothing."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from legrad.methods.call import MethodInput, on_cells, require_images
+from legrad.methods.call import MethodInput, mean_over_patches, require_images
 from legrad.methods.method import Method
 
 _SIGMA = 0.5  # of the centre prior; 1 is the distance from the centre to an edge
@@ -16,9 +16,9 @@ _SOBEL = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 
 def random(call: MethodInput) -> Tensor:
     """Uniform noise in [0, 1), seeded by the image's own pixels: the same image always gets the same map."""
     maps = []
-    for image in call.batch:
-        pixels = image.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
-        seed = int.from_bytes(hashlib.blake2b(pixels, digest_size=7).digest(), "big")
+    for pixels in call.batch:
+        content = pixels.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+        seed = int.from_bytes(hashlib.blake2b(content, digest_size=7).digest(), "big")
         maps.append(torch.rand(call.anatomy.grid, generator=torch.Generator().manual_seed(seed)))
     return call.same_for_all_targets(torch.stack(maps))
 
@@ -54,8 +54,8 @@ def centre(call: MethodInput) -> Tensor:
     """A Gaussian around the middle of the grid's last two axes."""
     rows, cols = call.anatomy.grid[-2:]
     y, x = ((2 * torch.arange(n) + 1) / n - 1 for n in (rows, cols))
-    one = torch.exp(-(y[:, None] ** 2 + x**2) / (2 * _SIGMA**2))
-    return call.same_for_all_targets(one.expand(len(call.batch), *call.anatomy.grid))
+    gaussian = torch.exp(-(y[:, None] ** 2 + x**2) / (2 * _SIGMA**2))
+    return call.same_for_all_targets(gaussian.expand(len(call.batch), *call.anatomy.grid))
 
 
 CENTRE = Method(
@@ -75,7 +75,7 @@ def edges(call: MethodInput) -> Tensor:
     grey = call.batch.to(torch.promote_types(call.batch.dtype, torch.float32)).mean(1, keepdim=True)
     kernels = torch.stack([_SOBEL, _SOBEL.T])[:, None].to(grey)
     gradient = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), kernels)
-    return call.same_for_all_targets(on_cells(call, gradient.norm(dim=1)))
+    return call.same_for_all_targets(mean_over_patches(call, gradient.norm(dim=1)))
 
 
 EDGES = Method(

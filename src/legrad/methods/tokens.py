@@ -17,13 +17,13 @@ def grad_cam(call: MethodInput) -> Tensor:
     The tokens are those that enter a block (behind the last block only the class token has a gradient); in models with
     an attentional pooler those that leave it.
     """
-    made = forward(call)
-    entering = made.anatomy.route == "self-attention"
-    found = [made.tokens(layer, entering) for layer in call.layers]
+    graph = forward(call)
+    entering = graph.anatomy.route == "self-attention"
+    tokens = [graph.tokens(layer, entering) for layer in call.layers]
     results = []
     for target in range(len(call.scores)):
-        gradients = made.needed(target, [tensor for tensor, _ in found])
-        maps = [_cam(made, tensor, above, read) for (tensor, read), above in zip(found, gradients, strict=True)]
+        gradients = graph.required_gradients(target, [tensor for tensor, _ in tokens])
+        maps = [_cam(graph, *pair, gradient) for pair, gradient in zip(tokens, gradients, strict=True)]
         results.append(torch.stack(maps, 1))
     return torch.stack(results, 1)
 
@@ -41,12 +41,12 @@ GRAD_CAM = Method(
 )
 
 
-def _cam(made: Pass, tokens: Tensor, gradient: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
-    """(batch, *grid) of one layer."""
-    tokens, gradient = (read(one).to(gradient.dtype) for one in (tokens.detach(), gradient))
-    patches = made.patches(tokens.shape[1])
+def _cam(graph: Pass, tensor: Tensor, to_tokens: Callable[[Tensor], Tensor], gradient: Tensor) -> Tensor:
+    """(batch, *grid) of one layer, from the model's own tensor and the function that lays it out as tokens."""
+    tokens, gradient = (to_tokens(layout).to(gradient.dtype) for layout in (tensor.detach(), gradient))
+    patches = graph.patches(tokens.shape[1])
     weight = gradient[:, patches].mean(1, keepdim=True)
-    return made.on_grid((weight * tokens).sum(-1).clamp(min=0))
+    return graph.on_grid((weight * tokens).sum(-1).clamp(min=0))
 
 
 def lrp(call: MethodInput) -> Tensor:
@@ -54,13 +54,13 @@ def lrp(call: MethodInput) -> Tensor:
 
     It stops at the embedded patches, positions included, and does not go on to pixels.
     """
-    made = _relevance_pass(call)
-    tensor, read = made.tokens(0, entering=True)
+    graph = _relevance_pass(call)
+    tensor, to_tokens = graph.tokens(0, entering=True)
     results = []
     for target in range(len(call.scores)):
-        (gradient,) = made.needed(target, [tensor])
-        relevance = read(tensor.detach()).to(gradient.dtype) * read(gradient)
-        results.append(made.on_grid(relevance.sum(-1)))
+        (gradient,) = graph.required_gradients(target, [tensor])
+        relevance = to_tokens(tensor.detach()).to(gradient.dtype) * to_tokens(gradient)
+        results.append(graph.on_grid(relevance.sum(-1)))
     return torch.stack(results, 1)[:, :, None]
 
 

@@ -83,16 +83,20 @@ class Pass:
             for one in found
         ]
 
-    def needed(self, target: int, at: Sequence[Tensor]) -> list[Tensor]:
-        """``gradients`` of tensors that the score has to depend on."""
-        found = []
-        for one in self.gradients(target, at):
-            if one is None:
+    def required_gradients(self, target: int, at: Sequence[Tensor]) -> list[Tensor]:
+        """``gradients`` of tensors that the score has to depend on.
+
+        Raises:
+            TruthCheckError: it does not depend on one of them.
+        """
+        gradients = []
+        for gradient in self.gradients(target, at):
+            if gradient is None:
                 raise TruthCheckError(
                     f"the score of target {target} does not depend on an attention or on tokens of the anatomy's blocks"
                 )
-            found.append(one)
-        return found
+            gradients.append(gradient)
+        return gradients
 
     def attentions(self, layer: int) -> list[Attention]:
         """The explained attentions of a block, checked: one query and one key per token."""
@@ -168,40 +172,40 @@ class Pass:
         return readout.rows_read(lambda leaf: native_feature(self.anatomy, leaf), at_least_float32(tokens))
 
 
-def layer_maps(made: Pass, formula: Callable[[Tensor, Tensor, slice], Tensor], gradients: bool = True) -> Tensor:
+def layer_maps(graph: Pass, formula: Callable[[Tensor, Tensor, slice], Tensor], gradients: bool = True) -> Tensor:
     """Methods that look at attention maps and their gradients, layer by layer: (images, targets, layers, *grid).
 
     Only the query rows that the model's head reads enter: the class token's, or all patches' where the head averages;
     of an attentional pooler query 0, in a single layer.
 
     Args:
-        made: of any rules.
+        graph: of a pass with any rules.
         formula: (A, dS/dA, slice of the patches' keys) -> (batch, keys); both (batch, heads, rows, keys).
         gradients: False where the formula looks at A alone (it gets A twice).
     """
-    anatomy = made.anatomy
+    anatomy = graph.anatomy
     pooled = anatomy.route == "pooler"
-    found = [made.pooler()] if pooled else [made.attentions(layer) for layer in made.call.layers]
-    rows: Tensor | slice = slice(0, 1) if pooled else made.rows
+    attentions = [graph.pooler()] if pooled else [graph.attentions(layer) for layer in graph.call.layers]
+    rows: Tensor | slice = slice(0, 1) if pooled else graph.rows
     patches = patches_of(anatomy)
-    flat = [attention for layer in found for attention in layer]
-    seen = [attention.probabilities()[:, :, rows] for attention in flat]
+    flat = [attention for layer in attentions for attention in layer]
+    maps_read = [attention.probabilities()[:, :, rows] for attention in flat]
     results = []
-    for target in range(len(made.call.scores) if gradients else 1):
-        above = made.needed(target, [attention.output for attention in flat]) if gradients else []
+    for target in range(len(graph.call.scores) if gradients else 1):
+        output_grads = graph.required_gradients(target, [attention.output for attention in flat]) if gradients else []
         maps = []
         for index, attention in enumerate(flat):
-            sensitivity = attention.sensitivity(above[index], rows) if gradients else seen[index]
-            keys = formula(seen[index], sensitivity, patches)
+            sensitivity = attention.sensitivity(output_grads[index], rows) if gradients else maps_read[index]
+            keys = formula(maps_read[index], sensitivity, patches)
             maps.append(
                 anatomy.on_grid(
-                    keys, anatomy.explained_attentions[index % len(anatomy.explained_attentions)], len(made.call.batch)
+                    keys, anatomy.explained_attentions[index % len(anatomy.explained_attentions)], len(graph.call.batch)
                 )
             )
-        taps = torch.stack(maps, 1).unflatten(1, (len(found), -1))
+        taps = torch.stack(maps, 1).unflatten(1, (len(attentions), -1))
         results.append(taps.mean(2))
     if not gradients:
-        results *= len(made.call.scores)
+        results *= len(graph.call.scores)
     return torch.stack(results, 1)
 
 
@@ -220,9 +224,9 @@ def _only_whole_maps(taps: int, attentions: int, where: str) -> None:
 
 def _check_shape(attention: Attention, batch: int, size: tuple[int, int] | None, where: str) -> None:
     keys = attention.output.shape[-1] if attention.key is None else attention.key.shape[-2]
-    found = (attention.output.shape[-2], keys)
-    if len(attention.output) != batch or (size is not None and found != size):
+    shape = (attention.output.shape[-2], keys)
+    if len(attention.output) != batch or (size is not None and shape != size):
         raise UnsupportedModelError(
-            f"{where} has attention maps of {found[0]} x {found[1]} for {len(attention.output)} rows, expected "
+            f"{where} has attention maps of {shape[0]} x {shape[1]} for {len(attention.output)} rows, expected "
             f"{'one' if size is None else f'{size[0]} x {size[1]}'} for each of {batch} images"
         )

@@ -15,6 +15,9 @@ from legrad.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+"""What a name is put into where no templates are given."""
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -31,7 +34,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """The best-matching of several names, chosen for every image by the model's own final answer.
+    """The best match of several names, for every image by the model's own final answer.
 
     Attributes:
         names: the classes to choose from.
@@ -39,7 +42,7 @@ class ZeroShot:
     """
 
     names: Sequence[str]
-    templates: Sequence[str] = ("a photo of a {}.",)
+    templates: Sequence[str] = DEFAULT_TEMPLATES
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Similar:
 
 @dataclass(frozen=True)
 class Audio:
-    """What a sound tells: where in the image is what is heard, or what is named?
+    """A sound as the target: where in the image is the thing that makes it, or that it names?
 
     For models that embed sounds in the space of their images, such as ``legrad.load("embedded:speech")``. Channels
     are averaged, and the waveform is resampled to the model's rate.

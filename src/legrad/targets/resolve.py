@@ -20,10 +20,12 @@ from legrad.inputs.prepare import Input, sources, stack
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import ViTAnatomy
 from legrad.targets.kinds import PREDICTED, Audio, Contrast, Prompts, Similar, ZeroShot, as_list
-from legrad.targets.sound import heard
-from legrad.targets.text import cut, tokenized
+from legrad.targets.sound import embed_sound
+from legrad.targets.text import token_ids, truncated_texts
 
-_counted: weakref.WeakKeyDictionary[nn.Module, tuple[Any, int]] = weakref.WeakKeyDictionary()
+# vision tower -> (version of its weights, classes). Kept beside the models, for a Resolver lives for one call and an
+# anatomy for one size, and counting takes a forward pass. Weak keys: an entry goes with its model.
+_class_counts: weakref.WeakKeyDictionary[nn.Module, tuple[Any, int]] = weakref.WeakKeyDictionary()
 
 
 class Resolver:
@@ -32,20 +34,29 @@ class Resolver:
     Args:
         adapter: the model's.
         anatomy: for any size.
-        count: of the images.
+        num_images: how many images the targets are for.
     """
 
-    def __init__(self, adapter: Adapter, anatomy: ViTAnatomy, count: int) -> None:
-        self._adapter, self._anatomy, self._count = adapter, anatomy, count
+    def __init__(self, adapter: Adapter, anatomy: ViTAnatomy, num_images: int) -> None:
+        self._adapter, self._anatomy, self._num_images = adapter, anatomy, num_images
 
     def resolve(self, targets: Any) -> tuple[list[ResolvedTarget], Tensor]:
-        """Targets as scores shared by all images, and which of (images, targets) are asked for."""
-        listed = as_list(targets)
-        if not isinstance(listed[0], list):
-            return self._scores(listed), torch.ones(self._count, len(listed), dtype=torch.bool)
-        if len(listed) != self._count:
-            raise InputError(f"got {len(listed)} lists of targets for {self._count} images; give one list per image")
-        rows = [self._scores(own) for own in listed]
+        """Resolve the targets of a call.
+
+        Returns:
+            The targets, shared by all images, and a mask (images, targets): which of them each image asks for.
+
+        Raises:
+            InputError: targets that the model cannot use, or not one list per image.
+        """
+        as_lists = as_list(targets)
+        if not isinstance(as_lists[0], list):
+            return self._resolve_all(as_lists), torch.ones(self._num_images, len(as_lists), dtype=torch.bool)
+        if len(as_lists) != self._num_images:
+            raise InputError(
+                f"got {len(as_lists)} lists of targets for {self._num_images} images; give one list per image"
+            )
+        rows = [self._resolve_all(of_image) for of_image in as_lists]
         count = max(map(len, rows))
         valid = torch.tensor([[column < len(row) for column in range(count)] for row in rows])
         columns: list[ResolvedTarget] = []
@@ -54,30 +65,31 @@ class Resolver:
             columns.append(per_image(cells))
         return columns, valid
 
-    def one(self, target: Any) -> ResolvedTarget:
+    def resolve_null(self, target: Any) -> ResolvedTarget:
         """The null target, for all images."""
         if isinstance(target, str) and not target.strip():
             raise InputError("null_target is an empty text; say what counts as background, as in 'a photo of a'")
-        return self._score(target)
+        return self._resolve_one(target)
 
-    def _score(self, target: Any) -> ResolvedTarget:
-        listed = as_list(target)
-        if len(listed) != 1 or isinstance(listed[0], list):
-            raise InputError(f"a single target is wanted here, got {len(listed)}")
-        return self._scores(listed)[0]
+    def _resolve_one(self, target: Any) -> ResolvedTarget:
+        as_targets = as_list(target)
+        if len(as_targets) != 1 or isinstance(as_targets[0], list):
+            raise InputError(f"a single target is expected here, got {len(as_targets)}")
+        return self._resolve_all(as_targets)[0]
 
-    def _scores(self, targets: list[Any]) -> list[ResolvedTarget]:
-        """One score per target; texts are encoded together."""
+    def _resolve_all(self, targets: list[Any]) -> list[ResolvedTarget]:
+        """The targets in their order; texts are encoded together."""
         texts = [target for target in targets if isinstance(target, str)]
         encoded = iter(self._embed(texts)) if texts and self._anatomy.output == "embedding" else iter(())
         return [
             Direction(target, next(encoded)[None])
             if isinstance(target, str) and self._anatomy.output == "embedding"
-            else self._single(target)
+            else self._resolve_kind(target)
             for target in targets
         ]
 
-    def _single(self, target: Any) -> ResolvedTarget:
+    def _resolve_kind(self, target: Any) -> ResolvedTarget:
+        """One target, by its type; texts only for classifiers, whose labels they name."""
         if isinstance(target, ResolvedTarget):
             return target
         if isinstance(target, Tensor):
@@ -97,7 +109,7 @@ class Resolver:
         if isinstance(target, Audio):
             return self._audio(target)
         if isinstance(target, Contrast):
-            return contrast(self._score(target.a), self._score(target.b))
+            return contrast(self._resolve_one(target.a), self._resolve_one(target.b))
         if target is PREDICTED:
             return self._predicted()
         if callable(target):
@@ -107,7 +119,7 @@ class Resolver:
             "legrad.Prompts, ZeroShot, Similar, Audio, Contrast, PREDICTED"
         )
 
-    def _possible(self) -> str:
+    def _usable_targets(self) -> str:
         """What can be asked of this model, for messages."""
         if self._anatomy.output == "logits":
             return "a class index, legrad.PREDICTED or a callable"
@@ -120,7 +132,7 @@ class Resolver:
     def _embed(self, texts: Sequence[str]) -> Tensor:
         """L2-normalised text embeddings (texts, features), float32."""
         if self._anatomy.output != "embedding" or self._adapter.encode_text is None:
-            raise InputError(f"this model has no text tower; give {self._possible()}")
+            raise InputError(f"this model has no text tower; give {self._usable_targets()}")
         if self._adapter.tokenize is None:
             raise InputError(
                 "text targets need a tokenizer: legrad.wrap(model, tokenizer=open_clip.get_tokenizer(NAME)), or pass "
@@ -129,9 +141,9 @@ class Resolver:
         empty = [text for text in texts if not text.strip()]
         if empty:
             raise InputError(f"a text target is empty: {empty[0]!r}; say what to look for, as in 'a photo of a dog'")
-        ids = tokenized(self._adapter.tokenize, texts)
-        if shortened := cut(self._adapter.tokenize, texts, ids):
-            _warn_of_cut(shortened)
+        ids = token_ids(self._adapter.tokenize, texts)
+        if truncated := truncated_texts(self._adapter.tokenize, texts, ids):
+            _warn_of_truncation(truncated)
         try:
             embedding = self._adapter.encode_text(ids.to(self._anatomy.device))
         except torch.OutOfMemoryError:
@@ -161,39 +173,41 @@ class Resolver:
     def _label(self, text: str) -> ResolvedTarget:
         labels = self._adapter.labels
         if self._anatomy.output != "logits" or labels is None:
-            raise InputError(f"{text!r}: this model knows no texts; give {self._possible()}")
-        wanted = text.strip().casefold()
+            raise InputError(f"{text!r}: this model knows no texts; give {self._usable_targets()}")
+        name = text.strip().casefold()
         for index, label in enumerate(labels):
-            if wanted == label.casefold():
+            if name == label.casefold():
                 return self._class(index)
         # ImageNet's labels are lists of synonyms: "tench, Tinca tinca"
         synonyms = [[part.strip() for part in label.split(",")] for label in labels]
-        found = [i for i, parts in enumerate(synonyms) if wanted in [part.casefold() for part in parts]]
-        if len(found) == 1:
-            return self._class(found[0])
-        if found:
-            raise InputError(f"{text!r} names several classes; give one of the indices {found}")
-        near = difflib.get_close_matches(text, [part for parts in synonyms for part in parts], 5)
+        matches = [i for i, parts in enumerate(synonyms) if name in [part.casefold() for part in parts]]
+        if len(matches) == 1:
+            return self._class(matches[0])
+        if matches:
+            raise InputError(f"{text!r} names several classes; give one of the indices {matches}")
+        nearest = difflib.get_close_matches(text, [part for parts in synonyms for part in parts], 5)
         hint = (
-            f"nearest: {', '.join(near)}" if near else f"its {len(labels)} classes begin with {', '.join(labels[:5])}"
+            f"nearest: {', '.join(nearest)}"
+            if nearest
+            else f"its {len(labels)} classes begin with {', '.join(labels[:5])}"
         )
         raise InputError(f"the classifier has no class {text!r}; {hint}")
 
     def _class(self, index: int) -> ResolvedTarget:
         if self._anatomy.output != "logits":
             raise InputError(
-                f"class index {index} needs a classifier, which this model is not; give {self._possible()}"
+                f"class index {index} needs a classifier, which this model is not; give {self._usable_targets()}"
             )
         labels = self._adapter.labels
-        classes = len(labels) if labels else _features(self._anatomy)
+        classes = len(labels) if labels else _num_classes(self._anatomy)
         if not 0 <= index < classes:
             raise InputError(f"class index {index} is outside 0..{classes - 1}")
         return one_hot(index, classes, labels[index] if labels else f"class {index}")
 
-    def _feature(self, one: Input) -> Tensor:
+    def _feature(self, image: Input) -> Tensor:
         """The model's own plain answer for one image, (1, features)."""
-        anatomy = self._anatomy.at(one.placement.input)
-        return final_answer(anatomy, anatomy.run(stack([one], anatomy.device, anatomy.dtype)))
+        anatomy = self._anatomy.at(image.placement.input)
+        return final_answer(anatomy, anatomy.run(stack([image], anatomy.device, anatomy.dtype)))
 
     def _zero_shot(self, target: ZeroShot) -> ResolvedTarget:
         if isinstance(target.names, str) or not target.names:
@@ -201,8 +215,8 @@ class Resolver:
         classes = torch.stack([self._ensemble(name, target.templates) for name in target.names])
 
         def best(answer: Tensor) -> ResolvedTarget:
-            chosen = (answer @ classes.to(answer).T).argmax(-1)
-            return Direction(tuple(target.names[i] for i in chosen.tolist()), classes[chosen])
+            indices = (answer @ classes.to(answer).T).argmax(-1)
+            return Direction(tuple(target.names[i] for i in indices.tolist()), classes[indices])
 
         return NeedsAnswer("best of the names", best)
 
@@ -210,30 +224,30 @@ class Resolver:
         if self._anatomy.output == "logits":
             raise InputError("Similar is for models with an embedding; this one is a classifier")
         queue = sources(target.image, self._anatomy, self._adapter.transform, self._adapter.unpack)
-        other = next(queue.windows())
-        if len(other) != 1:
-            raise InputError(f"Similar takes one image, got {len(other)}")
-        return Direction(f"similar to {other[0].name}", self._feature(other[0]))
+        images = next(queue.windows())
+        if len(images) != 1:
+            raise InputError(f"Similar takes one image, got {len(images)}")
+        return Direction(f"similar to {images[0].name}", self._feature(images[0]))
 
     def _audio(self, target: Audio) -> ResolvedTarget:
         if self._adapter.audio_encoder is None or self._anatomy.output == "logits":
             raise InputError(
                 "legrad.Audio is for models that embed sounds in the space of their images, such as "
                 "'embedded:speech' or one wrapped with audio_encoder=legrad.AudioEncoder(...); give this one "
-                f"{self._possible()}"
+                f"{self._usable_targets()}"
             )
-        label, embedding = heard(target, self._adapter.audio_encoder)
+        label, embedding = embed_sound(target, self._adapter.audio_encoder)
         return Direction(label, embedding[None].to(self._anatomy.device))
 
     def _predicted(self) -> ResolvedTarget:
         if self._anatomy.output != "logits":
-            raise InputError(f"PREDICTED needs a classifier, which this model is not; give {self._possible()}")
+            raise InputError(f"PREDICTED needs a classifier, which this model is not; give {self._usable_targets()}")
         labels = self._adapter.labels
 
         def best(logits: Tensor) -> ResolvedTarget:
-            chosen = logits.argmax(-1)
-            names = tuple(f"{labels[i] if labels else f'class {i}'} (predicted)" for i in chosen.tolist())
-            return Direction(names, F.one_hot(chosen, logits.shape[-1]).to(logits.dtype), predicted=True)
+            indices = logits.argmax(-1)
+            names = tuple(f"{labels[i] if labels else f'class {i}'} (predicted)" for i in indices.tolist())
+            return Direction(names, F.one_hot(indices, logits.shape[-1]).to(logits.dtype), predicted=True)
 
         return NeedsAnswer("predicted", best)
 
@@ -250,23 +264,23 @@ def class_names(labels: Sequence[str], anatomy: ViTAnatomy) -> tuple[str, ...]:
     if not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"labels is a sequence of class names, got {labels!r}")
     with evaluation_mode(anatomy.tower, anatomy.call_settings), torch.no_grad():
-        count = _features(anatomy)
+        count = _num_classes(anatomy)
     if len(names) != count:
         raise InputError(f"got {len(names)} labels for {count} classes")
     return names
 
 
-def _features(anatomy: ViTAnatomy) -> int:
-    """How many classes there are: seen in one forward pass, again only after the model's weights changed."""
-    state = weights_version(anatomy.tower)
-    known = _counted.get(anatomy.tower)
-    if known is None or known[0] != state:
+def _num_classes(anatomy: ViTAnatomy) -> int:
+    """How many classes there are, counted in one forward pass, again only after the model's weights changed."""
+    version = weights_version(anatomy.tower)
+    entry = _class_counts.get(anatomy.tower)
+    if entry is None or entry[0] != version:
         blank = torch.zeros(1, *anatomy.shape, device=anatomy.device, dtype=anatomy.dtype)
-        _counted[anatomy.tower] = known = (state, int(anatomy.run(blank).shape[-1]))
-    return known[1]
+        _class_counts[anatomy.tower] = entry = (version, int(anatomy.run(blank).shape[-1]))
+    return entry[1]
 
 
-def _warn_of_cut(texts: Sequence[str]) -> None:
+def _warn_of_truncation(texts: Sequence[str]) -> None:
     first = texts[0] if len(texts[0]) <= 80 else f"{texts[0][:60]} … {texts[0][-15:]}"
     others = f" ({len(texts) - 1} more texts are cut too)" if len(texts) > 1 else ""
     warnings.warn(

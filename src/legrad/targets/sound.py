@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def heard(target: Audio, hearing: AudioEncoder) -> tuple[str, Tensor]:
+def embed_sound(target: Audio, encoder: AudioEncoder) -> tuple[str, Tensor]:
     """A name for the sound, and its embedding (features,), normalised, at least float32.
 
     Raises:
@@ -30,14 +30,14 @@ def heard(target: Audio, hearing: AudioEncoder) -> tuple[str, Tensor]:
     """
     sources = target.sound if isinstance(target.sound, list) else [target.sound]
     _check(target, sources)
-    unnamed = ["the waveform"] if len(sources) == 1 else [f"waveform {index}" for index in range(len(sources))]
-    waveforms = [_waveform(one, target, hearing, name) for one, name in zip(sources, unnamed, strict=True)]
-    with state.evaluation_mode(hearing.tower) if hearing.tower is not None else torch.no_grad():
-        embeddings = hearing.encode(waveforms)
+    names = ["the waveform"] if len(sources) == 1 else [f"waveform {index}" for index in range(len(sources))]
+    waveforms = [_waveform(source, target, encoder, name) for source, name in zip(sources, names, strict=True)]
+    with state.evaluation_mode(encoder.tower) if encoder.tower is not None else torch.no_grad():
+        embeddings = encoder.encode(waveforms)
     if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or len(embeddings) != len(waveforms):
-        came = tuple(embeddings.shape) if isinstance(embeddings, Tensor) else type(embeddings).__name__
+        result = tuple(embeddings.shape) if isinstance(embeddings, Tensor) else type(embeddings).__name__
         raise InputError(
-            f"AudioEncoder.encode returns (waveforms, features), here {len(waveforms)} rows; it returned {came}"
+            f"AudioEncoder.encode returns (waveforms, features), here {len(waveforms)} rows; it returned {result}"
         )
     if not bool(torch.isfinite(embeddings).all()):
         raise InputError(f"{_name(sources)}: the model's embedding of the sound holds NaN or infinite values")
@@ -45,32 +45,32 @@ def heard(target: Audio, hearing: AudioEncoder) -> tuple[str, Tensor]:
     return f"sound {_name(sources)}{_span(target)}", F.normalize(embeddings.mean(0), dim=-1)
 
 
-def _waveform(source: Any, target: Audio, hearing: AudioEncoder, name: str) -> "NDArray[np.float32]":
-    """Cut and checked at the sound's own rate, then mixed and resampled."""
+def _waveform(source: Any, target: Audio, encoder: AudioEncoder, name: str) -> "NDArray[np.float32]":
+    """(samples,) at the encoder's rate: cut and checked at the sound's own rate, then mixed and resampled."""
     if target.rate is not None and isinstance(source, np.ndarray | Tensor):
         source = source, target.rate
-    waveform, rate, name = sounds.opened(source, hearing.rate, name)
+    waveform, rate, name = sounds.opened(source, encoder.rate, name)
     waveform = _cut(waveform, rate, target, name)
-    sounds.check(waveform, rate, name, hearing.shortest)
+    sounds.check(waveform, rate, name, encoder.shortest)
     duration = waveform.shape[1] / rate
-    if hearing.longest is not None and duration > hearing.longest:
+    if encoder.longest is not None and duration > encoder.longest:
         warnings.warn(
-            f"{name} lasts {duration:.2f} s, the model is made for {hearing.longest} s at most; say what it is to hear "
+            f"{name} lasts {duration:.2f} s, the model is made for {encoder.longest} s at most; say what it is to hear "
             "with legrad.Audio(sound, start=..., end=...), or cut the file",
             UserWarning,
             stacklevel=8,
         )
-    return sounds.resampled(sounds.mono(waveform), rate, hearing.rate, name)
+    return sounds.resampled(sounds.mono(waveform), rate, encoder.rate, name)
 
 
 def _check(target: Audio, sources: Sequence[Any]) -> None:
-    """What is wrong with a target whatever its sounds are."""
+    """Raise ``InputError`` for what is wrong with a target whatever its sounds hold."""
     if not sources:
         raise InputError("legrad.Audio got an empty list; give at least one sound")
     for name, seconds in (("start", target.start), ("end", 0.0 if target.end is None else target.end)):
         if not isinstance(seconds, int | float | np.number):
             raise InputError(f"legrad.Audio: {name} is a number of seconds, as in {name}=0.5, got {seconds!r}")
-    if target.rate is not None and all(isinstance(one, str | os.PathLike | tuple) for one in sources):
+    if target.rate is not None and all(isinstance(source, str | os.PathLike | tuple) for source in sources):
         raise InputError(
             f"legrad.Audio: rate={target.rate!r} is for waveforms; files and (waveform, rate) bring their own, leave "
             "it out"
