@@ -1,10 +1,10 @@
 """Train the embedded model from image-level names: ``python -m training.vision``.
 
 Every image is matched against the texts of all concepts with a sigmoid loss (Zhai et al., arXiv:2303.15343). The
-model never sees a mask, a box or where an object was pasted. Stages go from small canvases with one object to full
+model is never given a mask, a box or the position of an object. Stages go from small canvases with one object to full
 scenes; position embeddings are interpolated in between. Needs about four hours on two CPU cores, minutes on a GPU.
 
-``--kind map`` trains the attention-pooled sibling, from the weights of the first model (``warm_start``).
+``--kind map`` trains the attention-pooled model, from the weights of the class-token model (``warm_start``).
 """
 
 import json
@@ -13,8 +13,8 @@ import os
 import platform
 import random
 import time
-from collections import deque
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,101 +22,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, nn
 
 from legrad.embedded import model as embedded
 from legrad.embedded.concepts import CONCEPTS, NAMES
-from legrad.embedded.rendering import TRAINING_SEED, scene
+from legrad.embedded.rendering import scene as render
 from legrad.embedded.tokenizer import VOCABULARY, WordTokenizer
+from training import steps
+from training.batches import Batches, Replay, mirrored_at_random
+from training.recipes import RECIPES, Recipe, Stage
 from training.warm_start import ORIGIN, warm_start
 
+Log = Callable[[str], object]
 PROMPT = "a photo of a {}"
 TEMPLATES = (PROMPT, "{}", "a {}", "the {}", "a picture of a {}", "a picture of the {}", "there is a {} in the scene")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of training.
-
-    Attributes:
-        size: canvas in pixels.
-        objects: smallest and largest number of objects per scene.
-        images: how many.
-        reference: image size in pixels that the objects' sizes are relative to.
-        rate: factor on the learning rates at the stage's beginning and end; half a cosine in between.
-        head_only: only the attentional pooler and what follows it learn.
-    """
-
-    size: int
-    objects: tuple[int, int]
-    pictures: int
-    reference: int
-    rate: tuple[float, float]
-    head_only: bool = False
-
-
-# Small canvases filled with objects teach most per second; the last stage settles on full scenes.
-STAGES = (
-    Stage(96, (1, 1), 100_000, 160, (1.0, 0.7)),
-    Stage(144, (1, 3), 110_000, 160, (0.7, 0.12)),
-    Stage(192, (1, 4), 15_000, 160, (0.12, 0.08)),
-    Stage(128, (1, 3), 70_000, 160, (0.5, 0.25)),
-    Stage(192, (1, 4), 40_000, 192, (0.25, 0.0)),
-    # the second half, from the weights of the first: crowds of smaller objects, then full scenes again
-    Stage(128, (1, 4), 115_200, 150, (0.6, 0.25)),
-    Stage(192, (1, 4), 54_400, 184, (0.25, 0.0)),
-)
-# The attention-pooled sibling, from the weights that the stages above have made: its new head first.
-MAP_STAGES = (
-    Stage(128, (1, 4), 19_200, 150, (1.0, 0.5), head_only=True),
-    Stage(128, (1, 4), 19_200, 150, (0.35, 0.28)),
-    Stage(192, (1, 4), 8_960, 184, (0.2, 0.0)),
-    Stage(192, (1, 4), 9_600, 192, (0.35, 0.0)),
-)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that training depends on, besides the code and the weights it starts from."""
-
-    kind: embedded.Kind = "token"
-    stages: tuple[Stage, ...] = STAGES
-    batch: int = 64
-    learning_rate: float = 1.5e-3
-    muon_rate: float = 3e-3
-    weight_decay: float = 0.05
-    warmup: int = 100  # steps, at the start of every stage
-    replays: int = 2  # each rendered batch is used that often, mirrored at random
-    seed: int = TRAINING_SEED
-
-
-# the sibling's scenes are not those that its trunk has seen already
-RECIPES: dict[embedded.Kind, Recipe] = {
-    "token": Recipe(),
-    "map": Recipe("map", MAP_STAGES, seed=TRAINING_SEED + 10),
-}
-
-
-class Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Batch number -> images (B, H, W, 3) uint8 and labels (B, concepts) float in {0, 1}."""
-
-    def __init__(self, stage: Stage, batch: int, seed: int, first: int, count: int) -> None:
-        self.stage, self.batch, self.seed, self.first, self.count = stage, batch, seed, first, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        start = (self.first + index) * self.batch
-        labels = torch.zeros(self.batch, len(NAMES))
-        images = []
-        for row in range(self.batch):
-            stage = self.stage
-            made = scene(self.seed, start + row, stage.size, stage.objects, reference=stage.reference)
-            labels[row, [NAMES.index(name) for name in made.names]] = 1
-            images.append(torch.from_numpy(made.image))
-        return torch.stack(images), labels
 
 
 def vocabulary() -> list[str]:
@@ -142,12 +61,12 @@ def prompts(rng: random.Random) -> list[str]:
 
 
 def text_features(model: Any, tokens: Tensor) -> Tensor:
-    """``model.encode_text`` on the used columns only: the texts are short and the mask is causal."""
+    """``model.encode_text`` without the columns of padding: the texts are short and the mask is causal."""
     tower = getattr(model, "text", model)
-    used = int((tokens != 0).sum(1).max())
-    tokens = tokens[:, :used]
-    x = tower.token_embedding(tokens) + tower.positional_embedding[:used]
-    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:used, :used]))
+    length = int((tokens != 0).sum(1).max())
+    tokens = tokens[:, :length]
+    x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
+    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
     return x[torch.arange(len(x)), tokens.argmax(1)] @ tower.text_projection
 
 
@@ -166,49 +85,40 @@ def recall(model: Any, tokenizer: WordTokenizer, device: torch.device, stage: St
     text = F.normalize(model.encode_text(tokenizer([PROMPT.format(name) for name in NAMES]).to(device)), dim=-1)
     hits = total = 0
     for first in range(0, n, 50):
-        made = [
-            scene(seed, first + i, stage.size, stage.objects, reference=stage.reference)
+        scenes = [
+            render(seed, first + i, stage.size, stage.objects, reference=stage.reference)
             for i in range(min(50, n - first))
         ]
-        images = embedded.normalise(torch.from_numpy(np.stack([s.image for s in made]))).to(device)
+        images = embedded.normalise(torch.from_numpy(np.stack([scene.image for scene in scenes]))).to(device)
         order = (F.normalize(model.encode_image(images), dim=-1) @ text.T).argsort(descending=True).tolist()
-        for s, ranked in zip(made, order, strict=True):
-            best = {NAMES[i] for i in ranked[: len(s.names)]}
-            hits += len(best & set(s.names))
-            total += len(s.names)
+        for scene, ranking in zip(scenes, order, strict=True):
+            best = {NAMES[i] for i in ranking[: len(scene.names)]}
+            hits += len(best & set(scene.names))
+            total += len(scene.names)
     model.train()
     return hits / total
 
 
-def optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of blocks and pooler (half the images of AdamW for the same loss), AdamW for the rest."""
-    named = list(model.named_parameters())
-    muon = [p for n, p in named if recipe.muon_rate and p.ndim == 2 and ("blocks." in n or "attn_pool." in n)]
-    chosen = {id(p) for p in muon}
-    matrices = [p for _, p in named if p.ndim >= 2 and id(p) not in chosen]
-    vectors = [p for _, p in named if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    result: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
-    ]
-    if muon:
-        result.append(
-            torch.optim.Muon(
-                muon, lr=recipe.muon_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
-        )
-    return result
+def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of blocks and pooler, AdamW for the rest."""
+    return steps.optimizers(
+        model.named_parameters(),
+        ("blocks.", "attn_pool."),
+        recipe.learning_rate,
+        recipe.muon_rate,
+        recipe.weight_decay,
+    )
 
 
 def set_learning(model: Any, head_only: bool) -> None:
-    """Let all weights learn, or only those behind the trunk; no gradient is computed for the others."""
+    """Train all weights, or only those after the trunk; no gradient is computed for the others."""
     for name, parameter in model.named_parameters():
-        behind = name.startswith(("visual.trunk.attn_pool.", "visual.head.", "logit_"))
-        parameter.requires_grad_(behind or not head_only)
+        after_trunk = name.startswith(("visual.trunk.attn_pool.", "visual.head.", "logit_"))
+        parameter.requires_grad_(after_trunk or not head_only)
 
 
 def start(recipe: Recipe, initial: Path | None, size: int) -> Any:
-    """The model before the first step: random weights, or those of a file, of either kind."""
+    """The model before the first step: random weights, or those of a file of either kind."""
     if initial is None:
         return embedded.build(WordTokenizer(vocabulary()).vocab_size, size, recipe.kind)
     model, _ = embedded.load(initial)
@@ -219,12 +129,134 @@ def start(recipe: Recipe, initial: Path | None, size: int) -> Any:
     return embedded.at_size(model, size)
 
 
+class Training:
+    """A model in training, with its optimizers, its progress and its checkpoint.
+
+    Args:
+        folder: holds the checkpoint.
+        recipe: stages and rates.
+        device: of the model.
+        initial: weights to start from, see ``train``.
+        first_stage: the stage to begin with.
+
+    Attributes:
+        model: in training mode.
+        stage: index of the current stage; the number of stages when training is complete.
+        step: steps so far.
+        stage_step: of them, in the current stage.
+        seconds: time that these steps took, interrupted runs included.
+        total: steps of all stages from the first one on.
+    """
+
+    def __init__(
+        self, folder: Path, recipe: Recipe, device: torch.device, initial: Path | None, first_stage: int
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.recipe, self.device = recipe, device
+        self.stage, self.step, self.stage_step, self.seconds = first_stage, 0, 0, 0.0
+        self.total = sum(stage.pictures // recipe.batch for stage in recipe.stages[first_stage:])
+        torch.manual_seed(recipe.seed)
+        self.model = start(recipe, initial, recipe.stages[first_stage].size).to(device).train()
+        self.optimizers = optimizers(self.model, recipe)
+        self._rates = steps.learning_rates(self.optimizers)
+        self._checkpoint = folder / "checkpoint.pt"
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint; False if there is none."""
+        state = steps.read_checkpoint(self._checkpoint)
+        if state is None:
+            return False
+        self.stage, self.step, self.stage_step, self.seconds = (
+            state[key] for key in ("stage", "step", "stage_step", "seconds")
+        )
+        # the checkpoint of a complete run has no next stage
+        self.resize(self.recipe.stages[min(self.stage, len(self.recipe.stages) - 1)].size)
+        self.model.load_state_dict(state["model"])
+        for optimizer, optimizer_state in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(optimizer_state)
+        return True
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "stage": self.stage,
+            "step": self.step,
+            "stage_step": self.stage_step,
+            "seconds": self.seconds,
+        }
+        steps.write_checkpoint(self._checkpoint, state)
+
+    def resize(self, size: int) -> None:
+        """Bring the model to another image size; the optimizers start anew."""
+        self.model = embedded.at_size(self.model, size).to(self.device).train()
+        self.optimizers = optimizers(self.model, self.recipe)
+
+    def learn(self, images: Tensor, labels: Tensor, tokens: Tensor, factor: float) -> float:
+        """One step; returns the loss.
+
+        Args:
+            images: (B, 3, H, W) inputs.
+            labels: (B, concepts) in {0, 1}.
+            tokens: (concepts, context_length), a text for every concept.
+            factor: on the learning rates.
+        """
+        loss = loss_of(self.model, images, labels, tokens)
+        steps.update(self.model, loss, self.optimizers, self._rates, factor)
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(max=math.log(100))
+        self.step += 1
+        self.stage_step += 1
+        return loss.item()
+
+
+def rate_factor(stage: Stage, stage_step: int, stage_steps: int, warmup: int) -> float:
+    """Factor on the learning rates: half a cosine between the stage's two rates, after a linear warm-up."""
+    first, last = stage.rate
+    factor = last + (first - last) * 0.5 * (1 + math.cos(math.pi * stage_step / stage_steps))
+    return factor * min(1.0, (stage_step + 1) / warmup)
+
+
+def train_stage(training: Training, tokenizer: WordTokenizer, workers: int, log: Log, save_every: float) -> None:
+    """Train for the rest of the current stage.
+
+    Args:
+        training: is changed.
+        tokenizer: of the texts.
+        workers, log, save_every: see ``train``.
+    """
+    recipe = training.recipe
+    stage = recipe.stages[training.stage]
+    set_learning(training.model, stage.head_only)
+    stage_steps = stage.pictures // recipe.batch
+    replay = Replay(recipe, training.stage, training.stage_step, workers)
+    clock = last_save = time.monotonic()
+    running = None
+    while training.stage_step < stage_steps:
+        rng = random.Random(recipe.seed * 1_000_003 + training.step)
+        pixels, labels = replay.batch(training.stage_step, rng)
+        images = mirrored_at_random(embedded.normalise(pixels.to(training.device)), rng)
+        tokens = tokenizer(prompts(rng)).to(training.device)
+        factor = rate_factor(stage, training.stage_step, stage_steps, recipe.warmup)
+        loss = training.learn(images, labels.to(training.device), tokens, factor)
+        running = loss if running is None else 0.98 * running + 0.02 * loss
+        now = time.monotonic()
+        training.seconds, clock = training.seconds + now - clock, now
+        if training.step % 50 == 0:
+            progress = f"stage {training.stage} step {training.step}/{training.total}"
+            log(f"{progress} loss {running:.3f} seconds {training.seconds:.0f}")
+        if now - last_save > save_every:
+            training.save()
+            last_save = now
+
+
 def train(
     folder: Path,
     recipe: Recipe,
     device: torch.device,
     workers: int = 1,
-    log: Any = print,
+    log: Log = print,
     save_every: float = 120,
     validation: int = 500,
     initial: Path | None = None,
@@ -234,115 +266,35 @@ def train(
 
     Args:
         folder: holds the checkpoint.
-        recipe: what to do.
-        device: where to do it.
-        workers: processes that draw scenes.
+        recipe: stages and rates.
+        device: where to train.
+        workers: processes that render scenes.
         log: gets lines of progress.
         save_every: seconds between checkpoints.
-        validation: held-out scenes that are looked at after each stage.
-        initial: weights to start from; default random ones. The sibling can start from the class-token model's.
-        first_stage: the stage to begin with, counted from 0; for weights that have seen the ones before.
+        validation: held-out scenes that are evaluated after each stage.
+        initial: weights to start from; default random ones. The attention-pooled model can start from the class-token
+            model's.
+        first_stage: the stage to begin with, counted from 0; for weights that were trained by the ones before.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.pt"
-    torch.manual_seed(recipe.seed)
     tokenizer = WordTokenizer(vocabulary())
-    model = start(recipe, initial, recipe.stages[first_stage].size)
-    model = model.to(device).train()
-    optims = optimizers(model, recipe)
-    stage_index, step, stage_step = first_stage, 0, 0
-    seconds = 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        stage_index, step, stage_step, seconds = (state[k] for k in ("stage", "step", "stage_step", "seconds"))
-        model = embedded.at_size(model, recipe.stages[stage_index].size)
-        model.load_state_dict(state["model"])
-        model = model.to(device).train()
-        optims = optimizers(model, recipe)
-        for optim, saved in zip(optims, state["optimizers"], strict=True):
-            optim.load_state_dict(saved)
-        log(f"resumed at stage {stage_index}, step {step}")
-
-    def save() -> None:
-        draft = checkpoint.with_suffix(".tmp")
-        torch.save(
-            {
-                "model": model.state_dict(),
-                "optimizers": [optim.state_dict() for optim in optims],
-                "stage": stage_index,
-                "step": step,
-                "stage_step": stage_step,
-                "seconds": seconds,
-            },
-            draft,
-        )
-        os.replace(draft, checkpoint)
-
-    total = sum(stage.pictures // recipe.batch for stage in recipe.stages[first_stage:])
-    rates = [[group["lr"] for group in optim.param_groups] for optim in optimizers(model, recipe)]
-    while stage_index < len(recipe.stages):
-        stage = recipe.stages[stage_index]
-        set_learning(model, stage.head_only)
-        steps = stage.pictures // recipe.batch
-        rendered = -(-steps // recipe.replays)
-        # after an odd number of steps the last batch is drawn again: a resumed run starts with an empty ring
-        done = stage_step // recipe.replays
-        stage_seed = recipe.seed + stage_index
-        data = Batches(stage, recipe.batch, stage_seed, done, rendered - done)
-        loader = iter(DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))
-        ring: deque[tuple[Tensor, Tensor]] = deque(maxlen=128)
-        clock = last_save = time.monotonic()
-        running = None
-        while stage_step < steps:
-            rng = random.Random(recipe.seed * 1_000_003 + step)
-            if stage_step % recipe.replays == 0 or not ring:
-                ring.append(next(loader))
-                pictures, labels = ring[-1]
-            else:
-                # rows of several old batches, so that no batch comes back whole
-                parts = [rng.choice(ring) for _ in range(4)]
-                rows = [slice(i * recipe.batch // 4, (i + 1) * recipe.batch // 4) for i in range(4)]
-                pictures = torch.cat([part[0][r] for part, r in zip(parts, rows, strict=True)])
-                labels = torch.cat([part[1][r] for part, r in zip(parts, rows, strict=True)])
-            images = embedded.normalise(pictures.to(device))
-            mirrored = torch.tensor([rng.random() < 0.5 for _ in range(len(images))], device=device)
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-            first, last = stage.rate
-            factor = last + (first - last) * 0.5 * (1 + math.cos(math.pi * stage_step / steps))
-            factor *= min(1.0, (stage_step + 1) / recipe.warmup)
-            for optim, base in zip(optims, rates, strict=True):
-                for group, rate in zip(optim.param_groups, base, strict=True):
-                    group["lr"] = rate * factor
-            loss = loss_of(model, images, labels.to(device), tokenizer(prompts(rng)).to(device))
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optim in optims:
-                optim.step()
-                optim.zero_grad()
-            with torch.no_grad():
-                model.logit_scale.clamp_(max=math.log(100))
-            running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-            step += 1
-            stage_step += 1
-            now = time.monotonic()
-            seconds, clock = seconds + now - clock, now
-            if step % 50 == 0:
-                log(f"stage {stage_index} step {step}/{total} loss {running:.3f} seconds {seconds:.0f}")
-            if now - last_save > save_every:
-                save()
-                last_save = now
-        log(f"stage {stage_index} done: held-out recall@k {recall(model, tokenizer, device, stage, validation):.3f}")
-        stage_index, stage_step = stage_index + 1, 0
-        if stage_index < len(recipe.stages) and recipe.stages[stage_index].size != stage.size:
-            model = embedded.at_size(model, recipe.stages[stage_index].size).to(device).train()
-            optims = optimizers(model, recipe)
-        save()
-    return model
+    training = Training(folder, recipe, device, initial, first_stage)
+    if training.resume():
+        log(f"resumed at stage {training.stage}, step {training.step}")
+    while training.stage < len(recipe.stages):
+        stage = recipe.stages[training.stage]
+        train_stage(training, tokenizer, workers, log, save_every)
+        score = recall(training.model, tokenizer, device, stage, validation)
+        log(f"stage {training.stage} done: held-out recall@k {score:.3f}")
+        training.stage, training.stage_step = training.stage + 1, 0
+        if training.stage < len(recipe.stages) and recipe.stages[training.stage].size != stage.size:
+            training.resize(recipe.stages[training.stage].size)
+        training.save()
+    return training.model
 
 
 def main(
     kind: Annotated[
-        embedded.Kind, typer.Option(help="What makes the image feature: class token or MAP head.")
+        embedded.Kind, typer.Option(help="Where the image feature comes from: class token or MAP head.")
     ] = "token",
     folder: Annotated[
         Path | None,
@@ -350,7 +302,7 @@ def main(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cuda" if torch.cuda.is_available() else "cpu",
     scale: Annotated[float, typer.Option(help="Multiplies the number of images of every stage.")] = 1.0,
-    workers: Annotated[int, typer.Option(help="Processes that draw scenes.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that render scenes.")] = 1,
     output: Annotated[Path | None, typer.Option(help="Where the weights go; default into the package.")] = None,
     initial: Annotated[
         Path | None,
@@ -358,7 +310,7 @@ def main(
     ] = None,
     first_stage: Annotated[int, typer.Option(help="The stage to begin with; for --initial.")] = 0,
 ) -> None:
-    """Train the embedded model, or its sibling, and write weights, vocabulary and model card."""
+    """Train an embedded model and write weights, vocabulary and model card."""
     recipe = RECIPES[kind]
     recipe = replace(
         recipe, stages=tuple(replace(stage, pictures=int(stage.pictures * scale)) for stage in recipe.stages)
@@ -400,10 +352,10 @@ def main(
 
 
 def _origin(initial: Path, kind: embedded.Kind) -> str:
-    """Where the first weights came from, for the card."""
+    """The origin of the initial weights, for the card."""
     card = embedded.card(initial)
-    told = f"the weights of {initial.name}, trained on {card['pictures']:,} images"
-    return told if card.get("kind", "token") == kind else f"{told}; {ORIGIN}"
+    source = f"the weights of {initial.name}, trained on {card['pictures']:,} images"
+    return source if card.get("kind", "token") == kind else f"{source}; {ORIGIN}"
 
 
 if __name__ == "__main__":
