@@ -35,7 +35,7 @@ LEGRAD_NORELU = Method(
 def legrad_with(call: MethodInput, reduction: relevance.Reduction) -> Tensor:
     """``core.streaming`` with another reduction than LeGrad's formula: (images, targets, layers, *grid)."""
     explained = explain_batch(call.anatomy, call.batch, call.scores, call.layers, call.readout, reduction=reduction)
-    call.known_scores = explained.values
+    call.known_scores = explained.scores
     return explained.relevance
 
 
