@@ -1,14 +1,14 @@
 """Object segmentation by a heatmap, ImageNet-Segmentation and its like (protocol of Chefer et al., CVPR 2021)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from legrad.bench import ground_truth
-from legrad.bench.benchmark import Metric
+from legrad.bench.benchmark import Metric, switch
 from legrad.bench.subject import Subject
 from legrad.bench.summaries import Item, Summary, mean
 from legrad.datasets import IGNORE, Dataset, Sample
@@ -64,8 +64,18 @@ class Segmentation:
             transform does. "prs_compat": image cropped so, mask squashed, as TextSpan's code does.
     """
 
-    explained: Literal["predicted", "truth"] = "predicted"
-    geometry: Geometry = "squash"
+    explained: Literal["predicted", "truth"] = field(
+        default="predicted",
+        metadata=switch(
+            "The predicted class, against the label's mask, or every class that has a mask, against its own."
+        ),
+    )
+    geometry: Geometry = field(
+        default="squash",
+        metadata=switch(
+            "How image and mask become square; prs_compat crops the image and squashes the mask, as TextSpan."
+        ),
+    )
     name: ClassVar[str] = "segmentation"
     batch: ClassVar[int] = 8
     question: ClassVar[str] = "Does the map cover the object, and nothing else?"
