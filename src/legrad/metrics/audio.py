@@ -1,6 +1,6 @@
 """DenseAV's scorer for sound- and speech-prompted segmentation (Hamilton et al., CVPR 2024).
 
-All pixels of all prompts of a class are pooled. AP_c is their exact average precision; IoU_c is the best of 20
+The pixels of all prompts of a class are pooled. AP_c is their exact average precision; IoU_c is the best of 20
 thresholds, equally spaced from the least to the greatest of the class's scores (score > threshold, strictly; an empty
 union is 0). mAP and mIoU are plain means over classes.
 
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from legrad.errors import InputError
 from legrad.metrics import ranking
-from legrad.metrics.ranges import is_flat, unit_range
+from legrad.metrics.ranges import unit_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +36,7 @@ BINS = 200  # quantiles of a class's scores, by which resamples are ranked
 
 @dataclass(frozen=True, eq=False)
 class Prompted:
-    """One prompt's result, kept whole: the scores of a class are known only when all its pixels are.
+    """The map and the mask of one prompt, kept whole: a class can be scored only when all its pixels are there.
 
     Attributes:
         name: the class.
@@ -49,7 +49,7 @@ class Prompted:
     mask: "NDArray[Any]"
 
     def to_json(self) -> dict[str, Any]:
-        """For a result file; ``relevance`` is kept in float32."""
+        """A JSON object for a result file; ``relevance`` is stored in float32."""
         values = np.ascontiguousarray(self.relevance, "<f4")
         return {
             "name": self.name,
@@ -61,7 +61,11 @@ class Prompted:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Prompted":
-        """What ``to_json`` gave."""
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            InputError: not such an object.
+        """
         try:
             values = np.frombuffer(base64.b64decode(content["relevance"]), "<f4").reshape(content["shape"])
             bits = np.unpackbits(np.frombuffer(zlib.decompress(base64.b64decode(content["mask"])), np.uint8))
@@ -72,63 +76,34 @@ class Prompted:
 
 
 def class_scores(scores: "NDArray[Any]", truth: "NDArray[Any]") -> tuple[float, float]:
-    """(AP, best IoU) of one class.
+    """Average precision and best IoU of one class.
 
     Args:
-        scores: its pooled scores, any shape.
+        scores: of all its pixels, any shape.
         truth: bool, same shape.
 
     Returns:
-        both in [0, 1]; 0 and 0 for a class without a single pixel.
+        (AP, best IoU), both in [0, 1]; (0, 0) for a class without a single positive pixel.
+
+    Raises:
+        InputError: the shapes differ, or there are no scores.
     """
-    pooled, there = np.asarray(scores, np.float32).ravel(), np.asarray(truth, bool).ravel()
-    if pooled.shape != there.shape or not pooled.size:
+    pooled, positive = np.asarray(scores, np.float32).ravel(), np.asarray(truth, bool).ravel()
+    if pooled.shape != positive.shape or not pooled.size:
         raise InputError(f"scores and truth have one shape, got {np.shape(scores)} and {np.shape(truth)}")
-    precision = ranking.average_precision(there, pooled)
+    precision = ranking.average_precision(positive, pooled)
     if precision is None:
         return 0.0, 0.0
     best = 0.0
     for threshold in _thresholds(pooled):
         above = pooled > threshold
-        union = int((above | there).sum())
-        best = max(best, int((above & there).sum()) / union if union else 0.0)
+        union = int((above | positive).sum())
+        best = max(best, int((above & positive).sum()) / union if union else 0.0)
     return precision, best
 
 
 def _thresholds(pooled: "NDArray[Any]") -> "NDArray[np.float32]":
     return torch.linspace(float(pooled.min()), float(pooled.max()), THRESHOLDS).numpy()
-
-
-def summarise(items: Sequence[Prompted], normalisation: Normalisation) -> dict[str, Any]:
-    """The data set's numbers.
-
-    Returns:
-        ``map`` and ``miou`` in [0, 1]; ``per_class``, name -> [AP, IoU, share of the pixels]; the normalisation, and
-        counts: prompts, classes, classes without a pixel (they count as 0), flat maps.
-    """
-    if normalisation not in ("dataset", "image"):
-        raise InputError(f"normalisation is dataset or image, got {normalisation!r}")
-    if not items:
-        raise InputError("no prompt to summarise")
-    scale = _Scale(items, normalisation)
-    per_class: dict[str, list[float]] = {}
-    for name, group in _by_class(items).items():
-        scores, truth = (
-            np.concatenate([part.ravel() for part in parts])
-            for parts in ([scale(one) for one in group], [one.mask for one in group])
-        )
-        per_class[name] = [*class_scores(scores, truth), float(truth.mean())]
-    table = np.array(list(per_class.values()))
-    return {
-        "map": float(table[:, 0].mean()),
-        "miou": float(table[:, 1].mean()),
-        "per_class": per_class,
-        "normalisation": normalisation,
-        "prompts": len(items),
-        "classes": len(per_class),
-        "classes_without_pixels": int((table[:, 2] == 0).sum()),
-        "flat": sum(is_flat(item.relevance) for item in items),
-    }
 
 
 def _by_class(items: Sequence[Prompted]) -> dict[str, list[Prompted]]:
@@ -139,72 +114,72 @@ def _by_class(items: Sequence[Prompted]) -> dict[str, list[Prompted]]:
 
 
 class _Scale:
-    """Prompts -> scores (S, S), by the minimum and maximum of all of them or by each map's own."""
+    """Prompt -> scores (S, S), scaled by the minimum and maximum of all prompts or of its own map."""
 
     def __init__(self, items: Sequence[Prompted], normalisation: Normalisation) -> None:
-        self._alone = normalisation == "image"
+        self._per_map = normalisation == "image"
         self._low = min(float(np.min(item.relevance)) for item in items)
         self._spread = max(float(np.max(item.relevance)) for item in items) - self._low
 
     def __call__(self, item: Prompted) -> "NDArray[np.float32]":
         size = item.mask.shape
-        if self._alone:
-            return np.asarray(np.nan_to_num(unit_range(_resized(item.relevance, size))), np.float32)
-        return _resized((item.relevance - self._low) / (self._spread or 1.0), size)
+        if self._per_map:
+            return np.asarray(np.nan_to_num(unit_range(_resize(item.relevance, size))), np.float32)
+        return _resize((item.relevance - self._low) / (self._spread or 1.0), size)
 
 
 class Table:
-    """The prompts of many images, for resampling: the methods take how often each image was drawn.
+    """The prompts of many images, for resampling: the methods take how often each image was drawn, (images,).
 
-    With every image drawn once they are exact and as ``summarise`` has them. Resamples are ranked by ``BINS``
+    With every image drawn once they are exact. Resamples are ranked by ``BINS``
     quantiles of a class's scores, and cut at the thresholds of all its prompts; sorting each anew would take hours.
 
     Args:
         items: the prompts of every image.
-        normalisation: as in ``summarise``.
+        normalisation: "dataset" or "image", see the top of this file.
     """
 
     def __init__(self, items: Sequence[Sequence[Prompted]], normalisation: Normalisation) -> None:
-        every = [one for item in items for one in item]
-        owner = {id(one): index for index, item in enumerate(items) for one in item}
-        scale = _Scale(every, normalisation)
-        exact, starts, ranked, cut = [], [], [], []
-        owners: list[int] = []
-        for group in _by_class(every).values():
-            scores, masks = [scale(one).ravel() for one in group], [one.mask.ravel() for one in group]
+        prompts = [prompt for item in items for prompt in item]
+        image_of = {id(prompt): index for index, item in enumerate(items) for prompt in item}
+        scale = _Scale(prompts, normalisation)
+        exact, starts, histograms, overlaps = [], [], [], []
+        image_indices: list[int] = []
+        for group in _by_class(prompts).values():
+            scores, masks = [scale(prompt).ravel() for prompt in group], [prompt.mask.ravel() for prompt in group]
             pooled, truth = np.concatenate(scores), np.concatenate(masks)
             exact.append([*class_scores(pooled, truth), float(truth.mean())])
             edges = np.quantile(pooled, np.linspace(0, 1, BINS + 1)[1:-1])
             thresholds = _thresholds(pooled)[:, None]
-            starts.append(len(owners))
-            for one, own, mask in zip(group, scores, masks, strict=True):
-                owners.append(owner[id(one)])
-                # the highest scores first
-                place = BINS - 1 - np.searchsorted(edges, own, side="right")
-                ranked.append([np.bincount(place[kind], minlength=BINS) for kind in (mask, ~mask)])
-                above = own > thresholds
-                cut.append([(above & mask).sum(1), (above | mask).sum(1)])
+            starts.append(len(image_indices))
+            for prompt, values, mask in zip(group, scores, masks, strict=True):
+                image_indices.append(image_of[id(prompt)])
+                # bin 0 holds the highest scores
+                bins = BINS - 1 - np.searchsorted(edges, values, side="right")
+                histograms.append([np.bincount(bins[region], minlength=BINS) for region in (mask, ~mask)])
+                above = values > thresholds
+                overlaps.append([(above & mask).sum(1), (above | mask).sum(1)])
         self._exact = np.array(exact)
-        self._owners, self._starts = np.array(owners), np.array(starts)
+        self._image_indices, self._starts = np.array(image_indices), np.array(starts)
         # (prompts, 2, BINS): positives and negatives; (prompts, 2, THRESHOLDS): intersections and unions
-        self._ranked, self._cut = np.array(ranked, np.float64), np.array(cut, np.float64)
+        self._histograms, self._overlaps = np.array(histograms, np.float64), np.array(overlaps, np.float64)
 
     def map(self, weights: "NDArray[Any]") -> float:
         """mAP; classes that were not drawn are left out."""
         if (weights == 1).all():
             return float(self._exact[:, 0].mean())
-        positive, negative = self._summed(self._ranked, weights)
+        positive, negative = self._weighted_sums(self._histograms, weights)
         hits = positive.cumsum(1)
-        taken = hits + negative.cumsum(1)
+        above = hits + negative.cumsum(1)
         with np.errstate(invalid="ignore"):
-            found = (positive * np.nan_to_num(hits / taken)).sum(1) / hits[:, -1]
-        return self._mean(np.nan_to_num(found), weights)
+            precision = (positive * np.nan_to_num(hits / above)).sum(1) / hits[:, -1]
+        return self._mean(np.nan_to_num(precision), weights)
 
     def miou(self, weights: "NDArray[Any]") -> float:
         """mIoU; classes that were not drawn are left out."""
         if (weights == 1).all():
             return float(self._exact[:, 1].mean())
-        intersection, union = self._summed(self._cut, weights)
+        intersection, union = self._weighted_sums(self._overlaps, weights)
         with np.errstate(invalid="ignore"):
             return self._mean(np.nan_to_num(intersection / union).max(1), weights)
 
@@ -212,20 +187,20 @@ class Table:
         """Share of a class's pixels inside its masks, mean over classes."""
         if (weights == 1).all():
             return float(self._exact[:, 2].mean())
-        positive, negative = (part.sum(1) for part in self._summed(self._ranked, weights))
+        positive, negative = (part.sum(1) for part in self._weighted_sums(self._histograms, weights))
         with np.errstate(invalid="ignore"):
             return self._mean(np.nan_to_num(positive / (positive + negative)), weights)
 
-    def _summed(self, counts: "NDArray[Any]", weights: "NDArray[Any]") -> "NDArray[Any]":
+    def _weighted_sums(self, counts: "NDArray[Any]", weights: "NDArray[Any]") -> "NDArray[Any]":
         """(2, classes, columns), every image counted as often as it was drawn."""
-        weighted = counts * np.asarray(weights, np.float64)[self._owners, None, None]
+        weighted = counts * np.asarray(weights, np.float64)[self._image_indices, None, None]
         return np.asarray(np.add.reduceat(weighted, self._starts, 0).swapaxes(0, 1))
 
     def _mean(self, values: "NDArray[Any]", weights: "NDArray[Any]") -> float:
-        drawn = np.add.reduceat(np.asarray(weights, np.float64)[self._owners], self._starts) > 0
+        drawn = np.add.reduceat(np.asarray(weights, np.float64)[self._image_indices], self._starts) > 0
         return float(values[drawn].mean()) if drawn.any() else float("nan")
 
 
-def _resized(values: "NDArray[Any]", size: Sequence[int]) -> "NDArray[np.float32]":
+def _resize(values: "NDArray[Any]", size: Sequence[int]) -> "NDArray[np.float32]":
     tensor = torch.from_numpy(np.ascontiguousarray(values, np.float32))
     return F.interpolate(tensor[None, None], tuple(size), mode="bilinear", align_corners=False)[0, 0].numpy()

@@ -1,4 +1,4 @@
-"""Confidence intervals by resampling items, paired across methods: every method sees the same draws."""
+"""Confidence intervals by resampling items (percentile bootstrap), paired: every method sees the same draws."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,17 +10,17 @@ from legrad.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# weights (items,), how often each item was drawn, summing to the number of items -> the number of interest
+# weights (items,), how often each item was drawn, summing to the number of items -> the statistic
 Statistic = Callable[["NDArray[Any]"], float]
 
 
 def mean_of(values: Sequence[float | None]) -> Statistic:
     """The mean over the items that have a value."""
-    known = np.array([value is not None for value in values], np.float64)
+    has_value = np.array([value is not None for value in values], np.float64)
     numbers = np.array([0.0 if value is None else value for value in values])
 
     def statistic(weights: "NDArray[Any]") -> float:
-        total = weights @ known
+        total = weights @ has_value
         return float(weights @ numbers / total) if total else float("nan")
 
     return statistic
@@ -48,8 +48,8 @@ def intervals(
     """Percentile intervals of several methods on the same items.
 
     Args:
-        statistics: method -> its statistic; all about the same items in the same order.
-        items: how many.
+        statistics: method -> its statistic; all of the same items in the same order.
+        items: their number.
         reference: the method that the others are compared with, on the same draws.
         resamples: draws of ``items`` items with replacement; those without any value are left out of the percentiles.
         seed: same seed and number of items, same draws.
@@ -58,6 +58,9 @@ def intervals(
     Returns:
         method -> {"value", "low", "high"} and, with a reference, the method minus the reference as {"difference",
         "difference_low", "difference_high"}; None where there is no value.
+
+    Raises:
+        InputError: a number out of range, or an unknown reference.
     """
     if items < 1 or resamples < 1 or not 0 < level < 1:
         raise InputError(f"items and resamples are positive, level in (0, 1); got {items}, {resamples} and {level}")
@@ -73,21 +76,21 @@ def intervals(
     result: dict[str, dict[str, float | None]] = {}
     for name in statistics:
         low, high = _percentiles(samples[name], level)
-        result[name] = {"value": _none(values[name]), "low": low, "high": high}
+        result[name] = {"value": _none_if_nan(values[name]), "low": low, "high": high}
         if reference is not None:
             low, high = _percentiles(samples[name] - samples[reference], level)
-            difference = _none(values[name] - values[reference])
+            difference = _none_if_nan(values[name] - values[reference])
             result[name] |= {"difference": difference, "difference_low": low, "difference_high": high}
     return result
 
 
 def _percentiles(samples: "NDArray[Any]", level: float) -> tuple[float | None, float | None]:
-    known = samples[~np.isnan(samples)]
-    if not known.size:
+    defined = samples[~np.isnan(samples)]
+    if not defined.size:
         return None, None
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def _none(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else float(value)

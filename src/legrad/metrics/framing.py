@@ -1,4 +1,4 @@
-"""Image, mask and points into the S x S frame in which the published metrics are computed."""
+"""Bring image, mask and points into the S x S frame in which the published metrics are computed."""
 
 import importlib
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,39 +21,43 @@ _GEOMETRIES = {
 }
 
 
-def _cropped(geometry: str, what: Literal[0, 1]) -> bool:
+def _crops(geometry: str, part: Literal[0, 1]) -> bool:
+    """Whether a geometry crops the image (part 0) or the mask (part 1)."""
     if geometry not in _GEOMETRIES:
         raise InputError(f"geometry is one of {', '.join(_GEOMETRIES)}, got {geometry!r}")
-    return _GEOMETRIES[geometry][what]
+    return _GEOMETRIES[geometry][part]
 
 
 def frame_image(
     image: Image.Image, size: int, geometry: Geometry = "squash", interpolation: Interpolation = "bicubic"
 ) -> Image.Image:
-    """The image that the model is shown.
+    """The image as the model gets it.
 
     Args:
         image: RGB, any size.
         size: S, side of the result in pixels; 224 in the published segmentation and perturbation tests.
         geometry: "squash": width and height to S, as Chefer et al. and the authors of LeGrad do. "crop": short side to
-            S, then the centre, as DenseAV does. "prs_compat": this too, but masks are squashed, see ``frame_mask``.
+            S, then the centre, as DenseAV does. "prs_compat": the same, but masks are squashed, see ``frame_mask``.
         interpolation: "bicubic" as in the CLIP lineage, "bilinear" as in Chefer et al. and DenseAV.
 
     Returns:
         S x S image.
+
+    Raises:
+        InputError: an unknown geometry or interpolation.
     """
-    cropped = _cropped(geometry, 0)
+    crop = _crops(geometry, 0)
     filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
     if interpolation not in filters:
         raise InputError(f"interpolation is bilinear or bicubic, got {interpolation!r}")
-    return _framed(image, size, cropped, filters[interpolation])
+    return _to_frame(image, size, crop, filters[interpolation])
 
 
 def frame_mask(mask: "NDArray[Any]", size: int, geometry: Geometry = "squash") -> "NDArray[Any]":
     """A mask in the same frame, by nearest neighbours.
 
     With "prs_compat" the mask is squashed although the image was cropped: the two do not fit together unless the
-    image is square. That is what the published code of TextSpan does; it is here to compare with its numbers only.
+    image is square. The published code of TextSpan does this; use it only to compare with its numbers.
 
     Args:
         mask: (H, W) bool or uint8.
@@ -63,7 +67,7 @@ def frame_mask(mask: "NDArray[Any]", size: int, geometry: Geometry = "squash") -
     Returns:
         (S, S), same dtype.
     """
-    resized = _framed(Image.fromarray(mask.astype(np.uint8)), size, _cropped(geometry, 1), Image.Resampling.NEAREST)
+    resized = _to_frame(Image.fromarray(mask.astype(np.uint8)), size, _crops(geometry, 1), Image.Resampling.NEAREST)
     return np.asarray(resized).astype(mask.dtype)
 
 
@@ -80,6 +84,9 @@ def frame_points(
 
     Returns:
         (P, 2) x, y as indices.
+
+    Raises:
+        InputError: another geometry.
     """
     if geometry != "squash":
         raise InputError(f"points are placed with geometry='squash', got {geometry!r}: a crop would lose some of them")
@@ -88,8 +95,8 @@ def frame_points(
     return np.asarray(placed.reshape(-1, 2).clip(0, size - 1))
 
 
-def _framed(image: Image.Image, size: int, cropped: bool, resample: Image.Resampling) -> Image.Image:
-    if not cropped:
+def _to_frame(image: Image.Image, size: int, crop: bool, resample: Image.Resampling) -> Image.Image:
+    if not crop:
         return image.resize((size, size), resample)
     functional = importlib.import_module("torchvision.transforms.functional")
     mode = {0: "nearest", 2: "bilinear", 3: "bicubic"}[int(resample)]

@@ -1,11 +1,10 @@
 """Does a map fall on its object? Pointing game, energy in the mask, prompt-swap.
 
-Maps without contrast get what chance would: their pixels are all maxima, their energy is spread evenly, their
+Maps without contrast score as chance would: their pixels are all maxima, their energy is spread evenly, their
 comparisons are ties.
 """
 
 import importlib
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +39,7 @@ def pointing(saliency: "NDArray[Any]", mask: "NDArray[Any]", tolerance: float = 
         except ImportError as error:
             raise InputError("tolerance is computed with scipy: pip install 'legrad[bench]'") from error
         target = ndimage.distance_transform_edt(~target) <= tolerance
-    values = _flattened(saliency)
+    values = _without_flat(saliency)
     return float(target[values == values.max()].mean())
 
 
@@ -67,63 +66,46 @@ def swaps(maps: "NDArray[Any]", targets: "NDArray[Any]") -> tuple[float, int]:
         targets: (K, H, W) bool, none empty.
 
     Returns:
-        pairs won (means over the masks; a tie is half), and how many there are, K (K - 1).
+        (pairs won, number of pairs K (K - 1)); means over the masks are compared, a tie is half.
     """
-    values = np.stack([_flattened(one).ravel() for one in maps])
+    values = np.stack([_without_flat(saliency).ravel() for saliency in maps])
     weights = np.asarray(targets, np.float64).reshape(len(values), -1)
     means = values @ weights.T / weights.sum(1)  # (map, mask)
-    own = means.diagonal()[:, None]
+    on_own_mask = means.diagonal()[:, None]
     # the means of equal values over two masks differ by rounding
-    tied = np.isclose(own, means, rtol=1e-9, atol=0)
-    won = np.where(tied, 0.5, own > means)
-    np.fill_diagonal(won, 0)
-    return float(won.sum()), len(values) * (len(values) - 1)
+    tied = np.isclose(on_own_mask, means, rtol=1e-9, atol=0)
+    wins = np.where(tied, 0.5, on_own_mask > means)
+    np.fill_diagonal(wins, 0)
+    return float(wins.sum()), len(values) * (len(values) - 1)
 
 
 def measure(maps: "NDArray[Any]", targets: "NDArray[Any]", tolerance: float = 0) -> Item:
-    """Everything about one image: sums over its objects, with what they are to be divided by.
+    """The counts of one image: sums over its objects, and the numbers to divide them by.
 
     Args:
         maps: (K, H, W).
         targets: (K, H, W) bool; objects with an empty mask are left out, ``objects`` counts the others.
         tolerance: of the pointing game.
+
+    Raises:
+        InputError: the shapes differ.
     """
     maps, targets = np.asarray(maps), np.asarray(targets, bool)
     if maps.ndim != 3 or maps.shape != targets.shape:
         raise InputError(f"maps and masks have one shape (objects, H, W), got {maps.shape} and {targets.shape}")
-    there = targets.any((1, 2))
-    maps, targets = maps[there], targets[there]
-    won, pairs = swaps(maps, targets) if len(maps) else (0.0, 0)
+    visible = targets.any((1, 2))
+    maps, targets = maps[visible], targets[visible]
+    wins, pairs = swaps(maps, targets) if len(maps) else (0.0, 0)
     return {
         "objects": len(maps),
-        "hits": sum(pointing(one, mask, tolerance) or 0 for one, mask in zip(maps, targets, strict=True)),
-        "energy": sum(energy(one, mask) or 0 for one, mask in zip(maps, targets, strict=True)),
-        "swaps_won": won,
+        "hits": sum(pointing(saliency, mask, tolerance) or 0 for saliency, mask in zip(maps, targets, strict=True)),
+        "energy": sum(energy(saliency, mask) or 0 for saliency, mask in zip(maps, targets, strict=True)),
+        "swaps_won": wins,
         "swaps": pairs,
-        "flat": sum(is_flat(one) for one in maps),
+        "flat": sum(is_flat(saliency) for saliency in maps),
     }
 
 
-def summarise(items: Iterable[Mapping[str, float]]) -> dict[str, Any]:
-    """The data set's numbers in [0, 1], None where nothing was asked: means over objects and over pairs."""
-    rows = list(items)
-    total = {
-        name: sum(row[name] for row in rows) for name in ("objects", "hits", "energy", "swaps_won", "swaps", "flat")
-    }
-    return {
-        "pointing": _ratio(total["hits"], total["objects"]),
-        "energy": _ratio(total["energy"], total["objects"]),
-        "swap": _ratio(total["swaps_won"], total["swaps"]),
-        "images": len(rows),
-        "objects": int(total["objects"]),
-        "swaps": int(total["swaps"]),
-        "flat": int(total["flat"]),
-    }
-
-
-def _flattened(saliency: "NDArray[Any]") -> "NDArray[np.float64]":
+def _without_flat(saliency: "NDArray[Any]") -> "NDArray[np.float64]":
+    """A map in float64; zeros if it has no contrast."""
     return np.zeros(np.shape(saliency)) if is_flat(saliency) else np.asarray(saliency, np.float64)
-
-
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None

@@ -1,4 +1,4 @@
-"""Perturbation: erase what a map calls relevant (positive) or irrelevant (negative), and watch the accuracy.
+"""Perturbation: erase what a map calls relevant (positive) or irrelevant (negative), and measure the accuracy.
 
 As in Chefer et al. (CVPR 2021): single pixels of the S x S image, black in [0, 1] space (before mean and std), in all
 channels; every step starts from the clean image; y = top-1 accuracy against the data set's label over all images;
@@ -36,13 +36,13 @@ Fill = Literal["black", "mean", "blur"]
 def counts(cells: int, steps: Sequence[float] = STEPS) -> list[int]:
     """How many of ``cells`` pixels are erased at every step: floor(cells * step)."""
     # 100 * 0.29 is 28.999999999999996
-    return [math.floor(cells * step + 1e-9) for step in _checked(steps)]
+    return [math.floor(cells * step + 1e-9) for step in _check(steps)]
 
 
 def order(
     saliency: "NDArray[Any]", direction: Direction = "positive", ties: Ties = "index", seed: int = 0
 ) -> "NDArray[np.int64]":
-    """Which pixel goes first, second, ...: flat indices (H * W,) of a map (H, W); one without contrast is all ties."""
+    """The order of erasing: flat indices (H * W,) of a map (H, W); all values of a map without contrast are ties."""
     if direction not in ("positive", "negative") or ties not in ("index", "random"):
         raise InputError(f"direction is positive or negative, ties index or random; got {direction!r} and {ties!r}")
     values = np.zeros(np.size(saliency)) if is_flat(saliency) else np.asarray(saliency, np.float64).ravel()
@@ -60,18 +60,21 @@ def masks(
     ties: Ties = "index",
     seed: int = 0,
 ) -> "NDArray[np.bool_]":
-    """What is erased at every step.
+    """The pixels that are erased at every step.
 
     Args:
         saliency: (H, W), in the frame of the model's image.
         direction: "positive": the most relevant pixels go first; "negative": the least relevant.
         steps: shares of the image, ascending, in (0, 1].
-        patch: side of what is erased as one, ranked by its mean; 1 = pixels, as published.
-        ties: order of equal values, see the top of this file.
+        patch: side, in pixels, of the squares that are erased whole, ranked by their mean; 1 = pixels, as published.
+        ties: order of equal values, see the module's docstring.
         seed: of ``ties="random"``.
 
     Returns:
         (steps, H, W) bool, each a part of the next.
+
+    Raises:
+        InputError: the map cannot be cut into such patches, or a wrong direction, tie or step.
     """
     height, width = np.shape(saliency)
     if patch < 1 or height % patch or width % patch:
@@ -86,7 +89,7 @@ def masks(
 
 
 def erase(image: Tensor, erased: "NDArray[np.bool_] | Tensor", fill: Fill = "black") -> Tensor:
-    """Images with parts replaced, one batch for all steps; give ``~masks`` to insert instead.
+    """The image with parts replaced, one batch for all steps; pass ``~masks`` to insert instead.
 
     Args:
         image: (3, H, W) in [0, 1], not normalised.
@@ -95,6 +98,9 @@ def erase(image: Tensor, erased: "NDArray[np.bool_] | Tensor", fill: Fill = "bla
 
     Returns:
         (steps, 3, H, W), same dtype and device.
+
+    Raises:
+        InputError: an unknown fill.
     """
     if fill == "black":
         replacement = torch.zeros_like(image)
@@ -106,8 +112,8 @@ def erase(image: Tensor, erased: "NDArray[np.bool_] | Tensor", fill: Fill = "bla
         replacement = gaussian_blur(image, [11, 11], [5.0, 5.0])
     else:
         raise InputError(f"fill is black, mean or blur, got {fill!r}")
-    where = torch.as_tensor(erased, device=image.device)[:, None]
-    return torch.where(where, replacement, image)
+    replaced = torch.as_tensor(erased, device=image.device)[:, None]
+    return torch.where(replaced, replacement, image)
 
 
 def auc(curve: Sequence[float], steps: Sequence[float] = STEPS) -> float:
@@ -117,45 +123,18 @@ def auc(curve: Sequence[float], steps: Sequence[float] = STEPS) -> float:
     """
     if len(curve) != len(steps) + 1:
         raise InputError(f"a curve has the clean value and one per step, {len(steps) + 1}; got {len(curve)}")
-    widths = np.diff([0.0, *_checked(steps)])
+    widths = np.diff([0.0, *_check(steps)])
     heights = (np.asarray(curve[1:]) + np.asarray(curve[:-1])) / 2
     return float(100 * widths @ heights)
 
 
 def auc_normalised(curve: Sequence[float], steps: Sequence[float] = STEPS) -> float:
-    """The same, divided by the length of the axis (0.9): the mean height in percent, 100 a for a constant a."""
+    """``auc`` divided by the length of the axis (0.9): the mean height in percent, 100 a for a constant a."""
     return auc(curve, steps) / steps[-1]
 
 
-def summarise(curves: Sequence[Sequence[float]], steps: Sequence[float] = STEPS) -> dict[str, Any]:
-    """The data set's numbers.
-
-    Args:
-        curves: per image, clean value first: 1 if the top answer is the data set's label, else 0 (or a probability,
-            for insertion and deletion).
-        steps: the x of the others.
-
-    Returns:
-        ``x`` and ``curve`` (means over all images, wrongly classified ones included), ``auc``, ``auc_normalised``,
-        ``images``; and ``auc_correct_only`` over the ``images_correct`` whose clean value is 1, None without any.
-    """
-    if not len(curves):
-        raise InputError("no image to summarise")
-    table = np.asarray(curves, np.float64)
-    mean = table.mean(0)
-    correct = table[table[:, 0] == 1]
-    return {
-        "x": [0.0, *steps],
-        "curve": mean.tolist(),
-        "auc": auc(mean.tolist(), steps),
-        "auc_normalised": auc_normalised(mean.tolist(), steps),
-        "auc_correct_only": auc(correct.mean(0).tolist(), steps) if len(correct) else None,
-        "images": len(table),
-        "images_correct": len(correct),
-    }
-
-
-def _checked(steps: Sequence[float]) -> Sequence[float]:
+def _check(steps: Sequence[float]) -> Sequence[float]:
+    """The steps, if they are ascending shares."""
     ascending = all(low < high for low, high in zip([0.0, *steps], steps, strict=False))
     if not steps or not ascending or steps[-1] > 1:
         raise InputError(f"steps are ascending shares in (0, 1], got {list(steps)}")

@@ -1,14 +1,14 @@
-"""p-mIoU: open-vocabulary localisation judged at labelled points (Open Images V7).
+"""p-mIoU: open-vocabulary localisation measured at labelled points (Open Images V7).
 
 A point is foreground iff the map, min-maxed at the image's resolution, is above 0.5 there, strictly. TP and FN are
 positive points in and out of the foreground, FP and TN negative ones; IoU = TP / (TP + FP + FN), foreground only.
 
-The published text leaves open what is averaged, so both are given: ``p_miou`` pools the counts of a class over all
+The publication does not say what is averaged, so both are computed: ``p_miou`` pools the counts of a class over all
 images and takes the mean over classes; ``p_miou_pairs`` takes the mean over pairs of image and class. An IoU whose
-denominator is 0 (no positive point, no false one) is skipped and counted.
+denominator is 0 (no positive point, no false one) is skipped.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,40 +28,14 @@ def measure(
 
     Args:
         saliency: (H, W), any range: min-max is taken here. Without contrast everything is background, and flat is 1.
-        positive: (P, 2) x, y as indices into the map, see ``geometry.frame_points``.
+        positive: (P, 2) x, y as indices into the map, see ``framing.frame_points``.
         negative: (N, 2), the same.
         threshold: of the min-maxed map.
     """
     above = unit_range(saliency) > threshold
     yes, no = (above[points[:, 1], points[:, 0]] for points in (np.asarray(positive), np.asarray(negative)))
-    hits, false = int(yes.sum()), int(no.sum())
-    return [hits, false, len(yes) - hits, len(no) - false, int(is_flat(saliency))]
-
-
-def summarise(items: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
-    """The data set's numbers from one {class: ``measure``} per image.
-
-    Returns:
-        ``p_miou`` and ``p_miou_pairs`` in [0, 1] (None if nothing could be judged), and the counts that belong to
-        them: images, pairs, classes, positive and negative points, skipped pairs and classes, classes without
-        negative points, flat maps.
-    """
-    rows = list(items)
-    table = Table(rows)
-    classes, pairs = table.class_counts(np.ones(len(rows))), table.counts
-    return {
-        "p_miou": _none(mean_iou(classes)),
-        "p_miou_pairs": _none(mean_iou(pairs)),
-        "images": len(rows),
-        "pairs": len(pairs),
-        "classes": len(classes),
-        "positive_points": int(pairs[:, [0, 2]].sum()),
-        "negative_points": int(pairs[:, [1, 3]].sum()),
-        "skipped_pairs": int((pairs[:, :3].sum(1) == 0).sum()),
-        "skipped_classes": int((classes[:, :3].sum(1) == 0).sum()),
-        "classes_without_negatives": int((classes[:, [1, 3]].sum(1) == 0).sum()),
-        "flat": int(table.flat.sum()),
-    }
+    hits, false_alarms = int(yes.sum()), int(no.sum())
+    return [hits, false_alarms, len(yes) - hits, len(no) - false_alarms, int(is_flat(saliency))]
 
 
 class Table:
@@ -76,7 +50,7 @@ class Table:
         rows = [(index, names[name], *counts) for index, item in enumerate(items) for name, counts in item.items()]
         values = np.array(rows, np.int64).reshape(-1, 7)
         self._image, self._class, self._classes = values[:, 0], values[:, 1], len(names)
-        self.counts, self.flat = values[:, 2:6].astype(np.float64), values[:, 6]
+        self.counts = values[:, 2:6].astype(np.float64)
 
     def class_counts(self, weights: "NDArray[Any]") -> "NDArray[np.float64]":
         """(classes, 4), every image counted as often as ``weights`` (images,) says."""
@@ -95,12 +69,8 @@ class Table:
 def mean_iou(counts: "NDArray[Any]", weights: "NDArray[Any] | None" = None) -> float:
     """Mean of TP / (TP + FP + FN) over rows (rows, 4); those with an empty union are skipped, NaN if all are."""
     union = counts[:, :3].sum(1)
-    known = union > 0
-    used = known.astype(np.float64) if weights is None else known * weights
-    if not used.sum():
+    defined = union > 0
+    row_weights = defined.astype(np.float64) if weights is None else defined * weights
+    if not row_weights.sum():
         return float("nan")
-    return float(np.average(counts[known, 0] / union[known], weights=used[known]))
-
-
-def _none(value: float) -> float | None:
-    return None if np.isnan(value) else value
+    return float(np.average(counts[defined, 0] / union[defined], weights=row_weights[defined]))

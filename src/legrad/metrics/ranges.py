@@ -1,4 +1,4 @@
-"""Maps as numbers in [0, 1], as the published metrics want them."""
+"""Scale maps to [0, 1], as the published metrics expect them."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def unit_range(saliency: "NDArray[Any]") -> "NDArray[np.float64]":
     """Min-max of one map over its pixels, after upsampling; a map without contrast becomes NaN throughout.
 
-    Minimum and maximum of a map that spans [0, 1] already leave it as it is. There is no epsilon: a constant map is
+    A map that spans [0, 1] already does not change. There is no epsilon: a constant map is
     0 / 0 in the published code too, and the metrics say what NaN counts as.
     """
     values = np.asarray(saliency, np.float64)
@@ -29,6 +29,6 @@ def is_flat(saliency: "NDArray[Any]") -> bool:
 
 
 def check_shapes(saliency: "NDArray[Any]", mask: "NDArray[Any]") -> None:
-    """A map and its mask must be (H, W) both, and equal."""
+    """Raise ``InputError`` unless a map and its mask have the same shape (H, W)."""
     if np.ndim(saliency) != 2 or np.shape(saliency) != np.shape(mask) or not np.size(mask):
         raise InputError(f"a map and its mask have one shape (H, W), got {np.shape(saliency)} and {np.shape(mask)}")

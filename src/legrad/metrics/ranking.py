@@ -1,7 +1,7 @@
 """Areas under the curves of a ranking: average precision and ROC.
 
-The definitions are scikit-learn's, which the tests compare with; written out here because its checks of the input cost
-four times the sorting, for every map of every method.
+The definitions are those of scikit-learn, which the tests compare with. They are written out here because
+scikit-learn's input checks take four times as long as the sorting, for every map of every method.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def average_precision(truth: "NDArray[Any]", scores: "NDArray[Any]") -> float | None:
-    """Exact and step-wise: the sum over distinct scores of (recall gained) * (precision there).
+    """Exact, step-wise average precision: the sum over distinct scores of (recall gained) * (precision there).
 
     Args:
         truth: (N,) bool.
@@ -44,7 +44,7 @@ def auroc(truth: "NDArray[Any]", scores: "NDArray[Any]", weights: "NDArray[Any]"
     order = np.argsort(scores)
     last = _ends(scores[order])
     positive, negative = (
-        np.diff(np.cumsum(np.where(kind, weights, 0.0)[order])[last], prepend=0) for kind in (truth, ~truth)
+        np.diff(np.cumsum(np.where(selected, weights, 0.0)[order])[last], prepend=0) for selected in (truth, ~truth)
     )
     pairs = positive.sum() * negative.sum()
     if not pairs:

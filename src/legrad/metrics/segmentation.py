@@ -10,16 +10,15 @@
 The pooled AP is 0.5 for any constant map and for random ones, and changes when R is rescaled monotonically. A map
 without contrast is NaN in the published code: all background, AP 0.5; ``flat`` counts these.
 
-One image is a dict of numbers, ``measure``, ready for JSON; a data set is ``summarise`` of such dicts, so that runs
-can be stopped, merged and resampled.
+``measure`` gives the numbers of one image, ready for JSON; ``ratios`` those of a data set, from the sum of its images'
+``counts_of``, so that runs can be stopped, merged and resampled.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from legrad.errors import InputError
 from legrad.metrics import ranking
 from legrad.metrics.ranges import check_shapes, is_flat, unit_range
 
@@ -51,30 +50,17 @@ def average_precision(
         in [0, 1]; None if every pixel is ignored.
     """
     check_shapes(saliency, mask)
-    keep = _kept(mask, ignore)
+    keep = _labelled(mask, ignore)
     unit, truth = unit_range(saliency)[keep], np.asarray(mask, bool)[keep]
     # NaN becomes 0 in both channels: equal scores throughout
     scores = np.nan_to_num(np.concatenate([1 - unit, unit]), nan=0.0)
     return ranking.average_precision(np.concatenate([~truth, truth]), scores)
 
 
-def foreground_average_precision(
-    saliency: "NDArray[Any]", mask: "NDArray[Any]", ignore: "NDArray[Any] | None" = None
-) -> float | None:
-    """Ordinary AP of the object's pixels in one image: not the published number, whatever the label says elsewhere.
-
-    Returns:
-        in [0, 1], the share of the object for a flat map; None without any pixel of the object.
-    """
-    check_shapes(saliency, mask)
-    keep = _kept(mask, ignore)
-    return ranking.average_precision(np.asarray(mask, bool)[keep], np.nan_to_num(unit_range(saliency)[keep], nan=0.0))
-
-
 def confusion(prediction: "NDArray[Any]", mask: "NDArray[Any]", ignore: "NDArray[Any] | None" = None) -> dict[str, int]:
     """Pixels of one image: {"tp", "fp", "fn", "tn"}, ignored ones left out."""
     check_shapes(prediction, mask)
-    keep = _kept(mask, ignore)
+    keep = _labelled(mask, ignore)
     guess, truth = np.asarray(prediction, bool)[keep], np.asarray(mask, bool)[keep]
     return {
         "tp": int((guess & truth).sum()),
@@ -90,7 +76,7 @@ def measure(
     ignore: "NDArray[Any] | None" = None,
     threshold: Threshold = "mean",
 ) -> Item:
-    """Everything about one image: {"tp", "fp", "fn", "tn", "ap", "fg_ap", "flat"}.
+    """The counts and scores of one image: {"tp", "fp", "fn", "tn", "ap", "flat"}.
 
     Args:
         saliency: (H, W), any range: min-max is taken here.
@@ -101,32 +87,7 @@ def measure(
     return {
         **confusion(foreground(saliency, threshold), mask, ignore),
         "ap": average_precision(saliency, mask, ignore),
-        "fg_ap": foreground_average_precision(saliency, mask, ignore),
         "flat": int(is_flat(saliency)),
-    }
-
-
-def summarise(items: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The data set's numbers, in [0, 1] or None where nothing is defined.
-
-    ``accuracy``, ``miou`` and ``map`` are the published ones. ``iou_background`` and ``iou_foreground`` make up
-    ``miou``. ``mean_image_fg_iou`` (mean over images of the object's IoU) and ``mean_fg_ap`` are alternatives found
-    elsewhere: other metrics, not to be compared with the published numbers. ``flat`` counts maps without contrast.
-    """
-    rows = list(items)
-    if not rows:
-        raise InputError("no image to summarise")
-    counts = counts_of(rows)
-    with np.errstate(invalid="ignore"):
-        unions = counts[:, :3].sum(1)
-        images = counts[:, 0] / unions
-    return {
-        **{name: _number(value) for name, value in zip(RATIOS, ratios(counts.sum(0)), strict=True)},
-        "map": _mean([row["ap"] for row in rows]),
-        "mean_image_fg_iou": _mean([value for value, union in zip(images, unions, strict=True) if union]),
-        "mean_fg_ap": _mean([row["fg_ap"] for row in rows]),
-        "images": len(rows),
-        "flat": int(sum(row["flat"] for row in rows)),
     }
 
 
@@ -149,21 +110,13 @@ def ratios(counts: "NDArray[Any]") -> "NDArray[np.float64]":
     background = np.divide(tn, tn + fp + fn, out=np.zeros_like(total), where=tn + fp + fn > 0)
     object_ = np.divide(tp, tp + fp + fn, out=np.zeros_like(total), where=tp + fp + fn > 0)
     accuracy = np.divide(tp + tn, total, out=np.full_like(total, np.nan), where=labelled)
-    both = np.where(labelled, (background + object_) / 2, np.nan)
-    return np.stack([accuracy, both, background, object_], -1)
+    mean_iou = np.where(labelled, (background + object_) / 2, np.nan)
+    return np.stack([accuracy, mean_iou, background, object_], -1)
 
 
-def _kept(mask: "NDArray[Any]", ignore: "NDArray[Any] | None") -> "NDArray[np.bool_]":
+def _labelled(mask: "NDArray[Any]", ignore: "NDArray[Any] | None") -> "NDArray[np.bool_]":
+    """The pixels that are not ignored, (H, W)."""
     if ignore is None:
         return np.ones(np.shape(mask), bool)
     check_shapes(ignore, mask)
     return ~np.asarray(ignore, bool)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

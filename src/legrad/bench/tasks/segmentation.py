@@ -16,7 +16,6 @@ from legrad.errors import InputError
 from legrad.metrics import segmentation
 from legrad.metrics.bootstrap import ratio_of
 from legrad.metrics.framing import Geometry, frame_image, frame_mask
-from legrad.metrics.ranges import is_flat
 
 _COUNTS = ("tp", "fp", "fn", "tn")
 
@@ -141,9 +140,7 @@ class Segmentation:
             ignore = sample.extra.get(IGNORE)
             if ignore is not None:
                 ignore = frame_mask(ignore, subject.size, self.geometry)
-            pairs = [(one.numpy(), mask) for one, mask in zip(maps, own.values(), strict=True)]
-            half = [segmentation.confusion(segmentation.foreground(one, 0.5), mask, ignore) for one, mask in pairs]
-            found.append({"mean": _total([_measure(*pair, ignore) for pair in pairs]), "half": _sums(half)})
+            found.append(scores(list(maps.numpy()), list(own.values()), ignore))
         return found
 
     def _masks(self, sample: Sample, size: int) -> dict[str, Any]:
@@ -155,20 +152,25 @@ class Segmentation:
         return {label: frame_mask(sample.masks[label], size, self.geometry)}
 
 
-def _measure(one: NDArray[Any], mask: NDArray[np.bool_], ignore: NDArray[np.bool_] | None) -> dict[str, Any]:
-    """What is told of a map; the average precision, which takes most of the time, once."""
-    return {
-        **segmentation.confusion(segmentation.foreground(one), mask, ignore),
-        "ap": segmentation.average_precision(one, mask, ignore),
-        "flat": int(is_flat(one)),
-    }
+def scores(
+    maps: Sequence[NDArray[Any]], masks: Sequence[NDArray[np.bool_]], ignore: NDArray[np.bool_] | None = None
+) -> dict[str, Any]:
+    """The scores of one image: "mean" and "half", by threshold; counts are summed over its classes, the rest averaged.
+
+    Args:
+        maps: (H, W) of each class, any range.
+        masks: (H, W) of each class.
+        ignore: (H, W), pixels that do not count.
+    """
+    pairs = list(zip(maps, masks, strict=True))
+    mean = [segmentation.measure(saliency, mask, ignore) for saliency, mask in pairs]
+    half = [segmentation.confusion(segmentation.foreground(saliency, 0.5), mask, ignore) for saliency, mask in pairs]
+    averages = {}
+    for name in ("ap", "flat"):
+        values = [row[name] for row in mean if row[name] is not None]
+        averages[name] = sum(values) / len(values) if values else None
+    return {"mean": {**_sums(mean), **averages}, "half": _sums(half)}
 
 
-def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {name: sum(row[name] for row in rows) for name in _COUNTS}
-
-
-def _total(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts of an image's classes added, the rest averaged."""
-    known = {name: [row[name] for row in rows if row[name] is not None] for name in ("ap", "flat")}
-    return {**_sums(rows), **{name: sum(values) / len(values) if values else None for name, values in known.items()}}
