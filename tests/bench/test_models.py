@@ -545,9 +545,9 @@ def test_switches(clip):
     assert "rise" not in registry.methods("localisation", anatomy)
     wrong = [
         ("nonsense", {}, "no benchmark 'nonsense'"),
-        ("segmentation", {"fill": "black"}, "segmentation has no switch --fill; it is for perturbation"),
-        ("segmentation", {"threshold": 0.5}, "no switch --threshold; each result has both thresholds"),
-        ("segmentation", {"explained": "both"}, "one of predicted, truth, got 'both'"),
+        ("segmentation", {"fill": "black"}, "segmentation has no switch --fill; its switches: --explained, --geometry"),
+        ("speed", {"threshold": 0.5}, "speed has no switch --threshold; its switches: none"),
+        ("segmentation", {"explained": "both"}, "one of 'predicted', 'truth', got 'both'"),
         ("ablation", {"on": "speed"}, "--on of ablation is one of"),
     ]
     for name, switches, message in wrong:
@@ -808,7 +808,7 @@ def test_the_study_tells_where_legrad_stands(call, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("segmentation", "--fill", "black"), "no switch --fill"),
+        (("ablation", "--on", "segmentation", "--fill", "black"), "no switch --fill"),
         (("localisation", "--methods", "legrat"), "no method 'legrat'"),
         (("localisation", "--data", "absent"), "no file or folder 'absent'"),
         (("localisation", "--model", "absent"), "unknown model"),
@@ -822,6 +822,48 @@ def test_wrong_commands(call, arguments, message):
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", registry.NAMES)
+def test_a_command_has_the_options_of_its_benchmark_and_no_others(call, name):
+    code, out, _ = call("bench", name, "--help")
+    options = set(re.findall(r"│ --([a-z-]+)", out))
+    every = {switch for other in registry.NAMES for switch in registry.switches(other)}
+    assert code == 0
+    assert options & every == set(registry.switches(name))
+    assert {"model", "methods", "data", "out", "items", "strict"} <= options
+
+
+def test_the_switches_of_a_benchmark_are_the_marked_fields_of_its_class():
+    assert list(registry.switches("segmentation")) == ["explained", "geometry"]
+    assert list(registry.switches("perturbation")) == ["explained", "fill", "patch", "ties"]
+    assert registry.switches("localisation")["tolerance"].kind is float
+    assert registry.switches("speed") == registry.switches("fingerprint") == {}
+    both = registry.switches("ablation")["explained"]
+    assert (both.allowed, both.default) == (("predicted", "truth", "both"), None)
+
+
+def test_switches_reach_the_benchmark(call):
+    arguments = ("bench", "segmentation", "--methods", "centre", "--items", "1", "--out", "results")
+    for more in ((), ("--explained", "predicted"), ("--explained", "truth", "--geometry", "crop")):
+        assert call(*arguments, *more)[0] == 0
+    protocols = [Result.read(path).content["settings"]["protocol"] for path in Path("results").glob("*.json")]
+    settings = sorted((one["explained"], one["geometry"]) for one in protocols)
+    assert settings == [("predicted", "squash"), ("truth", "crop")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("segmentation", "--fill", "black"), "No such option: --fill"),
+        (("speed", "--threshold", "0.5"), "No such option: --threshold"),
+        (("segmentation", "--explained", "both"), "'both' is not one of 'predicted', 'truth'"),
+    ],
+)
+def test_options_of_other_benchmarks_are_unknown(call, arguments, message):
+    code, out, err = call("bench", *arguments)
+    assert (code, out) == (2, "")
+    assert message in " ".join(err.replace("│", " ").split())
 
 
 def test_ctrl_c_is_one_line(call, monkeypatch):

@@ -1,8 +1,8 @@
 """What a benchmark is: switches, a measurement per item, and metrics that summarise the items."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 from legrad.bench.subject import Subject
 from legrad.bench.summaries import Summary
@@ -29,6 +29,45 @@ class Metric:
     meaning: str
     chance: float | Summary | None = None
     detail: bool = False
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One setting of a benchmark, as its command line offers it.
+
+    Attributes:
+        kind: type of its values; ``str`` where ``allowed`` lists them.
+        default: None where it depends on what is measured.
+        help: one line.
+        allowed: all values that it takes, empty where any value of its type will do.
+        optional: the command line hands it on only if the user gives it: its default depends on the model.
+    """
+
+    kind: type
+    default: Any
+    help: str
+    allowed: tuple[str, ...] = ()
+    optional: bool = False
+
+
+def switch(help: str, optional: bool = False) -> dict[str, Any]:
+    """Metadata of a field of a benchmark's dataclass that is an option of its command, see ``Switch``."""
+    return {"help": help, "optional": optional}
+
+
+def switches_of(benchmark: type) -> dict[str, Switch]:
+    """The fields of a benchmark's dataclass that ``switch`` marks as options, by their names."""
+    hints = get_type_hints(benchmark)
+    switches = {}
+    for entry in fields(benchmark):
+        if "help" in entry.metadata:
+            hint = hints[entry.name]
+            allowed = get_args(hint) if get_origin(hint) is Literal else ()
+            kind = str if allowed else hint
+            switches[entry.name] = Switch(
+                kind, entry.default, entry.metadata["help"], allowed, entry.metadata["optional"]
+            )
+    return switches
 
 
 class Benchmark(Protocol):

@@ -1,9 +1,9 @@
 """All benchmarks by name, with the switches that each takes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from legrad.bench.benchmark import Benchmark
+from legrad.bench.benchmark import Benchmark, Switch, switches_of
 from legrad.bench.listener import Listener
 from legrad.bench.subject import Subject
 from legrad.bench.tasks import ablation
@@ -16,13 +16,14 @@ from legrad.bench.tasks.presence import Presence
 from legrad.bench.tasks.sanity import Sanity
 from legrad.bench.tasks.segmentation import Segmentation
 from legrad.bench.tasks.speed import Speed
+from legrad.choices import check_choice
 from legrad.datasets import Dataset, SoundFolder
 from legrad.errors import InputError
 from legrad.explainer import Explainer
 from legrad.methods import METHODS
 from legrad.models.anatomy import ViTAnatomy
 
-BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
+BENCHMARKS: dict[str, type[Any]] = {
     "segmentation": Segmentation,
     "openvocab": OpenVocabulary,
     "perturbation": Perturbation,
@@ -33,41 +34,60 @@ BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "audio": AudioPrompted,
 }
 NAMES = (*BENCHMARKS, "ablation", "fingerprint")
-# switch -> benchmark -> allowed values; None = any of its type
-SWITCHES: dict[str, dict[str, tuple[str, ...] | None]] = {
-    "explained": {"segmentation": ("predicted", "truth"), "perturbation": ("both", "predicted", "truth")},
-    "geometry": {"segmentation": ("squash", "crop", "prs_compat"), "audio": ("crop", "squash")},
-    "timing": {"audio": ("basic", "advanced")},
-    "prompt": {"audio": ("audio", "text")},
-    "threshold": {"openvocab": None},
-    "fill": {"perturbation": ("black", "mean", "blur")},
-    "patch": {"perturbation": None},
-    "ties": {"perturbation": ("index", "random")},
-    "tolerance": {"localisation": None},
-    "on": {"ablation": ("localisation", "segmentation", "openvocab", "perturbation")},
-}
+_ABLATION_BASES = ("localisation", "segmentation", "openvocab", "perturbation")
 
 
-def build(name: str, anatomy: ViTAnatomy, switches: Mapping[str, Any]) -> Benchmark:
+def switches(name: str) -> dict[str, Switch]:
+    """The switches of a benchmark; of the ablation ``on`` and those of all benchmarks that can score it."""
+    if name == "ablation":
+        on = Switch(str, _ABLATION_BASES[0], "The benchmark that scores it; its options hold too.", _ABLATION_BASES)
+        return {"on": on, **_united(_ABLATION_BASES)}
+    return switches_of(BENCHMARKS[name]) if name in BENCHMARKS else {}
+
+
+def _united(names: Sequence[str]) -> dict[str, Switch]:
+    """The switches of several benchmarks; each has its default by the benchmark that it is given to."""
+    united: dict[str, Switch] = {}
+    for name in names:
+        for switch, facts in switches(name).items():
+            before = united.get(switch)
+            allowed = dict.fromkeys([*(before.allowed if before else ()), *facts.allowed])
+            told = f"{before.help} " if before else ""
+            united[switch] = Switch(facts.kind, None, f"{told}{name}: {facts.help}", tuple(allowed), optional=True)
+    return united
+
+
+def build(name: str, anatomy: ViTAnatomy, settings: Mapping[str, Any]) -> Benchmark:
     """A benchmark with its switches; None stands for a default.
+
+    Args:
+        name: of the benchmark.
+        anatomy: of the model, which decides some defaults.
+        settings: switch -> value, see ``switches``.
 
     Raises:
         InputError: an unknown name, a switch that it does not take, or a value that the switch does not take.
     """
     if name not in NAMES:
         raise InputError(f"no benchmark {name!r}; there are {', '.join(NAMES)}")
-    given = {switch: value for switch, value in switches.items() if value is not None}
-    base = given.pop("on", "localisation") if name == "ablation" else name
-    if base != name:
-        _check("ablation", "on", base)
-    for switch, value in given.items():
-        _check(base, switch, value)
+    values = {switch: value for switch, value in settings.items() if value is not None}
+    base = name
+    if name == "ablation":
+        base = values.pop("on", _ABLATION_BASES[0])
+        check_choice("--on of ablation", base, _ABLATION_BASES)
+    takes = switches(base)
+    for switch, value in values.items():
+        if switch not in takes:
+            instead = ", ".join(f"--{other}" for other in takes) or "none"
+            raise InputError(f"{base} has no switch --{switch}; its switches: {instead}")
+        if takes[switch].allowed:
+            check_choice(f"--{switch} of {base}", value, takes[switch].allowed)
     if base == "perturbation" and anatomy.axes == ("frequency", "time"):
-        given.setdefault("patch", min(anatomy.patch_size))
+        values.setdefault("patch", min(anatomy.patch_size))
     if name == "fingerprint":
         return Fingerprint.of(anatomy)
-    made = BENCHMARKS[base](**given)
-    return ablation.Ablation(made) if name == "ablation" else made
+    benchmark = BENCHMARKS[base](**values)
+    return ablation.Ablation(benchmark) if name == "ablation" else benchmark
 
 
 def subject(name: str, explainer: Explainer, data: Dataset, **options: Any) -> Subject:
@@ -105,14 +125,3 @@ def methods(name: str, anatomy: ViTAnatomy) -> list[str]:
     # a control costs nothing and explains nothing: its speed would only confuse
     left_out = ("black box", "nothing") if name == "speed" else ("black box",)
     return [method for method, facts in METHODS.items() if facts.needs not in left_out]
-
-
-def _check(benchmark: str, switch: str, value: Any) -> None:
-    takes = SWITCHES[switch]
-    if benchmark not in takes:
-        always = "; each result has both thresholds, the map's mean and 0.5"
-        why = always if (benchmark, switch) == ("segmentation", "threshold") else ""
-        raise InputError(f"{benchmark} has no switch --{switch}{why}; it is for {', '.join(takes)}")
-    allowed = takes[benchmark]
-    if allowed is not None and value not in allowed:
-        raise InputError(f"--{switch} of {benchmark} is one of {', '.join(allowed)}, got {value!r}")

@@ -30,8 +30,8 @@ class StudyPart:
         items: samples per method, in the default and in the quick study; 0 leaves the part out.
         seconds: that it takes on two quiet cores, likewise: its share of the time. What it does not use goes to the
             parts after it.
-        switches: see ``table.SWITCHES``.
-        methods: empty = the benchmark's own choice, see ``table.methods``.
+        switches: see ``registry.switches``.
+        methods: empty = the benchmark's own choice, see ``registry.methods``.
         black_box: samples of methods that run the model hundreds of times; the quick study leaves them out.
         full: only in the full study.
     """

@@ -1,11 +1,13 @@
 """``legrad bench``: parse, call, print. Everything heavy is imported when a command runs."""
 
+import enum
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -15,15 +17,19 @@ from legrad.cli.consoles import console, stderr
 from legrad.errors import InputError
 
 if TYPE_CHECKING:
+    from legrad.bench.benchmark import Switch
     from legrad.bench.result import Result
 
-app = typer.Typer(
-    help="Measure methods against each other: `legrad bench all` offline, or one benchmark on data of your own.",
-    no_args_is_help=True,
-)
 _INTERRUPTED = 130  # as shells have it
 
 Model = Annotated[str, typer.Option(help="embedded, open_clip:ARCH/TAG, timm:NAME, ...; see `legrad models`.")]
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        help="Comma-separated, the first is what the others are compared with; 'all' has the black boxes too; "
+        "variants are METHOD:layers=K:readout=published|native, legrad:heads=0+3. See `legrad methods`."
+    ),
+]
 Data = Annotated[
     str,
     typer.Option(
@@ -33,13 +39,24 @@ Data = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for results; the same command goes on with an interrupted run.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")]
+Items = Annotated[int | None, typer.Option(min=1, help="Samples per method. Default: all; 200 scenes.")]
+Minutes = Annotated[
+    float | None, typer.Option(min=0.01, help="Time; item counts are cut to fit, and the result says so.")
+]
+Layers = Annotated[str | None, typer.Option(help="As for `legrad explain`.")]
+Readout = Annotated[str, typer.Option(help="As for `legrad explain`.")]
+Size = Annotated[int | None, typer.Option(min=1, help="Side of the model's input in pixels. Default: the model's own.")]
+Templates = Annotated[list[str] | None, typer.Option(help="Prompt with {} for the class; repeat it for an ensemble.")]
 Names = Annotated[
     Path | None,
     typer.Option(
         help="What classes are called in prompts, and what the ids in masks/ mean: .json, .csv, or 'id name' lines."
     ),
 ]
+Images = Annotated[Path | None, typer.Option(help="Images that belong to a table of points.")]
+Unit = Annotated[str | None, typer.Option(help="Of x and y in a table of points of your own: pixels | relative.")]
+Classes = Annotated[Path | None, typer.Option(help="Open Images' class descriptions, or ImageNet-S's list.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")]
 Seed = Annotated[int, typer.Option(help="Of the order of items, and of the bootstrap.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first problem of an item, a method or the data.")]
 
@@ -55,130 +72,145 @@ _ABOUT = {
     "fingerprint": "How much of a map comes from which layer, and from which head?",
     "speed": "How many images per second, next to the bare forward pass?",
 }
+_DEFAULT_MODELS = {"audio": "embedded:speech"}
+_SCENES = 200  # default number of embedded scenes, of which there is no end
 
 
-def _single(
-    name: str,
-) -> Callable[..., None]:
-    def command(
-        model: Model = "embedded:speech" if name == "audio" else "embedded",
-        methods: Annotated[
-            str | None,
-            typer.Option(
-                help="Comma-separated, the first is what the others are compared with; 'all' has the black boxes too; "
-                "variants are METHOD:layers=K:readout=published|native, legrad:heads=0+3. See `legrad methods`."
-            ),
-        ] = None,
-        data: Data = "embedded",
-        out: Out = Path("legrad-bench"),
-        items: Annotated[int | None, typer.Option(min=1, help="Samples per method. Default: all; 200 scenes.")] = None,
-        minutes: Annotated[
-            float | None, typer.Option(min=0.01, help="Time; item counts are cut to fit, and the result says so.")
-        ] = None,
-        layers: Annotated[str | None, typer.Option(help="As for `legrad explain`.")] = None,
-        readout: Annotated[str, typer.Option(help="As for `legrad explain`.")] = "auto",
-        size: Annotated[
-            int | None, typer.Option(min=1, help="Side of the model's input in pixels. Default: the model's own.")
-        ] = None,
-        template: Annotated[
-            list[str] | None, typer.Option(help="Prompt with {} for the class; repeat it for an ensemble.")
-        ] = None,
-        names: Names = None,
-        images: Annotated[Path | None, typer.Option(help="Images that belong to a table of points.")] = None,
-        unit: Annotated[
-            str | None, typer.Option(help="Of x and y in a table of points of your own: pixels | relative.")
-        ] = None,
-        classes: Annotated[
-            Path | None, typer.Option(help="Open Images' class descriptions, or ImageNet-S's list.")
-        ] = None,
-        explained: Annotated[str | None, typer.Option(help="predicted | truth; perturbation: both, too.")] = None,
-        geometry: Annotated[
-            str | None, typer.Option(help="segmentation: squash | crop | prs_compat; audio: crop | squash.")
-        ] = None,
-        timing: Annotated[
-            str | None,
-            typer.Option(help="audio: basic (the whole clip) | advanced (the spoken word, widened by 0.2 s)."),
-        ] = None,
-        prompt: Annotated[str | None, typer.Option(help="audio: audio | text, to ask by names for comparison.")] = None,
-        threshold: Annotated[
-            float | None,
-            typer.Option(
-                help="openvocab: of the min-maxed map, default 0.5. segmentation: none, results have the mean and 0.5."
-            ),
-        ] = None,
-        tolerance: Annotated[float | None, typer.Option(help="localisation: pixels beside the mask.")] = None,
-        fill: Annotated[str | None, typer.Option(help="perturbation: black | mean | blur.")] = None,
-        patch: Annotated[int | None, typer.Option(help="perturbation: side of what is erased as one.")] = None,
-        ties: Annotated[str | None, typer.Option(help="perturbation: index | random.")] = None,
-        on: Annotated[str | None, typer.Option(help="ablation: the benchmark that scores it.")] = None,
-        device: Device = None,
-        seed: Seed = 0,
-        strict: Strict = False,
-    ) -> None:
-        import legrad
-        from legrad.bench import registry
-        from legrad.bench.data import open_data
-        from legrad.bench.runner import Limits, run
-        from legrad.bench.subject import TEMPLATES
-        from legrad.cli.options import parse_layers
+class _Group(typer.core.TyperGroup):
+    """Builds a benchmark's command when it is called: its options are read off classes that load torch."""
 
-        wanted, given = parse_layers(layers), _names(names)
-        samples = open_data(
-            data, on or name, images=images, classes=classes, explained=explained, unit=unit, names=given
-        )
-        explainer = legrad.load(model, device=device)
-        switches = {
-            "explained": explained,
-            "geometry": geometry,
-            "timing": timing,
-            "prompt": prompt,
-            "threshold": threshold,
-            "tolerance": tolerance,
-            "fill": fill,
-            "patch": patch,
-            "ties": ties,
-            "on": on,
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, _benchmark_command(name) if name in _ABOUT else command, rest
+
+
+app = typer.Typer(
+    cls=_Group,
+    help="Measure methods against each other: `legrad bench all` offline, or one benchmark on data of your own.",
+    no_args_is_help=True,
+)
+
+
+def _benchmark_command(name: str) -> Any:
+    """The command of one benchmark: the options that all have, and those of its own switches."""
+    from legrad.bench import registry
+
+    switches = registry.switches(name)
+
+    def command(**options: Any) -> None:
+        given = {switch: options.pop(switch) for switch in switches}
+        settings = {
+            switch: value.value if isinstance(value, enum.Enum) else value
+            for switch, value in given.items()
+            if _differs(switches[switch], value)
         }
-        subject = registry.subject(
-            name,
-            explainer,
+        _measure(name, settings, **options)
+
+    shared = [
+        parameter.replace(default=_DEFAULT_MODELS.get(name, parameter.default))
+        if parameter.name == "model"
+        else parameter
+        for parameter in inspect.signature(_measure).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    own = [_parameter(switch, facts) for switch, facts in switches.items()]
+    # typer reads the options off the signature
+    command.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+    single = typer.Typer(add_completion=False)
+    single.command(name, help=_ABOUT[name])(command)
+    return typer.main.get_command(single)
+
+
+def _parameter(name: str, switch: "Switch") -> inspect.Parameter:
+    """A switch as typer wants it: values that are listed are an enum."""
+    kind: Any = enum.StrEnum(name, {value: value for value in switch.allowed}) if switch.allowed else switch.kind
+    default = typer.Option(None if switch.optional else switch.default, help=switch.help)
+    annotation = kind | None if switch.optional else kind
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _differs(switch: "Switch", value: Any) -> bool:
+    """Whether a value is to be handed on: 0.0 is the default 0, under which earlier runs are filed."""
+    return value is not None and (switch.optional or value != switch.default)
+
+
+def _measure(
+    name: str,
+    settings: Mapping[str, Any],
+    *,
+    model: Model = "embedded",
+    methods: Methods = None,
+    data: Data = "embedded",
+    out: Out = Path("legrad-bench"),
+    items: Items = None,
+    minutes: Minutes = None,
+    layers: Layers = None,
+    readout: Readout = "auto",
+    size: Size = None,
+    template: Templates = None,
+    names: Names = None,
+    images: Images = None,
+    unit: Unit = None,
+    classes: Classes = None,
+    device: Device = None,
+    seed: Seed = 0,
+    strict: Strict = False,
+) -> None:
+    """Run one benchmark with its switches; the keyword arguments are the options that all benchmarks have."""
+    import legrad
+    from legrad.bench import registry
+    from legrad.bench.data import open_data
+    from legrad.bench.runner import Limits, run
+    from legrad.bench.subject import TEMPLATES
+    from legrad.cli.options import parse_layers
+
+    layer_choice, class_names = parse_layers(layers), _names(names)
+    samples = open_data(
+        data,
+        settings.get("on", name),
+        images=images,
+        classes=classes,
+        explained=settings.get("explained"),
+        unit=unit,
+        names=class_names,
+    )
+    subject = registry.subject(
+        name,
+        legrad.load(model, device=device),
+        samples,
+        layers=layer_choice,
+        readout=readout,
+        names=class_names,
+        templates=tuple(template or TEMPLATES),
+        size=size,
+    )
+    anatomy = subject.explainer.anatomy
+    benchmark = registry.build(name, anatomy, settings)
+    if items is None and samples.name == "embedded":
+        items = _SCENES
+    with _Display() as display:
+        result = run(
+            benchmark,
+            subject,
             samples,
-            layers=wanted,
-            readout=readout,
-            names=given,
-            templates=tuple(template or TEMPLATES),
-            size=size,
+            _methods(methods) or registry.methods(name, anatomy),
+            out,
+            Limits(items, seconds=None if minutes is None else 60 * minutes),
+            seed,
+            strict,
+            display.progress,
         )
-        anatomy = subject.explainer.anatomy
-        benchmark = registry.build(name, anatomy, switches)
-        if items is None and samples.name == "embedded":
-            items = _SCENES
-        with _Shown() as shown:
-            result = run(
-                benchmark,
-                subject,
-                samples,
-                _methods(methods) or registry.methods(name, anatomy),
-                out,
-                Limits(items, seconds=None if minutes is None else 60 * minutes),
-                seed,
-                strict,
-                shown.progress,
-            )
-        _print(result)
-        _print_report(out)
-        _end([result])
-
-    # typer reads the options off the signature; the help is the first line
-    command.__doc__ = _ABOUT[name]
-    command.__signature__ = inspect.signature(command)  # type: ignore[attr-defined]
-    return command
+    _print(result)
+    _print_report(out)
+    _end([result])
 
 
-_SCENES = 200
+def _placeholder() -> None:
+    """Lists a benchmark in the help of the group; ``_Group`` calls ``_benchmark_command`` instead."""
 
-for _name in _ABOUT:
-    app.command(_name)(_single(_name))
+
+for _name, _about in _ABOUT.items():
+    app.command(_name, help=_about)(_placeholder)
 
 
 @app.command("all")
@@ -213,9 +245,16 @@ def everything(
     given, measured = _names(names), []
     for one in chosen:
         explainer = legrad.load(one, device=device)
-        with _Shown() as shown:
+        with _Display() as display:
             results = study(
-                explainer, data, out / slug(one), scale, names=given, seed=seed, strict=strict, progress=shown.progress
+                explainer,
+                data,
+                out / slug(one),
+                scale,
+                names=given,
+                seed=seed,
+                strict=strict,
+                progress=display.progress,
             )
         console.print(f"[bold]{escape(one)}[/bold]")
         for content, name in headlines([result.content for result in results]):
@@ -253,7 +292,7 @@ def _end(results: "Sequence[Result]") -> None:
         raise typer.Exit(1)
 
 
-class _Shown:
+class _Display:
     """A bar for items, a line for every problem, once; Ctrl-C ends the command in one line."""
 
     def __init__(self) -> None:
@@ -272,7 +311,7 @@ class _Shown:
         self._told: set[str] = set()
         self.progress = Progress(self._started, self._advanced, self._problem)
 
-    def __enter__(self) -> "_Shown":
+    def __enter__(self) -> "_Display":
         self._bar.start()
         return self
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from legrad.errors import InputError
 from legrad.metrics import ranking
-from legrad.metrics.ranges import is_flat, unit_range
+from legrad.metrics.ranges import unit_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,41 +106,6 @@ def _thresholds(pooled: "NDArray[Any]") -> "NDArray[np.float32]":
     return torch.linspace(float(pooled.min()), float(pooled.max()), THRESHOLDS).numpy()
 
 
-def summarise(items: Sequence[Prompted], normalisation: Normalisation) -> dict[str, Any]:
-    """Numbers of the data set.
-
-    Returns:
-        ``map`` and ``miou`` in [0, 1]; ``per_class``, name -> [AP, IoU, share of the pixels]; the normalisation, and
-        counts: prompts, classes, classes without a pixel (they count as 0), flat maps.
-
-    Raises:
-        InputError: an unknown normalisation, or no items.
-    """
-    if normalisation not in ("dataset", "image"):
-        raise InputError(f"normalisation is dataset or image, got {normalisation!r}")
-    if not items:
-        raise InputError("no prompt to summarise")
-    scale = _Scale(items, normalisation)
-    per_class: dict[str, list[float]] = {}
-    for name, group in _by_class(items).items():
-        scores, truth = (
-            np.concatenate([part.ravel() for part in parts])
-            for parts in ([scale(prompt) for prompt in group], [prompt.mask for prompt in group])
-        )
-        per_class[name] = [*class_scores(scores, truth), float(truth.mean())]
-    table = np.array(list(per_class.values()))
-    return {
-        "map": float(table[:, 0].mean()),
-        "miou": float(table[:, 1].mean()),
-        "per_class": per_class,
-        "normalisation": normalisation,
-        "prompts": len(items),
-        "classes": len(per_class),
-        "classes_without_pixels": int((table[:, 2] == 0).sum()),
-        "flat": sum(is_flat(item.relevance) for item in items),
-    }
-
-
 def _by_class(items: Sequence[Prompted]) -> dict[str, list[Prompted]]:
     members: dict[str, list[Prompted]] = {}
     for item in items:
@@ -166,12 +131,12 @@ class _Scale:
 class Table:
     """The prompts of many images, for resampling: the methods take how often each image was drawn, (images,).
 
-    With every image drawn once they are exact and equal ``summarise``. Resamples are ranked by ``BINS``
+    With every image drawn once they are exact. Resamples are ranked by ``BINS``
     quantiles of a class's scores, and cut at the thresholds of all its prompts; sorting each anew would take hours.
 
     Args:
         items: the prompts of every image.
-        normalisation: as in ``summarise``.
+        normalisation: "dataset" or "image", see the top of this file.
     """
 
     def __init__(self, items: Sequence[Sequence[Prompted]], normalisation: Normalisation) -> None:

@@ -5,7 +5,6 @@ comparisons are ties.
 """
 
 import importlib
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,27 +106,6 @@ def measure(maps: "NDArray[Any]", targets: "NDArray[Any]", tolerance: float = 0)
     }
 
 
-def summarise(items: Iterable[Mapping[str, float]]) -> dict[str, Any]:
-    """Numbers of the data set in [0, 1], None without an object or pair: means over objects and over pairs."""
-    rows = list(items)
-    total = {
-        name: sum(row[name] for row in rows) for name in ("objects", "hits", "energy", "swaps_won", "swaps", "flat")
-    }
-    return {
-        "pointing": _ratio(total["hits"], total["objects"]),
-        "energy": _ratio(total["energy"], total["objects"]),
-        "swap": _ratio(total["swaps_won"], total["swaps"]),
-        "images": len(rows),
-        "objects": int(total["objects"]),
-        "swaps": int(total["swaps"]),
-        "flat": int(total["flat"]),
-    }
-
-
 def _without_flat(saliency: "NDArray[Any]") -> "NDArray[np.float64]":
     """A map in float64; zeros if it has no contrast."""
     return np.zeros(np.shape(saliency)) if is_flat(saliency) else np.asarray(saliency, np.float64)
-
-
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None

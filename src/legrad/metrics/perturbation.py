@@ -133,34 +133,6 @@ def auc_normalised(curve: Sequence[float], steps: Sequence[float] = STEPS) -> fl
     return auc(curve, steps) / steps[-1]
 
 
-def summarise(curves: Sequence[Sequence[float]], steps: Sequence[float] = STEPS) -> dict[str, Any]:
-    """Numbers of the data set.
-
-    Args:
-        curves: per image, clean value first: 1 if the top answer is the data set's label, else 0 (or a probability,
-            for insertion and deletion).
-        steps: the x of the others.
-
-    Returns:
-        ``x`` and ``curve`` (means over all images, wrongly classified ones included), ``auc``, ``auc_normalised``,
-        ``images``; and ``auc_correct_only`` over the ``images_correct`` whose clean value is 1, None without any.
-    """
-    if not len(curves):
-        raise InputError("no image to summarise")
-    table = np.asarray(curves, np.float64)
-    mean = table.mean(0)
-    correct = table[table[:, 0] == 1]
-    return {
-        "x": [0.0, *steps],
-        "curve": mean.tolist(),
-        "auc": auc(mean.tolist(), steps),
-        "auc_normalised": auc_normalised(mean.tolist(), steps),
-        "auc_correct_only": auc(correct.mean(0).tolist(), steps) if len(correct) else None,
-        "images": len(table),
-        "images_correct": len(correct),
-    }
-
-
 def _check(steps: Sequence[float]) -> Sequence[float]:
     """The steps, if they are ascending shares."""
     ascending = all(low < high for low, high in zip([0.0, *steps], steps, strict=False))

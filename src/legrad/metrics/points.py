@@ -5,10 +5,10 @@ positive points in and out of the foreground, FP and TN negative ones; IoU = TP 
 
 The publication does not say what is averaged, so both are computed: ``p_miou`` pools the counts of a class over all
 images and takes the mean over classes; ``p_miou_pairs`` takes the mean over pairs of image and class. An IoU whose
-denominator is 0 (no positive point, no false one) is skipped and counted.
+denominator is 0 (no positive point, no false one) is skipped.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,32 +38,6 @@ def measure(
     return [hits, false_alarms, len(yes) - hits, len(no) - false_alarms, int(is_flat(saliency))]
 
 
-def summarise(items: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
-    """Numbers of the data set from one {class: ``measure``} per image.
-
-    Returns:
-        ``p_miou`` and ``p_miou_pairs`` in [0, 1] (None if no point could be used), and the counts that belong to
-        them: images, pairs, classes, positive and negative points, skipped pairs and classes, classes without
-        negative points, flat maps.
-    """
-    rows = list(items)
-    table = Table(rows)
-    classes, pairs = table.class_counts(np.ones(len(rows))), table.counts
-    return {
-        "p_miou": _none_if_nan(mean_iou(classes)),
-        "p_miou_pairs": _none_if_nan(mean_iou(pairs)),
-        "images": len(rows),
-        "pairs": len(pairs),
-        "classes": len(classes),
-        "positive_points": int(pairs[:, [0, 2]].sum()),
-        "negative_points": int(pairs[:, [1, 3]].sum()),
-        "skipped_pairs": int((pairs[:, :3].sum(1) == 0).sum()),
-        "skipped_classes": int((classes[:, :3].sum(1) == 0).sum()),
-        "classes_without_negatives": int((classes[:, [1, 3]].sum(1) == 0).sum()),
-        "flat": int(table.flat.sum()),
-    }
-
-
 class Table:
     """The pairs of many images as arrays, for resampling: ``statistic`` takes how often each image was drawn.
 
@@ -76,7 +50,7 @@ class Table:
         rows = [(index, names[name], *counts) for index, item in enumerate(items) for name, counts in item.items()]
         values = np.array(rows, np.int64).reshape(-1, 7)
         self._image, self._class, self._classes = values[:, 0], values[:, 1], len(names)
-        self.counts, self.flat = values[:, 2:6].astype(np.float64), values[:, 6]
+        self.counts = values[:, 2:6].astype(np.float64)
 
     def class_counts(self, weights: "NDArray[Any]") -> "NDArray[np.float64]":
         """(classes, 4), every image counted as often as ``weights`` (images,) says."""
@@ -100,7 +74,3 @@ def mean_iou(counts: "NDArray[Any]", weights: "NDArray[Any] | None" = None) -> f
     if not row_weights.sum():
         return float("nan")
     return float(np.average(counts[defined, 0] / union[defined], weights=row_weights[defined]))
-
-
-def _none_if_nan(value: float) -> float | None:
-    return None if np.isnan(value) else value

@@ -31,26 +31,6 @@ def auroc(
     return ranking.auroc(truth, np.asarray(evidence, np.float64), counts)
 
 
-def summarise(items: Sequence[Item]) -> dict[str, Any]:
-    """Numbers of the data set.
-
-    Returns:
-        ``auroc`` over all prompts of all images together, ``auroc_images`` the mean of the images' own
-        values (None where undefined), and counts.
-    """
-    table = Table(items)
-    per_image = [auroc([evidence for evidence, _ in item], [present for _, present in item]) for item in items]
-    defined = [value for value in per_image if value is not None]
-    return {
-        "auroc": auroc(table.evidence, table.present),
-        "auroc_images": float(np.mean(defined)) if defined else None,
-        "images": len(items),
-        "images_without_both": len(items) - len(defined),
-        "present": int(np.sum(table.present)),
-        "absent": int(np.sum(~np.asarray(table.present, bool))),
-    }
-
-
 class Table:
     """All prompts of all images, for resampling images."""
 

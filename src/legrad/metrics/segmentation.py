@@ -10,16 +10,15 @@
 The pooled AP is 0.5 for any constant map and for random ones, and changes when R is rescaled monotonically. A map
 without contrast is NaN in the published code: all background, AP 0.5; ``flat`` counts these.
 
-``measure`` gives the numbers of one image, ready for JSON; ``summarise`` those of a data set, from the images', so
-that runs can be stopped, merged and resampled.
+``measure`` gives the numbers of one image, ready for JSON; ``ratios`` those of a data set, from the sum of its images'
+``counts_of``, so that runs can be stopped, merged and resampled.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from legrad.errors import InputError
 from legrad.metrics import ranking
 from legrad.metrics.ranges import check_shapes, is_flat, unit_range
 
@@ -58,19 +57,6 @@ def average_precision(
     return ranking.average_precision(np.concatenate([~truth, truth]), scores)
 
 
-def foreground_average_precision(
-    saliency: "NDArray[Any]", mask: "NDArray[Any]", ignore: "NDArray[Any] | None" = None
-) -> float | None:
-    """Ordinary AP of the object's pixels in one image; not the published number, which other code reports as such.
-
-    Returns:
-        in [0, 1], the share of the object for a flat map; None without any pixel of the object.
-    """
-    check_shapes(saliency, mask)
-    keep = _labelled(mask, ignore)
-    return ranking.average_precision(np.asarray(mask, bool)[keep], np.nan_to_num(unit_range(saliency)[keep], nan=0.0))
-
-
 def confusion(prediction: "NDArray[Any]", mask: "NDArray[Any]", ignore: "NDArray[Any] | None" = None) -> dict[str, int]:
     """Pixels of one image: {"tp", "fp", "fn", "tn"}, ignored ones left out."""
     check_shapes(prediction, mask)
@@ -90,7 +76,7 @@ def measure(
     ignore: "NDArray[Any] | None" = None,
     threshold: Threshold = "mean",
 ) -> Item:
-    """The counts and scores of one image: {"tp", "fp", "fn", "tn", "ap", "fg_ap", "flat"}.
+    """The counts and scores of one image: {"tp", "fp", "fn", "tn", "ap", "flat"}.
 
     Args:
         saliency: (H, W), any range: min-max is taken here.
@@ -101,32 +87,7 @@ def measure(
     return {
         **confusion(foreground(saliency, threshold), mask, ignore),
         "ap": average_precision(saliency, mask, ignore),
-        "fg_ap": foreground_average_precision(saliency, mask, ignore),
         "flat": int(is_flat(saliency)),
-    }
-
-
-def summarise(items: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Numbers of the data set, in [0, 1] or None where undefined.
-
-    ``accuracy``, ``miou`` and ``map`` are the published ones. ``iou_background`` and ``iou_foreground`` make up
-    ``miou``. ``mean_image_fg_iou`` (mean over images of the object's IoU) and ``mean_fg_ap`` are alternatives in use
-    elsewhere: other metrics, not to be compared with the published numbers. ``flat`` counts maps without contrast.
-    """
-    rows = list(items)
-    if not rows:
-        raise InputError("no image to summarise")
-    counts = counts_of(rows)
-    with np.errstate(invalid="ignore"):
-        unions = counts[:, :3].sum(1)
-        images = counts[:, 0] / unions
-    return {
-        **{name: _none_if_nan(value) for name, value in zip(RATIOS, ratios(counts.sum(0)), strict=True)},
-        "map": _mean([row["ap"] for row in rows]),
-        "mean_image_fg_iou": _mean([value for value, union in zip(images, unions, strict=True) if union]),
-        "mean_fg_ap": _mean([row["fg_ap"] for row in rows]),
-        "images": len(rows),
-        "flat": int(sum(row["flat"] for row in rows)),
     }
 
 
@@ -159,12 +120,3 @@ def _labelled(mask: "NDArray[Any]", ignore: "NDArray[Any] | None") -> "NDArray[n
         return np.ones(np.shape(mask), bool)
     check_shapes(ignore, mask)
     return ~np.asarray(ignore, bool)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    defined = [value for value in values if value is not None]
-    return float(np.mean(defined)) if defined else None
-
-
-def _none_if_nan(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

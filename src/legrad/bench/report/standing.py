@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from legrad.bench.registry import BENCHMARKS, SWITCHES
+from legrad.bench import registry
 from legrad.bench.subject import TEMPLATES
 
 Verdict = Literal["better", "level", "worse"]
@@ -63,9 +63,7 @@ def unusual(content: Mapping[str, Any]) -> dict[str, str]:
 def _switches(content: Mapping[str, Any]) -> dict[str, Any]:
     """Switches of a benchmark, or of that which scores an ablation, with their defaults."""
     base = content["settings"]["protocol"].get("scored by", content["benchmark"])
-    made = BENCHMARKS.get(base)
-    switches = [name for name, takes in SWITCHES.items() if base in takes]
-    return {} if made is None else {name: getattr(made(), name) for name in switches}
+    return {name: switch.default for name, switch in registry.switches(base).items()}
 
 
 def sentence(content: Mapping[str, Any], metric: str) -> str:

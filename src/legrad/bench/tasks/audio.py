@@ -2,10 +2,10 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from legrad.bench.benchmark import Metric
+from legrad.bench.benchmark import Metric, switch
 from legrad.bench.subject import Subject
 from legrad.bench.summaries import Item, Summary, mean
 from legrad.datasets import ADE20KPrompted, Dataset, Sample
@@ -61,9 +61,13 @@ class AudioPrompted:
         geometry: "crop": image and mask, short side to S, then the centre, as published. "squash": both.
     """
 
-    timing: Literal["basic", "advanced"] = "basic"
-    prompt: Literal["audio", "text"] = "audio"
-    geometry: Literal["crop", "squash"] = "crop"
+    timing: Literal["basic", "advanced"] = field(
+        default="basic", metadata=switch(f"Hear the whole clip, or the spoken word alone, widened by {WIDENED} s.")
+    )
+    prompt: Literal["audio", "text"] = field(
+        default="audio", metadata=switch("Ask by the clip, or by the class's name, for comparison.")
+    )
+    geometry: Literal["crop", "squash"] = field(default="crop", metadata=switch("How image and mask become square."))
     name: ClassVar[str] = "audio"
     batch: ClassVar[int] = 8
     question: ClassVar[str] = "Asked by a sound or a spoken word, does the map fall on what is heard?"

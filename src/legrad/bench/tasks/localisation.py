@@ -1,13 +1,13 @@
 """Does a map fall on its object? Pointing game, energy in the mask, prompt-swap."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
 from legrad.bench import ground_truth
-from legrad.bench.benchmark import Metric
+from legrad.bench.benchmark import Metric, switch
 from legrad.bench.subject import Subject
 from legrad.bench.summaries import mean, ratio
 from legrad.datasets import Dataset, Sample
@@ -24,7 +24,7 @@ class Localisation:
         tolerance: pixels that the maximum may lie beside the mask.
     """
 
-    tolerance: float = 0
+    tolerance: float = field(default=0, metadata=switch("Pixels that the maximum may lie beside the mask."))
     name: ClassVar[str] = "localisation"
     batch: ClassVar[int] = 8
     question: ClassVar[str] = "Asked for one of several things, does the map fall on that one?"

@@ -1,11 +1,11 @@
 """Open-vocabulary localisation judged at labelled points, as in OpenImages V7."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from legrad.bench import ground_truth
-from legrad.bench.benchmark import Metric
+from legrad.bench.benchmark import Metric, switch
 from legrad.bench.subject import Subject
 from legrad.bench.summaries import Item, mean
 from legrad.datasets import Dataset, Sample
@@ -47,7 +47,7 @@ class OpenVocabulary:
         threshold: of the min-maxed map; above it is foreground.
     """
 
-    threshold: float = 0.5
+    threshold: float = field(default=0.5, metadata=switch("Of the min-maxed map; above it is foreground."))
     name: ClassVar[str] = "openvocab"
     batch: ClassVar[int] = 8
     question: ClassVar[str] = "Asked for a thing by name, does the map light up where people say it is?"

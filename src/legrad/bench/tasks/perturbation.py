@@ -1,14 +1,14 @@
 """Erase what a map calls relevant, or irrelevant, and watch the model's answers (Chefer et al.; RISE)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from legrad.bench import ground_truth
-from legrad.bench.benchmark import Metric
+from legrad.bench.benchmark import Metric, switch
 from legrad.bench.subject import Subject
 from legrad.bench.summaries import Summary, mean
 from legrad.datasets import Dataset, Sample
@@ -63,10 +63,19 @@ class Perturbation:
         seed: of ``ties="random"``.
     """
 
-    explained: Literal["both", "predicted", "truth"] = "both"
-    fill: perturbation.Fill = "black"
-    patch: int = 1
-    ties: perturbation.Ties = "index"
+    explained: Literal["both", "predicted", "truth"] = field(
+        default="both", metadata=switch("Which class's map: the one that the model predicts, the true one, or both.")
+    )
+    fill: perturbation.Fill = field(default="black", metadata=switch("What erased pixels become."))
+    patch: int = field(
+        default=1,
+        metadata=switch(
+            "Side of what is erased as one. Default: 1 pixel; of a spectrogram the model's patch.", optional=True
+        ),
+    )
+    ties: perturbation.Ties = field(
+        default="index", metadata=switch("Order in which pixels of equal relevance are erased.")
+    )
     seed: int = 0
     name: ClassVar[str] = "perturbation"
     batch: ClassVar[int] = 4

@@ -1,14 +1,14 @@
 """Object segmentation by a heatmap, ImageNet-Segmentation and its like (protocol of Chefer et al., CVPR 2021)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from legrad.bench import ground_truth
-from legrad.bench.benchmark import Metric
+from legrad.bench.benchmark import Metric, switch
 from legrad.bench.subject import Subject
 from legrad.bench.summaries import Item, Summary, mean
 from legrad.datasets import IGNORE, Dataset, Sample
@@ -16,7 +16,6 @@ from legrad.errors import InputError
 from legrad.metrics import segmentation
 from legrad.metrics.bootstrap import ratio_of
 from legrad.metrics.framing import Geometry, frame_image, frame_mask
-from legrad.metrics.ranges import is_flat
 
 _COUNTS = ("tp", "fp", "fn", "tn")
 
@@ -64,8 +63,18 @@ class Segmentation:
             transform does. "prs_compat": image cropped so, mask squashed, as TextSpan's code does.
     """
 
-    explained: Literal["predicted", "truth"] = "predicted"
-    geometry: Geometry = "squash"
+    explained: Literal["predicted", "truth"] = field(
+        default="predicted",
+        metadata=switch(
+            "The predicted class, against the label's mask, or every class that has a mask, against its own."
+        ),
+    )
+    geometry: Geometry = field(
+        default="squash",
+        metadata=switch(
+            "How image and mask become square; prs_compat crops the image and squashes the mask, as TextSpan."
+        ),
+    )
     name: ClassVar[str] = "segmentation"
     batch: ClassVar[int] = 8
     question: ClassVar[str] = "Does the map cover the object, and nothing else?"
@@ -131,9 +140,7 @@ class Segmentation:
             ignore = sample.extra.get(IGNORE)
             if ignore is not None:
                 ignore = frame_mask(ignore, subject.size, self.geometry)
-            pairs = [(one.numpy(), mask) for one, mask in zip(maps, own.values(), strict=True)]
-            half = [segmentation.confusion(segmentation.foreground(one, 0.5), mask, ignore) for one, mask in pairs]
-            found.append({"mean": _total([_measure(*pair, ignore) for pair in pairs]), "half": _sums(half)})
+            found.append(scores(list(maps.numpy()), list(own.values()), ignore))
         return found
 
     def _masks(self, sample: Sample, size: int) -> dict[str, Any]:
@@ -145,20 +152,25 @@ class Segmentation:
         return {label: frame_mask(sample.masks[label], size, self.geometry)}
 
 
-def _measure(one: NDArray[Any], mask: NDArray[np.bool_], ignore: NDArray[np.bool_] | None) -> dict[str, Any]:
-    """What is told of a map; the average precision, which takes most of the time, once."""
-    return {
-        **segmentation.confusion(segmentation.foreground(one), mask, ignore),
-        "ap": segmentation.average_precision(one, mask, ignore),
-        "flat": int(is_flat(one)),
-    }
+def scores(
+    maps: Sequence[NDArray[Any]], masks: Sequence[NDArray[np.bool_]], ignore: NDArray[np.bool_] | None = None
+) -> dict[str, Any]:
+    """The scores of one image: "mean" and "half", by threshold; counts are summed over its classes, the rest averaged.
+
+    Args:
+        maps: (H, W) of each class, any range.
+        masks: (H, W) of each class.
+        ignore: (H, W), pixels that do not count.
+    """
+    pairs = list(zip(maps, masks, strict=True))
+    mean = [segmentation.measure(saliency, mask, ignore) for saliency, mask in pairs]
+    half = [segmentation.confusion(segmentation.foreground(saliency, 0.5), mask, ignore) for saliency, mask in pairs]
+    averages = {}
+    for name in ("ap", "flat"):
+        values = [row[name] for row in mean if row[name] is not None]
+        averages[name] = sum(values) / len(values) if values else None
+    return {"mean": {**_sums(mean), **averages}, "half": _sums(half)}
 
 
-def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {name: sum(row[name] for row in rows) for name in _COUNTS}
-
-
-def _total(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts of an image's classes added, the rest averaged."""
-    known = {name: [row[name] for row in rows if row[name] is not None] for name in ("ap", "flat")}
-    return {**_sums(rows), **{name: sum(values) / len(values) if values else None for name, values in known.items()}}
