@@ -1,12 +1,13 @@
 """Steps that all training shares: learning rates, updates, checkpoints."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from legrad.atomic import draft_of
 
 Optimizers = Sequence[torch.optim.Optimizer]
 
@@ -67,9 +68,8 @@ def update(model: nn.Module, loss: Tensor, optimizers: Optimizers, rates: list[l
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint atomically: an interrupted run leaves the one before."""
-    draft = path.with_suffix(".tmp")
-    torch.save(state, draft)
-    os.replace(draft, path)
+    with draft_of(path) as draft:
+        torch.save(state, draft)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
