@@ -16,7 +16,7 @@ check: .venv/installed  ## format, lint, types, imports that point down
 	$(BIN)/ruff format --check src tests performance tools training
 	$(BIN)/ruff check src tests performance tools training
 	$(BIN)/python -m mypy
-	PYTHONPATH=. $(BIN)/lint-imports --no-logo
+	PYTHONPATH=src:. $(BIN)/lint-imports --no-logo
 
 matrix: .venv/installed  ## every model name of every library against the slow twin: docs/support-matrix.md
 	PYTHONPATH=tests $(BIN)/python -m tools.support_matrix
