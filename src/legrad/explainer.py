@@ -1,4 +1,4 @@
-"""``load`` and ``wrap`` a model, ``explain`` images: the steps in order, around the formula in ``relevance``."""
+"""``load`` and ``wrap`` a model, ``explain`` images: the steps in order."""
 
 import contextlib
 import functools
@@ -345,8 +345,6 @@ class Explainer:
             keep_layers=keep_layers,
             memory=memory,
         )
-
-    # -- inside -----------------------------------------------------------------------------------------------------
 
     def _settings(
         self, question: Question, first: Input, fit: str, null: ResolvedTarget | None, null_threshold: float

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from legrad.errors import UnsupportedModelError
@@ -153,13 +152,6 @@ def _transform(anatomy: ViTAnatomy, processor: Any) -> Any:
         return naflex.transform(anatomy, processor)
     by_axis = {"rows": image.transform, "frames": video.transform, "frequency": audio.transform}
     return by_axis[anatomy.axes[0]](anatomy, processor)
-
-
-def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Adapter:
-    """A repository of the Hugging Face hub (from the cache when offline), or a folder."""
-    from legrad.models.hf import loading
-
-    return loading.load(name, device, dtype)
 
 
 def available() -> list[tuple[str, str]]:

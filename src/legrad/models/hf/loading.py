@@ -11,6 +11,7 @@ import torch
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.models import folders
 from legrad.models.adapter import Adapter
+from legrad.models.hf import library
 
 # parameters that no explanation uses
 _UNUSED = ("mask_token",)
@@ -36,8 +37,6 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
         raise InputError("hf: models need transformers 5: pip install 'legrad[transformers]'") from error
     if int(transformers.__version__.partition(".")[0]) < 5:
         raise InputError(f"hf: models need transformers 5 or newer, found {transformers.__version__}")
-    from legrad.models.hf import library as hf
-
     folder = Path(name).expanduser()
     source = str(folder) if folder.is_dir() else name
     # a folder of timm can be loaded here too, if it holds all that transformers wants
@@ -47,8 +46,8 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         kind = _kind(transformers, config, name)
-        if hf.find(kind) is None:
-            raise UnsupportedModelError(f"transformers' {kind.__name__} {hf.reason(kind.__name__)}")
+        if library.find(kind) is None:
+            raise UnsupportedModelError(f"transformers' {kind.__name__} {library.reason(kind.__name__)}")
         with _no_progress(transformers, folder.is_dir()):
             model, report = kind.from_pretrained(
                 source, config=config, dtype=dtype or torch.float32, output_loading_info=True
@@ -67,7 +66,7 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     if "pooler.dense.weight" in report["missing_keys"]:
         # trained without a pooler, which transformers would fill with random numbers
         model.pooler = None
-    adapter = hf.adapt(model.eval().to(device or "cpu"))
+    adapter = library.adapt(model.eval().to(device or "cpu"))
     assert adapter is not None
     _check_complete(adapter, report["missing_keys"], name)
     for tool in ("AutoImageProcessor", "AutoVideoProcessor", "AutoFeatureExtractor"):
@@ -76,11 +75,11 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
                 # AST's own extractor; the lowest of its 128 filters are narrower than a frequency bin
                 warnings.filterwarnings("ignore", "At least one mel filter has all zero values")
                 processor = getattr(transformers, tool).from_pretrained(source, trust_remote_code=False)
-                adapter, _, _ = hf.tools(adapter, processor, None)
+                adapter, _, _ = library.tools(adapter, processor, None)
     if adapter.encode_text is not None:
         with suppress(OSError, ValueError, KeyError, ImportError):
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            adapter, _, _ = hf.tools(adapter, None, tokenizer)
+            adapter, _, _ = library.tools(adapter, None, tokenizer)
     return replace(adapter, name=f"hf:{name}")
 
 
