@@ -174,7 +174,7 @@ def test_blocks_that_are_skipped_are_noticed():
 
 
 def test_the_check_runs_once_per_shape_and_dtype():
-    from legrad import explainer as module
+    from legrad.core import first_use as module
 
     model = tiny.clip()
     explainer, t = legrad.wrap(model), torch.randn(32)
