@@ -1,7 +1,8 @@
 """The command line: ``legrad explain``, ``legrad models``, ``legrad doctor``. Parse, call the library, save, print.
 
 Exit status: 0 all is well, 1 some inputs failed (or a model is not healthy), 2 nothing could be done. What is heavy is
-imported when a command runs: help, version and shell completion load neither torch nor a model library.
+imported when a command runs: help, version and shell completion load neither torch nor a model library, except of a
+single benchmark (``legrad bench NAME``), whose options are read off its class.
 """
 
 import io
