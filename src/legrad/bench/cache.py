@@ -55,8 +55,8 @@ class MapCache:
         ]
         rows = [row for row, own in enumerate(missing) if own]
         if rows:
-            found = compute([images[row] for row in rows], [missing[row] for row in rows])
-            for row, parts in zip(rows, found, strict=True):
+            computed = compute([images[row] for row in rows], [missing[row] for row in rows])
+            for row, parts in zip(rows, computed, strict=True):
                 new = [key for key in keys[row] if key not in self._found]
                 for key, *values in zip(new, *parts, strict=True):
                     self._found[key] = tuple(value.clone() for value in values)

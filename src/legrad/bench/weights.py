@@ -16,6 +16,6 @@ def weights_digest(model: torch.nn.Module) -> str:
     for name, value in model.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         flat = value.detach().flatten()
-        some = flat[:: max(1, flat.numel() // _SAMPLED)].double().cpu().contiguous()
-        digest.update(some.numpy().tobytes())
+        sample = flat[:: max(1, flat.numel() // _SAMPLED)].double().cpu().contiguous()
+        digest.update(sample.numpy().tobytes())
     return digest.hexdigest()[:16]

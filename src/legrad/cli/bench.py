@@ -98,10 +98,10 @@ def _benchmark_command(name: str) -> Any:
     switches = registry.switches(name)
 
     def command(**options: Any) -> None:
-        given = {switch: options.pop(switch) for switch in switches}
+        values = {switch: options.pop(switch) for switch in switches}
         settings = {
             switch: value.value if isinstance(value, enum.Enum) else value
-            for switch, value in given.items()
+            for switch, value in values.items()
             if _differs(switches[switch], value)
         }
         _measure(name, settings, **options)
