@@ -127,7 +127,7 @@ def spectrogram_map(row, col, heard=300, **changes):
         layer_relevance=relevance[:, :, None].repeat(1, 1, 2, 1, 1),
         placements=[Placement((128, heard), (128, 1024))],
         patch_grids=[PatchGrid((12, 101), (16, 16), (10, 10))],
-        images=[spectrograms.drawn(torch.rand(heard, 128, generator=torch.Generator().manual_seed(0)))],
+        images=[spectrograms.as_image(torch.rand(heard, 128, generator=torch.Generator().manual_seed(0)))],
         axes=("frequency", "time"),
         **changes,
     )
