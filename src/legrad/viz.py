@@ -1,4 +1,4 @@
-"""Arrays in, images out: overlays and figures. No global state, no window."""
+"""Arrays in, images out: overlays, figures, animations. No global state, no window."""
 
 import io
 import math
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-_HATCH = 12  # pixels between two lines
+_HATCH = 12  # pixels from one line to the next
 _PANEL, _TALLEST, _NARROWEST = 3.2, 4.5, 1.4  # inches: usual width, largest height and least width of a panel
 
 
@@ -28,8 +28,8 @@ class Axis:
     Attributes:
         label: with its unit.
         length: of the whole image.
-        ticks: (position, label), for scales that are not even; default matplotlib's own.
-        start: where it begins.
+        ticks: (position, label), for uneven scales; default matplotlib's choice.
+        start: value at the left or lower edge.
     """
 
     label: str
@@ -85,24 +85,27 @@ def overlay(
     Args:
         image: (H, W, 3) uint8.
         saliency: (H, W) in [0, 1].
-        seen: (H, W) bool; pixels that the model never saw become grey and hatched.
+        seen: (H, W) bool, False where the model saw nothing: these pixels become grey and hatched.
         alpha: opacity of the colours, in [0, 1].
         cmap: matplotlib colour map.
 
     Returns:
         RGB image, same size.
+
+    Raises:
+        InputError: another alpha, sizes that differ, or an unknown colour map.
     """
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha lies in [0, 1], got {alpha}")
     if image.shape[:2] != saliency.shape:
         raise InputError(f"image {image.shape[:2]} and saliency {saliency.shape} differ in size")
-    mixed = image * (1 - alpha) + colours(saliency, cmap) * alpha
+    pixels = image * (1 - alpha) + colours(saliency, cmap) * alpha
     if seen is not None and not seen.all():
         grey = image.mean(-1, keepdims=True) * 0.35 + 110
         y, x = np.mgrid[0 : image.shape[0], 0 : image.shape[1]]
         grey = np.where(((x + y) % _HATCH < 2)[..., None], grey * 0.6, grey)
-        mixed = np.where(seen[..., None], mixed, grey)
-    return Image.fromarray(np.clip(mixed, 0, 255).round().astype(np.uint8))
+        pixels = np.where(seen[..., None], pixels, grey)
+    return Image.fromarray(np.clip(pixels, 0, 255).round().astype(np.uint8))
 
 
 def figure(
@@ -124,7 +127,7 @@ def figure(
         cmap: colour map of the bar.
         name: title of the original.
         columns: images per row.
-        axes: of x and y; default none.
+        axes: x and y; None for images without scales.
         note: a line below.
     """
     from matplotlib.figure import Figure
@@ -132,7 +135,7 @@ def figure(
     count = 1 + len(panels)
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    # extreme shapes would give figures of a hundred inches or none
+    # bounds, because extreme shapes would give figures of a hundred inches or of none
     aspect = min(max(image.shape[0] / image.shape[1], 0.2), 5)
     side = min(_PANEL, max(_TALLEST / aspect, _NARROWEST))
     size = (side * columns + 0.9, (min(side * aspect, _TALLEST) + 0.7) * rows + 0.3 * bool(note))
@@ -140,18 +143,18 @@ def figure(
     grid = result.subplots(rows, columns, squeeze=False)
     for axis in grid.flat:
         axis.set_axis_off()
-    shown = zip(grid.flat, [image, *panels], [name, *titles], strict=False)
-    for axis, content, title in shown:
+    # the last row may have more axes than there are panels
+    for axis, content, title in zip(grid.flat, [image, *panels], [name, *titles], strict=False):
         if axes is None:
             axis.imshow(np.asarray(content))
         else:
             x, y = axes
             axis.imshow(np.asarray(content), extent=_extent(x, y), aspect="auto")
             axis.set_axis_on()
-            for own, scale in ((axis.xaxis, x), (axis.yaxis, y)):
-                own.set_label_text(scale.label, fontsize=8)
+            for matplotlib_axis, scale in ((axis.xaxis, x), (axis.yaxis, y)):
+                matplotlib_axis.set_label_text(scale.label, fontsize=8)
                 if scale.ticks:
-                    own.set_ticks(*zip(*scale.ticks, strict=True))
+                    matplotlib_axis.set_ticks(*zip(*scale.ticks, strict=True))
             axis.tick_params(labelsize=8)
         axis.set_title(_short(title, round(38 * side / _PANEL)), fontsize=10, parse_math=False)
     _finish(result, grid, cmap, note)
@@ -187,7 +190,7 @@ def film(
     result = Figure(figsize=size, dpi=110, layout="constrained")
     axes = result.subplots(len(rows), len(labels), squeeze=False)
     for strip, row, title in zip(axes, rows, titles, strict=True):
-        # layout leaves the width of titles out, so this one runs over its neighbours
+        # the layout ignores the width of titles, so this one may run over the panels to its right
         strip[0].set_title(_short(title.replace("\n", "  "), 100), fontsize=10, loc="left", parse_math=False)
         for axis, image in zip(strip, row, strict=True):
             axis.imshow(np.asarray(image))
@@ -199,7 +202,7 @@ def film(
 
 
 def _finish(figure: "Figure", axes: Any, cmap: str, note: str) -> None:
-    """Colour bar and note."""
+    """Add the colour bar and the note."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -210,19 +213,19 @@ def _finish(figure: "Figure", axes: Any, cmap: str, note: str) -> None:
 
 
 def upside_down(image: Image.Image) -> Image.Image:
-    """Flipped: row 0 of a spectrogram is its lowest frequency, row 0 of an image its top."""
+    """Flipped, because row 0 of a spectrogram is its lowest frequency, and row 0 of an image its top."""
     return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
 
 
 def _short(title: str, longest: int = 38) -> str:
     """Cut every line of a title to what fits above a panel."""
-    # matplotlib cannot draw the bytes of a file name that are no UTF-8
+    # matplotlib cannot draw bytes of a file name that are not UTF-8
     title = title.encode("utf-8", "replace").decode()
     return "\n".join(line if len(line) <= longest else line[: longest - 1] + "…" for line in title.split("\n"))
 
 
 def gif(frames: "Sequence[Image.Image]", seconds: float = 0.2) -> bytes:
-    """An endless animation, ``seconds`` per frame."""
+    """A GIF that repeats forever, ``seconds`` per frame."""
     buffer = io.BytesIO()
     options = {"save_all": True, "append_images": list(frames[1:]), "duration": round(1000 * seconds), "loop": 0}
     frames[0].save(buffer, format="GIF", **options)
@@ -234,7 +237,7 @@ def png(image: Any) -> bytes:
     buffer = io.BytesIO()
     if hasattr(image, "savefig"):
         with warnings.catch_warnings():
-            # a title in Chinese or with an emoji: matplotlib draws boxes for what its font lacks
+            # titles in Chinese or with emojis: matplotlib draws boxes for glyphs that its font lacks
             warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
             image.savefig(buffer, format="png")
     else:

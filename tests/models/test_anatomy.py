@@ -100,12 +100,12 @@ def test_class_indices_and_predicted(model, readout):
     with torch.no_grad():
         logits = model(images)
     best = logits.argmax(1)
-    found = explainer.explain(images, [2, legrad.PREDICTED], readout=readout)
+    explanation = explainer.explain(images, [2, legrad.PREDICTED], readout=readout)
     want = torch.stack([by_hand(model, images, c, readout) for c in (torch.full((3,), 2), best)], 1)
-    assert limits.close(found.relevance, want, maps=True)
-    assert limits.close(found.scores[:, 0], logits[:, 2])
-    assert limits.close(found.scores[:, 1], logits.amax(1))
-    assert found.labels == [["class 2", f"class {c} (predicted)"] for c in best.tolist()]
+    assert limits.close(explanation.relevance, want, maps=True)
+    assert limits.close(explanation.scores[:, 0], logits[:, 2])
+    assert limits.close(explanation.scores[:, 1], logits.amax(1))
+    assert explanation.labels == [["class 2", f"class {c} (predicted)"] for c in best.tolist()]
 
 
 def test_what_a_classifier_cannot_answer(model):
@@ -128,11 +128,11 @@ def test_what_a_classifier_cannot_answer(model):
 def test_contrast_of_two_classes_is_a_difference_of_logits(model):
     images = torch.randn(2, 3, 24, 32)
     explainer = legrad.wrap(model, anatomy=anatomy(model))
-    found = explainer.explain(images, legrad.Contrast(0, 3))
+    explanation = explainer.explain(images, legrad.Contrast(0, 3))
     with torch.no_grad():
         logits = model(images)
-    assert limits.close(found.scores[:, 0], logits[:, 0] - logits[:, 3], of=logits)
-    assert found.labels[0] == ["class 0 rather than class 3"]
+    assert limits.close(explanation.scores[:, 0], logits[:, 0] - logits[:, 3], of=logits)
+    assert explanation.labels[0] == ["class 0 rather than class 3"]
 
 
 # -- a record that is wrong ---------------------------------------------------------------------------------------
@@ -295,6 +295,6 @@ def test_blocks_that_return_tuples_have_positions_too(model):
     model.norm.register_forward_pre_hook(lambda _, given: given[0] if isinstance(given[0], tuple) else given)
     described = dataclasses.replace(anatomy(model), to_tokens=lambda output: output[0])
     with mock.patch.object(module, "position_check", wraps=module.position_check) as check:
-        found = legrad.wrap(model, anatomy=described).explain(images, 2)
+        explanation = legrad.wrap(model, anatomy=described).explain(images, 2)
     assert check.call_count == 1
-    assert twin.distance(found.relevance, want.relevance) < limits.FLOAT32
+    assert twin.distance(explanation.relevance, want.relevance) < limits.FLOAT32

@@ -64,13 +64,13 @@ def test_maps_equal_the_twin(name, readout):
     explainer = legrad.wrap(model)
     batch = batch_of(explainer.anatomy)
     with left_as_found(model):
-        found = explainer.explain(batch, second, readout=readout, keep_layers=True)
+        explanation = explainer.explain(batch, second, readout=readout, keep_layers=True)
     expected = generic_twin.layer_maps(model, lambda m: legrad.wrap(m).anatomy, batch, second, readout)
-    assert found.axes == ("frequency", "time")
-    assert found.relevance.shape[2:] == explainer.anatomy.grid
-    assert distance(found.layer_relevance[:, 0], expected) < limits.FLOAT64
+    assert explanation.axes == ("frequency", "time")
+    assert explanation.relevance.shape[2:] == explainer.anatomy.grid
+    assert distance(explanation.layer_relevance[:, 0], expected) < limits.FLOAT64
     alone = explainer.explain(batch[1:], second, readout=readout)
-    assert distance(alone.relevance[0], found.relevance[1]) < limits.FLOAT64
+    assert distance(alone.relevance[0], explanation.relevance[1]) < limits.FLOAT64
 
 
 @pytest.mark.parametrize("name", ["ast", "ast-side-by-side"])
@@ -113,8 +113,8 @@ def test_a_broken_anatomy_is_noticed(wrong):
         with pytest.raises(legrad.TruthCheckError, match="20 keys"):
             explainer.explain(batch, second)
     else:
-        found = explainer.explain(batch, second).relevance
-        assert found.shape != right.shape or distance(found, right) > limits.DIFFERENT
+        relevance = explainer.explain(batch, second).relevance
+        assert relevance.shape != right.shape or distance(relevance, right) > limits.DIFFERENT
 
 
 def spectrogram_map(row, col, heard=300, **changes):
@@ -127,7 +127,7 @@ def spectrogram_map(row, col, heard=300, **changes):
         layer_relevance=relevance[:, :, None].repeat(1, 1, 2, 1, 1),
         placements=[Placement((128, heard), (128, 1024))],
         patch_grids=[PatchGrid((12, 101), (16, 16), (10, 10))],
-        images=[spectrograms.drawn(torch.rand(heard, 128, generator=torch.Generator().manual_seed(0)))],
+        images=[spectrograms.as_image(torch.rand(heard, 128, generator=torch.Generator().manual_seed(0)))],
         axes=("frequency", "time"),
         **changes,
     )
@@ -182,18 +182,18 @@ def write_wav(path, waveform, rate=RATE, width=2, channels=1):
 
 def test_only_what_was_heard_is_shown(explainer, extractor):
     waveform = chirp(30)
-    found = explainer.explain(waveform, 1)
-    assert found.placements[0] == Placement((20, 30), (20, 40))
-    assert found.images[0].shape == (20, 30, 3)
-    assert found.saliency().shape == (1, 1, 20, 30)
-    assert found.names == ["sound 0"]
+    explanation = explainer.explain(waveform, 1)
+    assert explanation.placements[0] == Placement((20, 30), (20, 40))
+    assert explanation.images[0].shape == (20, 30, 3)
+    assert explanation.saliency().shape == (1, 1, 20, 30)
+    assert explanation.names == ["sound 0"]
     own = extractor(waveform, sampling_rate=RATE, return_tensors="pt")
     for tensor in (own, own["input_values"]):
         same = explainer.explain(tensor, 1)
-        assert distance(same.relevance, found.relevance) < limits.FLOAT32
+        assert distance(same.relevance, explanation.relevance) < limits.FLOAT32
         assert same.placements[0] == Placement((20, 40), (20, 40))
     # a rising tone: later columns are brightest further up
-    brightest = found.images[0][..., 0].argmax(0)
+    brightest = explanation.images[0][..., 0].argmax(0)
     assert brightest[2] < brightest[27]
 
 
@@ -216,9 +216,9 @@ def test_the_same_sound_in_many_forms(explainer, tmp_path):
     ]
     expected = explainer.explain(waveform, 1)
     for source in sources:
-        found = explainer.explain(source, 1)
-        assert distance(found.relevance, expected.relevance) < 0.05
-        assert found.placements == expected.placements
+        explanation = explainer.explain(source, 1)
+        assert distance(explanation.relevance, expected.relevance) < 0.05
+        assert explanation.placements == expected.placements
     together = explainer.explain([waveform, (stereo, RATE)], 1)
     assert together.names == ["sound 0", "sound 1"]
     assert explainer.explain(tmp_path / "mono.wav", 1).names == [str(tmp_path / "mono.wav")]
@@ -235,8 +235,8 @@ def test_pcm_of_every_width(tmp_path, width):
 
 def test_a_sound_that_is_too_long_warns(explainer):
     with pytest.warns(UserWarning, match=r"lasts 1\.\d s, the model hears the first 0\.4 s"):
-        found = explainer.explain(chirp(100), 1)
-    assert found.images[0].shape == (20, 40, 3)
+        explanation = explainer.explain(chirp(100), 1)
+    assert explanation.images[0].shape == (20, 40, 3)
     assert explainer.explain(chirp(40), 1).images[0].shape == (20, 40, 3)
 
 
@@ -408,16 +408,16 @@ def test_the_axes_of_a_file_are_seconds_and_hz(tmp_path):
     model = zoo_media.ast(num_mel_bins=64, max_length=100)
     time = np.arange(RATE) / RATE
     tone = np.where((time > 0.5) & (time < 0.8), 0.9 * np.sin(2 * np.pi * 2000 * time), 0).astype(np.float32)
-    found = legrad.wrap(model, transform=extractor).explain(write_wav(tmp_path / "tone.wav", tone), 1)
-    (centres,) = found.frequencies
+    explanation = legrad.wrap(model, transform=extractor).explain(write_wav(tmp_path / "tone.wav", tone), 1)
+    (centres,) = explanation.frequencies
     assert len(centres) == 64
     assert 20 < centres[0] < centres[-1] < 8000
-    row, column = np.unravel_index(found.images[0][..., 0].argmax(), found.images[0].shape[:2])
+    row, column = np.unravel_index(explanation.images[0][..., 0].argmax(), explanation.images[0].shape[:2])
     assert centres[row] == pytest.approx(2000, abs=(centres[row + 1] - centres[row - 1]) / 2)
-    axis = found.figure().axes[1]
+    axis = explanation.figure().axes[1]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("time (seconds)", "frequency (Hz)")
     right, top = axis.images[0].get_extent()[1::2]
-    assert 0.49 < column / found.images[0].shape[1] * right < 0.8
+    assert 0.49 < column / explanation.images[0].shape[1] * right < 0.8
     ticks = {tick.get_text(): place for tick, place in zip(axis.get_yticklabels(), axis.get_yticks(), strict=True)}
     assert ticks["2000"] == pytest.approx(row + 0.5, abs=1)
     assert 0 < ticks["500"] < ticks["5000"] < top == 64
@@ -438,18 +438,18 @@ def test_bins_lie_where_the_librarys_own_filters_do():
 
 
 def test_explain_audio_is_explain(explainer):
-    found = explainer.explain_audio(chirp(), [1, 2], layers=1, readout="native")
+    explanation = explainer.explain_audio(chirp(), [1, 2], layers=1, readout="native")
     expected = explainer.explain(chirp(), [1, 2], layers=1, readout="native")
-    assert torch.equal(found.relevance, expected.relevance)
+    assert torch.equal(explanation.relevance, expected.relevance)
 
 
 def test_explain_audio_asks_the_audio_tower(explainer):
     """A model that sees and hears: its audio tower is explained, its images are left alone."""
     seeing = legrad.wrap(tiny.clip())
     both = legrad.explainer.Explainer(dataclasses.replace(seeing.adapter, audio_adapter=explainer.adapter))
-    found = both.explain_audio(chirp(), 1)
-    assert found.axes == ("frequency", "time")
-    assert torch.equal(found.relevance, explainer.explain(chirp(), 1).relevance)
+    explanation = both.explain_audio(chirp(), 1)
+    assert explanation.axes == ("frequency", "time")
+    assert torch.equal(explanation.relevance, explainer.explain(chirp(), 1).relevance)
 
 
 def test_what_does_not_listen_is_refused():
@@ -475,39 +475,39 @@ def test_maps_of_the_ear_equal_the_twin(hearing, readout):
     tower = copy.deepcopy(hearing.audio_explainer.model).double()
     batch = batch_of(speech_anatomy(tower))
     with left_as_found(tower):
-        found = legrad.wrap(tower, anatomy=speech_anatomy(tower)).explain(
+        explanation = legrad.wrap(tower, anatomy=speech_anatomy(tower)).explain(
             batch, second, readout=readout, keep_layers=True
         )
     expected = generic_twin.layer_maps(tower, speech_anatomy, batch, second, readout)
-    assert distance(found.layer_relevance[:, 0], expected) < limits.FLOAT64
-    assert found.axes == ("frequency", "time")
+    assert distance(explanation.layer_relevance[:, 0], expected) < limits.FLOAT64
+    assert explanation.axes == ("frequency", "time")
 
 
 def test_what_the_ear_hears_is_explained(hearing):
     """Texts and sounds are targets of a sound; what is explained is what a target is made of."""
     clip, other = tone_at(1000, 0.3), tone_at(3000, 0.9)
-    found = hearing.explain_audio([clip, other], ["a photo of a cow", legrad.Audio(clip, speech.RATE)])
+    explanation = hearing.explain_audio([clip, other], ["a photo of a cow", legrad.Audio(clip, speech.RATE)])
     with torch.no_grad():
         heard = F.normalize(hearing.audio_explainer.model.hear([clip, other]), dim=-1)
         text = F.normalize(hearing.adapter.encode_text(hearing.adapter.tokenize(["a photo of a cow"])), dim=-1)
-    assert limits.close(found.scores, torch.stack([heard @ text[0], heard @ heard[0]], 1))
+    assert limits.close(explanation.scores, torch.stack([heard @ text[0], heard @ heard[0]], 1))
     # nothing of the silence in front of them and behind
-    assert [picture.shape[1] for picture in found.images] == [30, 90]
-    assert [timing.duration for timing in found.timings] == pytest.approx([0.3, 0.9])
-    for picture, centres, hertz in zip(found.images, found.frequencies, (1000, 3000), strict=True):
+    assert [picture.shape[1] for picture in explanation.images] == [30, 90]
+    assert [timing.duration for timing in explanation.timings] == pytest.approx([0.3, 0.9])
+    for picture, centres, hertz in zip(explanation.images, explanation.frequencies, (1000, 3000), strict=True):
         assert centres[int(picture[..., 0].sum(1).argmax())] == pytest.approx(hertz, rel=0.05)
         assert picture[..., 0].max(0).min() > 200
 
 
 def test_a_long_sound_is_shown_at_the_time_that_was_heard(hearing):
     clip = np.concatenate([0.01 * tone_at(500, 2), tone_at(500, 1), 0.01 * tone_at(500, 2)])
-    found = hearing.explain_audio(clip, "a photo of a cow")
-    (timing,) = found.timings
+    explanation = hearing.explain_audio(clip, "a photo of a cow")
+    (timing,) = explanation.timings
     assert timing.duration == pytest.approx(speech.SAMPLES / RATE)
     assert timing.start == pytest.approx(3 + (speech.TRAILING_SAMPLES - speech.SAMPLES) / RATE, abs=0.05)
-    axis = found.figure().axes[1]
+    axis = explanation.figure().axes[1]
     assert axis.images[0].get_extent() == pytest.approx([timing.start, timing.start + timing.duration, 0, speech.MELS])
-    loud = found.images[0][..., 0].max(0) > 200
+    loud = explanation.images[0][..., 0].max(0) > 200
     seconds = timing.start + np.flatnonzero(loud)[[0, -1]] * 0.01
     assert seconds == pytest.approx([2, 3], abs=0.05)
 
@@ -515,14 +515,14 @@ def test_a_long_sound_is_shown_at_the_time_that_was_heard(hearing):
 def test_silence_in_front_of_a_sound_is_not_shown_as_its_beginning(hearing):
     """A short sound is laid at the end of what is heard: its map begins there too."""
     clip = tone_at(1000, 0.3)
-    found = hearing.explain_audio(clip, "a photo of a cow")
-    (frame,), cells = found.placements, hearing.audio_explainer.anatomy.patch_grid
+    explanation = hearing.explain_audio(clip, "a photo of a cow")
+    (frame,), cells = explanation.placements, hearing.audio_explainer.anatomy.patch_grid
     skipped = speech.FRAMES - speech.TRAILING_SAMPLES // speech.HOP - 30
     assert frame.offset[1] == pytest.approx(skipped, abs=2)
-    raw = found.saliency(normalize=None)[0, 0]
+    raw = explanation.saliency(normalize=None)[0, 0]
     column = round(frame.offset[1] + 15) // cells.stride[1]
     middle = round((column + 0.5) * cells.stride[1] - frame.offset[1] - 0.5)
-    assert raw[speech.MELS // 4, middle] == pytest.approx(float(found.relevance[0, 0, 0, column]), rel=0.2)
+    assert raw[speech.MELS // 4, middle] == pytest.approx(float(explanation.relevance[0, 0, 0, column]), rel=0.2)
 
 
 def test_the_map_moves_along_with_the_word(hearing):
@@ -614,10 +614,10 @@ def test_maps_of_waveforms_equal_the_twin(name, readout):
     # some versions of transformers draw a number per layer, in evaluation too: that is the model's doing
     draws = not torch.equal(state, torch.get_rng_state())
     with left_as_found(model), torch.random.fork_rng(devices=(), enabled=draws):
-        found = legrad.wrap(model).explain(batch, second, readout=readout, keep_layers=True)
+        explanation = legrad.wrap(model).explain(batch, second, readout=readout, keep_layers=True)
     expected = generic_twin.layer_maps(model, lambda m: legrad.wrap(m).anatomy.at((1, 500)), batch, second, readout)
-    assert found.relevance.shape == (2, 1, 1, (500 - 17) // 6 + 1)
-    assert distance(found.layer_relevance[:, 0], expected) < limits.FLOAT64
+    assert explanation.relevance.shape == (2, 1, 1, (500 - 17) // 6 + 1)
+    assert distance(explanation.layer_relevance[:, 0], expected) < limits.FLOAT64
 
 
 def test_what_a_token_of_a_waveform_covers():
@@ -639,33 +639,33 @@ def test_what_a_token_of_a_waveform_covers():
 def test_a_waveform_is_shown_as_a_spectrogram(hubert, tmp_path):
     """One row of tokens: columns of seconds, all frequencies alike."""
     clip = np.concatenate([np.zeros(4000), tone_at(3000, 0.25)]).astype(np.float32)
-    found = hubert.explain_audio([write_wav(tmp_path / "a.wav", clip), clip[:5000]], [1, legrad.PREDICTED])
-    assert found.grids == [(1, (8000 - 17) // 6 + 1), (1, (5000 - 17) // 6 + 1)]
-    assert [timing.duration for timing in found.timings] == pytest.approx([0.5, 5000 / RATE])
-    saliency = found.saliency()[0][0]
-    assert saliency.shape == found.images[0].shape[:2] == (201, 101)
-    assert torch.equal(saliency[0][found.seen[0][0]], saliency[200][found.seen[0][200]])
+    explanation = hubert.explain_audio([write_wav(tmp_path / "a.wav", clip), clip[:5000]], [1, legrad.PREDICTED])
+    assert explanation.grids == [(1, (8000 - 17) // 6 + 1), (1, (5000 - 17) // 6 + 1)]
+    assert [timing.duration for timing in explanation.timings] == pytest.approx([0.5, 5000 / RATE])
+    saliency = explanation.saliency()[0][0]
+    assert saliency.shape == explanation.images[0].shape[:2] == (201, 101)
+    assert torch.equal(saliency[0][explanation.seen[0][0]], saliency[200][explanation.seen[0][200]])
     # what is drawn lies at its place: silence in the first half, the tone's frequency in the second
-    grey = found.images[0][..., 0]
+    grey = explanation.images[0][..., 0]
     assert grey[:, :45].max() == 0
-    assert found.frequencies[0][int(grey[:, 75].argmax())] == pytest.approx(3000, abs=50)
-    axis = found.figure(0).axes[1]
+    assert explanation.frequencies[0][int(grey[:, 75].argmax())] == pytest.approx(3000, abs=50)
+    axis = explanation.figure(0).axes[1]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("time (seconds)", "frequency (Hz)")
     assert axis.images[0].get_extent() == pytest.approx([0, 0.5, 0, 201])
     assert [tick.get_text() for tick in axis.get_yticklabels()] == ["0", "1000", "2000", "5000"]
     # where the strongest token is, the map is
-    best = int(found.relevance[0, 0, 0].argmax())
+    best = int(explanation.relevance[0, 0, 0].argmax())
     assert abs(int(saliency[100].argmax()) - (best * 6 + 8.5) / 80) <= 1
     alone = hubert.explain(clip[:5000], 1)
-    assert distance(alone.relevance[0], found.relevance[1, :1, :, : alone.relevance.shape[-1]]) < limits.FLOAT32
+    assert distance(alone.relevance[0], explanation.relevance[1, :1, :, : alone.relevance.shape[-1]]) < limits.FLOAT32
 
 
 def test_tensors_of_waveforms(hubert):
     batch = torch.randn(2, 700)
-    found = hubert.explain(batch, 1)
-    assert found.names == ["sound 0", "sound 1"]
-    assert found.relevance.shape == (2, 1, 1, (700 - 17) // 6 + 1)
-    assert found.figure().axes[1].get_xlabel() == "time (spectrogram frames)"
+    explanation = hubert.explain(batch, 1)
+    assert explanation.names == ["sound 0", "sound 1"]
+    assert explanation.relevance.shape == (2, 1, 1, (700 - 17) // 6 + 1)
+    assert explanation.figure().axes[1].get_xlabel() == "time (spectrogram frames)"
     with pytest.raises(legrad.InputError, match=r"normalised float \(batch, samples\)"):
         hubert.explain(torch.randn(1, 2, 700), 1)
     with pytest.raises(legrad.InputError, match="smaller than one patch"):

@@ -46,8 +46,8 @@ def test_read_outs_and_facts():
         batch = random_input(anatomy)
         truth_check(anatomy, batch)
         position_check(anatomy, batch)
-    found = explainer.explain(torch.randn(2, 3, 32, 32), torch.randn(24))
-    assert found.settings["model"] == "ImageBind"
+    explanation = explainer.explain(torch.randn(2, 3, 32, 32), torch.randn(24))
+    assert explanation.settings["model"] == "ImageBind"
     with pytest.raises(legrad.InputError, match=r"32, 32.* pixels only"):
         explainer.explain(torch.randn(1, 3, 40, 40), torch.randn(24))
 
@@ -76,7 +76,7 @@ def test_a_sound_is_heard_as_three_clips():
     explainer = legrad.wrap(model)
     x = torch.randn(1, 3, 32, 32)
     with models.left_as_found(model):
-        found = explainer.explain(x, legrad.Audio(waveform))
+        explanation = explainer.explain(x, legrad.Audio(waveform))
     extractor = transformers.ASTFeatureExtractor(num_mel_bins=128, max_length=204, do_normalize=False)
     clips = []
     for start in (0, 1.65, 3.3):
@@ -88,10 +88,10 @@ def test_a_sound_is_heard_as_three_clips():
         assert limits.close(heard.norm(dim=-1), torch.full((3,), 20.0))
         picture = model({"vision": x})["vision"]
     expected = nn.functional.cosine_similarity(picture, heard.mean(0)[None])
-    assert limits.close(found.scores[0], expected)
+    assert limits.close(explanation.scores[0], expected)
     same = explainer.explain(x, heard.mean(0))
-    assert twin.distance(found.relevance, same.relevance) < limits.FLOAT32
-    assert explainer.explain(x, legrad.Audio(sound(5.3, 1))).scores[0] != found.scores[0]
+    assert twin.distance(explanation.relevance, same.relevance) < limits.FLOAT32
+    assert explainer.explain(x, legrad.Audio(sound(5.3, 1))).scores[0] != explanation.scores[0]
 
 
 def test_short_sounds_and_silence_behind_them():
@@ -112,24 +112,24 @@ def test_texts_and_sounds_mix(monkeypatch):
     with pytest.raises(legrad.InputError, match="text targets need a tokenizer"):
         legrad.wrap(model).explain(x, "a cat")
     explainer = legrad.wrap(model, tokenizer=models.tokenizer)
-    found = explainer.explain(x, ["two dogs", legrad.Audio(sound(2.5))])
+    explanation = explainer.explain(x, ["two dogs", legrad.Audio(sound(2.5))])
     with torch.no_grad():
         text = model({"text": models.tokenizer(["two dogs"])})["text"]
         expected = nn.functional.cosine_similarity(model({"vision": x})["vision"], text)
-    assert limits.close(found.scores[:, 0], expected)
-    assert found.labels[0] == ["two dogs", "sound waveform"]
+    assert limits.close(explanation.scores[:, 0], expected)
+    assert explanation.labels[0] == ["two dogs", "sound waveform"]
     package = types.SimpleNamespace(load_and_transform_text=lambda texts, device: models.tokenizer(texts).to(device))
     monkeypatch.setitem(sys.modules, "imagebind.data", package)
     own = legrad.wrap(model).explain(x, "two dogs")
-    assert twin.distance(own.relevance[:, 0], found.relevance[:, 0]) < limits.FLOAT32
+    assert twin.distance(own.relevance[:, 0], explanation.relevance[:, 0]) < limits.FLOAT32
 
 
 def test_half_precision():
     model, half = tiny(), tiny().half()
     x, target = torch.randn(1, 3, 32, 32), legrad.Audio(sound(2.5))
     with models.left_as_found(half):
-        found = legrad.wrap(half).explain(x, target)
-    pair = torch.stack([found.relevance.flatten(), legrad.wrap(model).explain(x, target).relevance.flatten()])
+        explanation = legrad.wrap(half).explain(x, target)
+    pair = torch.stack([explanation.relevance.flatten(), legrad.wrap(model).explain(x, target).relevance.flatten()])
     assert float(torch.corrcoef(pair)[0, 1]) > limits.CORRELATION
 
 

@@ -70,12 +70,12 @@ def test_text_and_scores():
     model = tiny()
     explainer = legrad.wrap(model, tokenizer=models.tokenizer)
     x = torch.randn(2, 3, 32, 32)
-    found = explainer.explain(x, "two dogs")
+    explanation = explainer.explain(x, "two dogs")
     with torch.no_grad():
         image, text = model.encode_image(x), model.encode_text(models.tokenizer(["two dogs"]))
     expected = nn.functional.cosine_similarity(image, text)
-    assert limits.close(found.scores[:, 0], expected)
-    assert twin.distance(found.relevance, explainer.explain(x, text).relevance) < limits.FLOAT32
+    assert limits.close(explanation.scores[:, 0], expected)
+    assert twin.distance(explanation.relevance, explainer.explain(x, text).relevance) < limits.FLOAT32
 
 
 def test_the_packages_own_tokenizer(monkeypatch):
@@ -91,9 +91,9 @@ def test_half_precision():
     model, half = tiny(), openai_clip_model.convert_weights(tiny())
     x, t = torch.randn(1, 3, 32, 32), torch.randn(24)
     with models.left_as_found(half):
-        found = legrad.wrap(half).explain(x, t)
+        explanation = legrad.wrap(half).explain(x, t)
     assert legrad.wrap(half).anatomy.dtype == torch.float16
-    pair = torch.stack([found.relevance.flatten(), legrad.wrap(model).explain(x, t).relevance.flatten()])
+    pair = torch.stack([explanation.relevance.flatten(), legrad.wrap(model).explain(x, t).relevance.flatten()])
     assert float(torch.corrcoef(pair)[0, 1]) > limits.CORRELATION
     assert legrad.wrap(half, tokenizer=models.tokenizer).explain(x, "a cat").relevance.isfinite().all()
 

@@ -35,9 +35,9 @@ def test_local_dir(folder):
     explainer = legrad.load(f"open_clip:local-dir:{folder}")
     want = tiny.clip(text={"context_length": 77, "vocab_size": 49408})
     pictures = [Image.effect_noise((50, 40), 90).convert("RGB"), Image.radial_gradient("L").convert("RGB")]
-    found = explainer.explain(pictures, ["a cat", "two dogs"])
-    assert found.scores.shape == (2, 2)
-    assert found.settings["model"] == f"open_clip:local-dir:{folder}"
+    explanation = explainer.explain(pictures, ["a cat", "two dogs"])
+    assert explanation.scores.shape == (2, 2)
+    assert explanation.settings["model"] == f"open_clip:local-dir:{folder}"
     transform = explainer._adapter.transform(None, "model")
     x = torch.stack([transform(picture) for picture in pictures])
     assert tuple(transform.transforms[-1].mean) == (0.4, 0.5, 0.6)
@@ -45,7 +45,7 @@ def test_local_dir(folder):
 
     tokens = open_clip.get_tokenizer("ViT-B-32")(["a cat", "two dogs"])
     same = legrad.wrap(want).explain(x, want.encode_text(tokens))
-    assert twin.distance(found.relevance, same.relevance) < limits.FLOAT32
+    assert twin.distance(explanation.relevance, same.relevance) < limits.FLOAT32
 
 
 def test_hf_hub_reads_the_same_folder_through_the_hub_cache(folder, monkeypatch, tmp_path):
@@ -62,9 +62,9 @@ def test_hf_hub_reads_the_same_folder_through_the_hub_cache(folder, monkeypatch,
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     x, t = torch.randn(1, 3, 32, 32), torch.randn(32)
-    found = legrad.load("open_clip:hf-hub:someone/tiny").explain(x, t)
+    explanation = legrad.load("open_clip:hf-hub:someone/tiny").explain(x, t)
     local = legrad.load(f"open_clip:local-dir:{folder}").explain(x, t)
-    assert torch.equal(found.relevance, local.relevance)
+    assert torch.equal(explanation.relevance, local.relevance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -81,9 +81,9 @@ def test_embedded_is_in_eval_mode_and_explains_a_scene():
     explainer = legrad.load("embedded")
     assert not any(module.training for module in explainer.model.modules())
     scene = next(legrad.embedded.scenes(1, seed=3, objects=(2, 2)))
-    found = explainer.explain(scene.image, [f"a photo of a {name}" for name in scene.names])
-    assert found.relevance.shape == (1, 2, 12, 12)
-    assert found.saliency().shape == (1, 2, 192, 192)
+    explanation = explainer.explain(scene.image, [f"a photo of a {name}" for name in scene.names])
+    assert explanation.relevance.shape == (1, 2, 12, 12)
+    assert explanation.saliency().shape == (1, 2, 192, 192)
     half = legrad.load("embedded", dtype=torch.bfloat16)
     assert half.anatomy.dtype == torch.bfloat16
 
@@ -135,12 +135,12 @@ def test_images_at_other_sizes_and_fits(folder, size, fit):
 
     explainer = legrad.load(f"open_clip:local-dir:{folder}")
     picture = Image.effect_noise((90, 60), 90).convert("RGB")
-    found = explainer.explain(picture, "a cat", size=size, fit=fit)
+    explanation = explainer.explain(picture, "a cat", size=size, fit=fit)
     height, width = (32, 32) if size is None else (size, size) if isinstance(size, int) else size
-    assert found.relevance.shape[-2:] == (height // 8, width // 8)
-    assert found.saliency().shape == (1, 1, 60, 90)
+    assert explanation.relevance.shape[-2:] == (height // 8, width // 8)
+    assert explanation.saliency().shape == (1, 1, 60, 90)
     # a 3:2 image loses pixels only where it is cropped
-    assert bool(found.seen.all()) == (fit != "model" or size == (32, 48))
+    assert bool(explanation.seen.all()) == (fit != "model" or size == (32, 48))
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99"])

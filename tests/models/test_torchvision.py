@@ -37,9 +37,9 @@ def against_twin(model, batch, readout, size=None):
 
     model = model.double()
     with models.left_as_found(model):
-        found = legrad.wrap(model).explain(batch.double(), score, readout=readout, keep_layers=True)
+        explanation = legrad.wrap(model).explain(batch.double(), score, readout=readout, keep_layers=True)
     expected = generic_twin.layer_maps(model, anatomy_of, batch, score, readout)
-    assert twin.distance(found.layer_relevance[:, 0], expected) < limits.FLOAT64
+    assert twin.distance(explanation.layer_relevance[:, 0], expected) < limits.FLOAT64
 
 
 @pytest.mark.parametrize("representation", [None, 24])
@@ -137,14 +137,14 @@ def test_load(loaded, picture):
     assert loaded == {"name": "vit_b_16", "weights": ViT_B_16_Weights.IMAGENET1K_V1}
     assert legrad.load("torchvision:vit_b_16")
     assert loaded["weights"] == ViT_B_16_Weights.DEFAULT
-    found = explainer.explain(picture, ["goldfish", 1, legrad.PREDICTED], layers=1)
-    assert found.labels[0][:2] == ["goldfish", "goldfish (2)"]
-    assert found.settings["model"] == "torchvision:vit_b_16/IMAGENET1K_V1"
+    explanation = explainer.explain(picture, ["goldfish", 1, legrad.PREDICTED], layers=1)
+    assert explanation.labels[0][:2] == ["goldfish", "goldfish (2)"]
+    assert explanation.settings["model"] == "torchvision:vit_b_16/IMAGENET1K_V1"
     preset = ViT_B_16_Weights.IMAGENET1K_V1.transforms()
     best = int(explainer.model(preset(picture)[None]).argmax())
-    assert found.labels[0][2] == f"{ViT_B_16_Weights.DEFAULT.meta['categories'][best]} (predicted)"
+    assert explanation.labels[0][2] == f"{ViT_B_16_Weights.DEFAULT.meta['categories'][best]} (predicted)"
     wrapped = legrad.wrap(explainer.model, transform=preset).explain(picture, 1, layers=1)
-    assert twin.distance(wrapped.relevance[:, 0], found.relevance[:, 1]) < limits.FLOAT32
+    assert twin.distance(wrapped.relevance[:, 0], explanation.relevance[:, 1]) < limits.FLOAT32
 
 
 @pytest.mark.parametrize("weights", ["IMAGENET1K_V1", "IMAGENET1K_SWAG_E2E_V1"])

@@ -21,8 +21,8 @@ def same(wrapped, model):
     assert explainer.model is model
     x = torch.randn(1, 3, 64, 64)
     with tiny.left_as_found(wrapped):
-        found = explainer.explain(x, 3)
-    assert torch.equal(found.relevance, legrad.wrap(model).explain(x, 3).relevance)
+        explanation = explainer.explain(x, 3)
+    assert torch.equal(explanation.relevance, legrad.wrap(model).explain(x, 3).relevance)
 
 
 def test_data_parallel(model):
@@ -51,8 +51,8 @@ def test_compiled_in_place():
     model.blocks[0].compile(backend="eager")
     model.blocks[0]._compiled_call_impl = compiled
     x = torch.randn(1, 3, 64, 64)
-    found = legrad.wrap(model).explain(x, 3)
-    assert torch.equal(found.relevance, legrad.wrap(plain).explain(x, 3).relevance)
+    explanation = legrad.wrap(model).explain(x, 3)
+    assert torch.equal(explanation.relevance, legrad.wrap(plain).explain(x, 3).relevance)
     assert model.blocks[0]._compiled_call_impl is compiled
 
 
@@ -65,10 +65,10 @@ def test_peft():
     wrapped = get_peft_model(zoo_timm.build(NAME), config).eval()
     x = torch.randn(1, 3, 64, 64)
     with tiny.left_as_found(wrapped):
-        found = legrad.wrap(wrapped).explain(x, 3)
+        explanation = legrad.wrap(wrapped).explain(x, 3)
     merged = legrad.wrap(wrapped.merge_and_unload()).explain(x, 3)
-    assert twin.distance(found.relevance, merged.relevance) < limits.FLOAT32
-    assert twin.distance(found.relevance, bare.explain(x, 3).relevance) > limits.DIFFERENT
+    assert twin.distance(explanation.relevance, merged.relevance) < limits.FLOAT32
+    assert twin.distance(explanation.relevance, bare.explain(x, 3).relevance) > limits.DIFFERENT
 
 
 def test_scripted_models_are_refused():

@@ -61,14 +61,14 @@ def test_maps_equal_the_twin(name, readout):
     explainer = legrad.wrap(model)
     batch = batch_of(explainer.anatomy, dtype=torch.float64)
     with left_as_found(model):
-        found = explainer.explain(batch, second, readout=readout, keep_layers=True)
+        explanation = explainer.explain(batch, second, readout=readout, keep_layers=True)
     pooled = explainer.anatomy.route == "pooler"
     expected = generic_twin.layer_maps(
         model, lambda m: legrad.wrap(m).anatomy, batch, second, readout, NORMS if pooled else ()
     )
-    assert found.axes == ("frames", "rows", "cols")
-    assert found.relevance.shape[2:] == explainer.anatomy.grid
-    assert distance(found.layer_relevance[:, 0], expected) < limits.FLOAT64
+    assert explanation.axes == ("frames", "rows", "cols")
+    assert explanation.relevance.shape[2:] == explainer.anatomy.grid
+    assert distance(explanation.layer_relevance[:, 0], expected) < limits.FLOAT64
 
 
 @pytest.mark.parametrize("name", ["videomae", "vivit", "vjepa2", "timesformer"])
@@ -172,10 +172,10 @@ def test_a_broken_anatomy_is_noticed(name, wrong):
     batch = batch_of(anatomy, 1, torch.float64)
     right = legrad.wrap(model).explain(batch, second).relevance
     try:
-        found = legrad.wrap(model, anatomy=replace(anatomy, **wrong)).explain(batch, second).relevance
+        relevance = legrad.wrap(model, anatomy=replace(anatomy, **wrong)).explain(batch, second).relevance
     except (TruthCheckError, RuntimeError):
         return
-    assert distance(found, right) > limits.DIFFERENT
+    assert distance(relevance, right) > limits.DIFFERENT
 
 
 @pytest.mark.parametrize(
@@ -245,22 +245,22 @@ def test_the_same_clip_in_many_forms(videomae, tmp_path):
 def test_a_gif_is_sampled_in_time(videomae, tmp_path):
     shades = [Image.new("RGB", (30, 20), (v, v, v)) for v in (0, 100, 200)]
     shades[0].save(tmp_path / "clip.gif", save_all=True, append_images=shades[1:], duration=[120, 80, 600])
-    found = videomae.explain(tmp_path / "clip.gif", 1)
-    assert found.images[0].mean((1, 2, 3)).tolist() == [0, 200, 200, 200]
-    assert found.names == [str(tmp_path / "clip.gif")]
+    explanation = videomae.explain(tmp_path / "clip.gif", 1)
+    assert explanation.images[0].mean((1, 2, 3)).tolist() == [0, 200, 200, 200]
+    assert explanation.names == [str(tmp_path / "clip.gif")]
 
 
 def test_processors_are_followed(videomae):
     """The tensor that the model gets is the processor's own, the frame says where it lies."""
     processor = transformers.VideoMAEImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 16, "width": 24})
     frames = frames_of(4, 40, 64)
-    found = videomae.explain(frames, 1)
+    explanation = videomae.explain(frames, 1)
     own = processor(list(frames), return_tensors="pt")
-    assert limits.close(found.relevance, videomae.explain(own["pixel_values"], 1).relevance, maps=True)
-    assert limits.close(found.relevance, videomae.explain(own, 1).relevance, maps=True)
+    assert limits.close(explanation.relevance, videomae.explain(own["pixel_values"], 1).relevance, maps=True)
+    assert limits.close(explanation.relevance, videomae.explain(own, 1).relevance, maps=True)
     # 40 x 64 -> 28 x 44 -> the middle 16 x 24: six rows and ten columns are cut away
-    assert found.placements[0].original == (40, 64)
-    assert found.placements[0].offset == (-6, -10)
+    assert explanation.placements[0].original == (40, 64)
+    assert explanation.placements[0].offset == (-6, -10)
 
 
 PROCESSORS = [
@@ -302,9 +302,9 @@ def test_a_plain_image_transform_works_frame_by_frame():
     from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
     steps = Compose([Resize(20), CenterCrop((16, 24)), ToTensor(), Normalize([0.5] * 3, [0.5] * 3)])
-    found = legrad.wrap(zoo_media.build("vivit"), transform=steps).explain(frames_of(), 1)
-    assert found.images[0].shape == (4, 20, 30, 3)
-    assert found.saliency().shape == (1, 1, 4, 20, 30)
+    explanation = legrad.wrap(zoo_media.build("vivit"), transform=steps).explain(frames_of(), 1)
+    assert explanation.images[0].shape == (4, 20, 30, 3)
+    assert explanation.saliency().shape == (1, 1, 4, 20, 30)
 
 
 def test_a_folder_by_name(tmp_path):
@@ -354,8 +354,8 @@ def test_video_files(videomae, tmp_path):
             frame = av.VideoFrame.from_image(Image.new("RGB", (32, 24), (shade, shade, shade)))
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
-    found = videomae.explain(tmp_path / "clip.mp4", 1)
-    assert np.abs(found.images[0].mean((1, 2, 3)) - [20, 80, 140, 200]).max() < 12
+    explanation = videomae.explain(tmp_path / "clip.mp4", 1)
+    assert np.abs(explanation.images[0].mean((1, 2, 3)) - [20, 80, 140, 200]).max() < 12
     (tmp_path / "broken.mp4").write_bytes(b"no video at all")
     with pytest.raises(legrad.InputError, match="as a video"):
         videomae.explain(tmp_path / "broken.mp4", 1)
@@ -504,12 +504,12 @@ def test_frames_are_named_by_their_place_in_the_video(videomae, tmp_path):
     first, *others = (Image.fromarray(frame) for frame in frames_of(2 * count, 20, 30))
     path = tmp_path / "a.gif"
     first.save(path, save_all=True, append_images=others, duration=500)
-    found = videomae.explain(str(path), [0, legrad.PREDICTED])
+    explanation = videomae.explain(str(path), [0, legrad.PREDICTED])
     frames = [2 * i + 1 for i in range(count)]
-    assert found.timing() == Timing(tuple(frames), tuple(i / 2 for i in frames), float(count))
-    labels = [axis.get_xlabel() for axis in found.figure().axes if axis.get_xlabel()]
+    assert explanation.timing() == Timing(tuple(frames), tuple(i / 2 for i in frames), float(count))
+    labels = [axis.get_xlabel() for axis in explanation.figure().axes if axis.get_xlabel()]
     assert labels[0] == "frame 1, 0.50 s"
-    found.save(tmp_path / "out")
+    explanation.save(tmp_path / "out")
     (entry,) = json.loads((tmp_path / "out" / "manifest.json").read_text())["images"]
     assert (entry["frames"], entry["seconds"], entry["duration"]) == (frames, [i / 2 for i in frames], count)
     assert [record["predicted"] for record in entry["targets"]] == [False, True]

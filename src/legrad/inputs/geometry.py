@@ -1,4 +1,4 @@
-"""Where the model's input lies in the original image, and maps laid back onto its pixels."""
+"""Where the model's input lies in the original image, and maps resampled onto the original's pixels."""
 
 import operator
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Placement:
         """After resizing the whole input to ``size``.
 
         Raises:
-            InputError: nothing would be left, or far too much, of an image that is a thin strip.
+            InputError: a thin strip of an image would have no pixels, or far too many.
         """
         if min(size) < 1 or size[0] * size[1] > _MOST_PIXELS:
             raise InputError(
@@ -60,13 +60,13 @@ class Placement:
 
 @dataclass(frozen=True)
 class Timing:
-    """When the frames of a model's input are, in the video or sound that they come from.
+    """When the model's input is, in the video or sound that it comes from.
 
     Attributes:
-        frames: indices of the video's own frames, one for each that the model saw; () if not known.
-        seconds: when each of them begins; () if not known.
-        duration: seconds of the video or sound; of a sound what the model heard of it; None if not known.
-        start: of a sound, the second at which the model began to hear.
+        frames: indices in the video, one for each frame of the input; () if not known.
+        seconds: when each of these frames begins; () if not known.
+        duration: of the video, or of the part of a sound that is in the input, in seconds; None if not known.
+        start: where in a sound that part begins, in seconds.
     """
 
     frames: tuple[int, ...] = ()
@@ -96,35 +96,36 @@ class PatchGrid:
         return rows, cols
 
 
-def _coordinates(frame: Placement, size: Size, axis: int) -> Tensor:
+def _coordinates(placement: Placement, size: Size, axis: int) -> Tensor:
     """Input coordinates of the centres of ``size[axis]`` output pixels that span the original, float64."""
-    centres = (torch.arange(size[axis], dtype=torch.float64) + 0.5) * (frame.original[axis] / size[axis])
-    return centres * frame.scale[axis] + frame.offset[axis]
+    centres = (torch.arange(size[axis], dtype=torch.float64) + 0.5) * (placement.original[axis] / size[axis])
+    return centres * placement.scale[axis] + placement.offset[axis]
 
 
-def place(maps: Tensor, frame: Placement, cells: PatchGrid, size: Size) -> Tensor:
+def place(maps: Tensor, placement: Placement, patch_grid: PatchGrid, size: Size) -> Tensor:
     """Lay maps on the patch grid onto the original image, bilinearly (align_corners=False).
 
     Args:
         maps: (..., rows, cols).
-        frame: where the model's input lies in the original.
-        cells: where the patches lie in the model's input; each value stands at its patch's centre.
+        placement: where the model's input lies in the original.
+        patch_grid: where the patches lie in the model's input; each value stands at its patch's centre.
         size: (height, width) of the result, which spans the whole original.
 
     Returns:
-        (..., height, width), same dtype; pixels that the model never saw hold the nearest seen value, see ``seen``.
+        (..., height, width), same dtype. Pixels outside the model's input hold the value at its nearest edge, see
+        ``seen``.
     """
-    flat = maps.reshape(1, -1, *maps.shape[-2:])
+    channels = maps.reshape(1, -1, *maps.shape[-2:])  # grid_sample takes (batch, channels, rows, cols)
     y, x = (
         # grid_sample spans the centres of the first and last cell, and half a stride on either side, by -1 to 1
-        (_coordinates(frame, size, axis) - (cells.patch[axis] - cells.stride[axis]) / 2)
-        / (cells.grid[axis] * cells.stride[axis])
+        (_coordinates(placement, size, axis) - (patch_grid.patch[axis] - patch_grid.stride[axis]) / 2)
+        / (patch_grid.grid[axis] * patch_grid.stride[axis])
         * 2
         - 1
         for axis in range(2)
     )
     points = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)[None].to(maps.dtype)
-    placed = F.grid_sample(flat, points, mode="bilinear", padding_mode="border", align_corners=False)
+    placed = F.grid_sample(channels, points, mode="bilinear", padding_mode="border", align_corners=False)
     return placed.reshape(*maps.shape[:-2], *size)
 
 
@@ -137,21 +138,25 @@ def along_time(maps: Tensor, frames: int) -> Tensor:
     return flat.reshape(*lines.shape[:-1], frames).movedim(-1, -3)
 
 
-def seen(frame: Placement, cells: PatchGrid, size: Size) -> Tensor:
+def seen(placement: Placement, patch_grid: PatchGrid, size: Size) -> Tensor:
     """(height, width) bool: pixels of the original that lie inside the grid's part of the model's input."""
     inside = []
     for axis in range(2):
-        position = _coordinates(frame, size, axis)
-        inside.append((position >= 0) & (position <= cells.covered[axis]))
+        position = _coordinates(placement, size, axis)
+        inside.append((position >= 0) & (position <= patch_grid.covered[axis]))
     return inside[0][:, None] & inside[1][None, :]
 
 
 def as_size(size: int | Sequence[int]) -> Size:
-    """An int or a pair -> (height, width), checked."""
+    """An int or (height, width) of a user -> (height, width).
+
+    Raises:
+        InputError: something else, sides below 1, or more than 1e8 pixels.
+    """
     try:
         # bool counts as an int, numpy's integers do not
-        given_sides = size if isinstance(size, Sequence) else (size, size)
-        sides = [0 if isinstance(side, bool) else operator.index(side) for side in given_sides]
+        both = size if isinstance(size, Sequence) else (size, size)
+        sides = [0 if isinstance(side, bool) else operator.index(side) for side in both]
     except TypeError:
         sides = []
     if len(sides) != 2 or min(sides) < 1:

@@ -17,10 +17,7 @@ from legrad.inputs.urls import download, is_url
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
-
-
 SOURCE = "legrad source"  # key of an image's ``info`` that holds its path or URL
 
 
@@ -29,7 +26,7 @@ def read(source: Any, of_video: bool = False) -> Image.Image:
 
     Args:
         source: path, http(s) URL, PIL image, or (H, W, 3) / (H, W) uint8 array.
-        of_video: the current frame of an animation is wanted, and the others are not forgotten.
+        of_video: take the current frame of an animation without a warning of the others.
 
     Raises:
         InputError: missing, unreadable, too large (Pillow's limit on decompression bombs), or of another kind.
@@ -40,13 +37,13 @@ def read(source: Any, of_video: bool = False) -> Image.Image:
     if isinstance(source, Image.Image):
         name = source.info.get(SOURCE)
         try:
-            single, count = _upright_rgb(source, name), 1 if of_video else _frames(source)
+            image, count = _upright_rgb(source, name), 1 if of_video else _frames(source)
         except InputError:
             raise
         except Exception as error:  # a lazily opened file may be broken, or closed by now
             raise InputError(f"cannot read {name or 'the PIL image'}: {error or type(error).__name__}") from error
         _warn_of_frames(count, name or "the PIL image")
-        return single
+        return image
     if isinstance(source, np.ndarray):
         grey_or_rgb = source.ndim in (2, 3) and source.shape[2:] in ((), (3,))
         if source.dtype != np.uint8 or not grey_or_rgb or source.size == 0:
@@ -58,22 +55,22 @@ def read(source: Any, of_video: bool = False) -> Image.Image:
     if is_url(source):
         return _open(io.BytesIO(download(source)), source)
     if isinstance(source, str | os.PathLike):
-        # os.path answers False where pathlib raises: names that are too long, folders that may not be read
+        # os.path returns False where pathlib raises: names that are too long, folders without permission
         path = os.fspath(source)
         if os.path.isdir(path):
             raise InputError(f"{path} is a folder; give its images one by one, or use `legrad explain {path}`")
         if not os.path.isfile(path):
-            raise InputError(f"no such image: {_shown(path)}")
+            raise InputError(f"no such image: {_for_message(path)}")
         return _open(path, path)
     raise InputError(f"an image is a path, a URL, a PIL image or a uint8 array, got {type(source).__name__}")
 
 
 def _open(file: Any, name: str) -> Image.Image:
     try:
-        # no filter for warnings here: they are the whole process', and images are read in threads
-        with Image.open(file) as image:
-            single = _upright_rgb(image, name)
-            count = _frames(image)
+        # no filter for warnings here: filters are global, and images are read in threads
+        with Image.open(file) as opened:
+            image = _upright_rgb(opened, name)
+            count = _frames(opened)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{name} has too many pixels to be opened safely: {error}; make it smaller first") from error
     except InputError:
@@ -81,14 +78,14 @@ def _open(file: Any, name: str) -> Image.Image:
     except Exception as error:  # Pillow's readers let anything through when a file is broken
         raise InputError(f"{name} is not an image that Pillow can read: {error or type(error).__name__}") from error
     _warn_of_frames(count, name)
-    return single
+    return image
 
 
 def _frames(image: Image.Image) -> int:
-    """How many images a file shows; phones put a second view of the same one into a JPEG (MPO)."""
+    """How many images a file holds; MPO counts as one: a JPEG in which phones put a second view of the same scene."""
     try:
         return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    except Exception:  # broken behind the first one, which is all that is wanted
+    except Exception:  # broken after the first image, which is the one that is read
         return 1
 
 
@@ -102,8 +99,8 @@ def _warn_of_frames(count: int, name: str) -> None:
         )
 
 
-def _shown(path: str) -> str:
-    """A path for a message, not empty and not endless."""
+def _for_message(path: str) -> str:
+    """A path for a message, in at most 300 characters, never empty."""
     return (path if len(path) <= 300 else path[:300] + "…") or "''"
 
 
@@ -118,7 +115,7 @@ def _upright_rgb(image: Image.Image, source: str | None) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_in_8_bits(np.asarray(image, np.float64), image.mode))
     if image.mode == "La":
-        image = image.convert("LA")  # Pillow knows no other way out of this mode
+        image = image.convert("LA")  # the only mode that Pillow converts it to
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -155,23 +152,23 @@ def expand(sources: Iterable[str], suffixes: frozenset[str] = SUFFIXES) -> Itera
         if is_url(source) or os.path.isfile(source):
             yield source
         elif os.path.isdir(source):
-            found = _files_in(Path(source), suffixes)
-            if not found:
+            paths = _files_in(Path(source), suffixes)
+            if not paths:
                 raise InputError(f"no {'images' if suffixes is SUFFIXES else 'matching files'} in the folder {source}")
-            yield from found
+            yield from paths
         elif glob.has_magic(source):
-            found = sorted(path for path in glob.glob(source, recursive=True) if os.path.isfile(path))
-            if not found:
+            paths = sorted(path for path in glob.glob(source, recursive=True) if os.path.isfile(path))
+            if not paths:
                 raise InputError(f"no file matches {source!r}")
-            yield from found
+            yield from paths
         else:
-            raise InputError(f"no such image: {_shown(source)}")
+            raise InputError(f"no such image: {_for_message(source)}")
 
 
 def _files_in(folder: Path, suffixes: frozenset[str]) -> list[str]:
-    """Sorted files; hidden ones, such as the "._" files of macOS, are none of the user's images."""
+    """Sorted files without hidden ones: the "._" files of macOS are no images."""
     try:
-        paths = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()]
+        files = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()]
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error}") from error
-    return sorted(str(path) for path in paths if not path.name.startswith("."))
+    return sorted(str(path) for path in files if not path.name.startswith("."))

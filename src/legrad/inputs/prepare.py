@@ -1,4 +1,4 @@
-"""Whatever ``explain`` takes as images -> tensors with their frames in the original images."""
+"""Whatever ``explain`` takes as images -> tensors, with their placements in the original images."""
 
 import functools
 import os
@@ -21,8 +21,8 @@ _TENSORS = {
     "frames": "(batch, frames, 3, height, width)",
     "frequency": "(batch, time, frequency)",
 }
-_THREADS = 16  # reading and resizing images give the interpreter's lock away
-_ROWS = 8  # of a batch whose pixels are computed at once: memory for a few images is always there
+_THREADS = 16  # reading and resizing images release the GIL
+_ROWS = 8  # images of a batch whose pixels are computed at once, to bound memory
 # names under which processors of transformers return their tensors
 _BATCHED = ("pixel_values", "pixel_values_videos", "input_values", "input_features")
 
@@ -34,7 +34,7 @@ class Input:
     Attributes:
         tensor: (3, height, width), normalised; videos have frames in front, sounds are (time, frequency).
         placement: where it lies in the original.
-        image: the original, (H, W, 3) uint8; videos (frames, H, W, 3), sounds a drawn spectrogram.
+        image: the original, (H, W, 3) uint8; of videos (frames, H, W, 3), of sounds their spectrogram.
         name: path, URL, or "image 0", ...
         timing: of a video's frames or a sound.
         frequencies: centres of a spectrogram's rows in Hz, lowest first; () if not known.
@@ -80,7 +80,7 @@ class Inputs(Sequence[Input]):
         return torch.stack([item.tensor for item in self._inputs])
 
 
-# what ``explain`` takes: see there
+# what ``Explainer.explain`` takes as images, documented there
 Images = (
     str
     | os.PathLike[str]
@@ -114,13 +114,13 @@ Unpack = Callable[[Mapping[str, Any]], list[Tensor]]
 
 
 class InputQueue:
-    """What was given as images, counted but perhaps not read yet.
+    """The inputs of a call; those from files are read when they are needed.
 
     Args:
-        jobs: one per input, each makes it. They may run in threads of their own.
+        jobs: one per input: the input, or a function that makes it, which may be called in another thread.
     """
 
-    def __init__(self, jobs: Sequence[Callable[[], Input]]) -> None:
+    def __init__(self, jobs: Sequence[Input | Callable[[], Input]]) -> None:
         self._jobs = jobs
 
     def __len__(self) -> int:
@@ -130,19 +130,23 @@ class InputQueue:
         """The inputs in order, at most ``count`` at a time; threads work on the next ones meanwhile.
 
         Raises:
-            InputError: one of those that would come next cannot be read; those behind it are given up.
+            InputError: one of the next inputs cannot be read; those after it are not read any more.
         """
         if len(self) == 1:
-            yield [self._jobs[0]()]
+            yield [_result(self._jobs[0])]
             return
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "legrad-images") as pool:
-            futures = [pool.submit(job) for job in self._jobs]
+            futures = [pool.submit(_result, job) for job in self._jobs]
             try:
                 step = count or len(futures)
-                for first in range(0, len(futures), step):
-                    yield [future.result() for future in futures[first : first + step]]
+                for start in range(0, len(futures), step):
+                    yield [future.result() for future in futures[start : start + step]]
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+def _result(job: Input | Callable[[], Input]) -> Input:
+    return job if isinstance(job, Input) else job()
 
 
 def sources(
@@ -153,59 +157,55 @@ def sources(
     size: int | Sequence[int] | None = None,
     fit: str = "model",
 ) -> InputQueue:
-    """What there is to read and preprocess.
+    """The queue of inputs to read and preprocess.
 
-    Files and addresses are read when their turn comes. What is in memory is looked at here: two threads must not load
-    the same lazily opened image.
+    Files and URLs are read when they are needed. Images in memory are loaded here: two threads must not load the same
+    lazily opened image.
 
     Args:
         source: as ``images`` of ``Explainer.explain``.
         layout: of the model's input.
         make_transform: of the model; None if it carries no preprocessing.
-        unpack: of the model's processor, for batches in a layout of their own.
+        unpack: of the model's processor, for batches that are not simply a tensor.
         size, fit: as for ``Explainer.explain``.
 
     Raises:
         InputError: nothing, an image in memory that cannot be read, or a tensor of another shape or type.
     """
     kind = layout.axes[0]
-    expected = _tensor_shape(layout)
+    tensor_shape = _tensor_shape(layout)
     if kind == "frequency" and isinstance(source, Tensor) and source.ndim == 1:
         source = source.numpy(force=True)  # a waveform
     if isinstance(source, Tensor | Mapping | Inputs):
         _check_unfitted(size, fit)
         if isinstance(source, Inputs):
-            return InputQueue([functools.partial(_itself, item) for item in source])
-        ready = (
+            return InputQueue(source)
+        inputs = (
             _of_tensor(source, layout, make_transform)
             if isinstance(source, Tensor)
             else _of_batch(source, layout, make_transform, unpack)
         )
-        return InputQueue([functools.partial(_itself, one) for one in ready])
+        return InputQueue(inputs)
     split = {"rows": _split_images, "frames": videos.split, "frequency": sounds.split}[kind]
     items = split(source)
     if not items:
         raise InputError("no images")
     if kind != "frequency" and any(isinstance(item, Tensor) for item in items):
-        raise InputError(f"give tensor input as one float tensor {expected}, not inside a list")
+        raise InputError(f"give tensor input as one float tensor {tensor_shape}, not inside a list")
     if make_transform is None:
         raise InputError(
             "this model carries no preprocessing: give legrad.wrap(model, transform=...), or pass a normalised float "
-            f"tensor {expected}"
+            f"tensor {tensor_shape}"
         )
     transform = make_transform(None if size is None else geometry.as_size(size), fit)
     if kind == "rows":
         items = [item if isinstance(item, str | os.PathLike) else images.read(item) for item in items]
         return InputQueue([functools.partial(_of_image, item, transform, index) for index, item in enumerate(items)])
     if kind == "frames":
-        made = [_of_video(item, transform, layout.shape[0], index) for index, item in enumerate(items)]
+        inputs = [_of_video(item, transform, layout.shape[0], index) for index, item in enumerate(items)]
     else:
-        made = [_of_sound(item, transform, index) for index, item in enumerate(items)]
-    return InputQueue([functools.partial(_itself, one) for one in made])
-
-
-def _itself(one: Input) -> Input:
-    return one
+        inputs = [_of_sound(item, transform, index) for index, item in enumerate(items)]
+    return InputQueue(inputs)
 
 
 def _tensor_shape(layout: InputLayout) -> str:
@@ -220,69 +220,71 @@ def _split_images(source: Any) -> list[Any]:
 
 
 def by_size(inputs: Sequence[Input], first: int = 0) -> dict[geometry.Size, list[int]]:
-    """Indices of the inputs of every size, in their order from ``first`` on."""
+    """(height, width) -> indices of the inputs of that size, ascending, from index ``first`` on."""
     groups: dict[geometry.Size, list[int]] = {}
-    for index, one in enumerate(inputs[first:], first):
-        groups.setdefault(one.placement.input, []).append(index)
+    for index, item in enumerate(inputs[first:], first):
+        groups.setdefault(item.placement.input, []).append(index)
     return groups
 
 
 def stack(inputs: Sequence[Input], device: torch.device, dtype: torch.dtype) -> Tensor:
     """(batch, *shape) on a device and in a type; the inputs are of one shape."""
-    rows = [one.tensor for one in inputs]
+    rows = [item.tensor for item in inputs]
     if device.type != "cuda" or rows[0].is_cuda:
         return torch.stack(rows).to(device, dtype)
-    # page-locked, so that the copy runs beside what the processor does next
+    # page-locked memory: the copy to the GPU runs while the CPU goes on
     batch = torch.empty(len(rows), *rows[0].shape, dtype=rows[0].dtype, pin_memory=True)
     return torch.stack(rows, out=batch).to(device, non_blocking=True).to(dtype)
 
 
 def _of_image(source: Any, transform: Any, index: int) -> Input:
     image = images.read(source)
-    frame = transforms.follow(transform, (image.height, image.width))
+    placement = transforms.follow(transform, (image.height, image.width))
     # images that were read from a file know where they came from
     name = str(image.info.get(images.SOURCE, f"image {index}"))
-    return Input(_transformed(image, transform, frame), frame, np.asarray(image), name)
+    return Input(_transformed(image, transform, placement), placement, np.asarray(image), name)
 
 
 def _of_video(source: Any, transform: Any, count: int, index: int) -> Input:
     """Frames go through the transform one by one."""
     images, name, timing = videos.read(source, count)
-    frame = transforms.follow(transform, (images[0].height, images[0].width))
-    tensor = torch.stack([_transformed(image, transform, frame) for image in images])
-    return Input(tensor, frame, np.stack([np.asarray(one) for one in images]), name or f"video {index}", timing)
+    placement = transforms.follow(transform, (images[0].height, images[0].width))
+    tensor = torch.stack([_transformed(image, transform, placement) for image in images])
+    return Input(tensor, placement, np.stack([np.asarray(image) for image in images]), name or f"video {index}", timing)
 
 
 def _of_sound(source: Any, extractor: Any, index: int) -> Input:
-    """Padding at the end is no part of the original."""
+    """The original is the sound without the padding of the spectrogram."""
     waveform, name = sounds.read(source, extractor.sampling_rate, f"sound {index}")
-    found = spectrograms.features(extractor, waveform)
-    if found.values.ndim == 1:
+    spectrogram = spectrograms.features(extractor, waveform)
+    if spectrogram.values.ndim == 1:
         rate = extractor.sampling_rate
-        timing = geometry.Timing(duration=len(found.values) / rate)
-        return replace(_of_waveform(found.values, name, rate), timing=timing)
-    time, frequency = found.values.shape
-    frame = geometry.Placement((frequency, found.heard), (frequency, time), offset=(0.0, float(found.skipped)))
-    timing = geometry.Timing(duration=found.heard * found.hop, start=found.start)
-    image = spectrograms.drawn(found.values[found.skipped :][: found.heard])
-    return Input(found.values, frame, image, name, timing, found.frequencies)
+        timing = geometry.Timing(duration=len(spectrogram.values) / rate)
+        return replace(_of_waveform(spectrogram.values, name, rate), timing=timing)
+    time, frequency = spectrogram.values.shape
+    placement = geometry.Placement(
+        (frequency, spectrogram.heard), (frequency, time), offset=(0.0, float(spectrogram.skipped))
+    )
+    timing = geometry.Timing(duration=spectrogram.heard * spectrogram.hop, start=spectrogram.start)
+    image = spectrograms.as_image(spectrogram.values[spectrogram.skipped :][: spectrogram.heard])
+    return Input(spectrogram.values, placement, image, name, timing, spectrogram.frequencies)
 
 
 def _of_waveform(tensor: Tensor, name: str, rate: int | None = None) -> Input:
-    """The model's input is one row of samples; what is shown is their spectrogram."""
-    image, column = spectrograms.seen(tensor)
+    """The model's input is one row of samples; the image is their spectrogram."""
+    image, column = spectrograms.image_of_waveform(tensor)
     rows = len(image)
-    frame = geometry.Placement((rows, image.shape[1]), (1, len(tensor)), (1 / rows, float(column)))
+    placement = geometry.Placement((rows, image.shape[1]), (1, len(tensor)), (1 / rows, float(column)))
     frequencies = () if rate is None else tuple((np.arange(rows) * rate / 2 / (rows - 1)).tolist())
-    return Input(tensor, frame, image, name, frequencies=frequencies)
+    return Input(tensor, placement, image, name, frequencies=frequencies)
 
 
-def _transformed(image: Any, transform: Any, frame: geometry.Placement) -> Tensor:
+def _transformed(image: Any, transform: Any, placement: geometry.Placement) -> Tensor:
     tensor: Tensor = transform(image)
-    if tuple(tensor.shape[1:]) != frame.input:
+    if tuple(tensor.shape[1:]) != placement.input:
         raise InputError(
-            f"the transform gave {tuple(tensor.shape[1:])} pixels where {frame.input} were expected from its steps; "
-            "preprocess yourself and pass a float tensor (batch, 3, height, width)"
+            f"the transform gave {tuple(tensor.shape[1:])} pixels where {placement.input} were expected from its "
+            "steps; preprocess yourself and pass a float tensor (batch, 3, height, width)"
         )
     return tensor
 
@@ -305,7 +307,7 @@ def checked_tensor(
             f"tensor input is normalised float {_tensor_shape(layout)} with at least one image{sides}, got "
             f"{tuple(tensor.shape)} {tensor.dtype}"
         )
-    # NaN goes through the smallest and the largest value; one pass without a tensor in between
+    # NaN becomes both minimum and maximum, so one pass without a temporary tensor finds it
     if not bool(torch.isfinite(torch.stack(tensor.aminmax())).all()):
         raise InputError("the input tensor holds NaN or infinite values; check your preprocessing")
     # a tensor made under inference mode cannot take part in autograd
@@ -325,15 +327,15 @@ def _of_tensor(tensor: Tensor, layout: InputLayout, make_transform: MakeTransfor
         return [_of_waveform(row, f"sound {index}") for index, row in enumerate(tensor)]
     if kind == "frequency":
         size = (tensor.shape[2], tensor.shape[1])
-        images = [spectrograms.drawn(row) for row in tensor]
+        images = [spectrograms.as_image(row) for row in tensor]
     else:
         size = (tensor.shape[-2], tensor.shape[-1])
         scale = None if make_transform is None else transforms.normalisation(make_transform(None, "model"))
         images = [row for rows in tensor.split(_ROWS) for row in _denormalised(rows, scale)]
-    frame = geometry.Placement(size, size)
+    placement = geometry.Placement(size, size)
     what = {"rows": "image", "frames": "video", "frequency": "sound"}[kind]
     return [
-        Input(row, frame, image, f"{what} {index}")
+        Input(row, placement, image, f"{what} {index}")
         for index, (row, image) in enumerate(zip(tensor, images, strict=True))
     ]
 
@@ -341,7 +343,7 @@ def _of_tensor(tensor: Tensor, layout: InputLayout, make_transform: MakeTransfor
 def _of_batch(
     batch: Mapping[str, Any], layout: InputLayout, make_transform: MakeTransform | None, unpack: Unpack | None
 ) -> list[Input]:
-    """What a processor of transformers returns."""
+    """Inputs of a batch that a processor of transformers returned."""
     if unpack is None:
         values = next((batch[name] for name in _BATCHED if name in batch), None)
         if not isinstance(values, Tensor):
@@ -353,11 +355,11 @@ def _of_batch(
     singles = [_of_tensor(row[None], layout, make_transform)[0] for row in unpack(batch)]
     if not singles:
         raise InputError("no images")
-    return [replace(one, name=f"image {index}") for index, one in enumerate(singles)]
+    return [replace(item, name=f"image {index}") for index, item in enumerate(singles)]
 
 
 def _denormalised(batch: Tensor, scale: tuple[Tensor, Tensor] | None) -> Any:
-    """The images behind normalised input, (batch, ..., H, W, 3) uint8; grey and stretched without mean and std."""
+    """Normalised input as images (batch, ..., H, W, 3) uint8; without mean and std as grey values, stretched."""
     pixels = batch.float()
     if scale is None:
         grey = pixels.mean(-3)
@@ -365,5 +367,5 @@ def _denormalised(batch: Tensor, scale: tuple[Tensor, Tensor] | None) -> Any:
     else:
         mean, std = (part.to(pixels)[:, None, None] for part in scale)
         pixels = torch.addcmul(mean, pixels, std)
-    # bytes last: laying single bytes anew takes longer than all the arithmetic
+    # permute to channels-last before the cast: strided byte copies are slow
     return pixels.clamp(0, 1).mul_(255).round_().movedim(-3, -1).contiguous().byte().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Sounds in: files, waveforms -> checked mono waveforms at the model's rate; spectrograms -> images of them."""
+"""Sounds in: files, URLs, waveforms -> checked mono waveforms at the model's rate."""
 
 import importlib
 import importlib.util
@@ -19,31 +19,18 @@ from legrad.inputs import urls
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus"})
-
-
 _KINDS = (
     "a sound is a path, a URL, a waveform (samples,) at the model's rate or a tuple (waveform, sampling rate) with one "
     "or several channels"
 )
-
-
 _MOST_SAMPLES = 100_000_000  # half an hour in stereo at 44.1 kHz: a small file can hold a very long silence
-
-
 SHORTEST = 0.1  # seconds
-
-
-_SILENCE = 1e-4  # from the lowest to the highest sample: below it is what rounding to 16 bits leaves of nothing
-
-
+_SILENCE = 1e-4  # from the lowest to the highest sample: less is rounding noise of 16 bits
 _FULL_SCALE = 0.98
-
-
 _CLIPPED = (0.01, 0.1)  # shares of the samples that are stuck at the limits: from here a warning, an error
-
-
-_UNKNOWN = 0x7FFFF000  # bytes: a length that stands for none
+_UNKNOWN = 0x7FFFF000  # bytes: a length in a file's header from here on means that it is not known
 
 
 def split(source: Any) -> list[Any]:
@@ -52,41 +39,41 @@ def split(source: Any) -> list[Any]:
 
 
 def read(source: Any, rate: int, name: str = "the waveform") -> tuple["NDArray[np.float32]", str]:
-    """One sound, checked, as a mono waveform (samples,) in [-1, 1] at ``rate`` Hz, and where it came from.
+    """One sound, checked, as a mono waveform (samples,) in [-1, 1] at ``rate`` Hz, and its path, URL or ``name``.
 
     Args:
-        source: what a sound can be, see the message of the error.
+        source: a path, a URL, a waveform (samples,), or (waveform, rate) with one or several channels.
         rate: of the model, and of a waveform that comes without one.
         name: of a sound that comes without one.
 
     Raises:
-        InputError: as of ``opened`` and ``check``, or of another rate that nothing here can change.
+        InputError: as of ``opened`` and ``check``, or of another rate and nothing is installed to resample it.
     """
-    waveform, own, name = opened(source, rate, name)
-    check(waveform, own, name)
-    return resampled(mono(waveform), own, rate, name), name
+    channels, own_rate, name = opened(source, rate, name)
+    check(channels, own_rate, name)
+    return resampled(mono(channels), own_rate, rate, name), name
 
 
 def opened(source: Any, rate: int, name: str = "the waveform") -> tuple["NDArray[np.float32]", int, str]:
-    """One sound as it is, (channels, samples), its rate in Hz, and where it came from; arguments as of ``read``.
+    """One sound as it is, (channels, samples), its rate in Hz, and its path, URL or ``name``; arguments as of ``read``.
 
     Raises:
         InputError: missing, unreadable, without samples, of another kind, or with NaN or infinite values.
     """
     if urls.is_url(source):
-        name, own = source, _of_file(io.BytesIO(urls.download(source)), source)
+        name, (samples, own_rate) = source, _of_file(io.BytesIO(urls.download(source)), source)
     elif isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         if not os.path.isfile(name):
             raise InputError(f"no such sound: {name or repr(name)}; a folder's sounds are given one by one")
-        own = _of_file(name, name)
+        samples, own_rate = _of_file(name, name)
     elif isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], np.ndarray | Tensor):
-        own = source[0], _whole(source[1], name)
+        samples, own_rate = source[0], _whole(source[1], name)
     else:
-        own = source, rate
-    if own[1] < 1:
-        raise InputError(f"{name}: a sampling rate is a positive number of Hz, got {own[1]}")
-    return _channels(own[0], name), own[1], name
+        samples, own_rate = source, rate
+    if own_rate < 1:
+        raise InputError(f"{name}: a sampling rate is a positive number of Hz, got {own_rate}")
+    return _channels(samples, name), own_rate, name
 
 
 def mono(waveform: "NDArray[np.float32]") -> "NDArray[np.float32]":
@@ -95,15 +82,15 @@ def mono(waveform: "NDArray[np.float32]") -> "NDArray[np.float32]":
 
 
 def check(waveform: "NDArray[np.float32]", rate: int, name: str, shortest: float = SHORTEST) -> None:
-    """Refuse a sound (channels, samples) in which there is nothing to hear.
+    """Refuse a sound (channels, samples) that is too short, silent or damaged.
 
-    Channels are looked at before they are mixed: the mean of a clipped and a silent one is neither.
+    Channels are checked before they are mixed: the mean of a clipped and a silent one is neither.
 
     Args:
-        waveform: at its own rate: clipping is lost in resampling.
+        waveform: at its own rate, because resampling hides clipping.
         rate: in Hz.
         name: for messages.
-        shortest: how long it lasts at least, in seconds.
+        shortest: least duration in seconds.
 
     Raises:
         InputError: too short, silent, clipped, or with values far outside [-1, 1].
@@ -165,10 +152,10 @@ def _of_file(file: Any, name: str) -> tuple[Any, int]:
         with soundfile.SoundFile(file) as sound:
             _check_length(sound.frames * sound.channels, name)
             samples, rate = sound.read(dtype="float32", always_2d=True), sound.samplerate
-            # libsndfile takes what is there, and tells in its log alone that there should be more (WAV, AIFF)
-            cut = re.search(r"(?:data|SSND) *: (\d+) \(should be (\d+)\)", sound.extra_info)
-            if cut is not None:
-                _check_whole(int(cut[2]), int(cut[1]), name)
+            # libsndfile reads what is there, and only its log says that there should be more (WAV, AIFF)
+            log_entry = re.search(r"(?:data|SSND) *: (\d+) \(should be (\d+)\)", sound.extra_info)
+            if log_entry is not None:
+                _check_whole(int(log_entry[2]), int(log_entry[1]), name)
     except (soundfile.SoundFileError, OSError) as error:
         raise InputError(f"cannot read {name} as a sound: {error}") from error
     return samples, int(rate)
@@ -179,12 +166,13 @@ def _check_length(samples: int, name: str) -> None:
         raise InputError(f"{name} holds {samples} samples, at most {_MOST_SAMPLES} are read; cut it into pieces")
 
 
-def _check_whole(there: int, promised: int, name: str) -> None:
-    # what writes into a pipe cannot know the length, and fills the field with ones
-    if there < promised < _UNKNOWN:
+def _check_whole(size: int, header_size: int, name: str) -> None:
+    """Refuse a file with fewer bytes of samples than its header says."""
+    # a program that writes into a pipe cannot know the length, and fills the field with ones
+    if size < header_size < _UNKNOWN:
         raise InputError(
-            f"{name} is cut short: {there} of {promised} bytes of samples are there; get the whole file, or read what "
-            "is left of it yourself and give (waveform, rate)"
+            f"{name} is cut short: {size} of {header_size} bytes of samples are there; get the whole file, or read "
+            "what is left of it yourself and give (waveform, rate)"
         )
 
 
@@ -193,16 +181,16 @@ def _of_pcm(raw: bytes, width: int, channels: int) -> Any:
     if width == 1:
         values = np.frombuffer(raw, np.uint8).astype(np.float64) - 128
     else:
-        # the sample's bytes are the upper ones of a wider integer
+        # as the upper bytes of 32-bit integers
         wide = np.zeros((len(raw) // width, 4), np.uint8)
         wide[:, 4 - width :] = np.frombuffer(raw[: len(wide) * width], np.uint8).reshape(-1, width)
         values = wide.view("<i4")[:, 0].astype(np.float64) / (1 << (32 - 8 * width))
-    scaled = np.asarray(values / (1 << (8 * width - 1)), np.float32)
-    return scaled[: len(scaled) // channels * channels].reshape(-1, channels)
+    samples = np.asarray(values / (1 << (8 * width - 1)), np.float32)
+    return samples[: len(samples) // channels * channels].reshape(-1, channels)
 
 
 def _whole(rate: Any, name: str) -> int:
-    """A sampling rate; 44100.0 is one too."""
+    """A sampling rate as an int; floats such as 44100.0 are taken too."""
     if not isinstance(rate, int | float | np.number) or not float(rate).is_integer():
         raise InputError(f"{name}: a sampling rate is a whole number of Hz, got {rate!r}")
     return int(rate)
@@ -214,8 +202,8 @@ def _channels(waveform: Any, name: str) -> "NDArray[np.float32]":
         waveform = waveform.detach().cpu()
         waveform = (waveform.float() if waveform.is_floating_point() else waveform).numpy()
     if not isinstance(waveform, np.ndarray) or waveform.ndim not in (1, 2) or waveform.dtype.kind not in "iuf":
-        came = f"{waveform.shape} {waveform.dtype}" if isinstance(waveform, np.ndarray) else type(waveform).__name__
-        raise InputError(f"{_KINDS}, got {came}")
+        kind = f"{waveform.shape} {waveform.dtype}" if isinstance(waveform, np.ndarray) else type(waveform).__name__
+        raise InputError(f"{_KINDS}, got {kind}")
     if waveform.size == 0:
         raise InputError(f"{name} is a sound without samples")
     if waveform.dtype.kind in "iu":
@@ -232,7 +220,7 @@ def _channels(waveform: Any, name: str) -> "NDArray[np.float32]":
 def _of_integers(waveform: "NDArray[Any]", name: str) -> "NDArray[np.float64]":
     """Integers -> [-1, 1], by the full scale of their type."""
     limits, peak = np.iinfo(waveform.dtype), max(-int(waveform.min()), int(waveform.max()))
-    # at the scale of their type these would be silence, and nobody means that
+    # int32 holding 16-bit samples would be read as near-silence
     if limits.bits > 16 and 0 < peak <= 1 << 15:
         raise InputError(
             f"{name} has {waveform.dtype} values up to {peak}, which looks like samples of 16 bits: give "
@@ -242,25 +230,25 @@ def _of_integers(waveform: "NDArray[Any]", name: str) -> "NDArray[np.float64]":
     return (waveform.astype(np.float64) - middle) / (limits.max + 1 - middle)
 
 
-def resampled(waveform: "NDArray[np.float32]", own: int, rate: int, name: str) -> "NDArray[np.float32]":
-    """From one rate to another, with whatever of soxr, torchaudio and scipy is installed.
+def resampled(waveform: "NDArray[np.float32]", own_rate: int, rate: int, name: str) -> "NDArray[np.float32]":
+    """(samples,) from ``own_rate`` to ``rate`` Hz, by the first of soxr, torchaudio and scipy that is installed.
 
     Raises:
         InputError: nothing is installed that can do it.
     """
-    if own == rate:
+    if own_rate == rate:
         return waveform
     if importlib.util.find_spec("soxr"):
-        result = importlib.import_module("soxr").resample(waveform, own, rate)
+        result = importlib.import_module("soxr").resample(waveform, own_rate, rate)
     elif importlib.util.find_spec("torchaudio"):
         resample = importlib.import_module("torchaudio.functional").resample
-        result = resample(torch.from_numpy(waveform), own, rate).numpy()
+        result = resample(torch.from_numpy(waveform), own_rate, rate).numpy()
     elif importlib.util.find_spec("scipy"):
-        common = math.gcd(own, rate)
-        result = importlib.import_module("scipy.signal").resample_poly(waveform, rate // common, own // common)
+        common = math.gcd(own_rate, rate)
+        result = importlib.import_module("scipy.signal").resample_poly(waveform, rate // common, own_rate // common)
     else:
         raise InputError(
-            f"{name} is sampled at {own} Hz, the model takes {rate} Hz; install soxr to have it resampled: pip install "
-            "'legrad[audio]'"
+            f"{name} is sampled at {own_rate} Hz, the model takes {rate} Hz; install soxr to have it resampled: pip "
+            "install 'legrad[audio]'"
         )
     return np.ascontiguousarray(result, np.float32)

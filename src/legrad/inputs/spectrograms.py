@@ -1,4 +1,4 @@
-"""Sounds in: files, waveforms -> checked mono waveforms at the model's rate; spectrograms -> images of them."""
+"""Waveforms -> the spectrogram that a model takes, and spectrograms as grey images."""
 
 import math
 import warnings
@@ -15,23 +15,18 @@ from legrad.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
 HOP = 0.01  # seconds from one spectrogram frame to the next, in every Kaldi-style extractor
-
-
-_WINDOW, _COLUMN = 400, 80  # samples: of the drawn spectrograms of waveforms
-
-
+_WINDOW, _COLUMN = 400, 80  # samples of a window and between columns, in the images of waveforms
 _LOWEST = 20.0  # Hz, where the first bin of every Kaldi-style extractor begins
 
 
 @dataclass(frozen=True)
 class Spectrogram:
-    """What a model hears of a sound.
+    """The model's input for one sound.
 
     Attributes:
         values: (time, frequency), as the model takes them; (samples,) for models of waveforms.
-        heard: how many of the time steps are sound; what follows is padding.
+        heard: how many time steps are sound; the rest is padding.
         hop: seconds from one step to the next.
         start: where in the sound the first step is, in seconds.
         frequencies: centre of every bin in Hz, lowest first; () if not known.
@@ -52,49 +47,55 @@ def features(extractor: Any, waveform: "NDArray[np.float32]") -> Spectrogram:
     Args:
         extractor: a feature extractor of transformers, or anything with a ``sampling_rate`` and a function
             ``spectrogram(waveform)``.
-        waveform: (samples,) at its sampling rate.
+        waveform: (samples,) at its sampling rate, mono.
+
+    Raises:
+        InputError: too few samples for one step.
+
+    Warns:
+        UserWarning: the model takes only the beginning of the sound.
     """
     if hasattr(extractor, "spectrogram"):
-        own: Spectrogram = extractor.spectrogram(waveform)
-        return own
+        spectrogram: Spectrogram = extractor.spectrogram(waveform)
+        return spectrogram
     rate = extractor.sampling_rate
     try:
-        found = extractor(waveform, sampling_rate=rate, return_tensors="pt")["input_values"][0]
+        values = extractor(waveform, sampling_rate=rate, return_tensors="pt")["input_values"][0]
     except (ValueError, RuntimeError, AssertionError) as error:
         raise InputError(f"no spectrogram out of {len(waveform)} samples at {rate} Hz: {error}") from error
-    if found.ndim == 1:
-        return Spectrogram(found, len(found), 1 / rate)
+    if values.ndim == 1:
+        return Spectrogram(values, len(values), 1 / rate)
     padding = np.zeros(1, np.float32)
     if getattr(extractor, "do_normalize", False):
         padding = extractor.normalize(padding)
-    sound = (found != float(padding[0])).any(1).nonzero()
-    heard = int(sound[-1]) + 1 if len(sound) else 0
+    steps_of_sound = (values != float(padding[0])).any(1).nonzero()
+    heard = int(steps_of_sound[-1]) + 1 if len(steps_of_sound) else 0
     if heard == 0:
         raise InputError(f"{len(waveform)} samples at {rate} Hz are too few for one step of the spectrogram")
-    if len(waveform) / rate > (len(found) + 3) * HOP:
+    if len(waveform) / rate > (len(values) + 3) * HOP:
         warnings.warn(
-            f"the sound lasts {len(waveform) / rate:.1f} s, the model hears the first {len(found) * HOP:.1f} s; cut "
+            f"the sound lasts {len(waveform) / rate:.1f} s, the model hears the first {len(values) * HOP:.1f} s; cut "
             "it into pieces to explain the rest",
             UserWarning,
             stacklevel=2,
         )
-    return Spectrogram(found, heard, frequencies=frequencies(extractor))
+    return Spectrogram(values, heard, frequencies=frequencies(extractor))
 
 
-def drawn(spectrogram: Tensor) -> "NDArray[np.uint8]":
+def as_image(spectrogram: Tensor) -> "NDArray[np.uint8]":
     """Spectrogram (time, frequency) -> a grey image (frequency, time, 3), the lowest frequency in row 0."""
     grey = relevance.min_max(spectrogram.detach().float().cpu().T)
     return (grey * 255).round().byte()[..., None].expand(-1, -1, 3).contiguous().numpy()
 
 
-def seen(waveform: Tensor) -> tuple["NDArray[np.uint8]", int]:
-    """A waveform (samples,) as a drawn spectrogram, and its samples per column."""
-    window = min(_WINDOW, len(waveform))
-    shape = torch.hann_window(window)
-    spectrum = torch.stft(waveform.float().cpu(), window, _COLUMN, window=shape, center=True, return_complex=True)
+def image_of_waveform(waveform: Tensor) -> tuple["NDArray[np.uint8]", int]:
+    """The spectrogram of a waveform (samples,) as by ``as_image``, and the samples from one column to the next."""
+    length = min(_WINDOW, len(waveform))
+    window = torch.hann_window(length)
+    spectrum = torch.stft(waveform.float().cpu(), length, _COLUMN, window=window, center=True, return_complex=True)
     power = spectrum.abs().square()
     decades = (power / power.max().clamp(min=1e-20)).clamp(min=1e-6).log10()
-    return drawn(decades.T), _COLUMN
+    return as_image(decades.T), _COLUMN
 
 
 def frequencies(extractor: Any) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Where the model's input lies in the original image, and maps laid back onto its pixels."""
+"""Reading image transforms: where a transform moves pixels, and how it normalises them."""
 
 from types import FunctionType, SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from legrad.errors import InputError
-from legrad.inputs.geometry import Placement, Size
+from legrad.inputs.geometry import Placement, Size, pair
 
 
-def _resize(frame: Placement, step: Any) -> Placement:
+def _resize(placement: Placement, step: Any) -> Placement:
     size = step.size
-    height, width = frame.input
+    height, width = placement.input
     if size is None:
         raise InputError("cannot follow Resize(size=None); give a size")
     if isinstance(size, int) or len(size) == 1:
@@ -22,32 +22,32 @@ def _resize(frame: Placement, step: Any) -> Placement:
         longest = getattr(step, "max_size", None)
         if longest is not None and max(new) > longest:
             new = (int(longest * new[0] / max(new)), int(longest * new[1] / max(new)))
-        return frame.resized(new)
-    return frame.resized((int(size[0]), int(size[1])))
+        return placement.resized(new)
+    return placement.resized((int(size[0]), int(size[1])))
 
 
-def _resize_keep_ratio(frame: Placement, step: Any) -> Placement:
-    ratios = [side / target for side, target in zip(frame.input, step.size, strict=True)]
+def _resize_keep_ratio(placement: Placement, step: Any) -> Placement:
+    ratios = [side / target for side, target in zip(placement.input, step.size, strict=True)]
     ratio = max(ratios) * step.longest + min(ratios) * (1 - step.longest)
-    return frame.resized((round(frame.input[0] / ratio), round(frame.input[1] / ratio)))
+    return placement.resized((round(placement.input[0] / ratio), round(placement.input[1] / ratio)))
 
 
-def _center_crop(frame: Placement, step: Any) -> Placement:
+def _center_crop(placement: Placement, step: Any) -> Placement:
     """Both libraries pad a side that is too short, the smaller half in front, then cut around the centre."""
-    size = (step.size, step.size) if isinstance(step.size, int) else tuple(step.size)
+    size = pair(step.size)
     corner = []
-    for side, target in zip(frame.input, size, strict=True):
+    for side, target in zip(placement.input, size, strict=True):
         corner.append(-((target - side) // 2) if target > side else round((side - target) / 2.0))
-    return frame.moved(corner[0], corner[1], (int(size[0]), int(size[1])))
+    return placement.moved(corner[0], corner[1], size)
 
 
-def _preset(frame: Placement, step: Any) -> Placement:
-    """torchvision's ``weights.transforms()`` of classifiers: shorter side resized, centre cropped, in one step."""
-    resized = _resize(frame, SimpleNamespace(size=step.resize_size))
-    return _center_crop(resized, SimpleNamespace(size=tuple(step.crop_size) * (2 // len(step.crop_size))))
+def _preset(placement: Placement, step: Any) -> Placement:
+    """torchvision's ``weights.transforms()`` of classifiers: resizes the shorter side and crops the centre."""
+    placement = _resize(placement, SimpleNamespace(size=step.resize_size))
+    return _center_crop(placement, SimpleNamespace(size=tuple(step.crop_size) * (2 // len(step.crop_size))))
 
 
-# steps that move pixels; everything in _COLOUR leaves them where they are
+# steps that move pixels; those in _COLOUR do not
 _STEPS = {
     "Resize": _resize,
     "ResizeKeepRatio": _resize_keep_ratio,
@@ -55,7 +55,6 @@ _STEPS = {
     "CenterCropOrPad": _center_crop,
     "ImageClassification": _preset,
 }
-
 
 _COLOUR = {
     *("ToTensor", "MaybeToTensor", "PILToTensor", "MaybePILToTensor", "ToImage", "ToDtype", "ConvertImageDtype"),
@@ -67,7 +66,7 @@ _COLOUR = {
 
 @runtime_checkable
 class Preprocessing(Protocol):
-    """A transform that says itself where pixels go, for libraries whose transforms are no list of steps.
+    """A transform with a method that says where pixels go, for libraries whose transforms are no list of steps.
 
     Attributes:
         normalisation: mean and std, (3,) each, or None.
@@ -76,14 +75,14 @@ class Preprocessing(Protocol):
     normalisation: tuple[Tensor, Tensor] | None
 
     def placement(self, original: Size) -> Placement:
-        """The frame of the result for an image of (height, width)."""
+        """Where the result lies in an image of (height, width)."""
 
     def __call__(self, image: Any) -> Tensor:
         """PIL image -> (3, height, width)."""
 
 
 def follow(transform: Any, original: Size) -> Placement:
-    """The frame of a transform's result, from its steps.
+    """Where a transform's result lies in the original image, from its steps.
 
     Args:
         transform: a ``Preprocessing``, a ``Compose`` (anything with ``.transforms``) or a single step.
@@ -94,11 +93,11 @@ def follow(transform: Any, original: Size) -> Placement:
     """
     if isinstance(transform, Preprocessing):
         return transform.placement(original)
-    frame = Placement(original, original)
+    placement = Placement(original, original)
     for step in getattr(transform, "transforms", [transform]):
         name = step.__name__ if isinstance(step, FunctionType) else type(step).__name__
         if name in _STEPS:
-            frame = _STEPS[name](frame, step)
+            placement = _STEPS[name](placement, step)
         elif hasattr(step, "transforms"):
             raise InputError("a transform inside a transform is not followed; give one flat Compose")
         elif name not in _COLOUR:
@@ -106,11 +105,11 @@ def follow(transform: Any, original: Size) -> Placement:
                 f"cannot follow the transform step {name}: known are {', '.join([*_STEPS, *sorted(_COLOUR)])}. "
                 "Preprocess yourself and pass a float tensor (batch, 3, height, width)"
             )
-    return frame
+    return placement
 
 
 def normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
-    """Mean and std, (3,) each, of a transform's Normalize step."""
+    """Mean and std, (3,) each, of a transform's Normalize step; None without one."""
     if isinstance(transform, Preprocessing):
         return transform.normalisation
     for step in getattr(transform, "transforms", [transform]):

@@ -1,4 +1,4 @@
-"""Images in: files, folders, globs, URLs, PIL, arrays -> upright RGB PIL images."""
+"""Inputs from URLs: downloads with limits on size, time, protocol and redirects."""
 
 import http.client
 import ipaddress
@@ -8,17 +8,11 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from legrad.errors import InputError
 
-if TYPE_CHECKING:
-    pass
-
-
 URL_BYTES = 50_000_000
-
-
 URL_SECONDS = 30.0
 
 
@@ -28,6 +22,8 @@ def is_url(source: Any) -> bool:
 
 
 class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
+    """Checks where a redirect leads as if the user had given that URL."""
+
     def __init__(self, public_only: bool) -> None:
         self.public_only = public_only
 
@@ -37,7 +33,7 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def check_url(url: str, public_only: bool = False) -> None:
-    """Raise ``InputError`` unless the URL is http(s), and, if asked, does not point into a private network."""
+    """Raise ``InputError`` unless the URL is http(s) and, with ``public_only``, all its addresses are public."""
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError as error:
@@ -46,15 +42,19 @@ def check_url(url: str, public_only: bool = False) -> None:
         raise InputError(f"only http and https URLs are read, got {url!r}")
     if public_only:
         try:
-            found = {info[4][0] for info in socket.getaddrinfo(parts.hostname, None)}
+            addresses = {info[4][0] for info in socket.getaddrinfo(parts.hostname, None)}
         except OSError as error:
             raise InputError(f"cannot resolve {parts.hostname!r}: {error}") from error
-        if not all(ipaddress.ip_address(address).is_global for address in found):
+        if not all(ipaddress.ip_address(address).is_global for address in addresses):
             raise InputError(f"{url!r} points to a local or private address")
 
 
 def download(url: str, public_only: bool = False) -> bytes:
-    """The bytes behind a URL, at most ``URL_BYTES`` within ``URL_SECONDS``; every redirect is checked again."""
+    """The content of a URL, at most ``URL_BYTES`` within ``URL_SECONDS``; every redirect is checked again.
+
+    Raises:
+        InputError: not http(s), not reachable, too large, too slow, or with ``public_only`` a private address.
+    """
     check_url(url, public_only)
     opener = urllib.request.build_opener(_CheckedRedirects(public_only))
     request = urllib.request.Request(_quoted(url), headers={"User-Agent": "legrad"})
@@ -80,7 +80,7 @@ def download(url: str, public_only: bool = False) -> bytes:
 
 
 def _quoted(url: str) -> str:
-    """Spaces and letters beyond ASCII as they go over the wire, ``%`` left alone."""
+    """The URL with spaces and non-ASCII letters percent-encoded; ``%`` stays, it may belong to an encoded one."""
     parts = urllib.parse.urlsplit(url)
     path, query = (urllib.parse.quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
     return urllib.parse.urlunsplit(parts._replace(path=path, query=query))

@@ -40,7 +40,7 @@ def _is_frame(item: Any) -> bool:
 
 
 def read(source: Any, count: int) -> tuple[list[Image.Image], str | None, Timing]:
-    """``count`` frames of one video, evenly spaced in time, where it came from, and when they are.
+    """``count`` frames of one video, evenly spaced in time, its path or URL (None for others), and when they are.
 
     Raises:
         InputError: missing, unreadable, a still image, frames of different sizes, or of another kind.
@@ -62,7 +62,7 @@ def read(source: Any, count: int) -> tuple[list[Image.Image], str | None, Timing
 
 
 def sampled(durations: Sequence[float], count: int) -> list[int]:
-    """Which frames stand at the middles of ``count`` equal parts of the time; frames repeat if there are too few."""
+    """Indices of the frames at the middles of ``count`` equal parts of the time; they repeat if there are too few."""
     lengths = np.asarray(durations, float)
     if not lengths.all():  # players show frames without a duration for a moment, all of them alike
         lengths = np.ones(len(lengths))
@@ -79,8 +79,8 @@ def _of_object(source: Any, count: int) -> tuple[list[Image.Image], Timing]:
             raise InputError(f"{_KINDS}, got an array {source.shape} {source.dtype}")
     elif not isinstance(source, list | tuple) or not source or not all(map(_is_frame, source)):
         raise InputError(f"{_KINDS}, got {type(source).__name__}")
-    chosen = sampled([1] * len(source), count)
-    return [images.read(source[index]) for index in chosen], Timing(tuple(chosen))
+    indices = sampled([1] * len(source), count)
+    return [images.read(source[index]) for index in indices], Timing(tuple(indices))
 
 
 def _of_file(file: Any, name: str, count: int) -> tuple[list[Image.Image], Timing]:
@@ -97,7 +97,7 @@ def _of_file(file: Any, name: str, count: int) -> tuple[list[Image.Image], Timin
 
 
 def _animated(image: Image.Image, name: str, count: int) -> tuple[list[Image.Image], Timing]:
-    """Frames of anything that Pillow can seek in; the image is left at the frame where it was."""
+    """Frames of anything that Pillow can seek in; the image's current frame is restored."""
     before = image.tell()
     try:
         total = getattr(image, "n_frames", 1)
@@ -108,33 +108,33 @@ def _animated(image: Image.Image, name: str, count: int) -> tuple[list[Image.Ima
             image.seek(index)
             durations.append(float(image.info.get("duration", 0)))
         frames: dict[int, Image.Image] = {}
-        chosen = sampled(durations, count)
-        for index in chosen:
+        indices = sampled(durations, count)
+        for index in indices:
             if index not in frames:
                 image.seek(index)
                 frames[index] = images.read(image, of_video=True)
     except InputError as error:
-        # Pillow gives frames no name
+        # frames of an animation have no name of their own
         raise InputError(str(error).replace("the PIL image", name)) from error
     except Exception as error:  # Pillow's readers let anything through when a file is broken
         raise InputError(f"cannot read the frames of {name}: {error or type(error).__name__}") from error
     finally:
         with contextlib.suppress(Exception):
             image.seek(before)
-    return [frames[index] for index in chosen], _timing(chosen, durations)
+    return [frames[index] for index in indices], _timing(indices, durations)
 
 
-def _timing(chosen: Sequence[int], milliseconds: Sequence[float]) -> Timing:
-    """Of an animation whose frames last so long; players show frames without a duration for a tenth of a second."""
+def _timing(indices: Sequence[int], milliseconds: Sequence[float]) -> Timing:
+    """Of some frames of a video, by the durations of all its frames; players show those of 0 ms for 100 ms."""
     if not milliseconds:
-        return Timing(tuple(chosen))
-    lengths = np.asarray([one or 100.0 for one in milliseconds]) / 1000
+        return Timing(tuple(indices))
+    lengths = np.asarray([duration or 100.0 for duration in milliseconds]) / 1000
     begins = lengths.cumsum() - lengths
-    return Timing(tuple(chosen), tuple(round(float(begins[i]), 4) for i in chosen), round(float(lengths.sum()), 4))
+    return Timing(tuple(indices), tuple(round(float(begins[i]), 4) for i in indices), round(float(lengths.sum()), 4))
 
 
 def _decoded(file: Any, name: str, count: int) -> tuple[list[Image.Image], Timing]:
-    """Frames of a video file. Two passes, so that a long video never lies in memory as a whole."""
+    """Frames of a video file, in two passes: the first counts, so that only the frames to return are kept in memory."""
     if importlib.util.find_spec("av") is None:
         raise InputError(
             f"{name} is no animation that Pillow can read (GIF, WebP, APNG); for video files install PyAV: pip install "
@@ -152,13 +152,13 @@ def _decoded(file: Any, name: str, count: int) -> tuple[list[Image.Image], Timin
             total = sum(1 for _ in video.decode(video=0))
         if total == 0:
             raise InputError(f"{name} holds no frames")
-        chosen = sampled([1] * total, count)
-        wanted = set(chosen)
+        indices = sampled([1] * total, count)
+        to_keep = set(indices)
         if hasattr(file, "seek"):
             file.seek(0)
         with av.open(file) as video:
-            first = enumerate(itertools.islice(video.decode(video=0), max(wanted) + 1))
-            frames = {i: frame.to_image() for i, frame in first if i in wanted}
+            decoded = enumerate(itertools.islice(video.decode(video=0), max(to_keep) + 1))
+            frames = {i: frame.to_image() for i, frame in decoded if i in to_keep}
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"cannot read {name} as a video: {error}") from error
-    return [images.read(frames[index]) for index in chosen], _timing(chosen, [1000 / rate] * total if rate else [])
+    return [images.read(frames[index]) for index in indices], _timing(indices, [1000 / rate] * total if rate else [])

@@ -159,14 +159,14 @@ def test_processor_in_wrap():
     with torch.no_grad():
         output = model(**batch)
     want = (F.normalize(output.image_embeds) @ F.normalize(output.text_embeds).T).flatten()
-    found = legrad.wrap(model, transform=both).explain(pictures, "a red bus")
-    assert limits.close(found.scores.flatten(), want)
-    assert found.saliency().shape == (2, 1, 50, 70)
+    explanation = legrad.wrap(model, transform=both).explain(pictures, "a red bus")
+    assert limits.close(explanation.scores.flatten(), want)
+    assert explanation.saliency().shape == (2, 1, 50, 70)
     explainer = legrad.wrap(model, transform=own, tokenizer=zoo.tokenizer())
-    assert torch.equal(explainer.explain(pictures, "a red bus").relevance, found.relevance)
+    assert torch.equal(explainer.explain(pictures, "a red bus").relevance, explanation.relevance)
     # the processor's batch instead of the images
     given = explainer.explain(batch, "a red bus")
-    assert torch.equal(given.relevance, found.relevance)
+    assert torch.equal(given.relevance, explanation.relevance)
     assert torch.equal(explainer.explain({"pixel_values": batch["pixel_values"]}, "a red bus").scores, given.scores)
     other = explainer.explain(pictures, "a red bus", size=(40, 24), fit="squash")
     assert other.relevance.shape == (2, 1, 5, 3)
@@ -271,28 +271,28 @@ def test_siglip2_is_its_padded_forward_without_the_padding(name):
     want = generic_twin.layer_maps(model, anatomy_of, pixels, score, "native")
     explainer = legrad.wrap(model, transform=own)
     with left_as_found(model):
-        found = explainer.explain(pictures, target, keep_layers=True)
+        explanation = explainer.explain(pictures, target, keep_layers=True)
         same = explainer.explain({**batch, "pixel_values": pixels}, target, keep_layers=True)
     with torch.no_grad():
         feature = padded(model, pixels)
         feature = feature if logits else F.normalize(feature, dim=-1)
     # images are read and padded in float32 by the processor, so only the batch in float64 is exact
-    assert limits.close(found.scores[:, 0], score(feature))
+    assert limits.close(explanation.scores[:, 0], score(feature))
     assert limits.close(same.scores[:, 0], score(feature))
-    assert torch.equal(found.relevance, same.relevance)
-    assert [tuple(one) for one in found.grids] == [tuple(one) for one in batch["spatial_shapes"].tolist()]
-    for index, (rows, cols) in enumerate(found.grids):
+    assert torch.equal(explanation.relevance, same.relevance)
+    assert [tuple(one) for one in explanation.grids] == [tuple(one) for one in batch["spatial_shapes"].tolist()]
+    for index, (rows, cols) in enumerate(explanation.grids):
         count = rows * cols
         assert (want[index, :, count:] == 0).all()
         # averaged classifiers: a mean over the queries, of which the padded batch has more
         share = 16 / count if logits else 1
         expected = share * want[index, :, :count].reshape(-1, rows, cols)
-        assert twin.distance(found.layer_relevance[index, 0, :, :rows, :cols], expected) < limits.FLOAT64
-        assert not found.relevance[index, :, rows:].any()
-        assert not found.relevance[index, :, :, cols:].any()
+        assert twin.distance(explanation.layer_relevance[index, 0, :, :rows, :cols], expected) < limits.FLOAT64
+        assert not explanation.relevance[index, :, rows:].any()
+        assert not explanation.relevance[index, :, :, cols:].any()
         alone = explainer.explain(pictures[index], target)
-        assert twin.distance(alone.relevance[0, 0], found.relevance[index, 0, :rows, :cols]) < limits.FLOAT64
-    maps = found.saliency()
+        assert twin.distance(alone.relevance[0, 0], explanation.relevance[index, 0, :rows, :cols]) < limits.FLOAT64
+    maps = explanation.saliency()
     assert [tuple(one.shape[-2:]) for one in maps] == SHAPES
 
 
@@ -333,18 +333,18 @@ def test_a_folder(clip_folder):
     assert explainer.anatomy.dtype == torch.float32
     assert not explainer.model.training
     pictures = pictures_of()
-    found = explainer.explain(pictures, ["a red bus", "two cats"])
+    explanation = explainer.explain(pictures, ["a red bus", "two cats"])
     kind = transformers.AutoProcessor.from_pretrained(clip_folder)
     model = transformers.AutoModel.from_pretrained(clip_folder, dtype=torch.float32)
     batch = kind(images=pictures, text=["a red bus", "two cats"], return_tensors="pt", padding=True)
     with torch.no_grad():
         output = model(**batch)
     want = F.normalize(output.image_embeds) @ F.normalize(output.text_embeds).T
-    assert limits.close(found.scores, want)
+    assert limits.close(explanation.scores, want)
     half = legrad.load(f"hf:{clip_folder}", dtype=torch.bfloat16)
     assert half.anatomy.dtype == torch.bfloat16
-    found = half.explain(pictures, ["a red bus", "two cats"])
-    assert float((found.scores - want).abs().max()) < limits.HALF_COSINE
+    explanation = half.explain(pictures, ["a red bus", "two cats"])
+    assert float((explanation.scores - want).abs().max()) < limits.HALF_COSINE
 
 
 def test_a_classifiers_folder(tmp_path):
@@ -353,9 +353,9 @@ def test_a_classifiers_folder(tmp_path):
     transformers.DeiTImageProcessor(
         size={"height": 36, "width": 36}, crop_size={"height": 32, "width": 32}
     ).save_pretrained(tmp_path)
-    found = legrad.load(f"hf:{tmp_path}").explain(pictures_of(), [legrad.PREDICTED, "c"])
-    assert found.labels[0][1] == "c"
-    assert found.labels[0][0].removesuffix(" (predicted)") in set("abcde")
+    explanation = legrad.load(f"hf:{tmp_path}").explain(pictures_of(), [legrad.PREDICTED, "c"])
+    assert explanation.labels[0][1] == "c"
+    assert explanation.labels[0][0].removesuffix(" (predicted)") in set("abcde")
 
 
 def test_a_timm_checkpoints_folder(tmp_path):
@@ -381,7 +381,7 @@ def test_siglip2s_folder(tmp_path):
     transformers.Siglip2ImageProcessor(**SIGLIP2).save_pretrained(tmp_path)
     zoo.tokenizer().save_pretrained(tmp_path)
     pictures = pictures_of()
-    found = legrad.load(f"hf:{tmp_path}").explain(pictures, ["a red bus"])
+    explanation = legrad.load(f"hf:{tmp_path}").explain(pictures, ["a red bus"])
     batch = transformers.Siglip2ImageProcessor(**SIGLIP2)(images=pictures, return_tensors="pt")
     # transformers puts its own class around the words of any SigLIP 2 tokenizer
     own = transformers.AutoTokenizer.from_pretrained(tmp_path)
@@ -389,7 +389,7 @@ def test_siglip2s_folder(tmp_path):
     with torch.no_grad():
         output = model(**batch, **ids)
     want = F.normalize(output.image_embeds, dim=-1) @ F.normalize(output.text_embeds, dim=-1).T
-    assert limits.close(found.scores, want)
+    assert limits.close(explanation.scores, want)
 
 
 def test_a_tower_that_was_trained_without_its_pooler(tmp_path):
@@ -398,11 +398,11 @@ def test_a_tower_that_was_trained_without_its_pooler(tmp_path):
     model.save_pretrained(tmp_path)
     explainer = legrad.load(f"hf:{tmp_path}")
     pictures, target = torch.randn(2, 3, 32, 32), torch.randn(32)
-    found = explainer.explain(pictures, target)
+    explanation = explainer.explain(pictures, target)
     with torch.no_grad():
         feature = model(pictures).last_hidden_state[:, 0]
     assert limits.close(explainer.anatomy.run(pictures), feature)
-    assert found.relevance.shape == (2, 1, 4, 4)
+    assert explanation.relevance.shape == (2, 1, 4, 4)
 
 
 def test_weights_that_do_not_fill_the_model(tmp_path):

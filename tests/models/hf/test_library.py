@@ -70,13 +70,13 @@ def test_every_class_against_the_twin(name):
 
     for readout in ("native", "published"):
         with left_as_found(exact.model):
-            found = exact.explain(pictures.double(), targets, readout=readout, keep_layers=True)
+            explanation = exact.explain(pictures.double(), targets, readout=readout, keep_layers=True)
         norms = [one for one in NORMS if one in dict(exact.anatomy.tower.named_modules())]
         for column, score in enumerate(scores):
             want = generic_twin.layer_maps(model, anatomy_of, pictures, score, readout, norms)
-            assert twin.distance(found.layer_relevance[:, column], want) < limits.FLOAT64
+            assert twin.distance(explanation.layer_relevance[:, column], want) < limits.FLOAT64
     single = explainer.explain(pictures, targets, readout="published", keep_layers=True)
-    assert twin.distance(single.layer_relevance, found.layer_relevance) < limits.FLOAT32
+    assert twin.distance(single.layer_relevance, explanation.layer_relevance) < limits.FLOAT32
 
 
 def block_input(anatomy, pictures):
@@ -118,8 +118,8 @@ def test_texts_go_through_the_text_tower(name):
     model = zoo.build(name)
     pictures = torch.randn(2, 3, 32, 32)
     texts = ["a red bus", "two cats on a mat here"]
-    found = legrad.wrap(model, tokenizer=zoo.tokenizer()).explain(pictures, texts)
-    assert found.labels == [texts, texts]
+    explanation = legrad.wrap(model, tokenizer=zoo.tokenizer()).explain(pictures, texts)
+    assert explanation.labels == [texts, texts]
     ids = zoo.tokenizer()(
         texts,
         return_tensors="pt",
@@ -128,7 +128,7 @@ def test_texts_go_through_the_text_tower(name):
         truncation=True,
     )
     with torch.no_grad():
-        assert limits.close(found.scores, own_similarity(model, pictures, ids))
+        assert limits.close(explanation.scores, own_similarity(model, pictures, ids))
 
 
 def own_similarity(model, pictures, ids):
@@ -171,11 +171,11 @@ def test_classifiers():
     with torch.no_grad():
         logits = model(pictures).logits
     explainer = legrad.wrap(model)
-    found = explainer.explain(pictures, ["Cat", 3, legrad.PREDICTED])
+    explanation = explainer.explain(pictures, ["Cat", 3, legrad.PREDICTED])
     best = logits.argmax(1)
-    assert found.labels == [["cat", "mat", f"{labels[int(i)]} (predicted)"] for i in best]
-    assert limits.close(found.scores[:, :2], logits[:, [1, 3]])
-    assert limits.close(found.scores[:, 2], logits.amax(1))
+    assert explanation.labels == [["cat", "mat", f"{labels[int(i)]} (predicted)"] for i in best]
+    assert limits.close(explanation.scores[:, :2], logits[:, [1, 3]])
+    assert limits.close(explanation.scores[:, 2], logits.amax(1))
     with pytest.raises(legrad.InputError, match="no class 'car'"):
         explainer.explain(pictures, "car")
     # the library's placeholders are no names
@@ -215,10 +215,10 @@ def test_eager_attention_is_switched_and_put_back(name):
     model.set_attn_implementation("eager")
     before = [getattr(m.config, "_attn_implementation", None) for m in model.modules() if hasattr(m, "config")]
     assert "eager" in before
-    found = legrad.wrap(model).explain(pictures, targets)
+    explanation = legrad.wrap(model).explain(pictures, targets)
     after = [getattr(m.config, "_attn_implementation", None) for m in model.modules() if hasattr(m, "config")]
     assert after == before
-    assert twin.distance(found.relevance, want.relevance) < limits.FLOAT32
+    assert twin.distance(explanation.relevance, want.relevance) < limits.FLOAT32
     # switched after wrapping, too
     explainer = legrad.wrap(model)
     model.set_attn_implementation({"": "eager"} if name != "CLIPModel" else {"vision_config": "eager"})
@@ -332,5 +332,5 @@ def test_the_frame_tower_of_pe_audio_video():
     with pytest.raises(legrad.UnsupportedModelError, match=r"one token .*vision_model\) can be wrapped alone"):
         legrad.wrap(model)
     tower = legrad.wrap(model.embedder.vision_model)
-    found = tower.explain(torch.randn(1, 3, 32, 32), lambda feature: feature[:, 0])
-    assert found.relevance.shape == (1, 1, 4, 4)
+    explanation = tower.explain(torch.randn(1, 3, 32, 32), lambda feature: feature[:, 0])
+    assert explanation.relevance.shape == (1, 1, 4, 4)

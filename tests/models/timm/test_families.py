@@ -296,10 +296,10 @@ def test_left_as_found_with_checkpointing_and_eager_attention():
             module.fused_attn = False
     x, wide = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 48, 80)
     with tiny.left_as_found(model):
-        found = legrad.wrap(model).explain(x, 3)
+        explanation = legrad.wrap(model).explain(x, 3)
         legrad.wrap(model).explain(wide, 3)
     want = legrad.wrap(zoo_timm.build("vit_so150m_patch16_reg4_map_256")).explain(x, 3)
-    assert torch.equal(found.relevance, want.relevance)
+    assert torch.equal(explanation.relevance, want.relevance)
 
 
 # -- images, labels, outputs ----------------------------------------------------------------------------------------
@@ -379,8 +379,8 @@ def test_outputs():
     assert output("laion2b_ft_in1k") == "logits"
     explainer = legrad.wrap(zoo_timm.build("vit_base_patch16_clip_quickgelu_224"))
     x = torch.randn(1, 3, 64, 64)
-    found = explainer.explain(x, torch.randn(2, 512))
-    assert bool((found.scores.abs() <= 1).all())
+    explanation = explainer.explain(x, torch.randn(2, 512))
+    assert bool((explanation.scores.abs() <= 1).all())
     with pytest.raises(legrad.InputError, match="no text tower"):
         explainer.explain(x, "a cat")
 
@@ -407,10 +407,10 @@ def folder(tmp_path_factory):
 def test_local_dir(folder, picture):
     explainer = legrad.load(f"timm:local-dir:{folder}")
     assert not explainer.model.training
-    found = explainer.explain(picture, ["dog", 0, legrad.PREDICTED])
-    assert found.settings["model"] == f"timm:local-dir:{folder}"
-    assert found.labels[0][:2] == ["dog", "cat"]
-    assert found.relevance.shape == (1, 3, 4, 4)
+    explanation = explainer.explain(picture, ["dog", 0, legrad.PREDICTED])
+    assert explanation.settings["model"] == f"timm:local-dir:{folder}"
+    assert explanation.labels[0][:2] == ["dog", "cat"]
+    assert explanation.relevance.shape == (1, 3, 4, 4)
     half = legrad.load(f"timm:local-dir:{folder}", dtype=torch.bfloat16)
     assert half.anatomy.dtype == torch.bfloat16
     pair = torch.stack([e.explain(picture, "dog").relevance.flatten() for e in (explainer, half)])
