@@ -1,4 +1,4 @@
-"""What is known about a model, checked on a random image: behind ``legrad doctor``."""
+"""Facts and checks of a model, on a random image: what ``legrad doctor`` reports."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ class Finding:
 
     Attributes:
         what: a few words.
-        value: what was found.
+        value: the fact, or the outcome of the check.
         good: False for a check that failed, None for a mere fact.
     """
 
@@ -39,7 +39,7 @@ class Report:
     """All findings about one model.
 
     Attributes:
-        findings: in the order in which they are shown.
+        findings: in the order of the report.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -69,13 +69,13 @@ def examine(explainer: Explainer, size: int | Sequence[int] | None = None, seed:
         The report; a failed check is a finding, not an exception.
     """
     report = Report()
-    own = explainer.anatomy
+    default = explainer.anatomy
     with (
-        state.exclusive(own.blocks[0]),
+        state.exclusive(default.blocks[0]),
         state.evaluation_mode(explainer.model),
-        state.evaluation_mode(own.tower, own.call_settings),
+        state.evaluation_mode(default.tower, default.call_settings),
     ):
-        anatomy = own if size is None else own.at(geometry.as_size(size))
+        anatomy = default if size is None else default.at(geometry.as_size(size))
         _facts(explainer, anatomy, report)
         batch = random_input(anatomy, seed)
         checks: dict[str, Callable[[ViTAnatomy, Tensor], None]] = {"truth check": truth_check}
@@ -101,14 +101,14 @@ def allowed_sizes(anatomy: ViTAnatomy) -> str:
     height, width = anatomy.image_size
     rows, cols = anatomy.stride or anatomy.patch_size
     spectrogram = anatomy.axes == ("frequency", "time")
-    own = f"time {width} x frequency {height}" if spectrogram else f"{height} x {width}"
-    for grown, words in (((2, 4), "any"), ((2, 2), "any square")):
+    default = f"time {width} x frequency {height}" if spectrogram else f"{height} x {width}"
+    for steps, words in (((2, 4), "any"), ((2, 2), "any square")):
         try:
-            anatomy.at((height + grown[0] * rows, width + grown[1] * cols))
+            anatomy.at((height + steps[0] * rows, width + steps[1] * cols))
         except InputError:
             continue
-        return f"{words} ({own} by default, patches of {anatomy.patch_size[0]} x {anatomy.patch_size[1]})"
-    return f"{own} only"
+        return f"{words} ({default} by default, patches of {anatomy.patch_size[0]} x {anatomy.patch_size[1]})"
+    return f"{default} only"
 
 
 def _facts(explainer: Explainer, anatomy: ViTAnatomy, report: Report) -> None:
@@ -123,19 +123,19 @@ def _facts(explainer: Explainer, anatomy: ViTAnatomy, report: Report) -> None:
         "attentional pooler on every block's tokens" if anatomy.route == "pooler" else "self-attention of the blocks"
     )
     kind = {"fused": "fused (scaled_dot_product_attention)", "softmax": "eager (softmax)"}[anatomy.attention]
-    policy = (
+    side_by_side = (
         ""
         if anatomy.attentions == 1
         else f"; {anatomy.attentions} attentions, used: {list(anatomy.explained_attentions)}"
     )
-    report.add("explained attention", f"{where}, {kind}{policy}")
+    report.add("explained attention", f"{where}, {kind}{side_by_side}")
     report.add(
         "prefix tokens", f"{anatomy.num_prefix_tokens}, {anatomy.num_prefix_keys} of them keys in front of the patches"
     )
     grid = " x ".join(map(str, anatomy.grid))
     shape = " x ".join(map(str, anatomy.shape))
-    named = {"frames": " (frames, channels, height, width)", "frequency": " (time, frequency)"}.get(anatomy.axes[0], "")
-    report.add("grid", f"{grid} ({', '.join(anatomy.axes)}) at {shape}{named}")
+    axes = {"frames": " (frames, channels, height, width)", "frequency": " (time, frequency)"}.get(anatomy.axes[0], "")
+    report.add("grid", f"{grid} ({', '.join(anatomy.axes)}) at {shape}{axes}")
     report.add("read-out", f"{anatomy.default_readout} by default, of {', '.join(sorted(anatomy.readouts))}")
     report.add("targets", _targets(explainer))
     report.add("input sizes", allowed_sizes(explainer.anatomy))
@@ -144,13 +144,13 @@ def _facts(explainer: Explainer, anatomy: ViTAnatomy, report: Report) -> None:
 def _targets(explainer: Explainer) -> str:
     adapter, output = explainer.adapter, explainer.anatomy.output
     if output == "logits":
-        named = f"{len(adapter.labels)} labels" if adapter.labels else "no label names"
-        return f"class indices, PREDICTED, callables; {named}"
+        labels = f"{len(adapter.labels)} labels" if adapter.labels else "no label names"
+        return f"class indices, PREDICTED, callables; {labels}"
     if output == "embedding":
         texts = "texts, " if adapter.encode_text and adapter.tokenize else ""
-        hears = "sounds, " if adapter.audio_encoder else ""
+        sounds = "sounds, " if adapter.audio_encoder else ""
         missing = " (texts need a tokenizer)" if adapter.encode_text and not adapter.tokenize else ""
-        return f"{texts}{hears}embeddings, Similar, callables{missing}"
+        return f"{texts}{sounds}embeddings, Similar, callables{missing}"
     return "embeddings, Similar, callables (the model has no head)"
 
 
@@ -168,9 +168,12 @@ def _costs(explainer: Explainer, anatomy: ViTAnatomy, batch: Tensor, report: Rep
         return explainer.explain(batch, lambda feature: feature[:, 0])
 
     explain()
-    bare = min(seconds(lambda: anatomy.run(batch)) for _ in range(3))
-    ours = min(seconds(explain) for _ in range(3))
-    report.add("time for one image, one target", f"{ours:.3f} s, {ours / bare:.1f} x a bare forward pass")
+    forward_time = min(seconds(lambda: anatomy.run(batch)) for _ in range(3))
+    explain_time = min(seconds(explain) for _ in range(3))
+    report.add(
+        "time for one image, one target",
+        f"{explain_time:.3f} s, {explain_time / forward_time:.1f} x a bare forward pass",
+    )
     weights = sum(p.numel() * p.element_size() for p in anatomy.tower.parameters())
     working = block_bytes(anatomy).working
     report.add("memory, estimated", f"{weights / _MEGA:.0f} MiB of weights, {working / _MEGA:.0f} MiB more per image")

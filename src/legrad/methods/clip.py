@@ -171,7 +171,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _check_residual(graph: Pass) -> None:
-    """With the branches of all blocks cut behind their norms, a block's input and output have the same gradient, and
+    """With the branches of all blocks cut after their norms, a block's input and output have the same gradient, and
     attention still reaches the output."""
     refusal = UnsupportedModelError(
         f"{type(graph.anatomy.blocks[0]).__name__} is no residual block with norms in front of its branches: "
@@ -180,7 +180,7 @@ def _check_residual(graph: Pass) -> None:
     blocks = range(len(graph.anatomy.blocks))
     tokens = [graph.tokens(layer, entering)[0] for layer in blocks for entering in (True, False)]
     heads = [attention.output for layer in graph.call.layers for attention in graph.attentions(layer)]
-    if not all(tensor.requires_grad for tensor in (*tokens, *heads)):  # a norm behind both branches was cut
+    if not all(tensor.requires_grad for tensor in (*tokens, *heads)):  # a norm after both branches was cut
         raise refusal
     for target in range(len(graph.call.scores)):
         gradients = graph.gradients(target, [*tokens, *heads])

@@ -1,4 +1,4 @@
-"""What is known about a method: its function, what it needs of a model, and which arguments it can use."""
+"""The record of a method: its function, what it needs of a model, and which arguments it can use."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Method:
         summary: what the map is, in one sentence.
         source: the paper.
         function: ``MethodInput`` -> (images, targets, layers or 1, *grid), any device. None for LeGrad itself, which
-            ``streaming`` computes.
+            ``core.streaming`` computes.
         needs: of the model. "gradients" need attention maps too, except for tokens.
         cost: of one image and one target, beside a plain forward pass.
         layers: what ``layers=None`` means; "none" if the method has no layers to choose from.
@@ -48,7 +48,14 @@ class Method:
     readout: bool = False
     signed: bool = False
 
-    def check(self, anatomy: ViTAnatomy, layers: Any, readout: str, null_target: Any, keep_layers: bool) -> None:
+    def check(
+        self,
+        anatomy: ViTAnatomy,
+        layers: int | Sequence[int] | None,
+        readout: str,
+        null_target: Any,
+        keep_layers: bool,
+    ) -> None:
         """Refuse arguments that this method cannot use.
 
         Raises:

@@ -14,7 +14,7 @@ from legrad.methods.whole_pass import Pass, forward, layer_maps
 def grad_cam(call: MethodInput) -> Tensor:
     """Grad-CAM with tokens for feature maps: channels weighted by their mean gradient over the patches, positive part.
 
-    The tokens are those that enter a block (behind the last block only the class token has a gradient); in models with
+    The tokens are those that enter a block (after the last block only the class token has a gradient); in models with
     an attentional pooler those that leave it.
     """
     graph = forward(call)

@@ -61,8 +61,8 @@ class Resolver:
         valid = torch.tensor([[column < len(row) for column in range(count)] for row in rows])
         columns: list[ResolvedTarget] = []
         for column in range(count):
-            cells = [row[column] if column < len(row) else None for row in rows]
-            columns.append(per_image(cells))
+            of_each_image = [row[column] if column < len(row) else None for row in rows]
+            columns.append(per_image(of_each_image))
         return columns, valid
 
     def resolve_null(self, target: Any) -> ResolvedTarget:
