@@ -1,1 +1,1 @@
-"""Speed and memory against the bare forward and other packages: ``python -m performance``."""
+"""Benchmarks of speed and memory against the bare forward and other packages: ``python -m performance``."""

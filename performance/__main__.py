@@ -1,4 +1,4 @@
-"""Every speed and memory number that this project quotes: ``make performance``."""
+"""Measure the speed and memory numbers that this project publishes: ``make performance``."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ from performance.results import Results
 from performance.store import ROOT, Store, machine, revision
 
 FULL, QUICK = ROOT / "docs" / "performance", ROOT / "runs" / "performance-quick"
-# seconds of readings that a case may fill with more than the fewest rounds
+# seconds that the readings of a case may take, beyond the minimum of rounds
 BUDGET, QUICK_BUDGET = 8.0, 2.0
 TIMEOUT = 1800
 
@@ -53,7 +53,7 @@ class Measuring:
         self.quick, self.envs = quick, envs
 
     def __call__(self, case: Case) -> dict[str, Any]:
-        """What the case gave; raises with the worker's last words if it failed."""
+        """The samples of a case; raises with the end of the worker's messages if it failed."""
         if case.measure == "time":
             return self._process(case)
         runs = [self._process(case) for _ in range(1 if self.quick else case.processes)]
@@ -67,12 +67,12 @@ class Measuring:
             home = str(Path(python).parent.parent)
             variables = environments.clean()
         threads = str(self.order["threads"])
-        # nothing here needs a network; a tokenizer or a config must not look for one
+        # offline: nothing here needs a network
         variables |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
         with tempfile.TemporaryDirectory() as scratch:
             answer = Path(scratch, "answer.json")
             order = {**self.order, "case": case.as_dict(), "environment": home, "answer": str(answer)}
-            done = subprocess.run(
+            process = subprocess.run(
                 [python, "-m", "performance.worker"],
                 cwd=ROOT,
                 input=json.dumps(order),
@@ -81,21 +81,21 @@ class Measuring:
                 env=variables,
                 timeout=TIMEOUT,
             )
-            if done.returncode:
-                raise RuntimeError(_last_words(done))
+            if process.returncode:
+                raise RuntimeError(_error_of(process))
             return json.loads(answer.read_text())
 
 
-def _last_words(done: subprocess.CompletedProcess[str]) -> str:
-    if done.returncode == -signal.SIGKILL:
-        return "killed, most likely for want of memory"
-    return done.stderr.strip()[-2000:] or f"exit code {done.returncode}"
+def _error_of(process: subprocess.CompletedProcess[str]) -> str:
+    if process.returncode == -signal.SIGKILL:
+        return "killed, most likely out of memory"
+    return process.stderr.strip()[-2000:] or f"exit code {process.returncode}"
 
 
 def measure_all(
     store: Store, todo: list[Case], measuring: Callable[[Case], dict[str, Any]], code: str
 ) -> Iterator[tuple[Case, str | None]]:
-    """Measure and keep one case after the other; yields (case, error or None). A failure ends only its case."""
+    """Measure and store one case after the other; yields (case, error or None). A failure ends only its case."""
     for case in todo:
         error = None
         stamp = {"revision": code, "when": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -127,16 +127,16 @@ def main(
 ) -> None:
     """Measure ours and others against the bare forward pass; print and save tables, samples and plots.
 
-    An interrupted run goes on where it stopped; what failed is tried again.
+    An interrupted run continues where it stopped; failed cases are measured again.
     """
     folder = out or (QUICK if quick else FULL)
     if render:
         content = json.loads((folder / "results.json").read_text())
         console.print(f"wrote {_report(content, folder)}")
         return
-    chosen = select(CASES, quick, only, device.startswith("cuda"))
-    if show or not chosen:
-        console.print("\n".join(case.key for case in chosen) or f"no case matches {only!r}; --list prints all")
+    selection = select(CASES, quick, only, device.startswith("cuda"))
+    if show or not selection:
+        console.print("\n".join(case.key for case in selection) or f"no case matches {only!r}; --list prints all")
         raise typer.Exit(0 if show else 2)
     settings = {"device": device, "threads": threads, "quick": quick}
     store = Store(folder / "results.json", settings, machine(device))
@@ -145,9 +145,9 @@ def main(
         raise typer.Exit(2)
     if store.dropped:
         console.print(f"{store.dropped} earlier cases had other settings or another machine: measuring anew")
-    todo = store.begin(chosen, full=only is None)
-    if len(todo) < len(chosen):
-        console.print(f"going on: {len(chosen) - len(todo)} of {len(chosen)} cases are done")
+    todo = store.begin(selection, full=only is None)
+    if len(todo) < len(selection):
+        console.print(f"going on: {len(selection) - len(todo)} of {len(selection)} cases are done")
     failures = []
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
@@ -157,11 +157,11 @@ def main(
             task = bar.add_task("", total=len(todo))
             measuring = Measuring(device, threads, repeats, quick, envs)
 
-            def named(case: Case) -> dict[str, Any]:
+            def measure(case: Case) -> dict[str, Any]:
                 bar.update(task, description=case.key)
                 return measuring(case)
 
-            for case, error in measure_all(store, todo, named, revision()):
+            for case, error in measure_all(store, todo, measure, revision()):
                 bar.advance(task)
                 bar.console.print(f"{case.key}  {_short(case, store) if error is None else 'FAILED'}", highlight=False)
                 if error is not None:
@@ -170,7 +170,7 @@ def main(
         console.print(f"interrupted; what is done is in {store.path}, the same command goes on")
         raise typer.Exit(130) from None
     if only is None:
-        store.finish(chosen)
+        store.finish(selection)
     path = _report(store.content, folder)
     _print_tables(Results(store.entries))
     console.print(f"wrote {path}, {store.path}")

@@ -1,4 +1,4 @@
-"""What is measured: one row per case. Plain data, importable anywhere (also where ``legrad`` is the authors')."""
+"""The cases that are measured, as plain data that every environment can import (``legrad`` may be the authors')."""
 
 import fnmatch
 from collections.abc import Iterable, Iterator
@@ -25,8 +25,8 @@ class Case:
         readout: "auto", "published" or "native"; rivals ignore it.
         dtype: of the weights and the input.
         resized: the model keeps its trained size and the explainer brings it to ``size``; bare forwards cannot.
-        cuda: makes sense on a GPU only.
-        needs: free memory in GB without which the case is not begun, on the CPU.
+        cuda: for GPUs only.
+        needs: free memory in GB that the case must have to start, on the CPU.
         processes: fresh processes, one after the other, of a memory case.
         quick: belongs to the quick subset.
     """
@@ -135,9 +135,9 @@ CASES: tuple[Case, ...] = (*_ours(), *_rivals(), *_memory())
 
 
 def select(cases: Iterable[Case], quick: bool, only: str | None, cuda: bool) -> list[Case]:
-    """The cases to run. ``only`` is a part of the key, or a pattern with ``*`` and ``?`` for all of it."""
-    chosen = [case for case in cases if (case.quick or not quick) and (cuda or not case.cuda)]
+    """The cases to run. ``only`` is a part of the key, or a pattern with ``*`` and ``?`` for the whole key."""
+    selection = [case for case in cases if (case.quick or not quick) and (cuda or not case.cuda)]
     if only is not None:
         pattern = only if any(sign in only for sign in "*?[") else f"*{only}*"
-        chosen = [case for case in chosen if fnmatch.fnmatchcase(case.key, pattern)]
-    return chosen
+        selection = [case for case in selection if fnmatch.fnmatchcase(case.key, pattern)]
+    return selection

@@ -1,4 +1,4 @@
-"""Everything that is timed: (subject, case) -> a call that makes the maps once."""
+"""The packages that are measured: (workload, case) -> a call that computes the maps once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,76 +9,76 @@ import torch
 from torch import Tensor
 
 from performance.cases import Case
-from performance.subjects import Subject
+from performance.workloads import Workload
 
 Call = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Rival:
-    """Somebody else's way to a map.
+    """Another package, or another method.
 
     Attributes:
         title: for the tables.
-        start: (its own subject, case) -> the call; may change the model.
-        pins: packages of exactly these versions in an environment of its own; none means that ours will do.
-        needs: what else they import, any version.
-        modules: what has to be imported from that environment and from nowhere else.
+        start: (workload, case) -> the call; may change the workload's model.
+        pins: packages of exactly these versions in a separate environment; without any, this one is used.
+        needs: packages that they import besides, in any version.
+        modules: must be imported from that environment and from nowhere else.
     """
 
     title: str
-    start: Callable[[Subject, Case], Call]
+    start: Callable[[Workload, Case], Call]
     pins: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
 
 
-def ours(subject: Subject, case: Case) -> tuple[Call, Call]:
-    """(warm, cold): an explainer that has seen this input shape, and one that has to check its truth first."""
+def ours(workload: Workload, case: Case) -> tuple[Call, Call]:
+    """(warm, cold): an explainer that knows this input shape, and one that has to run the truth check first."""
     import legrad
 
-    # read-outs, layers and memory as a user would give them; nothing inside the library is touched
+    # only public arguments, as a user would pass them
     settings: dict[str, Any] = {"layers": case.layers, "readout": case.readout, "memory": "auto"}
-    explainer = legrad.wrap(subject.model)
+    explainer = legrad.wrap(workload.model)
 
     def warm() -> Any:
-        return explainer.explain(subject.images, subject.targets, **settings)
+        return explainer.explain(workload.images, workload.targets, **settings)
 
     def cold() -> Any:
-        return legrad.wrap(subject.model).explain(subject.images, subject.targets, **settings)
+        return legrad.wrap(workload.model).explain(workload.images, workload.targets, **settings)
 
     return warm, cold
 
 
-def _authors(subject: Subject, case: Case) -> Call:
+def _authors(workload: Workload, case: Case) -> Call:
     import legrad  # theirs, in this environment
 
-    depth = len(subject.model.visual.transformer.resblocks)  # type: ignore[union-attr, arg-type]
+    depth = len(workload.model.visual.transformer.resblocks)  # type: ignore[union-attr, arg-type]
     # the class is theirs: mypy sees ours, whose drop-in name takes the same arguments
-    wrapper = legrad.LeWrapper(subject.model, layer_index=0 if case.layers is None else depth - case.layers)
-    return lambda: wrapper.compute_legrad(subject.targets, subject.images)
+    wrapper = legrad.LeWrapper(workload.model, layer_index=0 if case.layers is None else depth - case.layers)
+    return lambda: wrapper.compute_legrad(workload.targets, workload.images)
 
 
-def _torchcam(subject: Subject, case: Case) -> Call:
+def _torchcam(workload: Workload, case: Case) -> Call:
     from torchcam.methods import LeGrad
 
-    model = subject.model
+    model = workload.model
     blocks = list(model.encoder.layers)  # type: ignore[union-attr, arg-type]
     extractor = LeGrad(model, blocks if case.layers is None else blocks[-case.layers :])
 
     def call() -> Any:
         with torch.enable_grad():
-            logits = model(subject.images)
-        return extractor(subject.targets[0], logits)
+            logits = model(workload.images)
+        return extractor(workload.targets[0], logits)
 
     return call
 
 
-def _gradcam(subject: Subject, case: Case) -> Call:
+def _gradcam(workload: Workload, case: Case) -> Call:
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    model: Any = subject.model
+    model: Any = workload.model
     rows, cols = model.patch_embed.grid_size
     prefix = model.num_prefix_tokens
 
@@ -87,15 +87,15 @@ def _gradcam(subject: Subject, case: Case) -> Call:
 
     # the package's own advice for ViTs: the first norm of the last block
     cam = GradCAM(model, [model.blocks[-1].norm1], reshape_transform=on_the_grid)
-    targets = [ClassifierOutputTarget(subject.targets[0])] * len(subject.images)
-    return lambda: cam(subject.images, targets)
+    targets = [ClassifierOutputTarget(workload.targets[0])] * len(workload.images)
+    return lambda: cam(workload.images, targets)
 
 
-def _chefer(subject: Subject, case: Case) -> Call:
+def _chefer(workload: Workload, case: Case) -> Call:
     from performance.chefer import CheferCAM
 
-    method = CheferCAM(subject.model)
-    return lambda: method(subject.images, subject.targets[0]).cpu()
+    method = CheferCAM(workload.model)
+    return lambda: method(workload.images, workload.targets[0]).cpu()
 
 
 RIVALS = {
@@ -119,10 +119,10 @@ RIVALS = {
 
 
 def prove(rival: Rival, environment: Path) -> None:
-    """Stop if a module comes from somewhere else: two packages share the import name ``legrad``."""
+    """Raise ``RuntimeError`` if a module comes from elsewhere: two packages share the import name ``legrad``."""
     import importlib
 
     for name in rival.modules:
-        found = Path(str(importlib.import_module(name).__file__)).resolve()
-        if not found.is_relative_to(environment.resolve()):
-            raise RuntimeError(f"{name} was imported from {found}, not from {environment}")
+        source = Path(str(importlib.import_module(name).__file__)).resolve()
+        if not source.is_relative_to(environment.resolve()):
+            raise RuntimeError(f"{name} was imported from {source}, not from {environment}")

@@ -1,11 +1,11 @@
-"""The targets, and whether they are met."""
+"""Targets for speed and memory, and whether they are met."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from performance.cases import B16, BIGG, L14, SIGLIP, Case
-from performance.growth import PROMPTS_BATCH_8, known
+from performance.growth import PROMPTS_BATCH_8, number_or_none
 from performance.results import Results
 from performance.sampling import Spread, quotient
 
@@ -18,10 +18,10 @@ class Goal:
 
     Attributes:
         title: the case in words.
-        limit: the number.
+        limit: the target.
         at_most: it is an upper limit; else a lower one.
-        value: what was measured, or None.
-        unit: behind the numbers.
+        value: the measured number, or None.
+        unit: printed after the numbers.
     """
 
     title: str
@@ -32,14 +32,14 @@ class Goal:
 
     def row(self, results: Results) -> tuple[str, str, str, str]:
         """(case, target, measured, verdict): "met", "not met" or "not measured"."""
-        wanted = f"{'at most' if self.at_most else 'at least'} {self.limit:,g}{self.unit}"
-        found = self.value(results)
-        if found is None:
-            return self.title, wanted, "", "not measured"
-        middle = found.median if isinstance(found, Spread) else found
-        shown = found.show() if isinstance(found, Spread) else f"{found:.2f}"
-        met = middle <= self.limit if self.at_most else middle >= self.limit
-        return self.title, wanted, shown + self.unit, "met" if met else "not met"
+        target = f"{'at most' if self.at_most else 'at least'} {self.limit:,g}{self.unit}"
+        value = self.value(results)
+        if value is None:
+            return self.title, target, "", "not measured"
+        median = value.median if isinstance(value, Spread) else value
+        text = value.show() if isinstance(value, Spread) else f"{value:.2f}"
+        met = median <= self.limit if self.at_most else median >= self.limit
+        return self.title, target, text + self.unit, "met" if met else "not met"
 
 
 def _time(contender: str, model: str = B16, **settings: Any) -> Case:
@@ -96,7 +96,12 @@ GOALS = (
     Goal("1 prompt, last 2 layers, batch 8", 1.10, True, _ratio(batch=8, layers=2)),
     Goal("1 prompt, batch 1", 1.50, True, _ratio()),
     Goal("1 prompt, batch 8", 1.50, True, _ratio(batch=8)),
-    Goal("each further prompt, batch 8 (slope)", 0.40, True, lambda found: known(PROMPTS_BATCH_8.slope(found))),
+    Goal(
+        "each further prompt, batch 8 (slope)",
+        0.40,
+        True,
+        lambda results: number_or_none(PROMPTS_BATCH_8.slope(results)),
+    ),
     Goal("native read-out, 16 prompts, batch 1", 1.12, True, _ratio(prompts=16, readout="native")),
     Goal("native read-out, 16 prompts, batch 8", 1.12, True, _ratio(batch=8, prompts=16, readout="native")),
     Goal("native read-out, 64 prompts, batch 1", 1.35, True, _ratio(prompts=64, readout="native")),
@@ -112,7 +117,7 @@ GOALS = (
         "ViT-L/14 at 1022 x 1022, all 24 layers, peak of the process",
         6,
         True,
-        lambda found: found.total(_memory("ours", L14, size=1022)),
+        lambda results: results.total(_memory("ours", L14, size=1022)),
         " GB",
     ),
     Goal("ViT-bigG/14, bf16, 48 layers, peak of the process / weights", 1.3, True, _over_weights),
@@ -120,7 +125,7 @@ GOALS = (
         "GPU: ViT-B/16, bf16, batch 256",
         4000,
         False,
-        lambda found: found.rate(_time("ours", **_ON_GPU)),
+        lambda results: results.rate(_time("ours", **_ON_GPU)),
         " images/s",
     ),
     Goal("GPU: the same, share of the bare forward's rate", 0.6, False, _share_of_bare),

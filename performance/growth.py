@@ -18,8 +18,8 @@ class Series:
 
     Attributes:
         group: the plot that it belongs to.
-        title: what is held still.
-        unit: what one step of x is.
+        title: what is constant.
+        unit: name of one step of x.
         base: the case of the series whose free field is ignored.
         field: the field that varies: "prompts", "layers" or "size".
         measure: "time": y is in bare forwards; "memory": y is extra GB.
@@ -34,13 +34,13 @@ class Series:
     def points(self, results: Results) -> list[tuple[float, float]]:
         """(x, median) of everything measured, ascending."""
         value = results.ratio if self.base.measure == "time" else results.extra
-        found = []
+        points = []
         for case in results.cases(self.base.measure):
             if _same(case, self.base, self.field):
                 spread = value(case)
                 if spread is not None:
-                    found.append((_X[self.field](case), spread.median))
-        return sorted(found)
+                    points.append((_X[self.field](case), spread.median))
+        return sorted(points)
 
     def slope(self, results: Results) -> float:
         """Cost of one more unit; nan with fewer than two points."""
@@ -54,9 +54,10 @@ _X: dict[str, Callable[[Case], float]] = {
 }
 
 
-def _same(one: Case, other: Case, but: str) -> bool:
+def _same(case: Case, other: Case, but: str) -> bool:
+    """Whether two cases differ in one field only."""
     names = ("measure", "contender", "model", "size", "batch", "prompts", "layers", "readout", "dtype")
-    return all(getattr(one, name) == getattr(other, name) for name in names if name != but)
+    return all(getattr(case, name) == getattr(other, name) for name in names if name != but)
 
 
 def _time(contender: str = "ours", model: str = B16, batch: int = 1, **more: Any) -> Case:
@@ -82,6 +83,6 @@ SERIES = (
 )
 
 
-def known(slope: float) -> float | None:
+def number_or_none(slope: float) -> float | None:
     """None instead of nan."""
     return None if math.isnan(slope) else slope

@@ -1,4 +1,4 @@
-"""How much memory a call takes at its peak, beyond what was there before it."""
+"""Peak memory of a call, and the memory in use before it."""
 
 import resource
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def resident(device: torch.device) -> int:
 
 
 def peak(call: Callable[[], Any], device: torch.device) -> tuple[int, str]:
-    """(bytes in use at the call's highest point, how that was read)."""
+    """(bytes in use at the call's peak, how that was measured)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         call()

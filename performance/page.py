@@ -13,8 +13,8 @@ ARGUMENTS = "arguments.md"
 def write(content: Mapping[str, Any], folder: Path, images: list[str]) -> Path:
     """``FOLDER.md`` beside the folder of the run; returns its path."""
     path = folder.with_name(f"{folder.name}.md")
-    written_by_hand = folder / ARGUMENTS
-    text = written_by_hand.read_text().strip() if written_by_hand.exists() else ""
+    arguments = folder / ARGUMENTS
+    text = arguments.read_text().strip() if arguments.exists() else ""
     path.write_text(page(content, folder.name, text, images))
     return path
 

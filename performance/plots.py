@@ -19,7 +19,7 @@ def draw(results: Results, folder: Path) -> list[str]:
     """One PNG per group that has a line; returns their names."""
     from matplotlib.figure import Figure
 
-    written = []
+    names = []
     for group, (x_label, y_label) in AXES.items():
         lines = [(series.title, series.points(results)) for series in SERIES if series.group == group]
         lines = [(title, points) for title, points in lines if len(points) > 1]
@@ -40,5 +40,5 @@ def draw(results: Results, folder: Path) -> list[str]:
         figure.savefig(buffer, format="png", dpi=110)
         name = f"{group}.png"
         (folder / name).write_bytes(buffer.getvalue())
-        written.append(name)
-    return written
+        names.append(name)
+    return names

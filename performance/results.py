@@ -10,7 +10,7 @@ GB = 1e9
 
 
 class Results:
-    """What was measured so far, by case. Everything that is missing or failed is None.
+    """The measurements so far, by case. Missing and failed ones are None.
 
     Args:
         entries: as in ``Store.entries``.
@@ -20,7 +20,7 @@ class Results:
         self._entries = {key: entry for key, entry in entries.items() if "error" not in entry}
 
     def cases(self, measure: str) -> Iterator[Case]:
-        """In the order of ``CASES``, whenever they were measured."""
+        """The measured cases, in the order of ``CASES``."""
         place = {case.key: index for index, case in enumerate(CASES)}
         for key in sorted(self._entries, key=lambda key: place.get(key, len(place))):
             entry = self._entries[key]
@@ -28,27 +28,27 @@ class Results:
                 yield Case(**entry["case"])
 
     def seconds(self, case: Case, name: str = "warm") -> Spread | None:
-        """Of one contender: "bare", "warm" or "cold"."""
+        """Seconds of a call: "bare", "warm" or "cold"."""
         samples = self._entries.get(case.key, {}).get("seconds", {})
         return Spread.of(samples[name]) if name in samples else None
 
     def ratio(self, case: Case, name: str = "warm") -> Spread | None:
-        """To the bare forward of the same round."""
+        """Ratio to the bare forward of the same round."""
         samples = self._entries.get(case.key, {}).get("seconds", {})
         return ratios(samples[name], samples["bare"]) if name in samples else None
 
     def first_use(self, case: Case) -> Spread | None:
         """Ratio of a first use, truth check inside; of the single warm-up where no more was measured."""
-        found = self.ratio(case, "cold")
+        cold = self.ratio(case, "cold")
         bare, first = self.seconds(case, "bare"), self._entries.get(case.key, {}).get("first", {})
-        if found is None and bare is not None and "warm" in first:
+        if cold is None and bare is not None and "warm" in first:
             return Spread.of([first["warm"] / bare.median])
-        return found
+        return cold
 
     def rate(self, case: Case, name: str = "warm") -> Spread | None:
         """Images per second."""
         seconds = self._entries.get(case.key, {}).get("seconds", {}).get(name)
-        return None if seconds is None else Spread.of([case.batch / one for one in seconds])
+        return None if seconds is None else Spread.of([case.batch / duration for duration in seconds])
 
     def extra(self, case: Case) -> Spread | None:
         """GB at the peak beyond those after the warm-up forward at batch 1."""

@@ -1,4 +1,4 @@
-"""Clock readings that can be compared: contenders take turns in one process."""
+"""Comparable clock readings: the calls take turns in one process."""
 
 import math
 import statistics
@@ -19,8 +19,8 @@ def interleave(
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Seconds of every contender, A B C A B C ..., after one warm-up each.
 
-    Neighbours in time share what else the machine is doing, so the ratios within a round mean something on a machine
-    that is not quiet.
+    Calls of one round run under the same load of the machine, so ratios within a round are meaningful on a busy machine
+    too.
 
     Args:
         contenders: in the order of a round.
@@ -61,7 +61,7 @@ class Spread:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> "Spread":
-        """Of at least one sample."""
+        """The spread of at least one sample."""
         return cls(statistics.median(samples), min(samples), max(samples), len(samples))
 
     def show(self, digits: int = 2) -> str:
@@ -72,12 +72,12 @@ class Spread:
 
 
 def ratios(samples: Sequence[float], bare: Sequence[float]) -> Spread:
-    """Of every round's reading to the bare forward's in the same round."""
-    return Spread.of([one / base for one, base in zip(samples, bare, strict=True)])
+    """Ratios of every round's reading to the bare forward's in the same round."""
+    return Spread.of([sample / base for sample, base in zip(samples, bare, strict=True)])
 
 
 def quotient(above: Spread, below: Spread) -> Spread:
-    """Of two spreads that were not measured together: the range is the widest that they allow."""
+    """Ratio of two spreads that were not measured together: the range is the widest that they allow."""
     count = min(above.count, below.count)
     return Spread(above.median / below.median, above.low / below.high, above.high / below.low, count)
 

@@ -1,4 +1,4 @@
-"""One JSON file per run: every sample, with the settings and the machine. Whole after each case."""
+"""One JSON file per run: every sample, with the settings and the machine; complete after each case."""
 
 import importlib.metadata
 import json
@@ -20,7 +20,7 @@ class Store:
 
     Args:
         path: the JSON file.
-        settings: what every case was told; samples of other settings are dropped.
+        settings: of all cases; samples of other settings are dropped.
         machine: facts; samples of another machine are dropped.
     """
 
@@ -29,20 +29,20 @@ class Store:
         self.content: dict[str, Any] = {"settings": settings, "machine": machine, "complete": False, "cases": {}}
         self.dropped = 0
         if path.exists():
-            found = json.loads(path.read_text())
-            if (found["settings"], found["machine"]) == (settings, machine):
-                self.content = found
+            content = json.loads(path.read_text())
+            if (content["settings"], content["machine"]) == (settings, machine):
+                self.content = content
             else:
-                self.dropped = len(found["cases"])
+                self.dropped = len(content["cases"])
 
     @property
     def complete(self) -> bool:
-        """Did the last full run come to its end without a failure?"""
+        """Whether the last full run ended without a failure."""
         return bool(self.content["complete"])
 
     @property
     def entries(self) -> dict[str, dict[str, Any]]:
-        """Case key -> what was measured, or ``{"error": ...}``."""
+        """Case key -> its samples, or ``{"error": ...}``."""
         return self.content["cases"]
 
     def begin(self, cases: Iterable[Case], full: bool) -> list[Case]:
@@ -60,7 +60,7 @@ class Store:
         return [case for case in cases if self.entries.get(case.key, {"error": ""}).get("error") is not None]
 
     def add(self, case: Case, entry: dict[str, Any]) -> None:
-        """Keep what a case gave, and write the file."""
+        """Store the samples of a case, and write the file."""
         self.entries[case.key] = {"case": case.as_dict(), **entry}
         self.save()
 
@@ -78,7 +78,7 @@ class Store:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Facts of the machine and the libraries on which the numbers depend."""
     import torch
 
     facts: dict[str, Any] = {
@@ -96,7 +96,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def revision() -> str:
-    """The commit that is measured, marked if the package differs from it."""
+    """The commit that is measured, with "+changes" if the package differs from it."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()

@@ -14,7 +14,7 @@ Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
 
 def markdown(table: Table) -> str:
-    """A heading and the table, numbers to the right of their column."""
+    """A heading and the table."""
     title, head, rows = table
     lines = [f"## {title}", "", _row(head), _row(["---"] * len(head)), *map(_row, rows)]
     return "\n".join(lines)
@@ -54,16 +54,16 @@ def times(results: Results) -> Table:
 
 
 def rivals(results: Results) -> Table:
-    """Others' packages, each against the bare forward in its own process, and ours on the same model."""
+    """Other packages, each against the bare forward in its process, and ours on the same model."""
     head = ("package", "model", "prompts", "layers", "its time / bare", "ours / bare", "its time / ours")
     rows = []
     for case in results.cases("time"):
-        theirs = results.ratio(case)
-        if case.contender in RIVALS and theirs is not None:
-            mine = results.ratio(_of(case, "ours"))
-            times_ours = "" if mine is None else quotient(theirs, mine).show()
+        their_ratio = results.ratio(case)
+        if case.contender in RIVALS and their_ratio is not None:
+            our_ratio = results.ratio(_of(case, "ours"))
+            times_ours = "" if our_ratio is None else quotient(their_ratio, our_ratio).show()
             setting = (RIVALS[case.contender].title, case.label, str(case.prompts), _layers(case))
-            rows.append((*setting, theirs.show(), _show(mine), times_ours))
+            rows.append((*setting, their_ratio.show(), _show(our_ratio), times_ours))
     return "Other packages, batch 1", head, rows
 
 
@@ -90,8 +90,8 @@ def growth(results: Results) -> Table:
         if len(points) > 1:
             slope, start = line(points)
             unit = "GB" if series.group == "memory" else "bare forwards"
-            shown = ", ".join(f"{y:.2f} at {x:g}" for x, y in points)
-            rows.append((series.group, series.title, f"{slope:.3g} {unit} per {series.unit}", f"{start:.2f}", shown))
+            medians = ", ".join(f"{y:.2f} at {x:g}" for x, y in points)
+            rows.append((series.group, series.title, f"{slope:.3g} {unit} per {series.unit}", f"{start:.2f}", medians))
     return "How cost grows", ("with", "case", "slope", "at zero", "medians"), rows
 
 

@@ -1,6 +1,6 @@
-"""One case in this process: the case comes as JSON on stdin, its samples go as JSON to the file named there.
+"""Measure one case in this process: the case is JSON on stdin, the samples are written as JSON to a file named there.
 
-Runs in our environment and in the rivals', where ``legrad`` is the authors' package.
+It runs in this project's environment and in the rivals', where ``legrad`` is the authors' package.
 """
 
 import gc
@@ -20,23 +20,23 @@ from performance import memory
 from performance.cases import Case
 from performance.contenders import RIVALS, Call, ours, prove
 from performance.sampling import interleave
-from performance.subjects import Subject, build, weights
+from performance.workloads import Workload, build, weights
 
 DISTRIBUTIONS = ("torch", "torchvision", "open_clip_torch", "timm", "legrad_torch", "torchcam", "grad-cam")
 
 
 def measure_time(case: Case, device: torch.device, repeats: int | None, budget: float) -> dict[str, Any]:
     """Seconds of the bare forward and the contender, interleaved."""
-    subject = build(case, device)
-    calls: dict[str, Call] = {"bare": subject.bare}
+    workload = build(case, device)
+    calls: dict[str, Call] = {"bare": workload.bare}
     if case.contender == "ours":
-        calls["warm"], cold = ours(subject, case)
-        # the check takes one image whatever batch and prompts are: in turns where that shows and is quick; elsewhere
-        # the first use is read once, as the warm-up
+        calls["warm"], cold = ours(workload, case)
+        # the truth check runs on one image, whatever batch and prompts are: it is interleaved where it matters and is
+        # fast; elsewhere the first use is measured once, as the warm-up
         if case.prompts == 1 and case.batch <= 2 and case.size <= 224:
             calls["cold"] = cold
     else:
-        calls["warm"] = RIVALS[case.contender].start(subject.copied(), case)
+        calls["warm"] = RIVALS[case.contender].start(workload.copy(), case)
 
     def synchronise() -> None:
         if device.type == "cuda":
@@ -49,9 +49,9 @@ def measure_time(case: Case, device: torch.device, repeats: int | None, budget: 
 def measure_memory(case: Case, device: torch.device) -> dict[str, Any]:
     """Bytes before and at the peak of one first call, after a bare forward at batch 1."""
     empty = memory.resident(device)
-    subject = build(case, device)
-    (_own_size(case, device, subject) if case.resized else subject.small()).bare()
-    call = _contender(case, subject)
+    workload = build(case, device)
+    (_at_trained_size(case, device, workload) if case.resized else workload.single()).bare()
+    call = _contender(case, workload)
     gc.collect()
     before = memory.resident(device)
     start = time.perf_counter()
@@ -61,47 +61,47 @@ def measure_memory(case: Case, device: torch.device) -> dict[str, Any]:
         "empty": empty,
         "before": before,
         "peak": highest,
-        "weights": weights(subject),
+        "weights": weights(workload),
         "how": how,
         "seconds": seconds,
     }
 
 
-def _own_size(case: Case, device: torch.device, subject: Subject) -> Subject:
-    """The subject with an image of the size that the model was made for."""
-    return replace(subject, images=torch.randn(1, 3, 224, 224, dtype=subject.images.dtype, device=device))
+def _at_trained_size(case: Case, device: torch.device, workload: Workload) -> Workload:
+    """The workload with an image of the size that the model was built for."""
+    return replace(workload, images=torch.randn(1, 3, 224, 224, dtype=workload.images.dtype, device=device))
 
 
-def _contender(case: Case, subject: Subject) -> Call:
+def _contender(case: Case, workload: Workload) -> Call:
     if case.contender == "bare":
-        return subject.bare
+        return workload.bare
     if case.contender == "ours":
-        return ours(subject, case)[0]
-    return RIVALS[case.contender].start(subject, case)
+        return ours(workload, case)[0]
+    return RIVALS[case.contender].start(workload, case)
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that this environment has."""
-    found = {}
+    """Versions of the libraries that are installed here."""
+    installed = {}
     for name in DISTRIBUTIONS:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def main() -> None:
-    """Measure the one case and write its file."""
+    """Measure the case on stdin and write its file."""
     order = json.load(sys.stdin)
     case, device = Case(**order["case"]), torch.device(order["device"])
     torch.set_num_threads(order["threads"])
-    # random models have flat and look-alike maps, and the authors' name is taken: all of it is on purpose
+    # expected warnings: random models have flat and similar maps, and two packages are named legrad
     warnings.simplefilter("ignore")
     if order["environment"]:
         prove(RIVALS[case.contender], Path(order["environment"]))
     if device.type == "cpu" and memory.available() < case.needs:
-        raise MemoryError(f"{case.needs:g} GB of free memory are needed, {memory.available():.1f} GB are there")
+        raise MemoryError(f"{case.needs:g} GB of free memory are needed, {memory.available():.1f} GB are free")
     load = os.getloadavg()[0]
     if case.measure == "memory":
         result = measure_memory(case, device)

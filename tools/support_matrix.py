@@ -1,8 +1,8 @@
-"""Every model name of every library against the slow twin; writes docs/support-matrix.*.
+"""Compare every model name of every library with the slow twin; writes docs/support-matrix.*.
 
-For each name: can it be explained at all? If so, a shrunk copy with random weights (same class and options) goes
+For each name: is it supported? If so, a shrunk copy with random weights (same class and options) goes
 through the truth check, the position check and the comparison with ``generic_twin`` in float64, for all read-outs and
-all blocks; batch against one by one; other sizes; and nothing about the model may have changed.
+all blocks; batch against one by one; other sizes; and the model must not change.
 """
 
 import argparse
@@ -51,7 +51,7 @@ NORMS = (
     "vision_model.rms_norm",
     "vjepa2.encoder.layernorm",
 )
-NORM_LAST = ("Cait", "Xcit")  # their norm stands behind the pooler
+NORM_LAST = ("Cait", "Xcit")  # their norm comes after the pooler
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -143,27 +143,27 @@ def against_twin(explainer: legrad.Explainer, batch: Tensor, readout: Any, size:
 
     layers = explainer.explain(batch, score, readout=readout, keep_layers=True).layer_relevance
     assert layers is not None
-    found = layers[:, 0]
+    relevance = layers[:, 0]
 
     def anatomy_of(model: torch.nn.Module) -> Any:
-        own = legrad.wrap(model).anatomy
-        return own if size is None else own.at(size)
+        anatomy = legrad.wrap(model).anatomy
+        return anatomy if size is None else anatomy.at(size)
 
     names = dict(anatomy.tower.named_modules())
     skipped = [] if type(anatomy.tower).__name__ in NORM_LAST else [norm for norm in NORMS if norm in names]
     expected = generic_twin.head_maps(
         explainer.model, anatomy_of, batch, score, readout, skipped, anatomy.readouts[readout].normalize
     )
-    if found.shape != expected.mean(2).shape:
-        raise AssertionError(f"maps of shape {tuple(found.shape)}, the twin's are {tuple(expected.mean(2).shape)}")
+    if relevance.shape != expected.mean(2).shape:
+        raise AssertionError(f"maps of shape {tuple(relevance.shape)}, the twin's are {tuple(expected.mean(2).shape)}")
     try:
         by_head = heads.head_relevance(explainer, batch, score, readout=readout)[:, 0]
     except legrad.UnsupportedModelError:  # heads folded into the batch
-        by_head = found[:, :, None]
+        by_head = relevance[:, :, None]
     if by_head.shape != expected.shape:
         raise AssertionError(f"heads of shape {tuple(by_head.shape)}, the twin's are {tuple(expected.shape)}")
-    # a single head may have nothing to say, and a layer always has
-    return max(distance(found, expected.mean(2)), float((by_head - expected).abs().max() / expected.abs().max()))
+    # a single head may have zero relevance, a layer never has
+    return max(distance(relevance, expected.mean(2)), float((by_head - expected).abs().max() / expected.abs().max()))
 
 
 def closed_form(explainer: legrad.Explainer, batch: Tensor) -> str:
@@ -181,25 +181,26 @@ def closed_form(explainer: legrad.Explainer, batch: Tensor) -> str:
     for readout in anatomy.readouts:
         for count in (1, len(scores)):
             with torch.no_grad(), state.evaluation_mode(anatomy.tower, anatomy.call_settings):
-                found, expected = (
+                relevance, expected = (
                     explain_batch(anatomy, batch, scores[:count], layers, readout, plan).relevance
                     for plan in (planner.shortcuts, Shortcuts())
                 )
-            worst = apart(found, expected)
+            worst = largest_difference(relevance, expected)
             if worst > limits.FLOAT32:  # only where float32 itself is no better
                 double = legrad.wrap(copy.deepcopy(explainer.model).double()).anatomy
                 with torch.no_grad(), state.evaluation_mode(double.tower, double.call_settings):
                     exact = explain_batch(double, batch.double(), scores[:count], layers, readout).relevance
-                worst = limits.FLOAT32 * apart(found, exact) / max(limits.FLOAT32, 1.5 * apart(expected, exact))
+                noise = max(limits.FLOAT32, 1.5 * largest_difference(expected, exact))
+                worst = limits.FLOAT32 * largest_difference(relevance, exact) / noise
             if not worst <= limits.FLOAT32:
                 raise AssertionError(f"closed form and autograd differ by {worst:.2g} ({readout}, {count} targets)")
     folded = all(tail.foldable for tail in closed.values())
     return ("closed" if len(closed) == len(anatomy.blocks) else "closed in part") + ("" if folded else ", not folded")
 
 
-def apart(found: Tensor, expected: Tensor) -> float:
+def largest_difference(relevance: Tensor, expected: Tensor) -> float:
     """Largest difference of a layer's maps, all images and targets, relative to the largest of its values."""
-    pairs = zip(found.unbind(2), expected.unbind(2), strict=True)
+    pairs = zip(relevance.unbind(2), expected.unbind(2), strict=True)
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs if a.any() or b.any())
 
 
@@ -210,17 +211,17 @@ def positions(anatomy: Any, batch: Tensor) -> None:
 
 
 def single(explainer: legrad.Explainer, batch: Tensor) -> None:
-    """The company of an image does not change its map."""
+    """An image's map does not depend on the other images of its batch."""
 
     def score(feature: Tensor) -> Tensor:
         return feature[:, 0]
 
-    both = explainer.explain(batch, score)
+    together = explainer.explain(batch, score)
     for row in range(len(batch)):
         alone = explainer.explain(batch[row : row + 1], score)
         # norms that compute in float32 whatever the model's dtype (AIMv2's) round differently in another batch
-        if distance(alone.relevance[0], both.relevance[row]) > 100 * limits.FLOAT64:
-            raise AssertionError("a map depends on the company of its image")
+        if distance(alone.relevance[0], together.relevance[row]) > 100 * limits.FLOAT64:
+            raise AssertionError("a map depends on the other images of its batch")
 
 
 def other_sizes(anatomy: Any) -> Iterator[tuple[int, int]]:
@@ -265,9 +266,9 @@ def summary(rows: list[Row]) -> list[dict[str, Any]]:
     """Counts per library."""
     counts = {library: Counter(row.verdict for row in rows if row.library == library) for library in ZOOS}
     return [
-        {"library": library, **{verdict: found[verdict] for verdict in ("exact", "refused", "fails")}}
-        for library, found in counts.items()
-        if found
+        {"library": library, **{verdict: verdicts[verdict] for verdict in ("exact", "refused", "fails")}}
+        for library, verdicts in counts.items()
+        if verdicts
     ]
 
 
@@ -295,9 +296,9 @@ def markdown(rows: list[Row]) -> str:
         "",
     ]
     for library in dict.fromkeys(row.library for row in rows):
-        own = [row for row in rows if row.library == library]
+        library_rows = [row for row in rows if row.library == library]
         lines += [f"## {library}", ""]
-        if failing := [row for row in own if row.verdict == "fails"]:
+        if failing := [row for row in library_rows if row.verdict == "fails"]:
             lines += ["| fails | error |", "| --- | --- |"]
             lines += [f"| {row.name} | {row.reason.replace('|', '/')} |" for row in failing] + [""]
         lines += [
@@ -308,11 +309,11 @@ def markdown(rows: list[Row]) -> str:
             f"| {r.name} | {r.model}, {r.block} | {r.prefix_tokens} | {r.route}, {r.attention} | {r.tail} "
             f"| {r.readout} "
             f"| {r.sizes} | {r.difference:.0e} |"
-            for r in own
+            for r in library_rows
             if r.verdict == "exact"
         ]
         reasons: dict[str, list[str]] = {}
-        for row in own:
+        for row in library_rows:
             if row.verdict == "refused":
                 reasons.setdefault(row.reason, []).append(row.name)
         if reasons:

@@ -1,10 +1,10 @@
-"""How good is the embedded ear, and does LeGrad find what it hears? ``python -m training.evaluate_speech``.
+"""Evaluate the embedded speech encoder and LeGrad on it: ``python -m training.evaluate_speech``.
 
-Held-out voices and held-out scenes only; needs espeak-ng. Every number has a 95 % interval (bootstrap over utterances
+On held-out voices and held-out scenes; needs espeak-ng. Every number has a 95 % interval (bootstrap over utterances
 or scenes):
 
 - retrieval: is the text of the spoken concept the nearest of all 200 texts; for new speakers with the trained accents
-  and with new accents, as they come and in noisy rooms;
+  and with new accents, without noise and in noisy rooms;
 - pointing game, prompt-swap and mIoU of LeGrad's default maps, prompted by a held-out voice and by text.
 """
 
@@ -26,7 +26,8 @@ from torch import Tensor
 import legrad
 from legrad.atomic import write_atomically
 from legrad.embedded.concepts import NAMES
-from legrad.embedded.rendering import TRAINING_SEEDS, scene
+from legrad.embedded.rendering import TRAINING_SEEDS
+from legrad.embedded.rendering import scene as render
 from legrad.embedded.speech import model as speech
 from legrad.embedded.speech import synthesis
 from legrad.errors import LeGradError
@@ -37,8 +38,8 @@ from training.evaluate_vision import points, swaps
 from training.speech import retrieved, text_targets
 from training.vision import PROMPT
 
-SNR = 10.0  # dB, of the noisy condition
-_NOISE_SEED = 1  # rooms and noises that training did not have
+SNR = 10.0  # dB, of the noisy utterances
+_NOISE_SEED = 1  # other rooms and noises than in training
 _BATCH = 20
 _MIOU = segmentation.RATIOS.index("miou")
 HELD_OUT: tuple[synthesis.Split, ...] = ("variants", "accents")
@@ -47,22 +48,22 @@ Interval = dict[str, float | None]
 
 
 def noisy(waveforms: Sequence[NDArray[np.float32]], seed: int = _NOISE_SEED) -> list[NDArray[np.float32]]:
-    """The same utterances in rooms and noise that training did not have, at SNR dB, clips of full length."""
+    """The utterances in other rooms and noise than in training, at SNR dB: clips (LONGEST,)."""
     augment, rng = Augmenter(seed), np.random.default_rng(seed)
-    found: list[NDArray[np.float32]] = []
+    clips: list[NDArray[np.float32]] = []
     for first in range(0, len(waveforms), 100):
-        clips = augment.placed(waveforms[first : first + 100], rng)
-        found += list(augment.heard(clips, rng, (SNR, SNR), quiet=0).numpy())
-    return found
+        clean = augment.placed(waveforms[first : first + 100], rng)
+        clips += list(augment.heard(clean, rng, (SNR, SNR), quiet=0).numpy())
+    return clips
 
 
 def retrieval(tower: speech.SpeechTower, split: synthesis.Split, n: int, seed: int) -> dict[str, Interval]:
-    """Share of utterances whose own text is the nearest of all, {"clean" | "noisy": interval}."""
-    said = [synthesis.utterance(split, seed, index) for index in range(n)]
-    waveforms = synthesis.synthesise(said)
-    concepts, texts = torch.tensor([one.concept for one in said]), text_targets(torch.device("cpu"))
+    """Share of utterances to which the right text is the nearest of all, {"clean" | "noisy": interval}."""
+    utterances = [synthesis.utterance(split, seed, index) for index in range(n)]
+    waveforms = synthesis.synthesise(utterances)
+    concepts, texts = torch.tensor([utterance.concept for utterance in utterances]), text_targets(torch.device("cpu"))
     conditions = {"clean": waveforms, "noisy": noisy(waveforms)}
-    hits = {name: (retrieved(tower, heard, texts) == concepts).tolist() for name, heard in conditions.items()}
+    hits = {name: (retrieved(tower, clips, texts) == concepts).tolist() for name, clips in conditions.items()}
     return intervals({name: mean_of(values) for name, values in hits.items()}, n)
 
 
@@ -77,52 +78,54 @@ def localisation(
         raise legrad.InputError("this seed was trained on; take another")
     rows: dict[str, list[dict[str, Any]]] = {"text": [], "speech": []}
     for start in progress(range(0, n, _BATCH), description=f"localisation, {KINDS[split]}"):
-        made = [scene(seed, i, objects=(2, 4)) for i in range(start, min(start + _BATCH, n))]
-        said = [
+        scenes = [render(seed, i, objects=(2, 4)) for i in range(start, min(start + _BATCH, n))]
+        utterances = [
             synthesis.utterance(split, seed, NAMES.index(name) + len(NAMES) * (start + row))
-            for row, one in enumerate(made)
-            for name in one.names
+            for row, scene in enumerate(scenes)
+            for name in scene.names
         ]
-        waveforms = iter(synthesis.synthesise(said))
+        waveforms = iter(synthesis.synthesise(utterances))
         targets: list[list[Any]] = [
-            [PROMPT.format(name) for name in one.names]
-            + [legrad.Audio(next(waveforms), speech.RATE) for _ in one.names]
-            for one in made
+            [PROMPT.format(name) for name in scene.names]
+            + [legrad.Audio(next(waveforms), speech.RATE) for _ in scene.names]
+            for scene in scenes
         ]
-        maps = explainer.explain([one.image for one in made], targets).saliency()
-        for one, own in zip(made, maps, strict=True):
-            count, masks = len(one.names), torch.from_numpy(one.masks)
-            rows["text"].append(_measured(own[:count], masks))
-            rows["speech"].append(_measured(own[count : 2 * count], masks))
+        saliency = explainer.explain([scene.image for scene in scenes], targets).saliency()
+        for scene, maps in zip(scenes, saliency, strict=True):
+            count, masks = len(scene.names), torch.from_numpy(scene.masks)
+            rows["text"].append(_counts(maps[:count], masks))
+            rows["speech"].append(_counts(maps[count : 2 * count], masks))
     return _summary(rows, n)
 
 
-def _measured(maps: Tensor, masks: Tensor) -> dict[str, Any]:
+def _counts(maps: Tensor, masks: Tensor) -> dict[str, Any]:
     """One scene: maps and masks (K, H, W) -> its counts."""
     confusions = [
-        segmentation.confusion(segmentation.foreground(one.numpy()), mask.numpy())
-        for one, mask in zip(maps, masks, strict=True)
+        segmentation.confusion(segmentation.foreground(saliency.numpy()), mask.numpy())
+        for saliency, mask in zip(maps, masks, strict=True)
     ]
-    total = {name: sum(one[name] for one in confusions) for name in ("tp", "fp", "fn", "tn")}
+    total = {name: sum(confusion[name] for confusion in confusions) for name in ("tp", "fp", "fn", "tn")}
     return {"pointing": points(maps, masks), "swap": swaps(maps, masks), **total}
 
 
 def _summary(rows: Mapping[str, list[dict[str, Any]]], n: int) -> dict[str, dict[str, Interval]]:
+    """{question: {"text" | "speech": interval}} from the counts of every scene."""
+
     def share(sums: Any) -> float:
         return float(sums[0] / sums[1])
 
     result: dict[str, dict[str, Interval]] = {}
     for question in ("pointing", "swap"):
-        counts = {name: np.array([row[question] for row in found]) for name, found in rows.items()}
+        counts = {name: np.array([scene[question] for scene in scenes]) for name, scenes in rows.items()}
         result[question] = intervals({name: ratio_of(share, table) for name, table in counts.items()}, n)
-    pixels = {name: segmentation.counts_of(found) for name, found in rows.items()}
+    pixels = {name: segmentation.counts_of(scenes) for name, scenes in rows.items()}
     miou = {name: ratio_of(lambda sums: segmentation.ratios(sums)[_MIOU], table) for name, table in pixels.items()}
-    both = ratio_of(
+    speech_to_text = ratio_of(
         lambda sums: segmentation.ratios(sums[4:])[_MIOU] / segmentation.ratios(sums[:4])[_MIOU],
         np.concatenate([pixels["text"], pixels["speech"]], 1),
     )
     result["miou"] = intervals(miou, n)
-    result["ratio"] = intervals({"speech": both}, n)
+    result["ratio"] = intervals({"speech": speech_to_text}, n)
     return result
 
 
@@ -130,12 +133,12 @@ def evaluate(
     explainer: legrad.Explainer, utterances: int, scenes: int, seed: int, progress: Callable[..., Any] = track
 ) -> dict[str, dict[str, Any]]:
     """All numbers: {"variants" | "accents": {"retrieval": ..., "pointing": ..., "swap": ..., "miou": ..., ...}}."""
-    hearing = explainer.adapter.audio_encoder
-    if hearing is None or not isinstance(hearing.tower, speech.SpeechTower):
-        raise legrad.InputError("this is about legrad.load('embedded:speech')")
+    encoder = explainer.adapter.audio_encoder
+    if encoder is None or not isinstance(encoder.tower, speech.SpeechTower):
+        raise legrad.InputError("expected the model of legrad.load('embedded:speech')")
     return {
         split: {
-            "retrieval": retrieval(hearing.tower, split, utterances, seed),
+            "retrieval": retrieval(encoder.tower, split, utterances, seed),
             **localisation(explainer, split, scenes, seed, progress),
         }
         for split in HELD_OUT
@@ -145,9 +148,9 @@ def evaluate(
 def main(
     utterances: Annotated[int, typer.Option(help="Held-out utterances per kind of voice.")] = 1000,
     scenes: Annotated[int, typer.Option(help="Held-out scenes per kind of voice.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of utterances and scenes.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of utterances and scenes.")] = 2,
     output: Annotated[
-        Path | None, typer.Option(help="JSON file for the numbers; a page (.md) comes beside it.")
+        Path | None, typer.Option(help="JSON file for the numbers; a page (.md) is written beside it.")
     ] = None,
 ) -> None:
     """Print retrieval, pointing game, prompt-swap and mIoU for held-out voices, with 95 % intervals."""
@@ -188,13 +191,13 @@ _ROWS = {
 def rows(results: Mapping[str, Any]) -> list[list[str]]:
     """The table's rows: name, one cell per kind of voice."""
     return [
-        [name, *[_cell(results[split][question][asked]) for split in KINDS]]
-        for name, (question, asked) in _ROWS.items()
+        [name, *[_cell(results[split][question][prompt]) for split in KINDS]]
+        for name, (question, prompt) in _ROWS.items()
     ]
 
 
-def _cell(found: Interval) -> str:
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+def _cell(score: Interval) -> str:
+    return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
 
 
 def markdown(content: Mapping[str, Any]) -> str:
@@ -202,18 +205,18 @@ def markdown(content: Mapping[str, Any]) -> str:
     card, held_out = content["card"], content["held out"]
     recipe = card["recipe"]
     scores = "\n".join(f"| {' | '.join(row)} |" for row in rows(content["results"]))
-    return f"""# The embedded model that hears
+    return f"""# The embedded model with a speech encoder
 
 Made by `python -m training.evaluate_speech --output docs/embedded-speech-model.json`; do not edit.
 
-`legrad.load("embedded:speech")` is [the embedded model](embedded-model.md), its weights unchanged, with an ear: a small
-spectrogram transformer that was trained to map a spoken name to where the model's own text tower puts the written one.
-It understands the names of the {len(NAMES)} concepts, spoken by the synthesiser espeak-ng; recorded human voices were
-never heard or tested.
+`legrad.load("embedded:speech")` is [the embedded model](embedded-model.md), its weights unchanged, with a speech
+encoder: a small spectrogram transformer that was trained to map a spoken name to the text tower's embedding of the
+written name. It recognises the names of the {len(NAMES)} concepts, spoken by the synthesiser espeak-ng; it was
+neither trained nor tested on recorded human voices.
 
-- Input: mono at {speech.RATE // 1000} kHz, {speech.SAMPLES / speech.RATE} s, laid so that they end
+- Input: mono at {speech.RATE // 1000} kHz, {speech.SAMPLES / speech.RATE} s, aligned to end
   shortly after the last loud sound. {speech.MELS} mel bands, {speech.FRAMES} frames of {speech.WINDOW} samples,
-  {speech.HOP} apart, as decades below the loudest cell: how loud a sound is plays no part.
+  {speech.HOP} apart, as decades below the loudest cell: the volume has no effect.
 - Model: timm's `VisionTransformer`, {speech.TRUNK["depth"]} blocks, width {speech.TRUNK["embed_dim"]}, patches of
   {speech.TRUNK["patch_size"][0]} bands x {speech.TRUNK["patch_size"][1]} frames ({speech.TOKENS} tokens),
   a linear head on all tokens;
@@ -221,12 +224,12 @@ never heard or tested.
 - Data: {card["data"]}. {recipe["utterances"]:,} utterances ({card["espeak-ng"]}), from which
   {card["steps"] * recipe["renewed"] + recipe["pool"]:,} distorted clips were made.
 - Accents: {", ".join(card["accents"])}. Variants: {", ".join(card["variants"])}.
-- Phrases: {", ".join(f"“{one.format('NAME')}”" for one in card["phrases"])}; one in five says another word for the same
-  thing (“puppy”).
+- Phrases: {", ".join(f"“{phrase.format('NAME')}”" for phrase in card["phrases"])}; one in five says a synonym
+  (“puppy”).
 - Targets: {card["targets"]}. Cross entropy over the cosines with all {len(NAMES)} texts (temperature
-  {recipe["temperature"]}) plus {recipe["pull"]:g} times the cosine distance to the own one.
+  {recipe["temperature"]}) plus {recipe["pull"]:g} times the cosine distance to the right one.
 - The result is the mean of all texts, weighted by the softmax of these cosines at the same temperature: for a word that
-  is understood, nearly the written one's embedding.
+  is recognised, nearly the embedding of the written one.
 - Training: {card["steps"]:,} steps of {recipe["batch"]} clips, {card["seconds"] / 60:.0f} minutes ({card["machine"]},
   torch {card["torch"]}).
 - Note: {card.get("note", "none.")}

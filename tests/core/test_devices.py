@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from helpers import elsewhere, limits, tiny, twin
+from helpers import limits, other_device, tiny, twin
 from helpers.matrix_rows import SAMPLE, identity
 
 import legrad
@@ -22,8 +22,8 @@ def both(model, ask):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         here = ask(legrad.wrap(model, tokenizer=tiny.tokenizer))
-        with elsewhere.pretend():
-            model.to(elsewhere.DEVICE)
+        with other_device.pretend():
+            model.to(other_device.DEVICE)
             there = ask(legrad.wrap(model, tokenizer=tiny.tokenizer))
     assert type(there.relevance) is torch.Tensor
     assert type(there.scores) is torch.Tensor
@@ -31,9 +31,9 @@ def both(model, ask):
 
 
 def test_a_forgotten_move_is_found_out():
-    with elsewhere.pretend():
-        weight = torch.nn.Linear(3, 3).to(elsewhere.DEVICE).weight
-        assert weight.device == elsewhere.DEVICE
+    with other_device.pretend():
+        weight = torch.nn.Linear(3, 3).to(other_device.DEVICE).weight
+        assert weight.device == other_device.DEVICE
         with pytest.raises(RuntimeError, match="two devices"):
             weight @ torch.ones(3, 3)
         moved = weight @ torch.ones(3, 3).to(weight.device)
@@ -110,8 +110,8 @@ def test_a_sound_is_heard_where_the_model_is():
     explainer = legrad.load("embedded:speech")
     targets = [legrad.Audio(clip), "a photo of a bell"]
     here, ear = explainer.explain(image, targets), explainer.explain_audio(clip, "a photo of a cow")
-    with elsewhere.pretend():
-        explainer.to(elsewhere.DEVICE)
+    with other_device.pretend():
+        explainer.to(other_device.DEVICE)
         there, moved = explainer.explain(image, targets), explainer.explain_audio(clip, "a photo of a cow")
     assert twin.distance(there.relevance, here.relevance) < limits.FLOAT32
     assert twin.distance(moved.relevance, ear.relevance) < limits.FLOAT32

@@ -10,7 +10,7 @@ import torch
 from helpers import tiny as models
 
 from performance import __main__ as run
-from performance import goals, growth, memory, page, sampling, store, subjects, tables, worker
+from performance import goals, growth, memory, page, sampling, store, tables, worker, workloads
 from performance.cases import B16, BIGG, CASES, TIMM, Case, select
 from performance.contenders import RIVALS, prove
 from performance.results import Results
@@ -111,7 +111,7 @@ def test_a_quotient_has_the_widest_range():
 def test_a_line_through_points():
     slope, start = sampling.line([(1, 1.5), (4, 3.0), (8, 5.0)])
     assert (slope, start) == (pytest.approx(0.5), pytest.approx(1.0))
-    assert growth.known(sampling.line([(1, 2.0)])[0]) is None
+    assert growth.number_or_none(sampling.line([(1, 2.0)])[0]) is None
 
 
 # -- the cases --------------------------------------------------------------------------------------------------------
@@ -309,8 +309,8 @@ def test_samples_of_other_settings_or_machines_are_not_mixed_in(tmp_path, settin
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setitem(subjects._BUILDERS, "open_clip", lambda name, size: models.clip())
-    monkeypatch.setattr(subjects, "_width", lambda name: 32)
+    monkeypatch.setitem(workloads._BUILDERS, "open_clip", lambda name, size: models.clip())
+    monkeypatch.setattr(workloads, "_width", lambda name: 32)
 
 
 @pytest.mark.parametrize(("prompts", "names"), [(1, ["bare", "warm", "cold"]), (2, ["bare", "warm"])])

@@ -1,7 +1,7 @@
-"""A device that is not the processor, on machines that have none: tensors say that they are on "meta" and hold numbers.
+"""A second device on machines that have only a CPU: tensors claim to be on "meta" and hold numbers.
 
-Every operation on tensors of both devices fails as it would with a graphics card, so code that forgets to move
-something is found out.
+Every operation on tensors of both devices fails as it would with a GPU, so tests find code that forgets to move a
+tensor.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ DEVICE = torch.device("meta")
 _MOVES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default, torch.ops.aten._pin_memory.default)
 
 
-class Elsewhere(torch.Tensor):
-    """Numbers of the processor that claim to lie elsewhere."""
+class OtherDeviceTensor(torch.Tensor):
+    """Numbers on the CPU that claim to be on ``DEVICE``."""
 
     @staticmethod
     def __new__(cls, numbers):
@@ -33,11 +33,11 @@ class Elsewhere(torch.Tensor):
         self.numbers = numbers
 
     def tolist(self, *_):
-        """PyTorch refuses it for tensors of one's own."""
+        """PyTorch refuses it for tensor subclasses of this kind."""
         return self.numbers.tolist()
 
     def __repr__(self):
-        return f"Elsewhere({self.numbers})"
+        return f"OtherDeviceTensor({self.numbers})"
 
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
@@ -45,7 +45,7 @@ class Elsewhere(torch.Tensor):
 
 
 class Pretend(TorchDispatchMode):
-    """Every operation, those that make tensors too."""
+    """Intercepts every operation, those that create tensors too."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         return _run(function, args, kwargs or {})
@@ -56,28 +56,28 @@ def pretend():
     """Inside, a model that is moved to ``DEVICE`` computes, and tensors made there hold numbers."""
     tensor, autocast = torch.tensor, torch.autocast
 
-    def made(*args, device=None, **kwargs):  # does not pass through modes
+    def new_tensor(*args, device=None, **kwargs):  # does not pass through modes
         return tensor(*args, **kwargs).to(device)
 
     def cast(kind, *args, **kwargs):  # knows nothing of this device
         return contextlib.nullcontext() if kind == DEVICE.type else autocast(kind, *args, **kwargs)
 
-    with Pretend(), mock.patch("torch.tensor", made), mock.patch("torch.autocast", cast):
+    with Pretend(), mock.patch("torch.tensor", new_tensor), mock.patch("torch.autocast", cast):
         yield
 
 
 def _run(function, args, kwargs):
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    there = [isinstance(leaf, Elsewhere) for leaf in tensors]
-    if function not in _MOVES and any(there):
-        strays = [leaf for leaf, away in zip(tensors, there, strict=True) if not away and leaf.ndim]
+    on_device = [isinstance(leaf, OtherDeviceTensor) for leaf in tensors]
+    if function not in _MOVES and any(on_device):
+        strays = [leaf for leaf, away in zip(tensors, on_device, strict=True) if not away and leaf.ndim]
         if strays and not _index(function):
             raise RuntimeError(f"{function} got tensors of two devices: {[tuple(leaf.shape) for leaf in strays]}")
-    wanted = kwargs.get("device")
-    away = any(there) if wanted is None else torch.device(wanted) == DEVICE
+    device = kwargs.get("device")
+    away = any(on_device) if device is None else torch.device(device) == DEVICE
     if function is torch.ops.aten.copy_.default:
-        away = there[0]
-    if wanted is not None:
+        away = on_device[0]
+    if device is not None:
         kwargs = {**kwargs, "device": "cpu"}
     result = function(*tree_map(_numbers, args), **tree_map(_numbers, kwargs))
     if function._schema.name.endswith("_") and args and isinstance(args[0], torch.Tensor):
@@ -85,14 +85,16 @@ def _run(function, args, kwargs):
     if "out" in kwargs:
         return kwargs["out"]
     return (
-        tree_map(lambda leaf: Elsewhere(leaf) if isinstance(leaf, torch.Tensor) else leaf, result) if away else result
+        tree_map(lambda leaf: OtherDeviceTensor(leaf) if isinstance(leaf, torch.Tensor) else leaf, result)
+        if away
+        else result
     )
 
 
 def _index(function):
-    """Indices may lie on the processor."""
+    """Indices may be on the CPU."""
     return function._schema.name in ("aten::index", "aten::index_put", "aten::index_put_")
 
 
 def _numbers(leaf):
-    return leaf.numbers if isinstance(leaf, Elsewhere) else leaf
+    return leaf.numbers if isinstance(leaf, OtherDeviceTensor) else leaf

@@ -1,4 +1,4 @@
-"""The models that are explained, with random weights, and their bare forward."""
+"""Models with random weights, their inputs, and their bare forward: what is measured."""
 
 import copy
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _TEXT = {"context_length": 8, "vocab_size": 64, "width": 64, "heads": 2, "layers
 
 
 @dataclass(frozen=True)
-class Subject:
+class Workload:
     """A model with its input.
 
     Attributes:
@@ -31,10 +31,10 @@ class Subject:
     targets: Any
 
     def bare(self) -> Tensor:
-        """The physical limit: one forward without gradients, fused attention on.
+        """The lower bound: one forward without gradients, with fused attention.
 
-        ``nn.MultiheadAttention`` has a fast path of its own, which writes the attention maps out on the processor: as
-        quick at 224 px, half as quick at 1022 px.
+        The fast path of ``nn.MultiheadAttention`` is switched off: on the CPU it materialises the attention maps, which
+        is as fast at 224 px and half as fast at 1022 px.
         """
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
@@ -44,40 +44,40 @@ class Subject:
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
 
-    def small(self) -> "Subject":
-        """The same with a single image, for warming up."""
+    def single(self) -> "Workload":
+        """The workload with its first image alone, for warming up."""
         return replace(self, images=self.images[:1])
 
-    def copied(self) -> "Subject":
-        """With a model of its own, for contenders that change theirs."""
+    def copy(self) -> "Workload":
+        """The workload with a copy of the model, for contenders that change it."""
         model = copy.deepcopy(self.model)
         return replace(self, model=model, forward=_forward(model))
 
 
-def build(case: Case, device: torch.device) -> Subject:
+def build(case: Case, device: torch.device) -> Workload:
     """The case's model with random weights, and an input."""
     torch.manual_seed(0)
     dtype: torch.dtype = getattr(torch, case.dtype)
     library, _, name = case.model.partition("/")
-    before = torch.get_default_dtype()
-    # made in its final dtype: a float32 copy of the largest towers would not fit
+    default = torch.get_default_dtype()
+    # built in its final dtype: a float32 copy of the largest towers would not fit
     torch.set_default_dtype(dtype)
     try:
         with device:
             model = _BUILDERS[library](name, None if case.resized else case.size).eval()
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(default)
     images = torch.randn(case.batch, 3, case.size, case.size, dtype=dtype, device=device)
     targets: Any = list(range(case.prompts))
     if library == "open_clip":
         targets = torch.nn.functional.normalize(torch.randn(case.prompts, _width(name)), dim=-1)
         targets = targets.to(device, dtype)
-    return Subject(model, _forward(model), images, targets)
+    return Workload(model, _forward(model), images, targets)
 
 
-def weights(subject: Subject) -> int:
+def weights(workload: Workload) -> int:
     """Bytes of the model's parameters."""
-    return sum(p.numel() * p.element_size() for p in subject.model.parameters())
+    return sum(p.numel() * p.element_size() for p in workload.model.parameters())
 
 
 def _forward(model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -109,7 +109,7 @@ def _torchvision(name: str, size: int | None) -> nn.Module:
     import torchvision
 
     model = torchvision.models.get_model(name, weights=None, image_size=size or 224)
-    # torchvision begins with a head of zeros, through which nothing can be explained
+    # torchvision initialises the head with zeros, through which all gradients are zero
     nn.init.normal_(model.heads.head.weight, std=0.02)
     return model
 
