@@ -116,7 +116,7 @@ def chefer_cam(call: MethodInput) -> Tensor:
     pooler = _pooler(graph)
     outputs = [attention.output for layer in [*blocks, pooler] for attention in layer]
     gradients = [iter(graph.required_gradients(target, outputs)) for target in range(len(call.scores))]
-    tokens = graph.anatomy.to_tokens(graph.found.block_outputs[-1])
+    tokens = graph.last_tokens
     identity = torch.eye(tokens.shape[1], dtype=at_least_float32(tokens).dtype, device=tokens.device)
     totals = [identity.expand(len(tokens), -1, -1)] * len(call.scores)
     for layer in blocks:

@@ -36,13 +36,13 @@ def forward(
         TruthCheckError: the native read-out of the last block's tokens is not the model's output.
     """
     anatomy = call.anatomy
-    found = hooks.forward_with_graph(
+    graph = hooks.forward_with_graph(
         lambda: anatomy.run(call.batch), anatomy.blocks, anatomy.attention, replacements, attend, cut
     )
-    call.output = found.output.detach()
-    native = native_feature(anatomy, anatomy.to_tokens(found.block_outputs[-1]).detach())
+    call.output = graph.output.detach()
+    native = native_feature(anatomy, anatomy.to_tokens(graph.block_outputs[-1]).detach())
     check_same_output(native, call.output, "the native read-out of the last block's tokens", call.batch.dtype)
-    return Pass(call, found, frozen_norm)
+    return Pass(call, graph, frozen_norm)
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Pass:
     """The graph of a forward pass, and gradients of the targets' scores in it."""
 
     call: MethodInput
-    found: hooks.ForwardGraph
+    graph: hooks.ForwardGraph
     frozen_norm: bool
 
     @property
@@ -58,9 +58,14 @@ class Pass:
         """The model's."""
         return self.call.anatomy
 
+    @property
+    def last_tokens(self) -> Tensor:
+        """What leaves the last block, (batch, tokens, dim)."""
+        return self.anatomy.to_tokens(self.graph.block_outputs[-1])
+
     def gradients(self, target: int, at: Sequence[Tensor]) -> list[Tensor | None]:
         """d score / d each tensor, at least float32; None where the score does not depend on it."""
-        output = self.found.output
+        output = self.graph.output
         final = at_least_float32(output.detach()).requires_grad_()
         with torch.enable_grad():
             if self.frozen_norm and self.anatomy.output != "logits":
@@ -73,15 +78,10 @@ class Pass:
                 f"target {target}: the callable's result does not depend on the feature (was it detached, or computed "
                 "without gradients?)"
             )
-        (above,) = torch.autograd.grad(score, final)
-        above, scale = readout.scaled_for_half(above, output.dtype, 1)
-        found = torch.autograd.grad(output, list(at), above, retain_graph=True, allow_unused=True)
-        return [
-            None
-            if one is None
-            else at_least_float32(one) / scale.reshape(-1, *[1] * (one.ndim - 1)).to(at_least_float32(one))
-            for one in found
-        ]
+        (grad_output,) = torch.autograd.grad(score, final)
+        grad_output, scale = readout.scaled_for_half(grad_output, output.dtype, 1)
+        gradients = torch.autograd.grad(output, list(at), grad_output, retain_graph=True, allow_unused=True)
+        return [None if gradient is None else _unscaled(at_least_float32(gradient), scale) for gradient in gradients]
 
     def required_gradients(self, target: int, at: Sequence[Tensor]) -> list[Tensor]:
         """``gradients`` of tensors that the score has to depend on.
@@ -107,7 +107,7 @@ class Pass:
                 f"{block}'s attention is not between all tokens of an image (windows, frames apart, or heads folded "
                 "into the batch): only legrad, controls and black-box methods explain such a model"
             )
-        fired = self.found.attentions[layer]
+        fired = self.graph.attentions[layer]
         pooled = anatomy.route == "pooler"
         declared, taps = (1, (0,)) if pooled else (anatomy.attentions, anatomy.explained_attentions)
         if len(fired) != declared:
@@ -116,7 +116,7 @@ class Pass:
                 "maps inside its blocks cannot be seen"
             )
         _only_whole_maps(len(taps), declared, block)
-        count = anatomy.to_tokens(self.found.block_outputs[layer]).shape[1]
+        count = anatomy.to_tokens(self.graph.block_outputs[layer]).shape[1]
         for attention in fired:
             _check_shape(attention, len(self.call.batch), (count, count), block)
         return [fired[tap] for tap in taps]
@@ -124,7 +124,7 @@ class Pass:
     def pooler(self) -> list[Attention]:
         """The attentions of the attentional pooler behind the blocks."""
         anatomy = self.anatomy
-        fired = self.found.attentions_after
+        fired = self.graph.attentions_after
         if len(fired) != anatomy.attentions:
             raise UnsupportedModelError(
                 f"the attentional pooler ran {len(fired)} {ATTENTION_NAMES[anatomy.attention]}, expected "
@@ -139,11 +139,13 @@ class Pass:
     def tokens(self, layer: int, entering: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The tensor of the graph that holds the tokens entering (or leaving) a block, and its layout's reader:
         (batch, tokens, dim)."""
-        left = self.found.block_outputs[layer]
-        form = left[1:] if isinstance(left, tuple) else None
-        tensor = self.found.block_inputs[layer] if entering else left[0] if isinstance(left, tuple) else left
+        output = self.graph.block_outputs[layer]
+        first, others = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
         to_tokens = self.anatomy.to_tokens
-        return tensor, lambda one: to_tokens(one if form is None else (one, *form))
+        return (
+            self.graph.block_inputs[layer] if entering else first,
+            lambda tensor: to_tokens(tensor if others is None else (tensor, *others)),
+        )
 
     def patches(self, count: int) -> slice:
         """Where the patches are among the ``count`` tokens of a block."""
@@ -168,7 +170,7 @@ class Pass:
 
         Found by differentiating the head.
         """
-        tokens = self.anatomy.to_tokens(self.found.block_outputs[-1]).detach()[:1]
+        tokens = self.last_tokens.detach()[:1]
         return readout.rows_read(lambda leaf: native_feature(self.anatomy, leaf), at_least_float32(tokens))
 
 
@@ -212,6 +214,11 @@ def layer_maps(graph: Pass, formula: Callable[[Tensor, Tensor, slice], Tensor], 
 def patches_of(anatomy: ViTAnatomy) -> slice:
     """Where the patches are among the keys of the explained attention."""
     return slice(anatomy.num_prefix_keys, anatomy.num_prefix_keys + math.prod(anatomy.grid))
+
+
+def _unscaled(gradient: Tensor, scale: Tensor) -> Tensor:
+    """Gradient (batch, ...) divided by the (batch, 1) factors that it was scaled by."""
+    return gradient / scale.reshape(-1, *[1] * (gradient.ndim - 1)).to(gradient)
 
 
 def _only_whole_maps(taps: int, attentions: int, where: str) -> None:
