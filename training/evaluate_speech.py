@@ -24,6 +24,7 @@ from rich.table import Table
 from torch import Tensor
 
 import legrad
+from legrad.atomic import write_atomically
 from legrad.embedded.concepts import NAMES
 from legrad.embedded.rendering import TRAINING_SEEDS, scene
 from legrad.embedded.speech import model as speech
@@ -31,7 +32,6 @@ from legrad.embedded.speech import synthesis
 from legrad.errors import LeGradError
 from legrad.metrics import segmentation
 from legrad.metrics.bootstrap import intervals, mean_of, ratio_of
-from legrad.results.folder import write_atomically
 from training.augmentation import Augmenter
 from training.evaluate_vision import points, swaps
 from training.speech import retrieved, text_targets

@@ -23,12 +23,12 @@ from rich.table import Table
 from torch import Tensor
 
 import legrad
+from legrad.atomic import write_atomically
 from legrad.core import hooks, state
 from legrad.embedded import model
 from legrad.embedded.concepts import NAMES
 from legrad.embedded.rendering import TRAINING_SEEDS, Scene, scene
 from legrad.inputs import geometry
-from legrad.results.folder import write_atomically
 
 PROMPT = "a photo of a {}"
 _BATCH = 20

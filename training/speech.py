@@ -23,6 +23,7 @@ import typer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from legrad.atomic import draft_of
 from legrad.embedded import model as embedded
 from legrad.embedded.concepts import NAMES
 from legrad.embedded.speech import model as speech
@@ -127,9 +128,8 @@ def train(
             "step": step,
             "seconds": seconds,
         }
-        draft = checkpoint.with_suffix(".tmp")
-        torch.save(state, draft)
-        os.replace(draft, checkpoint)
+        with draft_of(checkpoint) as draft:
+            torch.save(state, draft)
         return state
 
     def distorted(step: int) -> tuple[Tensor, Tensor]:

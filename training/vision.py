@@ -25,6 +25,7 @@ import typer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from legrad.atomic import draft_of
 from legrad.embedded import model as embedded
 from legrad.embedded.concepts import CONCEPTS, NAMES
 from legrad.embedded.rendering import TRAINING_SEED, scene
@@ -264,19 +265,16 @@ def train(
         log(f"resumed at stage {stage_index}, step {step}")
 
     def save() -> None:
-        draft = checkpoint.with_suffix(".tmp")
-        torch.save(
-            {
-                "model": model.state_dict(),
-                "optimizers": [optim.state_dict() for optim in optims],
-                "stage": stage_index,
-                "step": step,
-                "stage_step": stage_step,
-                "seconds": seconds,
-            },
-            draft,
-        )
-        os.replace(draft, checkpoint)
+        state = {
+            "model": model.state_dict(),
+            "optimizers": [optim.state_dict() for optim in optims],
+            "stage": stage_index,
+            "step": step,
+            "stage_step": stage_step,
+            "seconds": seconds,
+        }
+        with draft_of(checkpoint) as draft:
+            torch.save(state, draft)
 
     total = sum(stage.pictures // recipe.batch for stage in recipe.stages[first_stage:])
     rates = [[group["lr"] for group in optim.param_groups] for optim in optimizers(model, recipe)]

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from legrad.atomic import write_atomically
 from legrad.bench.benchmark import Benchmark
 from legrad.bench.summaries import LEVEL, RESAMPLES, compare
 from legrad.errors import InputError
-from legrad.results.folder import write_atomically
 
 SCHEMA = 1
 # what a report reads

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from legrad.atomic import draft_of
 from legrad.embedded.tokenizer import CONTEXT_LENGTH, WordTokenizer
 
 if TYPE_CHECKING:
@@ -78,10 +79,9 @@ def resized(model: Any, size: int) -> Any:
 def save(model: "CLIP | CustomTextCLIP", path: Path, card: dict[str, Any]) -> None:
     """Write half-precision weights with the model card in the file's metadata, atomically."""
     weights = {name: value.detach().half().contiguous().clone() for name, value in model.state_dict().items()}
-    draft = path.with_suffix(".tmp")
-    save_file(weights, draft, metadata={"card": json.dumps(card)})
-    draft.chmod(0o644)
-    draft.replace(path)
+    with draft_of(path) as draft:
+        save_file(weights, draft, metadata={"card": json.dumps(card)})
+        draft.chmod(0o644)
 
 
 def load(path: Path = WEIGHTS) -> tuple["CLIP | CustomTextCLIP", WordTokenizer]:

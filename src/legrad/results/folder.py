@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from legrad.atomic import write_atomically
 from legrad.errors import InputError
 from legrad.viz import gif, png
 
@@ -155,16 +156,3 @@ def _unused(name: str, used: set[str]) -> str:
         candidate, number = f"{name}-{number}", number + 1
     used.add(candidate)
     return candidate
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write next to the target and rename, so that a reader never sees half a file."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(data)
-        draft.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from legrad.atomic import write_atomically
 from legrad.bench.report.standing import has_fewer, headlines, labelled, ranked, title, verdict
 from legrad.metrics import perturbation
-from legrad.results.folder import write_atomically
 from legrad.viz import png
 
 if TYPE_CHECKING:

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from legrad.atomic import write_atomically
 from legrad.bench.report import standing
 from legrad.bench.report.figures import differences, draw
 from legrad.bench.result import Result
 from legrad.errors import InputError
-from legrad.results.folder import slug, write_atomically
+from legrad.results.folder import slug
 from legrad.viz import png
 
 _MOST_PROBLEMS = 20

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from legrad.atomic import draft_of
 from legrad.embedded.concepts import NAMES
 from legrad.embedded.model import EMBED_DIM
 from legrad.inputs.spectrograms import Spectrogram
@@ -162,10 +163,9 @@ def build() -> SpeechTower:
 def save(tower: SpeechTower, path: Path, card: dict[str, Any]) -> None:
     """Write half-precision weights with the model card in the file's metadata, atomically."""
     weights = {name: value.detach().half().contiguous().clone() for name, value in tower.state_dict().items()}
-    draft = path.with_suffix(".tmp")
-    save_file(weights, draft, metadata={"card": json.dumps(card)})
-    draft.chmod(0o644)
-    draft.replace(path)
+    with draft_of(path) as draft:
+        save_file(weights, draft, metadata={"card": json.dumps(card)})
+        draft.chmod(0o644)
 
 
 def load(path: Path = WEIGHTS) -> SpeechTower:
