@@ -17,7 +17,7 @@ from PIL import Image
 import legrad
 from legrad import viz
 from legrad.inputs.geometry import Placement
-from legrad.results import folder as saving
+from legrad.results.folder import Folder
 
 CROPPED = Placement((24, 60), (24, 24), (1.0, 1.0), (0.0, -18.0))
 BARS = 1  # every figure has one colour bar
@@ -257,9 +257,10 @@ def test_saving_twice_replaces(tmp_path):
 
 
 def test_many_into_one_folder(tmp_path):
-    folder = saving.Folder(tmp_path)
+    folder = Folder(tmp_path)
     for count in (1, 2):
-        folder.add(handmade.explanation(layers=(0,), names=["photo.png"]))
+        files = handmade.explanation(layers=(0,), names=["photo.png"]).save(folder)
+        assert len(files) == 1 + 2 + 2  # its own, and the manifest
         entries = json.loads(folder.manifest.read_text())["images"]
         assert len(entries) == count  # up to date after each
     assert entries == folder.entries
@@ -314,11 +315,11 @@ def test_a_folder_in_the_place_of_a_file(tmp_path):
 
 
 def test_the_folder_vanishes(tmp_path):
-    folder = saving.Folder(tmp_path / "out")
+    folder = Folder(tmp_path / "out")
     (tmp_path / "out").rmdir()
     (tmp_path / "out").touch()
     with pytest.raises(legrad.InputError, match="cannot write"):
-        folder.add(handmade.explanation())
+        handmade.explanation().save(folder)
 
 
 def test_targets_by_their_label():
@@ -355,16 +356,16 @@ def test_a_reused_folder_holds_one_run(tmp_path):
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     manifest["images"][0]["arrays"] = "../outside.png"
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    folder = saving.Folder(tmp_path, clear=True)
+    folder = Folder(tmp_path, clear=True)
     assert set(os.listdir(tmp_path)) == written | {stranger.name}  # until there is something new
-    folder.add(handmade.explanation(names=["b.png"]))
-    folder.add(handmade.explanation(names=["c.png"]))
+    handmade.explanation(names=["b.png"]).save(folder)
+    handmade.explanation(names=["c.png"]).save(folder)
     left = {name for name in os.listdir(tmp_path) if name.startswith("a")}
     assert left == {stranger.name, "a.npz"}  # the manifest did not name this one any more
     assert outside.exists()
     assert {"b.png", "c.png", "b.npz", "c.npz", "manifest.json"} <= set(os.listdir(tmp_path))
     (tmp_path / "manifest.json").write_text("[1]")
-    saving.Folder(tmp_path, clear=True).add(handmade.explanation(names=["d.png"]))
+    handmade.explanation(names=["d.png"]).save(Folder(tmp_path, clear=True))
 
 
 def test_predictions_are_marked_in_the_manifest(tmp_path):

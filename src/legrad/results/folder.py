@@ -1,50 +1,39 @@
-"""A folder of results: images, raw arrays and a manifest that says what made them. Every file appears whole."""
+"""A folder of files and a manifest that names them. It knows names and bytes, not what they show."""
 
 import contextlib
-import io
 import json
 import os
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from legrad.atomic import write_atomically
 from legrad.errors import InputError
-from legrad.viz import gif, png
 
-if TYPE_CHECKING:
-    from legrad.results.explanation import Explanation
-
-
-# keys of the manifest that hold file names
-_FILES = ("figure", "arrays", "overlay", "animation", "layers_figure")
+_FILE_KEYS = ("figure", "arrays", "overlay", "animation", "layers_figure")  # of the manifest: their values are files
 
 
 class Folder:
-    """Collects explanations of many images, one after the other; the manifest is up to date after each.
+    """Collects the files of many images, one after the other; every file appears whole.
 
     Args:
-        folder: made if missing; files of the same names are replaced.
-        per_layer: add a figure per target with all layers; needs explanations with ``keep_layers=True``.
-        cmap: matplotlib colour map.
-        alpha: opacity of the overlays, in [0, 1].
-        clear: when the first explanation comes, remove the files that an earlier manifest in the folder names, and
+        root: made if missing; files of the same names are replaced.
+        clear: before the first file is written, remove the files that an earlier manifest in the folder names, and
             nothing else.
+
+    Attributes:
+        root: the folder.
+        files: all that was written, without the manifest.
+        entries: the manifest's entries, one per image.
+
+    Raises:
+        InputError: the folder cannot be made.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        per_layer: bool = False,
-        cmap: str = "inferno",
-        alpha: float = 0.65,
-        clear: bool = False,
-    ) -> None:
-        self.root = Path(folder)
-        self.per_layer, self.cmap, self.alpha = per_layer, cmap, alpha
+    def __init__(self, root: str | os.PathLike[str], clear: bool = False) -> None:
+        self.root = Path(root)
         self.files: list[Path] = []
         self.entries: list[dict[str, Any]] = []
         self._stems: set[str] = set()
@@ -56,103 +45,68 @@ class Folder:
 
     @property
     def manifest(self) -> Path:
-        """Model, versions, settings, scores, shapes and files of everything added so far."""
+        """The JSON file with settings, scores, shapes and file names of everything added so far."""
         return self.root / "manifest.json"
 
-    def add(self, explanation: "Explanation") -> list[dict[str, Any]]:
-        """Write one explanation; returns its manifest entries, one per image, with file names."""
-        if self.per_layer and explanation.layer_relevance is None:
-            raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
-        if self._clear:
-            self._remove_earlier()
-            self._clear = False
-        new = [self._write_image(explanation, image) for image in range(len(explanation.names))]
-        self.entries.extend(new)
-        content = {
-            "settings": explanation.settings,
-            "axes": ["targets", *explanation.axes],
-            "layer_axes": ["targets", "layers", *explanation.axes],
-            "images": self.entries,
-        }
-        # file names may hold bytes that are no UTF-8: Python's escape for those is JSON's too
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        write_atomically(self.manifest, text.encode("utf-8", "backslashreplace"))
-        return new
+    def unused(self, stem: str) -> str:
+        """The stem of a file name, numbered if it is taken; it is taken afterwards."""
+        candidate, number = stem, 2
+        while candidate in self._stems:
+            candidate, number = f"{stem}-{number}", number + 1
+        self._stems.add(candidate)
+        return candidate
 
-    def _remove_earlier(self) -> None:
-        """Files of the run that wrote the manifest here before; names with path parts in them are not ours."""
-        try:
-            content = json.loads(self.manifest.read_bytes())
-            entries = content["images"]
-            records = [*entries, *(record for entry in entries for record in entry["targets"])]
-            names = [record[key] for record in records for key in _FILES if key in record]
-        except (OSError, ValueError, KeyError, TypeError):
-            return  # no manifest, or none of ours
-        for name in names:
-            if isinstance(name, str) and name == Path(name).name:
-                with contextlib.suppress(OSError, ValueError):
-                    (self.root / name).unlink(missing_ok=True)
+    def write(self, name: str, data: bytes) -> str:
+        """Write one file.
 
-    def _write(self, name: str, data: bytes) -> str:
+        Args:
+            name: without path parts, ending included.
+            data: the whole content.
+
+        Returns:
+            The name.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        self._remove_earlier()
         write_atomically(self.root / name, data)
         self.files.append(self.root / name)
         return name
 
-    def _write_image(self, explanation: "Explanation", image: int) -> dict[str, Any]:
-        stem = _unused(slug(Path(explanation.names[image]).stem), self._stems)
-        wanted = [t for t in range(explanation.relevance.shape[1]) if explanation.valid[image, t]]
-        arrays = {"relevance": explanation.relevance[image, wanted], "scores": explanation.scores[image, wanted]}
-        if explanation.layer_relevance is not None:
-            arrays["layer_relevance"] = explanation.layer_relevance[image, wanted]
-        buffer = io.BytesIO()
-        numbers: dict[str, Any] = {name: value.numpy() for name, value in arrays.items()}
-        np.savez_compressed(buffer, **numbers)
-        entry: dict[str, Any] = {
-            "image": explanation.names[image],
-            "size": list(explanation.placements[image].original),
-            "figure": self._write(f"{stem}.png", png(explanation.figure(image, self.cmap, self.alpha))),
-            "arrays": self._write(f"{stem}.npz", buffer.getvalue()),
-            "shapes": {name: list(value.shape) for name, value in arrays.items()},
-            "targets": [],
-        }
-        timing = explanation.timing(image)
-        if timing.frames:
-            entry["frames"], entry["seconds"] = list(timing.frames), list(timing.seconds)
-        if timing.duration is not None:
-            entry["duration"] = timing.duration
-        used: set[str] = set()
-        for target in wanted:
-            label = explanation.labels[image][target]
-            name = f"{stem}--{_unused(slug(label), used)}"
-            overlay = explanation.overlay(image, target, self.alpha, self.cmap)
-            record = {
-                "target": label,
-                "score": float(explanation.scores[image, target]),
-                "predicted": explanation.predicted is not None and bool(explanation.predicted[image, target]),
-                "prompt_independent": bool(explanation.prompt_independent[image, target]),
-                "overlay": self._write(f"{name}.png", png(overlay)),
-            }
-            if explanation.axes[0] == "frames":
-                frames = explanation.animation(image, target, self.alpha, self.cmap)
-                seconds = 0.2 if timing.duration is None else min(max(timing.duration / len(frames), 0.02), 2)
-                record["animation"] = self._write(f"{name}.gif", gif(frames, seconds))
-            if self.per_layer:
-                layers = explanation.layer_figure(image, target, self.cmap, self.alpha)
-                record["layers_figure"] = self._write(f"{name}--layers.png", png(layers))
-            entry["targets"].append(record)
-        return entry
+    def add(self, entries: Sequence[dict[str, Any]], facts: Mapping[str, Any]) -> None:
+        """Add entries to the manifest and write it.
+
+        Args:
+            entries: one per image: names of its files and what is in them, its ``targets`` a list of such records.
+            facts: of the run; those of the last call stand above all entries.
+        """
+        self._remove_earlier()
+        self.entries.extend(entries)
+        # file names may hold bytes that are no UTF-8: Python's escape for those is JSON's too
+        text = json.dumps({**facts, "images": self.entries}, indent=2, ensure_ascii=False)
+        write_atomically(self.manifest, text.encode("utf-8", "backslashreplace"))
+
+    def _remove_earlier(self) -> None:
+        """Once: the files that the manifest of an earlier run names, if they lie in this folder."""
+        if not self._clear:
+            return
+        self._clear = False
+        try:
+            content = json.loads(self.manifest.read_bytes())
+            entries = content["images"]
+            records = [*entries, *(record for entry in entries for record in entry["targets"])]
+            names = [record[key] for record in records for key in _FILE_KEYS if key in record]
+        except (OSError, ValueError, KeyError, TypeError):
+            return  # no manifest, or none of ours
+        for name in names:
+            # names with path parts in them are not ours
+            if isinstance(name, str) and name == Path(name).name:
+                with contextlib.suppress(OSError, ValueError):
+                    (self.root / name).unlink(missing_ok=True)
 
 
 def slug(text: str, longest: int = 60) -> str:
     """A name that is safe as a part of a file name: lower-case letters, digits and dashes, never empty."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:longest].strip("-") or "x"
-
-
-def _unused(name: str, used: set[str]) -> str:
-    """The name, numbered if taken; it is taken afterwards."""
-    candidate, number = name, 2
-    while candidate in used:
-        candidate, number = f"{name}-{number}", number + 1
-    used.add(candidate)
-    return candidate
