@@ -153,6 +153,12 @@ class Explanation:
         """The overlays of all frames of a video; arguments as for ``overlay``.
 
         Normalised over the whole video: a frame without colour matters less than others.
+
+        Returns:
+            RGB images of the original's size, one per frame that the model saw.
+
+        Raises:
+            InputError: as of ``overlay``, or the image is no video.
         """
         target, view = self._target_index(image, target), self._view(image)
         if not view.is_video:
@@ -164,6 +170,14 @@ class Explanation:
         """The original and the overlays of all targets side by side, with scores and a colour bar.
 
         Of a video a film strip for every target.
+
+        Args:
+            image: index of the image.
+            cmap: any matplotlib colour map.
+            alpha: opacity of the overlays, in [0, 1].
+
+        Raises:
+            InputError: no such image or colour map, or ``alpha`` is out of range.
         """
         self._target_index(image, 0)
         targets = self._targets(image)
@@ -174,15 +188,19 @@ class Explanation:
     def layer_figure(
         self, image: int = 0, target: int | str = 0, cmap: str = "inferno", alpha: float = 0.65
     ) -> "Figure":
-        """One target's overlay for every layer; needs ``keep_layers=True``."""
+        """One target's overlay for every layer, each scaled by itself; arguments as for ``overlay``.
+
+        Raises:
+            InputError: as of ``overlay``, or the layers were not kept: ``explain(..., keep_layers=True)``.
+        """
         target, view = self._target_index(image, target), self._view(image)
-        saliency = view.saliency(self._of_layers()[image, target], None, "map")
+        saliency = view.saliency(self._require_layers()[image, target], None, "map")
         titles = [f"layer {layer}" for layer in self.layers]
         name = f"{Path(self.names[image]).name}\n{self.labels[image][target]}"
         return view.figure(saliency, titles, name, Style(alpha, cmap), "each layer is scaled by itself")
 
     def timing(self, image: int = 0) -> geometry.Timing:
-        """When the frames of a video, or a sound, are in the original."""
+        """When the frames of a video, or a sound, are in the original; an empty record where nothing is known."""
         return self.timings[image] if self.timings else geometry.Timing()
 
     def _view(self, image: int) -> ImageView:
@@ -207,7 +225,7 @@ class Explanation:
         result[valid] = maps
         return result
 
-    def _of_layers(self) -> Tensor:
+    def _require_layers(self) -> Tensor:
         if self.layer_relevance is None:
             raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
         return self.layer_relevance
@@ -255,7 +273,7 @@ class Explanation:
         """
         destination = folder if isinstance(folder, Folder) else Folder(folder)
         if per_layer:
-            self._of_layers()
+            self._require_layers()
         start, style = len(destination.files), Style(alpha, cmap)
         entries = [self._save_image(destination, image, style, per_layer) for image in range(len(self.names))]
         facts = {
