@@ -56,10 +56,10 @@ def test_the_readme_example_of_the_authors_runs_unchanged(monkeypatch, tmp_path,
     """Only what needs the network is replaced: the download of the image, and the weights by random ones."""
     import open_clip
 
-    picture = tmp_path / "cats.jpg"
-    Image.effect_noise((640, 480), 60).convert("RGB").save(picture)
+    path = tmp_path / "cats.jpg"
+    Image.effect_noise((640, 480), 60).convert("RGB").save(path)
     requests = types.ModuleType("requests")
-    requests.get = lambda url, stream: types.SimpleNamespace(raw=io.BytesIO(picture.read_bytes()))
+    requests.get = lambda url, stream: types.SimpleNamespace(raw=io.BytesIO(path.read_bytes()))
     monkeypatch.setitem(sys.modules, "requests", requests)
     text = {"context_length": 77, "vocab_size": 49408}
     small = tiny.clip(image_size=224, patch_size=16, text=text)
@@ -68,10 +68,10 @@ def test_the_readme_example_of_the_authors_runs_unchanged(monkeypatch, tmp_path,
     space = {}
     exec(compile(EXAMPLE, "example", "exec"), space)
     assert "torch.Size([1, 3, 448, 448])" in capsys.readouterr().out
-    found = space["explainability_map"]
-    assert found.shape == (1, 1, 448, 448)
-    assert float(found.min()) == 0
-    assert float(found.max()) == 1
+    maps = space["explainability_map"]
+    assert maps.shape == (1, 1, 448, 448)
+    assert float(maps.min()) == 0
+    assert float(maps.max()) == 1
 
 
 @pytest.mark.parametrize("name", ["clip", "coca", "siglip"])

@@ -1,4 +1,4 @@
-"""The names of the authors' package ``legrad_torch`` on top of ours: same calls, right answers for batches too.
+"""The names of the authors' package ``legrad_torch``, built on this one: same calls, right answers for batches too.
 
 The published maps differ from ``Explanation.saliency`` in the order of resizing and min-max, see ``published_maps``.
 """
@@ -18,7 +18,9 @@ from legrad.explainer import wrap
 from legrad.results.folder import slug
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
 _NULL_PROMPT = "a photo of a"
@@ -28,9 +30,9 @@ def published_maps(grid_relevance: Tensor, patch_size: tuple[int, int], stretch_
     """Raw relevance -> maps in [0, 1] at the model's input size, in the order of the authors' code.
 
     Args:
-        grid_relevance: (images, targets, rows, cols), merged over layers, null-corrected if wanted.
+        grid_relevance: (images, targets, rows, cols), merged over layers, after the null correction if there is one.
         patch_size: (height, width) of a patch in pixels.
-        stretch_first: min-max on the grid, then bilinear upsampling (SigLIP); else the other way round (CLIP, CoCa).
+        stretch_first: min-max on the grid, then bilinear upsampling (SigLIP); else upsampling first (CLIP, CoCa).
 
     Returns:
         (images, targets, rows * patch height, cols * patch width).
@@ -51,6 +53,10 @@ class LeWrapper(nn.Module):
     Args:
         model: from ``open_clip.create_model_and_transforms``.
         layer_index: first block used; negative numbers count from the end.
+
+    Raises:
+        InputError: the model has no such block.
+        UnsupportedModelError: the model cannot be explained.
     """
 
     def __init__(self, model: nn.Module, layer_index: int = -2) -> None:
@@ -74,7 +80,7 @@ class LeWrapper(nn.Module):
         return self.model(*args, **kwargs)
 
     def encode_image(self, image: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The model's own; ``compute_legrad`` without an image uses this one."""
+        """The model's own; ``compute_legrad`` without an image explains the one given last."""
         self._image = image
         return self.model.encode_image(image, *args, **kwargs)  # type: ignore[operator]
 
@@ -95,6 +101,9 @@ class LeWrapper(nn.Module):
 
         Returns:
             (images, texts, height, width) in [0, 1], on the device of the image.
+
+        Raises:
+            InputError: there is no image, or it does not fit the model.
         """
         image = self._image if image is None else image
         if image is None:
@@ -134,16 +143,16 @@ class LeWrapper(nn.Module):
         return hasattr(self._explainer.anatomy.tower, "trunk")
 
     def _empty_embedding(self) -> Tensor:
-        """Embedding of the null prompt, (features,); set ``model.empty_embedding`` (features, 1) to give your own."""
-        given = getattr(self, "empty_embedding", None)
-        if given is None:
+        """Embedding of the null prompt, (features,); ``model.empty_embedding`` (features, 1) replaces it if set."""
+        embedding = getattr(self, "empty_embedding", None)
+        if embedding is None:
             import open_clip
 
             tokens = open_clip.get_tokenizer("ViT-B-16-SigLIP")([_NULL_PROMPT])
             with torch.no_grad():
-                given = self.model.encode_text(tokens.to(self._explainer.anatomy.device)).T  # type: ignore[operator]
-            self.empty_embedding = given
-        return given[:, 0]
+                embedding = self.model.encode_text(tokens.to(self._explainer.anatomy.device)).T  # type: ignore[operator]
+            self.empty_embedding = embedding
+        return embedding[:, 0]
 
 
 class LePreprocess(nn.Module):
@@ -174,7 +183,7 @@ def visualize(
     text_prompts: Sequence[str] | None = None,
     save_path: str | Path | None = None,
 ) -> "Figure":
-    """The image and its heatmaps in the authors' jet colours; shown if the session has a display.
+    """The image and its heatmaps in the authors' jet colours; displayed in notebooks and on interactive backends.
 
     Args:
         image: PIL image, or a normalised tensor (1, 3, H, W) or (3, H, W) with OpenAI's mean and std.
@@ -182,43 +191,57 @@ def visualize(
         alpha: opacity of the colours.
         text_prompts: titles.
         save_path: folder that gets a ``heatmap_TEXT.png`` per map.
+
+    Raises:
+        InputError: ``image`` is neither a PIL image nor a tensor.
     """
-    import matplotlib.pyplot as plt
-    import numpy as np
-    from PIL.Image import Image as PilImage
-
-    maps = heatmaps.detach().float().cpu()
-    maps = maps.flatten(0, -3)
-    height, width = maps.shape[-2:]
-    if isinstance(image, PilImage):
-        pixels = np.asarray(image.convert("RGB").resize((width, height)))
-    elif isinstance(image, Tensor):
-        from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-
-        row = image.detach().float().cpu().reshape(-1, *image.shape[-3:])[0].permute(1, 2, 0)
-        row = row * torch.tensor(OPENAI_DATASET_STD) + torch.tensor(OPENAI_DATASET_MEAN)
-        pixels = (row.clamp(0, 1) * 255).round().byte().numpy()
-    else:
-        raise InputError(f"image is a PIL image or a tensor, got {type(image).__name__}")
+    maps = heatmaps.detach().float().cpu().flatten(0, -3)
+    pixels = _pixels(image, (maps.shape[-2], maps.shape[-1]))
     titles = [str(title) for title in (text_prompts if text_prompts is not None else range(len(maps)))]
-    panels = [viz.overlay(pixels, one.numpy(), alpha=alpha, cmap="jet") for one in maps]
+    panels = [viz.overlay(pixels, heatmap.numpy(), alpha=alpha, cmap="jet") for heatmap in maps]
     if save_path is not None:
         folder = Path(save_path)
         folder.mkdir(parents=True, exist_ok=True)
         for title, panel in zip(titles, panels, strict=True):
             panel.save(folder / f"heatmap_{slug(title)}.png")
-    result = viz.figure(pixels, panels, titles, cmap="jet")
+    figure = viz.figure(pixels, panels, titles, cmap="jet")
+    _display(figure)
+    return figure
+
+
+def _pixels(image: "Tensor | Image", size: tuple[int, int]) -> "NDArray[np.uint8]":
+    """(H, W, 3) uint8: a PIL image resized to ``size`` (height, width), or a tensor without OpenAI's normalisation."""
+    import numpy as np
+    from PIL.Image import Image as PilImage
+
+    if isinstance(image, PilImage):
+        return np.asarray(image.convert("RGB").resize(size[::-1]))
+    if isinstance(image, Tensor):
+        from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+        values = image.detach().float().cpu().reshape(-1, *image.shape[-3:])[0].permute(1, 2, 0)
+        values = values * torch.tensor(OPENAI_DATASET_STD) + torch.tensor(OPENAI_DATASET_MEAN)
+        pixels: NDArray[np.uint8] = (values.clamp(0, 1) * 255).round().byte().numpy()
+        return pixels
+    raise InputError(f"image is a PIL image or a tensor, got {type(image).__name__}")
+
+
+def _display(figure: "Figure") -> None:
+    """Display a figure in a notebook, or in a window where matplotlib's backend has one."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
     shell = sys.modules.get("IPython")
     if shell is not None and shell.get_ipython() is not None:
-        sys.modules["IPython"].display.display(result)
+        sys.modules["IPython"].display.display(figure)
     elif plt.get_backend().lower() not in ("agg", "pdf", "svg", "ps", "cairo", "template"):
-        window = plt.figure(figsize=result.get_size_inches())
-        window.figimage(np.asarray(_rendered(result)))
+        window = plt.figure(figsize=figure.get_size_inches())
+        window.figimage(np.asarray(_rendered(figure)))
         plt.show()
-    return result
 
 
 def _rendered(figure: "Figure") -> Any:
+    """The figure as an RGBA buffer: figures of ``viz`` do not belong to pyplot, which can only show pixels of them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -227,7 +250,7 @@ def _rendered(figure: "Figure") -> Any:
 
 
 def list_pretrained() -> list[tuple[str, str]]:
-    """Print and return the (model_name, pretrained) pairs of open_clip that can be explained."""
+    """Print and return open_clip's (model name, tag of the weights) pairs that can be explained."""
     import open_clip
 
     from legrad.models.open_clip import not_supported

@@ -65,8 +65,8 @@ def manifest(folder="legrad-out"):
 
 def assert_error(result, *words, code=2):
     """One line on stderr that says what is wrong; nothing else."""
-    found, out, err = result
-    assert found == code
+    status, out, err = result
+    assert status == code
     assert out == ""
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -359,7 +359,7 @@ def test_predicted_of_an_image_text_model(run):
 def test_classes_that_look_like_numbers(run, explainer, monkeypatch):
     asked = []
 
-    def explain(pictures, targets, **_):
+    def explain(images, targets, **_):
         asked.extend(targets)
         raise legrad.InputError("enough")
 
@@ -450,10 +450,10 @@ def test_parse_size(text, expected):
 def test_an_image_that_cannot_be_explained_does_not_stop_the_others(run, monkeypatch, explainer):
     original = explainer.explain
 
-    def explain(pictures, targets, **options):
-        if any(picture.width == 33 for picture in pictures):
+    def explain(images, targets, **options):
+        if any(image.width == 33 for image in images):
             raise legrad.InputError("33 is not a number")
-        return original(pictures, targets, **options)
+        return original(images, targets, **options)
 
     monkeypatch.setattr(explainer, "explain", explain)
     for name, width in (("a", 40), ("b", 33), ("c", 50)):

@@ -1,7 +1,7 @@
 """``legrad explain``: what its options mean, and the loop over images."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,7 +120,11 @@ def explain(
         side = _class if explainer.anatomy.output == "logits" else str
         targets.append(legrad.Contrast(side(contrast[0]), side(contrast[1])))
     folder = Folder(out, clear=True)
-    problems = _explain_all(explainer, sources, targets, arguments, folder, cmap)
+
+    def save(batch: list[Any]) -> None:
+        explainer.explain(batch, targets, **arguments).save(folder, per_layer, cmap)
+
+    problems = _in_batches(save, sources, still=explainer.anatomy.axes[0] == "rows")
     _print_results(folder)
     for problem in problems:
         print_error(problem)
@@ -171,15 +175,13 @@ def _class(text: str) -> int | str:
     return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
-def _explain_all(
-    explainer: "Explainer",
-    sources: Sequence[str],
-    targets: list[Any],
-    arguments: dict[str, Any],
-    folder: "Folder",
-    cmap: str,
-) -> list[str]:
-    """Explain in small batches (videos and sounds one by one), saving each; returns what went wrong with single ones.
+def _in_batches(save: Callable[[list[Any]], None], sources: Sequence[str], still: bool) -> list[str]:
+    """Read images and hand them on in small batches; returns what went wrong with single ones.
+
+    Args:
+        save: explains a batch and saves the result.
+        sources: paths and URLs.
+        still: images, which are read here; videos and sounds are handed on one by one, as paths.
 
     Raises:
         InputError: no image could be explained, all for the same reason: the fault lies with targets or options.
@@ -188,12 +190,14 @@ def _explain_all(
 
     problems: list[str] = []
     reasons: set[str] = set()
-    still = explainer.anatomy.axes[0] == "rows"
+    saved = 0
     step = _BATCH if still else 1
 
     def attempt(batch: list[Any]) -> None:
+        nonlocal saved
         try:
-            explainer.explain(batch, targets, **arguments).save(folder, arguments["keep_layers"], cmap)
+            save(batch)
+            saved += len(batch)
         except InputError as error:
             if len(batch) > 1:  # find out which one it was
                 for image in batch:
@@ -215,7 +219,7 @@ def _explain_all(
             if batch:
                 attempt(batch)
             progress.advance(task, min(step, len(sources) - start))
-    if not folder.entries and len(reasons) == 1:
+    if not saved and len(reasons) == 1:
         raise InputError(reasons.pop())
     return problems
 

@@ -1,4 +1,7 @@
-"""What the passes found -> one ``Explanation``: layers merged, flat and insensitive maps told, null target applied."""
+"""Results of the passes -> one ``Explanation``: merge layers, apply the null target, and warn of doubtful maps.
+
+Doubtful are maps without contrast, and maps that do not depend on the target.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -16,8 +19,8 @@ from legrad.inputs import geometry
 from legrad.inputs.prepare import Input
 from legrad.results.explanation import Explanation
 
-_INSENSITIVE = 0.99
-_FLAT = 1e-6
+_INDEPENDENT = 0.99  # correlation with other targets' maps above which a map does not depend on its target
+_FLAT = 1e-6  # a spread this small, relative to the largest value, is rounding
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,11 @@ class PassResult:
     """The result of one pass over images of one size.
 
     Attributes:
-        rows: which of the inputs.
-        cells: where their patches lie.
-        per_layer: (rows, targets, layers, *grid); the null target is the last.
-        values: (rows, targets).
-        scores: the targets, for the rows' labels.
+        rows: indices of these images among all inputs.
+        patch_grid: where their patches lie.
+        per_layer: relevance (rows, targets, layers, *grid); the null target is the last, if there is one.
+        values: the scores, (rows, targets).
+        scores: the targets, for their labels.
     """
 
     rows: list[int]
@@ -41,13 +44,21 @@ class PassResult:
 
 @dataclass(frozen=True)
 class _Maps:
-    """Merged maps of a part, without the null target."""
+    """Maps of one pass, merged over layers, without the null target.
+
+    Attributes:
+        relevance: (rows, targets, *grid).
+        per_layer: (rows, targets, layers, *grid).
+        scores: (rows, targets).
+        flat: (rows, targets) bool, maps without contrast.
+        independent: (rows, targets) bool, maps that do not depend on the target.
+    """
 
     relevance: Tensor
     per_layer: Tensor
     scores: Tensor
     flat: Tensor
-    insensitive: Tensor
+    independent: Tensor
 
 
 def assemble(
@@ -62,66 +73,66 @@ def assemble(
     axes: tuple[str, ...],
     settings: dict[str, Any],
 ) -> Explanation:
-    """Put the parts together in the order of the inputs.
+    """Put the results of all passes together in the order of the inputs.
 
     Args:
-        parts: every input is in one of them.
+        parts: results of the passes; every input is in one of them.
         inputs: the images.
-        valid: (images, targets) bool.
-        null_threshold: the parts' last target is the null target, with this threshold; None if there is none.
+        valid: (images, targets) bool, which targets an image has; without the null target.
+        null_threshold: of the null target, the last one of every part, see ``relevance.mask_null``; None if there is
+            none.
         keep_layers: keep the maps of all layers too.
         same_for_all_targets: the method does not look at the target, which is not worth a warning.
-        layers: ascending indices.
+        layers: ascending indices of the explained blocks.
         axes: names of the grid's axes.
-        settings: for the record.
+        settings: what made this result, see ``Explanation.settings``.
 
     Warns:
-        FlatMapWarning: maps without contrast (returned as zeros).
-        UserWarning: maps that hardly depend on the target.
+        FlatMapWarning: maps without contrast, which are returned as zeros.
+        UserWarning: maps that do not depend on the target, see ``Explanation.prompt_independent``.
     """
     merged = [_merge(part, valid[part.rows], null_threshold) for part in parts]
     order = torch.tensor([row for part in parts for row in part.rows]).argsort()
-    flat, insensitive, values = (
-        torch.cat(found)[order]
-        for found in ([m.flat for m in merged], [m.insensitive for m in merged], [m.scores for m in merged])
-    )
+    scores = torch.cat([maps.scores for maps in merged])[order]
+    flat = torch.cat([maps.flat for maps in merged])[order]
+    independent = torch.cat([maps.independent for maps in merged])[order]
     labels, predicted = _labels(parts, valid)
-    _warn(flat & valid, insensitive & (not same_for_all_targets), valid, inputs, labels)
-    cells = {row: part.patch_grid for part in parts for row in part.rows}
+    _warn(flat & valid, independent & (not same_for_all_targets), valid, inputs, labels)
+    patch_grids = {row: part.patch_grid for part in parts for row in part.rows}
     return Explanation(
-        relevance=_padded([m.relevance for m in merged])[order],
-        layer_relevance=_padded([m.per_layer for m in merged])[order] if keep_layers else None,
+        relevance=_padded([maps.relevance for maps in merged])[order],
+        layer_relevance=_padded([maps.per_layer for maps in merged])[order] if keep_layers else None,
         layers=tuple(layers),
-        scores=values.masked_fill(~valid, 0),
+        scores=scores.masked_fill(~valid, 0),
         valid=valid,
         labels=labels,
-        prompt_independent=insensitive,
-        placements=[one.placement for one in inputs],
-        patch_grids=[cells[row] for row in range(len(inputs))],
-        images=[one.image for one in inputs],
-        names=[one.name for one in inputs],
+        prompt_independent=independent,
+        placements=[item.placement for item in inputs],
+        patch_grids=[patch_grids[row] for row in range(len(inputs))],
+        images=[item.image for item in inputs],
+        names=[item.name for item in inputs],
         settings=settings,
         axes=axes,
         predicted=predicted,
-        timings=[one.timing for one in inputs],
-        frequencies=[one.frequencies for one in inputs],
+        timings=[item.timing for item in inputs],
+        frequencies=[item.frequencies for item in inputs],
     )
 
 
 def _labels(parts: Sequence[PassResult], valid: Tensor) -> tuple[list[list[str]], Tensor]:
-    """Labels of (images, targets), and which classes the model chose."""
+    """Labels of (images, targets), and (images, targets) bool, which classes the model itself chose."""
     labels, predicted = [[""] * valid.shape[1] for _ in range(len(valid))], torch.zeros_like(valid)
     for part in parts:
-        for place, row in enumerate(part.rows):
+        for index, row in enumerate(part.rows):
             for target in valid[row].nonzero()[:, 0].tolist():
                 score = part.scores[target]
-                labels[row][target] = score.label_of(place)
-                predicted[row, target] = score.is_predicted(place)
+                labels[row][target] = score.label_of(index)
+                predicted[row, target] = score.is_predicted(index)
     return [_distinct(row) for row in labels], predicted
 
 
 def _distinct(labels: list[str]) -> list[str]:
-    """Labels that come again get a number: two callables are both "<lambda>"."""
+    """Repeated labels get a number: two callables are both "<lambda>"."""
     return [
         f"{label} ({labels[:index].count(label) + 1})" if label and label in labels[:index] else label
         for index, label in enumerate(labels)
@@ -129,30 +140,31 @@ def _distinct(labels: list[str]) -> list[str]:
 
 
 def _merge(part: PassResult, valid: Tensor, null_threshold: float | None) -> _Maps:
+    """Merge the layers of one pass, zero flat maps and targets that an image does not have, apply the null target."""
     per_layer, scores = part.per_layer, part.values
     maps = relevance.merge_layers(per_layer.unbind(2))
     dims = maps.ndim - 2
-    grid = (...,) + (None,) * dims
+    grid = (...,) + (None,) * dims  # index that lays (rows, targets) along the grid
     flat = _flat(maps)
     maps = maps.masked_fill(flat[grid], 0)
     null = None
     if null_threshold is not None:
         null, maps, per_layer = maps[:, -1:], maps[:, :-1], per_layer[:, :-1]
         scores, flat = scores[:, :-1], flat[:, :-1]
-    insensitive = _target_independent(maps, null, valid & ~flat)
+    independent = _target_independent(maps, null, valid & ~flat)
     if null is not None and null_threshold is not None:
         maps = relevance.mask_null(maps, null, null_threshold, dims)
     keep = valid[grid]
-    return _Maps(maps * keep, per_layer * keep[:, :, None], scores, flat, insensitive)
+    return _Maps(maps * keep, per_layer * keep[:, :, None], scores, flat, independent)
 
 
 def _padded(parts: list[Tensor]) -> Tensor:
-    """One tensor out of (images, ..., rows, cols) with different grids; zeros behind the smaller ones."""
+    """Concatenate (images, ..., rows, cols) of different grids; zeros follow the smaller ones."""
     rows, cols = (max(part.shape[axis] for part in parts) for axis in (-2, -1))
     return torch.cat([F.pad(part, (0, cols - part.shape[-1], 0, rows - part.shape[-2])) for part in parts])
 
 
-def _warn(flat: Tensor, insensitive: Tensor, valid: Tensor, inputs: Sequence[Input], labels: list[list[str]]) -> None:
+def _warn(flat: Tensor, independent: Tensor, valid: Tensor, inputs: Sequence[Input], labels: list[list[str]]) -> None:
     if bool(flat.any()):
         image, target = flat.nonzero()[0].tolist()
         warnings.warn(
@@ -161,31 +173,31 @@ def _warn(flat: Tensor, insensitive: Tensor, valid: Tensor, inputs: Sequence[Inp
             FlatMapWarning,
             stacklevel=4,
         )
-    if bool(insensitive.any()):
+    if bool(independent.any()):
         warnings.warn(
-            f"{int(insensitive.sum())} of {int(valid.sum())} maps hardly depend on the target (correlation above "
-            f"{_INSENSITIVE} with the mean of the others or the null map); see Explanation.prompt_independent",
+            f"{int(independent.sum())} of {int(valid.sum())} maps hardly depend on the target (correlation above "
+            f"{_INDEPENDENT} with the mean of the others or the null map); see Explanation.prompt_independent",
             UserWarning,
             stacklevel=4,
         )
 
 
 def _flat(maps: Tensor) -> Tensor:
-    """(images, targets) bool: maps whose spread is nothing but rounding."""
+    """(images, targets) bool: maps whose spread is rounding."""
     high, low = maps.flatten(2).amax(-1), maps.flatten(2).amin(-1)
     return ~(high - low > _FLAT * high.abs())
 
 
 def _target_independent(maps: Tensor, null: Tensor | None, valid: Tensor) -> Tensor:
-    """(images, targets) bool: maps that correlate with the mean of the others, or with the null map."""
+    """(images, targets) bool: maps that correlate with the mean of the other valid ones, or with the null map."""
     maps = maps.flatten(2)
     count = valid.sum(1)[:, None]
-    shown = maps * valid[..., None]
-    others = (shown.sum(1, keepdim=True) - shown) / (count - 1).clamp(min=1)[..., None]
-    alike = (_correlation(maps, others) > _INSENSITIVE) & (count > 1)
+    valid_maps = maps * valid[..., None]
+    others = (valid_maps.sum(1, keepdim=True) - valid_maps) / (count - 1).clamp(min=1)[..., None]
+    independent = (_correlation(maps, others) > _INDEPENDENT) & (count > 1)
     if null is not None:
-        alike |= _correlation(maps, null.flatten(2).expand_as(maps)) > _INSENSITIVE
-    return alike & valid
+        independent |= _correlation(maps, null.flatten(2).expand_as(maps)) > _INDEPENDENT
+    return independent & valid
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:

@@ -1,31 +1,39 @@
-"""A folder of results: files that appear whole, and a manifest that names them and says what made them."""
+"""A folder of files and a manifest that names them. It knows names and bytes, not what they show."""
 
 import contextlib
 import json
 import os
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from legrad.atomic import write_atomically
 from legrad.errors import InputError
 
-# keys of the manifest that hold file names
-_FILES = ("figure", "arrays", "overlay", "animation", "layers_figure")
+_FILE_KEYS = ("figure", "arrays", "overlay", "animation", "layers_figure")  # of the manifest: their values are files
 
 
 class Folder:
-    """Collects the files of many images, one after the other; the manifest is up to date after each ``add``.
+    """Collects the files of many images, one after the other; every file appears whole.
 
     Args:
-        folder: made if missing; files of the same names are replaced.
+        root: made if missing; files of the same names are replaced.
         clear: before the first file is written, remove the files that an earlier manifest in the folder names, and
             nothing else.
+
+    Attributes:
+        root: the folder.
+        files: all that was written, without the manifest.
+        entries: the manifest's entries, one per image.
+
+    Raises:
+        InputError: the folder cannot be made.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], clear: bool = False) -> None:
-        self.root = Path(folder)
+    def __init__(self, root: str | os.PathLike[str], clear: bool = False) -> None:
+        self.root = Path(root)
         self.files: list[Path] = []
         self.entries: list[dict[str, Any]] = []
         self._stems: set[str] = set()
@@ -37,48 +45,62 @@ class Folder:
 
     @property
     def manifest(self) -> Path:
-        """Model, versions, settings, scores, shapes and files of everything added so far."""
+        """The JSON file with settings, scores, shapes and file names of everything added so far."""
         return self.root / "manifest.json"
 
-    def stem(self, name: str) -> str:
-        """A safe file name without suffix that no other image of this folder has."""
-        return unused(slug(name), self._stems)
+    def unused(self, stem: str) -> str:
+        """The stem of a file name, numbered if it is taken; it is taken afterwards."""
+        candidate, number = stem, 2
+        while candidate in self._stems:
+            candidate, number = f"{stem}-{number}", number + 1
+        self._stems.add(candidate)
+        return candidate
 
     def write(self, name: str, data: bytes) -> str:
-        """Write one file; returns its name.
+        """Write one file.
+
+        Args:
+            name: without path parts, ending included.
+            data: the whole content.
+
+        Returns:
+            The name.
 
         Raises:
-            InputError: the file cannot be written.
+            InputError: it cannot be written.
         """
-        if self._clear:
-            self._remove_earlier()
-            self._clear = False
+        self._remove_earlier()
         write_atomically(self.root / name, data)
         self.files.append(self.root / name)
         return name
 
-    def add(self, entries: list[dict[str, Any]], facts: dict[str, Any]) -> None:
-        """Write the manifest anew, with further entries.
+    def add(self, entries: Sequence[dict[str, Any]], facts: Mapping[str, Any]) -> None:
+        """Add entries to the manifest and write it.
 
         Args:
-            entries: one per image, with the names of its files; ready for JSON.
-            facts: what else the manifest says, in front of the entries.
+            entries: one per image: names of its files and what is in them, its ``targets`` a list of such records.
+            facts: of the run; those of the last call stand above all entries.
         """
+        self._remove_earlier()
         self.entries.extend(entries)
         # file names may hold bytes that are no UTF-8: Python's escape for those is JSON's too
         text = json.dumps({**facts, "images": self.entries}, indent=2, ensure_ascii=False)
         write_atomically(self.manifest, text.encode("utf-8", "backslashreplace"))
 
     def _remove_earlier(self) -> None:
-        """Files of the run that wrote the manifest here before; names with path parts in them are not ours."""
+        """Once: the files that the manifest of an earlier run names, if they lie in this folder."""
+        if not self._clear:
+            return
+        self._clear = False
         try:
             content = json.loads(self.manifest.read_bytes())
             entries = content["images"]
             records = [*entries, *(record for entry in entries for record in entry["targets"])]
-            names = [record[key] for record in records for key in _FILES if key in record]
+            names = [record[key] for record in records for key in _FILE_KEYS if key in record]
         except (OSError, ValueError, KeyError, TypeError):
             return  # no manifest, or none of ours
         for name in names:
+            # names with path parts in them are not ours
             if isinstance(name, str) and name == Path(name).name:
                 with contextlib.suppress(OSError, ValueError):
                     (self.root / name).unlink(missing_ok=True)
@@ -88,12 +110,3 @@ def slug(text: str, longest: int = 60) -> str:
     """A name that is safe as a part of a file name: lower-case letters, digits and dashes, never empty."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:longest].strip("-") or "x"
-
-
-def unused(name: str, used: set[str]) -> str:
-    """The name, numbered if taken; it is taken afterwards."""
-    candidate, number = name, 2
-    while candidate in used:
-        candidate, number = f"{name}-{number}", number + 1
-    used.add(candidate)
-    return candidate

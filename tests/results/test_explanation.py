@@ -1,0 +1,169 @@
+"""Overlays and figures of an explanation."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import handmade
+from PIL import Image
+
+import legrad
+from legrad.inputs.geometry import Placement
+
+CROPPED = Placement((24, 60), (24, 24), (1.0, 1.0), (0.0, -18.0))
+BARS = 1  # every figure has one colour bar
+
+
+def opened(data):
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        return image
+
+
+def test_overlay():
+    explanation = handmade.explanation()
+    image = explanation.overlay(0, 1)
+    assert (image.mode, image.size) == ("RGB", (32, 24))
+    assert not np.array_equal(np.asarray(image), np.asarray(explanation.overlay(0, 0)))
+    assert np.array_equal(np.asarray(explanation.overlay(-1, -1)), np.asarray(image))
+
+
+def test_unseen_pixels_are_grey_and_hatched():
+    explanation = handmade.explanation(grid=(3, 3), placements=[CROPPED])
+    image = np.asarray(explanation.overlay(alpha=1)).astype(int)
+    grey = (image.max(-1) == image.min(-1)) & ~explanation.seen[0].numpy()
+    assert np.array_equal(grey, ~explanation.seen[0].numpy())
+    plain = handmade.explanation(grid=(3, 3), placements=[CROPPED], images=[np.full((24, 60, 3), 90, np.uint8)])
+    unseen = np.asarray(plain.overlay())[~explanation.seen[0].numpy()]
+    assert len(np.unique(unseen)) == 2  # lines over it
+    # what was seen looks as if there were nothing else
+    whole = handmade.explanation(grid=(3, 3), relevance=explanation.relevance)
+    assert np.array_equal(image[:, 18:42], np.asarray(whole.overlay(alpha=1)))
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_alpha_out_of_range(alpha):
+    with pytest.raises(legrad.InputError, match=r"alpha lies in \[0, 1\]"):
+        handmade.explanation().overlay(alpha=alpha)
+
+
+@pytest.mark.parametrize("call", ["overlay", "figure", "layer_figure"])
+def test_unknown_colour_map(call):
+    with pytest.raises(legrad.InputError, match="no colour map 'rainbows'; try 'inferno'"):
+        getattr(handmade.explanation(), call)(cmap="rainbows")
+
+
+@pytest.mark.parametrize(("image", "target"), [(1, 0), (-2, 0), (0, 2), (0, -3)])
+def test_index_out_of_range(image, target):
+    with pytest.raises(legrad.InputError, match="there are 1 images and 2 targets"):
+        handmade.explanation().overlay(image, target)
+
+
+@pytest.mark.parametrize(("targets", "panels"), [(1, 2), (2, 3), (4, 5), (5, 10)])
+def test_figure_has_a_panel_per_target(targets, panels):
+    figure = handmade.explanation(targets=targets, layers=(0,)).figure()
+    assert len(figure.axes) == panels + BARS
+    image_axes = [axis for axis in figure.axes if axis.images]
+    assert len(image_axes) == 1 + targets
+    assert image_axes[0].get_title() == "image 0.jpg"
+    assert image_axes[targets].get_title().startswith(f"target {targets - 1}\n0.")
+
+
+def test_figure_leaves_out_targets_that_the_image_has_not():
+    explanation = handmade.explanation(targets=3, valid=torch.tensor([[True, False, True]]))
+    titles = [axis.get_title().split("\n")[0] for axis in explanation.figure().axes if axis.images]
+    assert titles == ["image 0.jpg", "target 0", "target 2"]
+
+
+def test_layer_figure():
+    figure = handmade.explanation(layers=(1, 3, 4)).layer_figure(target=1)
+    titles = [axis.get_title() for axis in figure.axes if axis.images]
+    assert titles == ["image 0.jpg\ntarget 1", "layer 1", "layer 3", "layer 4"]
+    assert figure.get_supxlabel() == "each layer is scaled by itself"
+
+
+def test_a_flat_layer_is_not_stretched():
+    layers = torch.full((1, 2, 2, 3, 4), 0.3)
+    flat = handmade.explanation(layer_relevance=layers).layer_figure().axes[1].images[0].get_array()
+    zero = handmade.explanation(layer_relevance=layers * 0).layer_figure().axes[1].images[0].get_array()
+    assert np.array_equal(flat, zero)
+
+
+def test_layer_figure_needs_layers():
+    explanation = handmade.explanation(layer_relevance=None)
+    with pytest.raises(legrad.InputError, match="keep_layers=True"):
+        explanation.layer_figure()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 3)])
+def test_extreme_images_can_be_drawn(size):
+    explanation = handmade.explanation(placements=[Placement(size, (24, 32), (24 / size[0], 32 / size[1]))])
+    assert explanation.overlay().size == size[::-1]
+    width, height = opened(explanation._repr_png_()).size
+    assert 100 < width < 2500
+    assert 100 < height < 2500
+
+
+def test_long_and_odd_titles():
+    labels = [
+        ["a photo of a very long description that goes on and on and on", "$x_1$ $\\no{$ \u732b \U0001f408 <b>[red]"]
+    ]
+    explanation = handmade.explanation(labels=labels, names=["\u732b.png"])
+    titles = [axis.get_title() for axis in explanation.figure().axes if axis.images]
+    assert titles[1].split("\n")[0] == "a photo of a very long description th…"
+    assert titles[2].startswith(labels[0][1])
+    assert opened(explanation._repr_png_()).format == "PNG"
+
+
+def test_repr_png():
+    data = handmade.explanation()._repr_png_()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = opened(data).size
+    assert width > height
+
+
+PYPLOT = """
+import sys
+sys.path.insert(0, {tests!r})
+from helpers import handmade
+explanation = handmade.explanation()
+assert "matplotlib" not in sys.modules, "a result needs no matplotlib"
+explanation.saliency()
+assert "matplotlib" not in sys.modules, "saliency needs no matplotlib"
+explanation.overlay(); explanation.figure(); explanation.layer_figure(); explanation._repr_png_()
+explanation.save({folder!r}, per_layer=True)
+assert "matplotlib.pyplot" not in sys.modules, "pyplot has global state"
+"""
+
+
+def test_no_pyplot(tmp_path):
+    code = PYPLOT.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
+
+
+def test_targets_by_their_label():
+    explanation = handmade.explanation(labels=[["a cat", "a dog"]])
+    assert explanation.overlay(target="a dog").tobytes() == explanation.overlay(target=1).tobytes()
+    assert explanation.overlay(target="a dog").tobytes() != explanation.overlay(target=0).tobytes()
+    explanation.layer_figure(target="a dog")
+    with pytest.raises(legrad.InputError, match="image 0 has no target 'a cow', only 'a cat', 'a dog'"):
+        explanation.overlay(target="a cow")
+
+
+def test_what_is_hatched_is_explained():
+    explanation = handmade.explanation(placements=[CROPPED], covered=(24, 24))
+    assert "never seen by the model" in explanation.figure().get_supxlabel()
+    assert explanation.layer_figure().get_supxlabel().startswith("each layer is scaled by itself; grey with stripes")
+    assert handmade.explanation().figure().get_supxlabel() == ""
+
+
+@pytest.mark.parametrize(("height", "width"), [(400, 40), (400, 160), (30, 30), (40, 400)])
+def test_figures_of_every_shape_fit_a_screen(height, width):
+    frame = Placement((height, width), (24, 32))
+    figure = handmade.explanation(targets=4, placements=[frame]).figure()
+    assert max(figure.get_size_inches()) <= 17
+    assert figure.get_size_inches()[1] <= 6
