@@ -15,13 +15,13 @@ SOME = {
 }
 
 
-def one(name, title, better, methods, benchmark="segmentation", protocol=None, subject=None):
+def one(name, title, better, methods, benchmark="segmentation", protocol=None, model=None):
     return {
         "benchmark": benchmark,
         "settings": {
             "protocol": protocol or {"explained": "truth"},
             "data": {"path": "embedded"},
-            "subject": subject or {},
+            "subject": model or {},
         },
         "statistics": {"paired with": "legrad"},
         "chance": {name: 0.25},
@@ -83,7 +83,7 @@ def test_a_title_says_what_is_not_the_default(content):
     content["benchmark"], content["settings"]["protocol"]["scored by"] = "ablation", "segmentation"
     assert standing.title(content).startswith("ablation (segmentation, layers = [0, 2], ")
     assert "**segmentation (truth, layers = 2): mIoU**" in standing.overview(
-        [one("miou", "mIoU", "higher", SOME, protocol={"explained": "truth"}, subject={"layers": 2})]
+        [one("miou", "mIoU", "higher", SOME, protocol={"explained": "truth"}, model={"layers": 2})]
     )
 
 

@@ -1,4 +1,4 @@
-"""A subject whose maps are known, and scenes small enough to count by hand."""
+"""A model under test whose maps are known, and scenes small enough to count by hand."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,7 +48,7 @@ class Data:
         return self.samples[index]
 
 
-class Subject:
+class ModelUnderTest:
     """Gives for a class of an image the map ``draw(its sample, the class, method)``, (SIZE, SIZE).
 
     The model is an eye: the feature of an image is the darkness of its left and right half, and the classes "square"
@@ -64,6 +64,10 @@ class Subject:
         self._by_image = {id(s.image): s for s in data.samples if s is not None}
         self._draw = draw
         self.asked = []
+
+    @property
+    def classes(self):
+        return self
 
     def target(self, name):
         return name

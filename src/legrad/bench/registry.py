@@ -5,7 +5,7 @@ from typing import Any
 
 from legrad.bench.benchmark import Benchmark, Switch, switches_of
 from legrad.bench.listener import Listener
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.tasks import ablation
 from legrad.bench.tasks.audio import AudioPrompted
 from legrad.bench.tasks.layer_shares import Fingerprint
@@ -90,8 +90,8 @@ def build(name: str, anatomy: ViTAnatomy, settings: Mapping[str, Any]) -> Benchm
     return ablation.Ablation(benchmark) if name == "ablation" else benchmark
 
 
-def subject(name: str, explainer: Explainer, data: Dataset, **options: Any) -> Subject:
-    """The model under test: a ``Listener`` where sounds are erased, else a ``Subject``; ``options`` as these take them.
+def model_under_test(name: str, explainer: Explainer, data: Dataset, **options: Any) -> ModelUnderTest:
+    """A ``Listener`` where sounds are erased, else a ``ModelUnderTest``; ``options`` are those of the class.
 
     Of a model that sees and hears, sounds are measured on its audio tower.
 
@@ -102,9 +102,9 @@ def subject(name: str, explainer: Explainer, data: Dataset, **options: Any) -> S
     if isinstance(data, SoundFolder) and explainer.audio_explainer is not None:
         explainer = explainer.audio_explainer
     listens = explainer.anatomy.axes == ("frequency", "time")
-    kind = Listener if listens and name == "perturbation" else Subject
+    kind = Listener if listens and name == "perturbation" else ModelUnderTest
     if kind is Listener:
-        options.pop("memory", None)  # it tells images apart, not sounds
+        options.pop("cache", None)  # it tells images apart, not sounds
         if options.get("size") is not None:
             raise InputError("--size is of images; spectrograms have the size that the model's extractor gives them")
     made = kind(explainer, labels=getattr(data, "classes", ()), **options)

@@ -14,8 +14,8 @@ import numpy as np
 
 from legrad.bench.benchmark import Benchmark
 from legrad.bench.journal import Journal, Key
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.result import Result, finite, summarise
-from legrad.bench.subject import Subject
 from legrad.bench.variants import Variant
 from legrad.datasets import Dataset, Sample
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
@@ -56,7 +56,7 @@ class Progress:
 
 def run(
     benchmark: Benchmark,
-    subject: Subject,
+    model: ModelUnderTest,
     data: Dataset,
     methods: Sequence[str],
     out: Path,
@@ -73,9 +73,9 @@ def run(
 
     Args:
         benchmark: what is measured, with its switches.
-        subject: the model.
+        model: the model under test.
         data: the samples.
-        methods: names or variants, see ``subject.Variant``; the first is what the others are compared with.
+        methods: names or variants, see ``variants.Variant``; the first is what the others are compared with.
         out: folder; ``NAME.jsonl`` is the journal, ``NAME-MODEL-SETTINGS.json`` the result.
         limits: item counts and time.
         seed: of the order and of the bootstrap.
@@ -102,11 +102,11 @@ def run(
         if strict:
             raise InputError(f"{data.name}: {line}")
         progress.problem(f"{data.name}: {line}")
-    benchmark.prepare(subject, data)
-    described = describe(benchmark, subject, data, seed)
+    benchmark.prepare(model, data)
+    described = describe(benchmark, model, data, seed)
     present = set(keys)
     with Journal(out / f"{benchmark.name}.jsonl") as journal:
-        work = _Run(benchmark, subject, data, keys, list(methods), limits, seed, strict, progress, clock, journal)
+        work = _Run(benchmark, model, data, keys, list(methods), limits, seed, strict, progress, clock, journal)
         work.settings = digest(described)
         try:
             work.all_items()
@@ -127,14 +127,14 @@ def run(
     return result
 
 
-def describe(benchmark: Benchmark, subject: Subject, data: Dataset, seed: int) -> dict[str, Any]:
+def describe(benchmark: Benchmark, model: ModelUnderTest, data: Dataset, seed: int) -> dict[str, Any]:
     """All that decides about an item's scores; records of other settings are never mixed in."""
     import legrad
 
     return {
         "benchmark": benchmark.name,
         "protocol": dict(benchmark.protocol()),
-        "subject": subject.settings,
+        "subject": model.settings,
         "data": {"name": data.name, **data.facts},
         "seed": seed,
         "legrad": legrad.__version__,
@@ -170,7 +170,7 @@ def share_out(needs: Mapping[str, float], budget: float) -> dict[str, float]:
 @dataclass
 class _Run:
     benchmark: Benchmark
-    subject: Subject
+    model: ModelUnderTest
     data: Dataset
     keys: list[str]
     methods: list[str]
@@ -293,10 +293,10 @@ class _Run:
 
     def _measure(self, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """One record per sample; a batch that fails is taken apart."""
-        self.subject.synchronize()
+        self.model.synchronize()
         start = self.clock()
         try:
-            scores = self.benchmark.measure(self.subject, samples, method)
+            scores = self.benchmark.measure(self.model, samples, method)
         except UnsupportedModelError as error:
             self._drop(method, _line(error))
             return []
@@ -309,7 +309,7 @@ class _Run:
                 if method not in self.unsupported:
                     found += self._measure([sample], method)
             return found
-        self.subject.synchronize()
+        self.model.synchronize()
         seconds = (self.clock() - start) / len(samples)
         return [
             self._record(sample.key, method, seconds=seconds, scores=finite(one))

@@ -145,7 +145,7 @@ def study(
         InputError: unusable data.
         LeGradError: of the last part, if none can be measured.
     """
-    start, results, memory, progress = clock(), [], MapCache(), progress or Progress()
+    start, results, cache, progress = clock(), [], MapCache(), progress or Progress()
     chosen = scale.parts(parts)
     for place, part in enumerate(chosen):
         samples = open_data(
@@ -161,9 +161,9 @@ def study(
         )
         try:
             benchmark = registry.build(part.name, explainer.anatomy, part.switches)
-            subject = registry.subject(part.name, explainer, samples, names=names, memory=memory)
+            model = registry.model_under_test(part.name, explainer, samples, names=names, cache=cache)
             methods = part.methods or registry.methods(part.name, explainer.anatomy)
-            results.append(run(benchmark, subject, samples, methods, out, limits, seed, strict, progress, clock))
+            results.append(run(benchmark, model, samples, methods, out, limits, seed, strict, progress, clock))
         except LeGradError as error:
             # a part that this model or data cannot have does not take the others with it
             if strict or (place == len(chosen) - 1 and not results):

@@ -159,9 +159,9 @@ def _measure(
     """Run one benchmark with its switches; the keyword arguments are the options that all benchmarks have."""
     import legrad
     from legrad.bench import registry
+    from legrad.bench.classes import TEMPLATES
     from legrad.bench.data import open_data
     from legrad.bench.runner import Limits, run
-    from legrad.bench.subject import TEMPLATES
     from legrad.cli.options import parse_layers
 
     layer_choice, class_names = parse_layers(layers), _names(names)
@@ -174,7 +174,7 @@ def _measure(
         unit=unit,
         names=class_names,
     )
-    subject = registry.subject(
+    model_under_test = registry.model_under_test(
         name,
         legrad.load(model, device=device),
         samples,
@@ -184,14 +184,14 @@ def _measure(
         templates=tuple(template or TEMPLATES),
         size=size,
     )
-    anatomy = subject.explainer.anatomy
+    anatomy = model_under_test.explainer.anatomy
     benchmark = registry.build(name, anatomy, settings)
     if items is None and samples.name == "embedded":
         items = _SCENES
     with _Display() as display:
         result = run(
             benchmark,
-            subject,
+            model_under_test,
             samples,
             _methods(methods) or registry.methods(name, anatomy),
             out,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from legrad.bench import registry
-from legrad.bench.subject import TEMPLATES
+from legrad.bench.classes import TEMPLATES
 
 Verdict = Literal["better", "level", "worse"]
 _ROUNDING = 1e-6  # maps that are equal on paper differ by it, all in one direction
@@ -46,7 +46,7 @@ def title(content: Mapping[str, Any]) -> str:
 
 
 def unusual(content: Mapping[str, Any]) -> dict[str, str]:
-    """Settings of a run that are not the defaults: of the subject, and switches of the protocol."""
+    """Settings of a run that are not the defaults: of the model under test, and switches of the protocol."""
     settings = content["settings"]
     usual: dict[str, Any] = {"layers": None, "readout": "auto", "templates": list(TEMPLATES), "names": {}, "size": None}
     usual |= _switches(content)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from legrad.bench import ground_truth
 from legrad.bench.benchmark import Metric
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import Item, mean
 from legrad.bench.tasks.ablation import heads_of
 from legrad.bench.variants import Variant
@@ -94,23 +94,23 @@ class Fingerprint:
             "share": "sum over patches, over all layers",
         }
 
-    def prepare(self, subject: Subject, data: Dataset) -> None:
+    def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
         """Any model and any data with labels will do."""
         ground_truth.need(data, "label")
 
-    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+    def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """ "layers": the share of each, adding up to 1; of LeGrad "heads" too, for every layer a list."""
         variant = Variant.parse(method)
         if "layers" in variant.arguments:
             raise UnsupportedModelError("the fingerprint needs all layers")
         images = [sample.image for sample in samples]
-        targets = [[subject.target(ground_truth.label(sample))] for sample in samples]
+        targets = [[model.classes.target(ground_truth.label(sample))] for sample in samples]
         arguments = {**variant.arguments, "layers": None}
         if self.heads and variant.method == "legrad":
-            maps = head_relevance(subject, images, targets, **arguments)[:, 0]
+            maps = head_relevance(model, images, targets, **arguments)[:, 0]
             shares = [_shares(one) for one in maps.flatten(3).sum(-1).double()]
             return [{"layers": one.sum(1).tolist(), "heads": one.tolist()} for one in shares]
-        found = subject.explain(images, targets, variant.method, **arguments, keep_layers=True)
+        found = model.explain(images, targets, variant.method, **arguments, keep_layers=True)
         if len(found.layers) != self.layers:
             raise UnsupportedModelError(f"reads {len(found.layers)} of the {self.layers} layers only")
         return [{"layers": _shares(one).tolist()} for one in found.layer_relevance[:, 0].flatten(2).sum(-1).double()]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from legrad.bench import ground_truth
 from legrad.bench.benchmark import Metric
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import Item, Summary
 from legrad.datasets import Dataset, Sample
 from legrad.errors import InputError
@@ -61,17 +61,17 @@ class Presence:
             "relevance": "raw, on the patch grid",
         }
 
-    def prepare(self, subject: Subject, data: Dataset) -> None:
+    def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
         """The absent classes come out of the data set's list."""
-        if len(subject.askable) < 2:
+        if len(model.classes.askable) < 2:
             raise InputError(f"presence needs a data set that lists two classes at least; {data.name} does not")
 
-    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+    def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """[maximum, mean, score] of every class asked for."""
-        asked = [self._asked(sample, subject.askable) for sample in samples]
-        targets = [[subject.target(label) for label in [*present, *absent]] for present, absent in asked]
+        asked = [self._asked(sample, model.classes.askable) for sample in samples]
+        targets = [[model.classes.target(label) for label in [*present, *absent]] for present, absent in asked]
         images = [sample.image for sample in samples]
-        grids, scores = subject.evidence(images, targets, method)
+        grids, scores = model.evidence(images, targets, method)
         found = []
         for (present, _), grid, score in zip(asked, grids, scores, strict=True):
             flat = grid.flatten(1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from legrad.bench import ground_truth
 from legrad.bench.benchmark import Metric
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import mean
 from legrad.datasets import Dataset, Sample
 from legrad.errors import InputError
@@ -110,17 +110,17 @@ class Sanity:
             "geometry": "squash",
         }
 
-    def prepare(self, subject: Subject, data: Dataset) -> None:
+    def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
         """Any model and any data with labels will do."""
         ground_truth.need(data, "label")
 
-    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+    def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """Correlations: "cascade" and "alone", from the last block to the rest of the tower, and "gibberish"."""
         images = [sample.image for sample in samples]
-        targets = [[subject.target(ground_truth.label(sample))] for sample in samples]
+        targets = [[model.classes.target(ground_truth.label(sample))] for sample in samples]
 
         def maps() -> list[Tensor]:
-            return [grid[0] for grid in subject.grids(images, targets, method)]
+            return [grid[0] for grid in model.grids(images, targets, method)]
 
         trained = maps()
         found: list[dict[str, Any]] = [{"cascade": [], "alone": [], "gibberish": []} for _ in samples]
@@ -131,13 +131,13 @@ class Sanity:
             for one, before, after in zip(found, trained, others, strict=True):
                 one[kind].append(rank_correlation(before, after))
 
-        parts = stages(subject.explainer.anatomy.tower, subject.explainer.anatomy.blocks)
+        parts = stages(model.explainer.anatomy.tower, model.explainer.anatomy.blocks)
         for stage, parameters in enumerate(parts):
             compare("cascade", [p for part in parts[: stage + 1] for p in part], stage)
             compare("alone", parameters, stage)
-        if subject.zero_shot:
+        if model.classes.zero_shot:
             words = [self._gibberish(sample) for sample in samples]
-            nonsense = subject.grids(images, [[subject.direction(word)] for word in words], method)
+            nonsense = model.grids(images, [[model.classes.direction(word)] for word in words], method)
             for one, before, grid in zip(found, trained, nonsense, strict=True):
                 one["gibberish"].append(rank_correlation(before, grid[0]))
         return found

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from legrad.bench import ground_truth
 from legrad.bench.benchmark import Metric, switch
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import Item, Summary, mean
 from legrad.datasets import IGNORE, Dataset, Sample
 from legrad.errors import InputError
@@ -115,31 +115,31 @@ class Segmentation:
             **({} if self.geometry == "squash" else {"crop": "short side to S, bicubic, then the centre"}),
         }
 
-    def prepare(self, subject: Subject, data: Dataset) -> None:
+    def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
         """A prediction needs classes to choose from, and images of one class."""
         ground_truth.need(data, "masks")
-        if self.explained == "predicted" and subject.zero_shot and not subject.choices:
+        if self.explained == "predicted" and model.classes.zero_shot and not model.classes.choices:
             raise InputError(f"{data.name} does not list its classes, so none can be predicted; take --explained truth")
         if self.explained == "predicted":
             ground_truth.need(data, "label")
 
-    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+    def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """Counts of every sample, summed over its classes, at both thresholds."""
         images = [sample.image for sample in samples]
         if self.geometry != "squash":
             # before the model's transform, which may crop less, or not at all: the mask is framed without it
-            images = [frame_image(one, subject.size, self.geometry) for one in images]
-        masks = [self._masks(sample, subject.size) for sample in samples]
+            images = [frame_image(one, model.size, self.geometry) for one in images]
+        masks = [self._masks(sample, model.size) for sample in samples]
         if self.explained == "predicted":
-            best = subject.answers(images).argmax(-1).tolist()
-            targets = [[subject.at_column(column)] for column in best]
+            best = model.answers(images).argmax(-1).tolist()
+            targets = [[model.classes.at_column(column)] for column in best]
         else:
-            targets = [[subject.target(name) for name in own] for own in masks]
+            targets = [[model.classes.target(name) for name in own] for own in masks]
         found = []
-        for sample, own, maps in zip(samples, masks, subject.maps(images, targets, method), strict=True):
+        for sample, own, maps in zip(samples, masks, model.maps(images, targets, method), strict=True):
             ignore = sample.extra.get(IGNORE)
             if ignore is not None:
-                ignore = frame_mask(ignore, subject.size, self.geometry)
+                ignore = frame_mask(ignore, model.size, self.geometry)
             found.append(scores(list(maps.numpy()), list(own.values()), ignore))
         return found
 

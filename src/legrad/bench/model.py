@@ -12,8 +12,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from legrad import relevance
-from legrad.bench import classes
 from legrad.bench.cache import MapCache
+from legrad.bench.classes import TEMPLATES, Classes
 from legrad.bench.variants import Variant
 from legrad.bench.weights import weights_digest
 from legrad.choices import Fit
@@ -23,22 +23,18 @@ from legrad.errors import FlatMapWarning, InputError, UnsupportedModelError
 from legrad.explainer import Explainer
 from legrad.inputs import geometry, transforms
 from legrad.methods import Method, find, heads
-from legrad.targets.kinds import Audio, Prompts
-
-TEMPLATES = ("a photo of a {}",)
+from legrad.targets.kinds import Audio
 
 
-class Subject:
+class ModelUnderTest:
     """A model under test, with the settings that all its maps share.
 
     Args:
         explainer: of a model for still images.
         layers: as in ``Explainer.explain``, for methods that have layers to choose from.
         readout: as in ``Explainer.explain``, for methods that read layers out.
-        labels: all classes of the data set, as in its samples; empty if it does not list them.
-        names: what classes are called in prompts, where the data set's labels say it badly.
-        templates: texts with ``{}`` in them, whose embeddings are averaged for a class name.
-        memory: shared by the subjects of a study, which have the same explainer, layers and read-out.
+        labels, names, templates: see ``Classes``.
+        cache: shared by all runs of a study, which have the same explainer, layers and read-out.
         size: side of the model's input, if it is not the model's own.
 
     Raises:
@@ -54,7 +50,7 @@ class Subject:
         labels: Sequence[str] = (),
         names: Mapping[str, str] | None = None,
         templates: Sequence[str] = TEMPLATES,
-        memory: MapCache | None = None,
+        cache: MapCache | None = None,
         size: int | None = None,
     ) -> None:
         self.check(explainer)
@@ -64,10 +60,9 @@ class Subject:
         if missing:
             raise InputError(missing)
         self._arguments: dict[str, Any] = {"layers": layers, "readout": readout}
-        self.templates = tuple(templates)
-        self.labels, self._names = tuple(labels), names or {}
-        self._directions: dict[str | int | tuple[str, ...], Tensor] = {}
-        self._memory = memory
+        self.classes = Classes(self.explainer, labels, names, templates)
+        self._clips: dict[tuple[str, ...], Tensor] = {}
+        self._cache = cache
 
     @staticmethod
     def check(explainer: Explainer) -> None:
@@ -88,9 +83,9 @@ class Subject:
             "weights": weights_digest(self.explainer.model),
             **self._arguments,
             **self._size,
-            "templates": list(self.templates) if self.zero_shot else None,
-            "names": dict(self._names),
-            "classes": _digest("\n".join(self.labels).encode()),
+            "templates": list(self.classes.templates) if self.classes.zero_shot else None,
+            "names": dict(self.classes.names),
+            "classes": _digest("\n".join(self.classes.labels).encode()),
             "dtype": str(self.explainer.anatomy.dtype).removeprefix("torch."),
         }
 
@@ -98,11 +93,6 @@ class Subject:
     def size(self) -> int:
         """Side of the model's input, where all is measured."""
         return self.explainer.anatomy.image_size[0]
-
-    @property
-    def zero_shot(self) -> bool:
-        """Classes are texts; otherwise they are the logits of a classifier."""
-        return self.explainer.anatomy.output != "logits"
 
     def maps(
         self, images: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: Fit = "squash"
@@ -138,7 +128,7 @@ class Subject:
         depth, kind = len(self.explainer.anatomy.blocks), find(variant.method)
         self._check(variant)
         # one pass gives the maps of all layers, whose means are the maps of any number of them
-        several = kind.per_layer and isinstance(variant.method, str) and self._memory is not None
+        several = kind.per_layer and isinstance(variant.method, str) and self._cache is not None
         chosen = variant.arguments.get("layers") if several else None
         arguments = variant.arguments
         if chosen is not None:
@@ -151,11 +141,11 @@ class Subject:
                 (one[: len(own)], score[: len(own)]) for one, score, own in zip(maps, found.scores, asked, strict=True)
             ]
 
-        if self._memory is None:
+        if self._cache is None:
             rows: Sequence[tuple[Tensor, ...]] = compute(images, targets)
         else:
             what = (kind.name, fit, *sorted(arguments.items()))
-            rows = self._memory(compute, images, targets, what, self._state)
+            rows = self._cache(compute, images, targets, what, self._state)
         maps, scores = map(list, zip(*rows, strict=True))
         if chosen is not None:
             blocks = kind.blocks(chosen, depth)
@@ -222,100 +212,26 @@ class Subject:
             return str(error)
         return ""
 
-    # -- classes ------------------------------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def choices(self) -> tuple[str, ...]:
-        """Labels that a zero-shot prediction chooses from; empty for a classifier, which has its own."""
-        return classes.choices(self.labels, self._names) if self.zero_shot else ()
-
-    @functools.cached_property
-    def askable(self) -> tuple[str, ...]:
-        """The labels that can be a ``target``."""
-        return tuple(label for label in self.labels if self._known(label))
-
-    def _known(self, label: str) -> bool:
-        if self.zero_shot:
-            return classes.named(label, self._names)
-        try:
-            self.target(label)
-        except InputError:
-            return False
-        return True
-
-    def target(self, label: str) -> Tensor | int:
-        """A class as ``explain`` takes it: an embedding, or an index of a classifier.
-
-        Raises:
-            InputError: a class that the model does not know.
-        """
-        if self.zero_shot:
-            return self.direction(classes.name(label, self._names))
-        outputs, labels = len(self.direction(0)), self.explainer.adapter.labels
-        return int(self.direction(classes.column(label, self.labels, labels, outputs)).argmax())
-
-    def column(self, label: str) -> int:
-        """Where a class stands in ``logits``.
-
-        Raises:
-            InputError: it does not.
-        """
-        if not self.zero_shot:
-            return int(self.target(label))
-        self._need_choices()
-        classes.name(label, self._names)  # one without a name cannot be chosen, and says so
-        if label not in self.choices:
-            raise InputError(f"class {label!r} is not among the {len(self.choices)} that the model chooses from")
-        return self.choices.index(label)
-
-    def logits(self, features: Tensor) -> Tensor:
-        """(batch, classes): cosine similarities with the names of ``choices``, or the classifier's own logits."""
-        return features @ self._matrix.T if self.zero_shot else features
-
     def answers(self, images: Sequence[Image], fit: Fit = "squash") -> Tensor:
-        """``logits`` of whole images, (images, classes), on the CPU."""
+        """``Classes.logits`` of whole images, (images, classes), on the CPU."""
 
-        def compute(some: Sequence[Image], _: object) -> list[tuple[Tensor]]:
-            return [(row[None],) for row in self.logits(self.features(self.inputs(some, fit))).cpu()]
+        def compute(batch: Sequence[Image], _: object) -> list[tuple[Tensor]]:
+            return [(row[None],) for row in self.classes.logits(self.features(self.inputs(batch, fit))).cpu()]
 
-        if self._memory is None:
+        if self._cache is None:
             rows: Sequence[tuple[Tensor, ...]] = compute(images, None)
         else:
-            rows = self._memory(compute, images, [[0]] * len(images), ("answers", fit, self.choices), self._state)
-        return torch.cat([row for (row,) in rows])
-
-    def at_column(self, column: int) -> Tensor | int:
-        """The class at a place of ``logits``, as ``explain`` takes it."""
-        return self._matrix[column] if self.zero_shot else column
-
-    @functools.cached_property
-    def _matrix(self) -> Tensor:
-        self._need_choices()
-        return torch.stack([self.direction(classes.name(label, self._names)) for label in self.choices])
-
-    def _need_choices(self) -> None:
-        if not self.choices:
-            raise InputError(
-                "a prediction needs the classes to choose from, which this data set does not list; explain the true "
-                "class (--explained truth)"
+            rows = self._cache(
+                compute, images, [[0]] * len(images), ("answers", fit, self.classes.choices), self._state
             )
-
-    def direction(self, name: str | int) -> Tensor:
-        """(features,): a feature's inner product with it is the score of a text or class. Remembered."""
-        if name not in self._directions:
-            asked = Prompts(name, self.templates) if self.zero_shot and isinstance(name, str) else name
-            self._directions[name] = self._resolved(asked)
-        return self._directions[name]
-
-    def _resolved(self, target: Any) -> Tensor:
-        return self.explainer.embed(target).embeddings[0].detach()
+        return torch.cat([row for (row,) in rows])
 
     # -- sounds -------------------------------------------------------------------------------------------------------
 
     @property
     def hears(self) -> bool:
         """Whether sounds can be targets."""
-        return self.explainer.adapter.audio_encoder is not None and self.zero_shot
+        return self.explainer.adapter.audio_encoder is not None and self.classes.zero_shot
 
     def heard(self, key: tuple[str, ...], clip: Callable[[], Audio]) -> Tensor:
         """(features,): the direction of a clip; ``key`` says which, and the clip is asked for once.
@@ -323,9 +239,9 @@ class Subject:
         Raises:
             InputError: a clip that cannot be heard, or a model that does not hear.
         """
-        if key not in self._directions:
-            self._directions[key] = self._resolved(clip())
-        return self._directions[key]
+        if key not in self._clips:
+            self._clips[key] = self.explainer.embed(clip()).embeddings[0].detach()
+        return self._clips[key]
 
     # -- pixels -------------------------------------------------------------------------------------------------------
 
