@@ -267,7 +267,7 @@ def test_names_and_templates(clip, scenes):
 def test_classes_of_a_classifier(classifier):
     labels = ("ant", "bee", "cow", "dog", "eel")
     asked = ModelUnderTest(classifier, labels=labels)
-    assert not asked.zero_shot
+    assert not asked.classes.zero_shot
     assert (asked.classes.target("cow"), asked.classes.column("cow"), asked.classes.at_column(2)) == (2, 2, 2)
     with pytest.raises(InputError, match="'fox' is unknown to the model: it has 5 outputs"):
         asked.classes.target("fox")

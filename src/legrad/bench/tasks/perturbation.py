@@ -181,7 +181,7 @@ class Perturbation:
         self,
         model: ModelUnderTest,
         pixels: Tensor,
-        found: Tensor,
+        heatmap: Tensor,
         clean: Tensor,
         blank: Tensor,
         truth: int,
@@ -190,7 +190,7 @@ class Perturbation:
         """The four curves of one map."""
         curves: dict[str, list[float]] = {}
         for direction, _, _ in _DIRECTIONS:
-            masks = perturbation.masks(found.numpy(), direction, perturbation.STEPS, self.patch, self.ties, self.seed)
+            masks = perturbation.masks(heatmap.numpy(), direction, perturbation.STEPS, self.patch, self.ties, self.seed)
             steps = self._logits(model, self._erased(pixels, torch.from_numpy(masks)))
             logits = torch.cat([clean[None], steps, blank[None]])
             curves[direction] = (logits[:-1].argmax(-1) == truth).int().tolist()
