@@ -30,7 +30,7 @@ from legrad.bench.report import page as report
 from legrad.bench.result import Result
 from legrad.bench.runner import Limits, Progress, run
 from legrad.bench.study import FULL, PARTS, QUICK, Scale, StudyPart, study
-from legrad.bench.tasks.layer_shares import Fingerprint
+from legrad.bench.tasks.layer_shares import LayerImportance
 from legrad.bench.tasks.localisation import Localisation
 from legrad.bench.tasks.sanity import Sanity, shuffled, stages
 from legrad.bench.tasks.speed import Speed
@@ -284,7 +284,7 @@ def test_imagenet_classes():
         classifier_output("n00001740", (), None, 1000)
 
 
-def test_fingerprints_tell_weights_apart():
+def test_digests_tell_weights_apart():
     first, again, other = tiny.clip(), tiny.clip(), tiny.clip(seed=1)
     assert weights_digest(first) == weights_digest(again) != weights_digest(other)
 
@@ -327,9 +327,9 @@ def test_every_parameter_of_the_tower_is_shuffled_once(clip):
     assert torch.equal(parts[0][0], before)
 
 
-def test_the_fingerprint_is_each_layers_share(clip, scenes, tmp_path):
+def test_layer_importance_is_each_layers_share_of_the_relevance(clip, scenes, tmp_path):
     result = run(
-        Fingerprint.of(clip.anatomy),
+        LayerImportance.of(clip.anatomy),
         under_test(clip, scenes),
         scenes,
         ["legrad", "legrad:layers=1", "rollout"],
@@ -342,9 +342,9 @@ def test_the_fingerprint_is_each_layers_share(clip, scenes, tmp_path):
     assert result["problems"] == []
 
 
-def test_the_fingerprint_of_one_layer_and_of_flat_maps(clip, scenes, tmp_path, monkeypatch):
+def test_layer_importance_of_one_layer_and_of_flat_maps(clip, scenes, tmp_path, monkeypatch):
     methods = ["legrad", "raw-attention", "attentioncam", "textspan"]
-    benchmark, explain = Fingerprint(4), ModelUnderTest.explain
+    benchmark, explain = LayerImportance(4), ModelUnderTest.explain
 
     def flat(self, pictures, targets, method, **arguments):
         found = explain(self, pictures, targets, method, **arguments)
@@ -361,7 +361,7 @@ def test_the_fingerprint_of_one_layer_and_of_flat_maps(clip, scenes, tmp_path, m
 
 
 @pytest.mark.parametrize("kind", ["class token", "pooler"])
-def test_the_fingerprint_has_every_heads_share(clip, kind, scenes, tmp_path):
+def test_layer_importance_has_every_heads_share(clip, kind, scenes, tmp_path):
     from dataclasses import replace
 
     explainer = clip
@@ -370,7 +370,7 @@ def test_the_fingerprint_has_every_heads_share(clip, kind, scenes, tmp_path):
         adapter = legrad.wrap(model, tokenizer=tiny.tokenizer).adapter
         explainer = legrad.Explainer(replace(adapter, transform=clip.adapter.transform))
     asked = under_test(explainer, scenes)
-    benchmark = registry.build("fingerprint", explainer.anatomy, {})
+    benchmark = registry.build("layer-importance", explainer.anatomy, {})
     layers = len(explainer.anatomy.blocks)
     assert (benchmark.layers, benchmark.heads) == (layers, 2)
     result = run(benchmark, asked, scenes, ["legrad", "legrad-norelu"], tmp_path).content
@@ -394,7 +394,7 @@ def test_the_fingerprint_has_every_heads_share(clip, kind, scenes, tmp_path):
     assert "layer 0, head 1" not in page
     assert "heads for half" in page
     assert len([line for line in (tmp_path / "report.csv").read_text().splitlines() if ",head_0_1," in line]) == 2
-    figure = figures.curves(Result.read(next(tmp_path.glob("fingerprint-*.json"))).content)
+    figure = figures.curves(Result.read(next(tmp_path.glob("layer-importance-*.json"))).content)
     drawn = figure.axes[0].images[0].get_array()
     assert limits.close(drawn, found)
     assert [figure.axes[0].get_xlabel()[:4], figure.axes[0].get_ylabel()] == ["head", "layer"]
@@ -421,15 +421,15 @@ def test_the_ablation_shows_layers_and_heads():
 
 
 def test_heads_for_half_of_the_relevance():
-    half = Fingerprint(2, 2).metrics["half"].statistic
+    half = LayerImportance(2, 2).metrics["half"].statistic
     items = [{"heads": [[0.25, 0.25], [0.25, 0.25]]}, {"heads": [[0.1, 0.1], [0.5, 0.3]]}, {"layers": [1, 0]}]
     assert [half([item])(np.ones(1)) for item in items[:2]] == [0.5, 0.25]
     assert half(items)(np.ones(3)) == 0.375
     assert np.isnan(half([{"heads": [[None, None], [None, None]]}])(np.ones(1)))
 
 
-def test_the_fingerprint_of_folded_heads_has_layers_only(clip, scenes, tmp_path):
-    result = run(Fingerprint(4), under_test(clip, scenes), scenes, ["legrad"], tmp_path, Limits(2)).content
+def test_layer_importance_of_folded_heads_has_layers_only(clip, scenes, tmp_path):
+    result = run(LayerImportance(4), under_test(clip, scenes), scenes, ["legrad"], tmp_path, Limits(2)).content
     assert all(set(one) == {"layers"} for one in result["scores"]["legrad"].values())
     assert not [name for name in result["metrics"] if name.startswith("head")]
 
@@ -484,7 +484,9 @@ def test_speed_measures_both(clip, scenes, tmp_path):
     assert numbers["slowdown"]["value"] > 1
 
 
-@pytest.mark.parametrize("name", [name for name in registry.NAMES if name not in ("speed", "sanity", "fingerprint")])
+@pytest.mark.parametrize(
+    "name", [name for name in registry.NAMES if name not in ("speed", "sanity", "layer-importance")]
+)
 def test_every_benchmark_on_a_tiny_model(clip, name, tmp_path):
     data = open_data("embedded", name)
     benchmark = registry.build(name, clip.anatomy, {})
@@ -599,7 +601,7 @@ def folder(clip, tmp_path_factory):
     methods = ("legrad", "random", "rollout")
     items, seconds = (20, 2), (1, 1)
     parts = [
-        StudyPart("fingerprint", items, seconds, methods=("legrad",)),
+        StudyPart("layer-importance", items, seconds, methods=("legrad",)),
         StudyPart(
             "ablation",
             items,
@@ -684,10 +686,10 @@ def test_report(folder):
     (path,) = (folder / "tiny").glob("localisation-*.json")
     content = Result.read(path).content
     assert float(chosen[0]["value"]) == content["methods"]["random"]["metrics"]["pointing"]["value"]
-    for benchmark in ("fingerprint", "ablation (localisation)", "sanity", "perturbation", "segmentation (truth)"):
+    for benchmark in ("layer-importance", "ablation (localisation)", "sanity", "perturbation", "segmentation (truth)"):
         assert f"\n## {benchmark}, {content['settings']['subject']['model']}\n" in text
     model = content["settings"]["subject"]["model"]
-    assert text.index(f"\n## Where does legrad stand? {model}\n") < text.index("\n## fingerprint")
+    assert text.index(f"\n## Where does legrad stand? {model}\n") < text.index("\n## layer-importance")
     pointing = content["methods"]["random"]["metrics"]["pointing"]
     assert f"| random | 2 | {pointing['value']:.3f} [" in text
     assert "- **segmentation (truth): mIoU**: legrad " in text
@@ -844,7 +846,7 @@ def test_the_switches_of_a_benchmark_are_the_marked_fields_of_its_class():
     assert list(registry.switches("segmentation")) == ["explained", "geometry"]
     assert list(registry.switches("perturbation")) == ["explained", "fill", "patch", "ties"]
     assert registry.switches("localisation")["tolerance"].kind is float
-    assert registry.switches("speed") == registry.switches("fingerprint") == {}
+    assert registry.switches("speed") == registry.switches("layer-importance") == {}
     both = registry.switches("ablation")["explained"]
     assert (both.allowed, both.default) == (("predicted", "truth", "both"), None)
 
@@ -870,6 +872,19 @@ def test_options_of_other_benchmarks_are_unknown(call, arguments, message):
     code, out, err = call("bench", *arguments)
     assert (code, out) == (2, "")
     assert message in " ".join(err.replace("│", " ").split())
+
+
+def test_the_old_name_of_a_benchmark_works_with_one_warning(call):
+    arguments = ("--items", "1", "--out", "results")
+    code, _, err = call("bench", "fingerprint", *arguments)
+    assert code == 0
+    assert err == "warning: `legrad bench fingerprint` is called `legrad bench layer-importance` now\n"
+    (path,) = Path("results").glob("layer-importance-*.json")
+    assert call("bench", "layer-importance", *arguments)[::2] == (0, "")
+    # files of the last release have the old name
+    path.write_text(path.read_text().replace('"benchmark": "layer-importance"', '"benchmark": "fingerprint"', 1))
+    assert Result.read(path).content["benchmark"] == "layer-importance"
+    assert "fingerprint" not in call("bench", "--help")[1]
 
 
 def test_ctrl_c_is_one_line(call, monkeypatch):

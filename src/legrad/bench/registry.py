@@ -8,7 +8,7 @@ from legrad.bench.listener import Listener
 from legrad.bench.model import ModelUnderTest
 from legrad.bench.tasks import ablation
 from legrad.bench.tasks.audio import AudioPrompted
-from legrad.bench.tasks.layer_shares import Fingerprint
+from legrad.bench.tasks.layer_shares import LayerImportance
 from legrad.bench.tasks.localisation import Localisation
 from legrad.bench.tasks.open_vocabulary import OpenVocabulary
 from legrad.bench.tasks.perturbation import Perturbation
@@ -33,7 +33,7 @@ BENCHMARKS: dict[str, type[Any]] = {
     "speed": Speed,
     "audio": AudioPrompted,
 }
-NAMES = (*BENCHMARKS, "ablation", "fingerprint")
+NAMES = (*BENCHMARKS, "ablation", "layer-importance")
 _ABLATION_BASES = ("localisation", "segmentation", "openvocab", "perturbation")
 
 
@@ -84,8 +84,8 @@ def build(name: str, anatomy: ViTAnatomy, settings: Mapping[str, Any]) -> Benchm
             check_choice(f"--{switch} of {base}", value, takes[switch].allowed)
     if base == "perturbation" and anatomy.axes == ("frequency", "time"):
         values.setdefault("patch", min(anatomy.patch_size))
-    if name == "fingerprint":
-        return Fingerprint.of(anatomy)
+    if name == "layer-importance":
+        return LayerImportance.of(anatomy)
     benchmark = BENCHMARKS[base](**values)
     return ablation.Ablation(benchmark) if name == "ablation" else benchmark
 
@@ -120,7 +120,7 @@ def methods(name: str, anatomy: ViTAnatomy) -> list[str]:
     """What is compared unless the user says: all methods but black boxes, or what the benchmark is about."""
     if name == "ablation":
         return ablation.variants(anatomy)
-    if name == "fingerprint":
+    if name == "layer-importance":
         return ["legrad"]
     # a control costs nothing and explains nothing: its speed would only confuse
     left_out = ("black box", "nothing") if name == "speed" else ("black box",)

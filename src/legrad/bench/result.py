@@ -21,6 +21,8 @@ from legrad.results.folder import write_atomically
 SCHEMA = 1
 # what a report reads
 _PARTS = {"benchmark", "settings", "statistics", "metrics", "chance", "methods", "problems", "scores"}
+# benchmarks in files of earlier versions -> what they are called now
+_RENAMED = {"fingerprint": "layer-importance"}
 _DISTRIBUTIONS = ("legrad", "torch", "torchvision", "numpy", "pillow", "timm", "open_clip_torch", "transformers")
 
 
@@ -48,7 +50,7 @@ class Result:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path} is not a result of legrad bench ({error})") from error
-        return cls(content)
+        return cls({**content, "benchmark": _RENAMED.get(content["benchmark"], content["benchmark"])})
 
 
 def summarise(

@@ -50,7 +50,7 @@ class StudyPart:
 # quick look.
 PARTS = (
     StudyPart("speed", (20, 5), (45, 8), methods=_TIMED, black_box=2),
-    StudyPart("fingerprint", (200, 20), (6, 2), methods=("legrad",)),
+    StudyPart("layer-importance", (200, 20), (6, 2), methods=("legrad",)),
     StudyPart(
         "sanity",
         (16, 0),

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
-from legrad.cli.consoles import console, stderr
+from legrad.cli.consoles import console, print_warning, stderr
 from legrad.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,9 +69,10 @@ _ABOUT = {
     "presence": "Does a map's strength tell what is there from what is not? AUROC.",
     "audio": "Asked by a sound or a spoken word, does the map fall on what is heard? mIoU, mAP.",
     "ablation": "LeGrad's own switches: number of layers, read-out, ReLU, heads; scored by another benchmark (--on).",
-    "fingerprint": "How much of a map comes from which layer, and from which head?",
+    "layer-importance": "How much of a map comes from which layer, and from which head?",
     "speed": "How many images per second, next to the bare forward pass?",
 }
+_RENAMED = {"fingerprint": "layer-importance"}  # names of the last release, which still work
 _DEFAULT_MODELS = {"audio": "embedded:speech"}
 _SCENES = 200  # default number of embedded scenes, of which there is no end
 
@@ -80,6 +81,10 @@ class _Group(typer.core.TyperGroup):
     """Builds a benchmark's command when it is called: its options are read off classes that load torch."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] in _RENAMED:
+            if not ctx.resilient_parsing:  # not while a shell completes the line
+                print_warning(f"`legrad bench {args[0]}` is called `legrad bench {_RENAMED[args[0]]}` now")
+            args = [_RENAMED[args[0]], *args[1:]]
         name, command, rest = super().resolve_command(ctx, args)
         return name, _benchmark_command(name) if name in _ABOUT else command, rest
 
@@ -234,7 +239,7 @@ def everything(
 ) -> None:
     """The whole study: every benchmark on every method, about half an hour on two quiet cores."""
     import legrad
-    from legrad.bench.report.standing import headlines, named, sentence
+    from legrad.bench.report.comparison import headlines, metric_title, summary_sentence
     from legrad.bench.study import FULL, QUICK, Scale, study
     from legrad.results.folder import slug
 
@@ -258,7 +263,7 @@ def everything(
             )
         console.print(f"[bold]{escape(one)}[/bold]")
         for content, name in headlines([result.content for result in results]):
-            line = f"{named(content, name)}: {sentence(content, name)}"
+            line = f"{metric_title(content, name)}: {summary_sentence(content, name)}"
             console.print(escape(line), soft_wrap=True, highlight=False)
         measured += results
     _print_report(out)

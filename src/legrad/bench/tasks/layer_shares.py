@@ -22,7 +22,7 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Fingerprint:
+class LayerImportance:
     """Share of every layer, and of every head of it, in the relevance of the true class.
 
     Attributes:
@@ -32,7 +32,7 @@ class Fingerprint:
 
     layers: int
     heads: int = 0
-    name: ClassVar[str] = "fingerprint"
+    name: ClassVar[str] = "layer-importance"
     batch: ClassVar[int] = 8
     question: ClassVar[str] = "How much of a map comes from which layer, and from which head?"
     reading: ClassVar[str] = (
@@ -42,7 +42,7 @@ class Fingerprint:
     )
 
     @classmethod
-    def of(cls, anatomy: ViTAnatomy) -> "Fingerprint":
+    def of(cls, anatomy: ViTAnatomy) -> "LayerImportance":
         """Of a model."""
         return cls(len(anatomy.blocks), heads_of(anatomy))
 
@@ -102,7 +102,7 @@ class Fingerprint:
         """ "layers": the share of each, adding up to 1; of LeGrad "heads" too, for every layer a list."""
         variant = Variant.parse(method)
         if "layers" in variant.arguments:
-            raise UnsupportedModelError("the fingerprint needs all layers")
+            raise UnsupportedModelError("layer importance needs all layers")
         images = [sample.image for sample in samples]
         targets = [[model.classes.target(ground_truth.label(sample))] for sample in samples]
         arguments = {**variant.arguments, "layers": None}

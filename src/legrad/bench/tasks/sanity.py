@@ -1,13 +1,12 @@
 """Does a map depend on what the model learned, and on what was asked? (Adebayo et al., arXiv:1810.03292)"""
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from legrad.bench import ground_truth
@@ -22,17 +21,17 @@ _LETTERS = "bcdfghjklmnpqrstvwxz"
 
 def rank_correlation(first: Tensor, second: Tensor) -> float | None:
     """Spearman's correlation of two maps of one shape, equal values sharing their mean rank; None if one is flat."""
-    a, b = (_ranks(one.flatten().double().numpy()) for one in (first, second))
-    a, b = a - a.mean(), b - b.mean()
-    spread = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / spread if spread else None
+    maps = [heatmap.flatten().double().numpy() for heatmap in (first, second)]
+    if any((values == values[0]).all() for values in maps):
+        return None
+    return float(_scipy_stats().spearmanr(*maps).statistic)
 
 
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    _, level, counts = np.unique(values, return_inverse=True, return_counts=True)
-    below = np.cumsum(counts) - counts
-    ranks: NDArray[np.float64] = (below + (counts - 1) / 2)[level]
-    return ranks
+def _scipy_stats() -> Any:
+    try:
+        return importlib.import_module("scipy.stats")
+    except ImportError as error:
+        raise InputError("rank correlations are computed with scipy: pip install 'legrad[bench]'") from error
 
 
 @contextmanager
@@ -111,7 +110,8 @@ class Sanity:
         }
 
     def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
-        """Any model and any data with labels will do."""
+        """Any model and any data with labels will do; scipy must be installed."""
+        _scipy_stats()
         ground_truth.need(data, "label")
 
     def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
