@@ -96,7 +96,7 @@ class Ear(fakes.ModelUnderTest):
     def heard(self, key, clip):
         return clip().sound
 
-    def grids(self, pictures, targets, method, fit="squash"):
+    def grids(self, images, targets, method, fit="squash"):
         return [torch.stack([torch.as_tensor(self.draw(one, method)).float() for one in own]) for own in targets]
 
 
@@ -253,7 +253,7 @@ def test_image_and_mask_are_cropped_alike(explainer, ade20k):
     model = registry.model_under_test("audio", explainer, data)
     shown = []
     grids = model.grids
-    model.grids = lambda pictures, *rest: shown.extend(pictures) or grids(pictures, *rest)
+    model.grids = lambda images, *rest: shown.extend(images) or grids(images, *rest)
     cropped, squashed = (
         audio.Prompted.from_json(AudioPrompted(geometry=one).measure(model, [data[0]], "legrad")[0]["prompts"][0])
         for one in ("crop", "squash")

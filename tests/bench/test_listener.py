@@ -101,7 +101,7 @@ def test_only_what_can_be_erased_is_ranked_and_erased():
     sample = Sample("one", Image.fromarray(light), "square")
     data = fakes.Data([sample])
     model = fakes.ModelUnderTest(data, lambda *_: 1 - sides.astype(float))  # all of it on what cannot be erased
-    model.extents = lambda pictures, patch=1: [(8, 4)]
+    model.extents = lambda images, patch=1: [(8, 4)]
     shown = []
     seen = model.seen
     model.seen = lambda pixels: shown.append(pixels) or seen(pixels)

@@ -124,15 +124,15 @@ def test_embedded_scenes_refuse(arguments, message):
 
 def test_maps_are_explains_in_the_pixels_of_the_input(clip, scenes):
     asked = under_test(clip, scenes)
-    pictures = [scenes[0].image, scenes[1].image]
+    images = [scenes[0].image, scenes[1].image]
     names = [["dog", "cat"], ["sun"]]
-    maps = asked.maps(pictures, [[asked.classes.target(name) for name in own] for own in names], "legrad")
+    maps = asked.maps(images, [[asked.classes.target(name) for name in own] for own in names], "legrad")
     assert [tuple(one.shape) for one in maps] == [(2, 32, 32), (1, 32, 32)]
-    expected = clip.explain(pictures[1], ["a photo of a sun"], fit="squash")
-    grid = asked.grids(pictures[1:], [[asked.classes.target("sun")]], "legrad")[0]
+    expected = clip.explain(images[1], ["a photo of a sun"], fit="squash")
+    grid = asked.grids(images[1:], [[asked.classes.target("sun")]], "legrad")[0]
     assert limits.close(grid, expected.relevance[0], maps=True)
-    last = asked.grids(pictures[1:], [[asked.classes.target("sun")]], "legrad:layers=1:readout=native")[0]
-    expected = clip.explain(pictures[1], ["a photo of a sun"], fit="squash", layers=1, readout="native")
+    last = asked.grids(images[1:], [[asked.classes.target("sun")]], "legrad:layers=1:readout=native")[0]
+    expected = clip.explain(images[1], ["a photo of a sun"], fit="squash", layers=1, readout="native")
     assert limits.close(last, expected.relevance[0], maps=True)
 
 
@@ -164,9 +164,9 @@ def counted(clip, monkeypatch):
     """How many maps each call of ``explain`` made."""
     calls, explain = [], type(clip).explain
 
-    def counting(self, pictures, targets, *arguments, **options):
+    def counting(self, images, targets, *arguments, **options):
         calls.append(sum(map(len, targets)))
-        return explain(self, pictures, targets, *arguments, **options)
+        return explain(self, images, targets, *arguments, **options)
 
     monkeypatch.setattr(type(clip), "explain", counting)
     return calls
@@ -175,18 +175,18 @@ def counted(clip, monkeypatch):
 def test_a_study_computes_a_map_once(clip, scenes, counted):
     memory = MapCache()
     first, second = (under_test(clip, scenes, cache=memory) for _ in range(2))
-    pictures = [scenes[index].image for index in range(3)]
+    images = [scenes[index].image for index in range(3)]
     targets = [[first.classes.target(name) for name in own] for own in (("dog", "cat"), ("sun",), ("dog",))]
-    maps, scores = first.evidence(pictures, targets, "legrad")
+    maps, scores = first.evidence(images, targets, "legrad")
     more = [[*targets[0], first.classes.target("koala")], targets[1], targets[2]]
-    again, known = second.evidence(pictures, more, "legrad")
+    again, known = second.evidence(images, more, "legrad")
     assert counted == [4, 1]
-    second.evidence(pictures[:1], targets[:1], "gradcam")
-    second.evidence(pictures[:1], targets[:1], "legrad", fit="model")
+    second.evidence(images[:1], targets[:1], "gradcam")
+    second.evidence(images[:1], targets[:1], "legrad", fit="model")
     assert counted == [4, 1, 2, 2]
     for one, other in ((maps, again), (scores, known)):
         assert all(torch.equal(a, b[: len(a)]) for a, b in zip(one, other, strict=True))
-    plain, plain_scores = under_test(clip, scenes).evidence(pictures, more, "legrad")
+    plain, plain_scores = under_test(clip, scenes).evidence(images, more, "legrad")
     for one, other in ((again, plain), (known, plain_scores)):
         assert all(limits.close(a, b) for a, b in zip(one, other, strict=True))
 
@@ -205,38 +205,38 @@ def test_other_weights_are_other_maps(clip, scenes, counted):
 @pytest.mark.parametrize("method", ["legrad", "legrad-norelu"])
 def test_any_number_of_layers_comes_from_one_pass(clip, scenes, method, counted):
     asked, plain = under_test(clip, scenes, cache=MapCache()), under_test(clip, scenes)
-    pictures, targets = [scenes[0].image], [[asked.classes.target("dog"), asked.classes.target("sun")]]
+    images, targets = [scenes[0].image], [[asked.classes.target("dog"), asked.classes.target("sun")]]
     names = [f"{method}:layers={count}:readout=native" for count in range(1, 5)]
-    found = [asked.evidence(pictures, targets, name) for name in names]
+    found = [asked.evidence(images, targets, name) for name in names]
     assert counted == [2]
     for name, (maps, scores) in zip(names, found, strict=True):
-        expected, values = plain.evidence(pictures, targets, name)
+        expected, values = plain.evidence(images, targets, name)
         assert limits.close(maps[0], expected[0], maps=True)
         assert limits.close(scores[0], values[0])
     assert limits.error(found[0][0][0], found[1][0][0]) > limits.DIFFERENT
     with pytest.raises(UnsupportedModelError, match="layers=9 but the model has 4 blocks"):
-        asked.evidence(pictures, targets, f"{method}:layers=9")
+        asked.evidence(images, targets, f"{method}:layers=9")
     with pytest.raises(UnsupportedModelError, match="cannot use layers"):
-        asked.evidence(pictures, targets, "random:layers=1")
+        asked.evidence(images, targets, "random:layers=1")
 
 
 def test_heads_are_remembered_apart(clip, scenes):
     asked, plain = under_test(clip, scenes, cache=MapCache()), under_test(clip, scenes)
-    pictures, targets = [scenes[0].image], [[asked.classes.target("dog")]]
+    images, targets = [scenes[0].image], [[asked.classes.target("dog")]]
     names = ["legrad:heads=0", "legrad:heads=1", "legrad:layers=1:heads=1", "legrad:heads=strongest"]
     for name in names * 2:
-        (found,), (expected,) = (one.grids(pictures, targets, name) for one in (asked, plain))
+        (found,), (expected,) = (one.grids(images, targets, name) for one in (asked, plain))
         assert limits.close(found, expected, maps=True)
 
 
 def test_answers_are_the_logits_of_whole_images(clip, scenes):
-    pictures = [scenes[0].image, scenes[1].image]
+    images = [scenes[0].image, scenes[1].image]
     plain, remembering = under_test(clip, scenes), under_test(clip, scenes, cache=MapCache())
-    expected = plain.classes.logits(plain.features(plain.inputs(pictures)))
-    assert torch.equal(plain.answers(pictures), expected)
+    expected = plain.classes.logits(plain.features(plain.inputs(images)))
+    assert torch.equal(plain.answers(images), expected)
     for _ in range(2):
-        assert limits.close(remembering.answers(pictures), expected)
-    assert limits.close(remembering.answers(pictures[1:]), expected[1:])
+        assert limits.close(remembering.answers(images), expected)
+    assert limits.close(remembering.answers(images[1:]), expected[1:])
 
 
 def test_logits_are_similarities_with_the_names(clip, scenes):
@@ -346,8 +346,8 @@ def test_layer_importance_of_one_layer_and_of_flat_maps(clip, scenes, tmp_path, 
     methods = ["legrad", "raw-attention", "attentioncam", "textspan"]
     benchmark, explain = LayerImportance(4), ModelUnderTest.explain
 
-    def flat(self, pictures, targets, method, **arguments):
-        found = explain(self, pictures, targets, method, **arguments)
+    def flat(self, images, targets, method, **arguments):
+        found = explain(self, images, targets, method, **arguments)
         if method == "textspan":
             found.layer_relevance[0] = 0
         return found
@@ -436,15 +436,15 @@ def test_layer_importance_of_folded_heads_has_layers_only(clip, scenes, tmp_path
 
 def test_variants_of_some_heads(clip, scenes):
     asked = under_test(clip, scenes)
-    pictures, targets = [scenes[0].image], [[asked.classes.target("sun")]]
-    every = heads.head_relevance(clip, pictures, targets, fit="squash", layers=1)[0, 0, 0]
-    assert limits.close(asked.grids(pictures, targets, "legrad:layers=1:heads=1")[0][0], every[1])
-    assert limits.close(asked.grids(pictures, targets, "legrad:heads=0+1:layers=1")[0][0], every.mean(0))
-    strongest = asked.grids(pictures, targets, "legrad:layers=1:heads=strongest")[0][0]
+    images, targets = [scenes[0].image], [[asked.classes.target("sun")]]
+    every = heads.head_relevance(clip, images, targets, fit="squash", layers=1)[0, 0, 0]
+    assert limits.close(asked.grids(images, targets, "legrad:layers=1:heads=1")[0][0], every[1])
+    assert limits.close(asked.grids(images, targets, "legrad:heads=0+1:layers=1")[0][0], every.mean(0))
+    strongest = asked.grids(images, targets, "legrad:layers=1:heads=strongest")[0][0]
     assert limits.close(strongest, every[every.sum((1, 2)).argmax()])
     for wrong in ("gradcam:heads=0", "legrad:heads=best", "legrad:heads=", "legrad:heads=0+-1"):
         with pytest.raises(InputError, match="a variant is METHOD:layers=K"):
-            asked.grids(pictures, targets, wrong)
+            asked.grids(images, targets, wrong)
 
 
 def test_arguments_that_a_method_cannot_use(clip, scenes, tmp_path):
@@ -694,11 +694,11 @@ def test_report(folder):
     assert f"| random | 2 | {pointing['value']:.3f} [" in text
     assert "- **segmentation (truth): mIoU**: legrad " in text
     assert "| *chance* |" in text
-    pictures = [line[line.index("(") + 1 : -1] for line in text.splitlines() if line.startswith("![")]
-    assert len(pictures) == 11
-    for name in pictures:
-        with Image.open(folder / name) as picture:
-            assert min(picture.size) > 100
+    images = [line[line.index("(") + 1 : -1] for line in text.splitlines() if line.startswith("![")]
+    assert len(images) == 11
+    for name in images:
+        with Image.open(folder / name) as figure:
+            assert min(figure.size) > 100
     # headings of a table and its rows have as many cells
     for block in text.split("\n\n"):
         if block.startswith("| "):

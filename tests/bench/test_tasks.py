@@ -101,9 +101,9 @@ def test_images_and_masks_lie_on_each_other(geometry, overlap):
     image = Image.fromarray(np.repeat(mask[..., None], 3, 2).astype(np.uint8) * 255)
 
     class Mirror(ModelUnderTest):
-        def maps(self, pictures, targets, method, fit="squash"):
+        def maps(self, images, targets, method, fit="squash"):
             assert fit == "squash"  # the model's own transform may crop again
-            shown = [np.array(p.resize((SIZE, SIZE), Image.Resampling.NEAREST).convert("L")) for p in pictures]
+            shown = [np.array(p.resize((SIZE, SIZE), Image.Resampling.NEAREST).convert("L")) for p in images]
             return [torch.from_numpy(one / 255.0)[None].float() for one in shown]
 
     data = Data([replace(scene("item-0", {"square": mask}), image=image)])

@@ -81,24 +81,24 @@ class ModelUnderTest:
     def at_column(self, column):
         return NAMES[column]
 
-    def maps(self, pictures, targets, method, fit="squash"):
-        self.asked.append((method, [self._by_image[id(p)].key for p in pictures], targets))
+    def maps(self, images, targets, method, fit="squash"):
+        self.asked.append((method, [self._by_image[id(p)].key for p in images], targets))
         return [
             torch.stack([torch.as_tensor(self._draw(self._by_image[id(p)], name, method)).float() for name in own])
-            for p, own in zip(pictures, targets, strict=True)
+            for p, own in zip(images, targets, strict=True)
         ]
 
-    def evidence(self, pictures, targets, method, fit="squash"):
-        maps = self.maps(pictures, targets, method)
+    def evidence(self, images, targets, method, fit="squash"):
+        maps = self.maps(images, targets, method)
         return maps, [one.flatten(1).sum(1) for one in maps]
 
-    def inputs(self, pictures, fit="squash"):
-        return torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) / 255 for p in pictures])
+    def inputs(self, images, fit="squash"):
+        return torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) / 255 for p in images])
 
     pixels = inputs
 
-    def extents(self, pictures, patch=1):
-        return [(SIZE, SIZE)] * len(pictures)
+    def extents(self, images, patch=1):
+        return [(SIZE, SIZE)] * len(images)
 
     def seen(self, pixels):
         return torch.stack([pixels[..., : SIZE // 2].mean((1, 2, 3)), pixels[..., SIZE // 2 :].mean((1, 2, 3))], 1)
@@ -108,8 +108,8 @@ class ModelUnderTest:
     def logits(self, features):
         return torch.cat([features, torch.zeros(len(features), 1)], 1)
 
-    def answers(self, pictures, fit="squash"):
-        return self.logits(self.features(self.inputs(pictures, fit)))
+    def answers(self, images, fit="squash"):
+        return self.logits(self.features(self.inputs(images, fit)))
 
     def synchronize(self):
         pass

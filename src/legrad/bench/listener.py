@@ -53,9 +53,9 @@ class Listener(ModelUnderTest):
 
     def extents(self, images: Sequence[Any], patch: int = 1) -> list[tuple[int, int]]:
         """(frequencies, steps) that were heard, in whole patches: padding behind a short sound is never erased."""
-        frames = [one.placement for one in self.explainer.prepare(list(images))]
+        placements = [sound.placement for sound in self.explainer.prepare(list(images))]
         # silence in front of a sound is part of it here: erasing it changes nothing
-        ends = [(one.original[0], one.original[1] + round(one.offset[1])) for one in frames]
+        ends = [(place.original[0], place.original[1] + round(place.offset[1])) for place in placements]
         return [(rows // patch * patch, steps // patch * patch) for rows, steps in ends]
 
     @property

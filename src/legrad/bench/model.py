@@ -1,4 +1,4 @@
-"""The model under test: maps in the pixels of its input, features of pixels, names as directions of features."""
+"""The model under test: maps in the pixels of its input, features and logits of pixels."""
 
 import functools
 import hashlib
@@ -11,7 +11,6 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from legrad import relevance
 from legrad.bench.cache import MapCache
 from legrad.bench.classes import TEMPLATES, Classes
 from legrad.bench.variants import Variant
@@ -23,6 +22,7 @@ from legrad.errors import FlatMapWarning, InputError, UnsupportedModelError
 from legrad.explainer import Explainer
 from legrad.inputs import geometry, transforms
 from legrad.methods import Method, find, heads
+from legrad.relevance import merge_layers
 from legrad.targets.kinds import Audio
 
 
@@ -56,9 +56,9 @@ class ModelUnderTest:
         self.check(explainer)
         self.explainer = explainer if size is None else _resized(explainer, size)
         self._size = {} if size is None else {"size": size}
-        missing = self._missing({"layers": layers, "readout": readout})
-        if missing:
-            raise InputError(missing)
+        problem = self._missing({"layers": layers, "readout": readout})
+        if problem:
+            raise InputError(problem)
         self._arguments: dict[str, Any] = {"layers": layers, "readout": readout}
         self.classes = Classes(self.explainer, labels, names, templates)
         self._clips: dict[tuple[str, ...], Tensor] = {}
@@ -77,7 +77,7 @@ class ModelUnderTest:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a result tells about the model, ready for JSON."""
+        """The facts about the model in a result, ready for JSON."""
         return {
             "model": self.explainer.adapter.name or type(self.explainer.model).__name__,
             "weights": weights_digest(self.explainer.model),
@@ -128,17 +128,19 @@ class ModelUnderTest:
         depth, kind = len(self.explainer.anatomy.blocks), find(variant.method)
         self._check(variant)
         # one pass gives the maps of all layers, whose means are the maps of any number of them
-        several = kind.per_layer and isinstance(variant.method, str) and self._cache is not None
-        chosen = variant.arguments.get("layers") if several else None
+        from_all_layers = kind.per_layer and isinstance(variant.method, str) and self._cache is not None
+        last_layers = variant.arguments.get("layers") if from_all_layers else None
         arguments = variant.arguments
-        if chosen is not None:
+        if last_layers is not None:
             arguments = {**arguments, "layers": depth, "keep_layers": True}
 
-        def compute(some: Sequence[Image], asked: Sequence[Sequence[Tensor | int]]) -> list[tuple[Tensor, Tensor]]:
-            found = self.explain(some, asked, variant.method, fit=fit, **arguments)
-            maps = found.relevance if chosen is None else found.layer_relevance
+        def compute(batch: Sequence[Image], targets: Sequence[Sequence[Tensor | int]]) -> list[tuple[Tensor, Tensor]]:
+            explanation = self.explain(batch, targets, variant.method, fit=fit, **arguments)
+            maps = explanation.relevance if last_layers is None else explanation.layer_relevance
+            # rows are as long as the longest list of targets
             return [
-                (one[: len(own)], score[: len(own)]) for one, score, own in zip(maps, found.scores, asked, strict=True)
+                (relevance[: len(row)], scores[: len(row)])
+                for relevance, scores, row in zip(maps, explanation.scores, targets, strict=True)
             ]
 
         if self._cache is None:
@@ -147,18 +149,18 @@ class ModelUnderTest:
             what = (kind.name, fit, *sorted(arguments.items()))
             rows = self._cache(compute, images, targets, what, self._state)
         maps, scores = map(list, zip(*rows, strict=True))
-        if chosen is not None:
-            blocks = kind.blocks(chosen, depth)
-            maps = [relevance.merge_layers(one[:, blocks].unbind(1)) for one in maps]
+        if last_layers is not None:
+            blocks = kind.blocks(last_layers, depth)
+            maps = [merge_layers(layers[:, blocks].unbind(1)) for layers in maps]
         return maps, scores
 
     @property
     def _state(self) -> tuple[tuple[int, int], ...]:
-        """Of the weights, see ``state.weights_version``."""
+        """Changes with the weights, see ``state.weights_version``."""
         return state.weights_version(self.explainer.anatomy.tower)
 
     def explain(self, images: Sequence[Image] | Tensor, targets: Any, method: str | Method, **arguments: Any) -> Any:
-        """``Explainer.explain`` with the run's settings; flat maps are counted by whoever asks, not warned of.
+        """``Explainer.explain`` with the run's settings; flat maps are counted by the benchmarks, without a warning.
 
         ``images`` may be what ``inputs`` returns. Layers and read-out of the run are for the methods that can use
         them; ``arguments`` have to be usable.
@@ -166,17 +168,17 @@ class ModelUnderTest:
         Raises:
             UnsupportedModelError: the method cannot use ``arguments``.
         """
-        ready = isinstance(images, Tensor)
+        prepared = isinstance(images, Tensor)
         shared = {name: value for name, value in self._arguments.items() if not self._refused(method, {name: value})}
         self._check(Variant(method, arguments))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FlatMapWarning)
             warnings.filterwarnings("ignore", message=".*hardly depend.*")
             return self.explainer.explain(
-                images if ready else list(images),
-                [list(own) for own in targets],
+                images if prepared else list(images),
+                [list(row) for row in targets],
                 method=method,
-                **{**({} if ready else {"fit": "squash"}), **shared, **arguments},
+                **{**({} if prepared else {"fit": "squash"}), **shared, **arguments},
             )
 
     def _check(self, variant: Variant) -> None:
@@ -199,15 +201,15 @@ class ModelUnderTest:
 
     @functools.cached_property
     def _heads(self) -> int:
-        """How many there are; ``UnsupportedModelError`` if they cannot be told apart."""
+        """Number of heads; ``UnsupportedModelError`` if they cannot be separated."""
         return heads.count(self.explainer.anatomy)
 
     def _refused(self, method: str | Method, arguments: Mapping[str, Any]) -> str:
         """Why a method cannot use arguments, or ""."""
-        asked: dict[str, Any] = {"layers": None, "readout": "auto", "null_target": None, "keep_layers": False}
-        asked.update((name, arguments[name]) for name in asked if name in arguments)
+        settings: dict[str, Any] = {"layers": None, "readout": "auto", "null_target": None, "keep_layers": False}
+        settings.update((name, arguments[name]) for name in settings if name in arguments)
         try:
-            find(method).check(self.explainer.anatomy, **asked)
+            find(method).check(self.explainer.anatomy, **settings)
         except InputError as error:
             return str(error)
         return ""
@@ -257,7 +259,7 @@ class ModelUnderTest:
         scale = None if transform is None else transforms.normalisation(transform(None, "squash"))
         if scale is None:
             raise UnsupportedModelError("erasing pixels needs the model's mean and std, which its transform lacks")
-        mean, std = (one[:, None, None].to(anatomy.device, anatomy.dtype) for one in scale)
+        mean, std = (values[:, None, None].to(anatomy.device, anatomy.dtype) for values in scale)
         return mean, std
 
     def pixels(self, images: Sequence[Image], fit: Fit = "squash") -> Tensor:
@@ -300,8 +302,8 @@ def _resized(explainer: Explainer, size: int) -> Explainer:
         state.evaluation_mode(explainer.anatomy.tower, explainer.anatomy.call_settings),
     ):
         anatomy = adapter.anatomy.at(sides)
-    own = None if transform is None else lambda asked, fit: transform(asked or sides, fit)
-    return Explainer(replace(adapter, anatomy=anatomy, transform=own))
+    resized = None if transform is None else lambda size, fit: transform(size or sides, fit)
+    return Explainer(replace(adapter, anatomy=anatomy, transform=resized))
 
 
 def _digest(content: bytes) -> str:

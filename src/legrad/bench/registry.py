@@ -1,4 +1,4 @@
-"""All benchmarks by name, with the switches that each takes."""
+"""All benchmarks by name, the switches that each takes, and what it measures by default."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -52,8 +52,10 @@ def _united(names: Sequence[str]) -> dict[str, Switch]:
         for switch, facts in switches(name).items():
             before = united.get(switch)
             allowed = dict.fromkeys([*(before.allowed if before else ()), *facts.allowed])
-            told = f"{before.help} " if before else ""
-            united[switch] = Switch(facts.kind, None, f"{told}{name}: {facts.help}", tuple(allowed), optional=True)
+            help_before = f"{before.help} " if before else ""
+            united[switch] = Switch(
+                facts.kind, None, f"{help_before}{name}: {facts.help}", tuple(allowed), optional=True
+            )
     return united
 
 
@@ -107,13 +109,13 @@ def model_under_test(name: str, explainer: Explainer, data: Dataset, **options: 
         options.pop("cache", None)  # it tells images apart, not sounds
         if options.get("size") is not None:
             raise InputError("--size is of images; spectrograms have the size that the model's extractor gives them")
-    made = kind(explainer, labels=getattr(data, "classes", ()), **options)
+    model = kind(explainer, labels=getattr(data, "classes", ()), **options)
     if listens != isinstance(data, SoundFolder):
         raise InputError(
             "a model of sounds is measured on a folder of class folders with sounds, and nothing else is; --data is "
             f"{data.facts['path']!r}"
         )
-    return made
+    return model
 
 
 def methods(name: str, anatomy: ViTAnatomy) -> list[str]:

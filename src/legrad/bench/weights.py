@@ -1,10 +1,10 @@
-"""The model under test: maps in the pixels of its input, features of pixels, names as directions of features."""
+"""A digest that tells the weights of models apart."""
 
 import hashlib
 
 import torch
 
-_SAMPLED = 1000  # values of each tensor that enter the fingerprint
+_SAMPLED = 1000  # values of each tensor that enter the digest
 
 
 def weights_digest(model: torch.nn.Module) -> str:
@@ -16,6 +16,6 @@ def weights_digest(model: torch.nn.Module) -> str:
     for name, value in model.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         flat = value.detach().flatten()
-        some = flat[:: max(1, flat.numel() // _SAMPLED)].double().cpu().contiguous()
-        digest.update(some.numpy().tobytes())
+        sample = flat[:: max(1, flat.numel() // _SAMPLED)].double().cpu().contiguous()
+        digest.update(sample.numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -103,10 +103,10 @@ def _benchmark_command(name: str) -> Any:
     switches = registry.switches(name)
 
     def command(**options: Any) -> None:
-        given = {switch: options.pop(switch) for switch in switches}
+        values = {switch: options.pop(switch) for switch in switches}
         settings = {
             switch: value.value if isinstance(value, enum.Enum) else value
-            for switch, value in given.items()
+            for switch, value in values.items()
             if _differs(switches[switch], value)
         }
         _measure(name, settings, **options)
@@ -118,9 +118,9 @@ def _benchmark_command(name: str) -> Any:
         for parameter in inspect.signature(_measure).parameters.values()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
-    own = [_parameter(switch, facts) for switch, facts in switches.items()]
+    specific = [_parameter(switch, facts) for switch, facts in switches.items()]
     # typer reads the options off the signature
-    command.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature([*specific, *shared])  # type: ignore[attr-defined]
     single = typer.Typer(add_completion=False)
     single.command(name, help=_ABOUT[name])(command)
     return typer.main.get_command(single)
@@ -246,22 +246,22 @@ def everything(
     if quick and full:
         raise InputError("--quick and --full exclude each other")
     scale = QUICK if quick else FULL if full else Scale()
-    chosen = model or (["embedded", "embedded:map"] if full and data.startswith("embedded") else ["embedded"])
-    given, measured = _names(names), []
-    for one in chosen:
-        explainer = legrad.load(one, device=device)
+    models = model or (["embedded", "embedded:map"] if full and data.startswith("embedded") else ["embedded"])
+    class_names, measured = _names(names), []
+    for model_name in models:
+        explainer = legrad.load(model_name, device=device)
         with _Display() as display:
             results = study(
                 explainer,
                 data,
-                out / slug(one),
+                out / slug(model_name),
                 scale,
-                names=given,
+                names=class_names,
                 seed=seed,
                 strict=strict,
                 progress=display.progress,
             )
-        console.print(f"[bold]{escape(one)}[/bold]")
+        console.print(f"[bold]{escape(model_name)}[/bold]")
         for content, name in headlines([result.content for result in results]):
             line = f"{metric_title(content, name)}: {summary_sentence(content, name)}"
             console.print(escape(line), soft_wrap=True, highlight=False)
@@ -293,7 +293,7 @@ def _methods(text: str | None) -> list[str]:
 
 def _end(results: "Sequence[Result]") -> None:
     """Exit status 1 where nothing at all was measured."""
-    if not any(one["items"] for result in results for one in result.content["methods"].values()):
+    if not any(method["items"] for result in results for method in result.content["methods"].values()):
         raise typer.Exit(1)
 
 
@@ -313,7 +313,7 @@ class _Display:
             disable=not stderr.is_terminal,
         )
         self._task: Any = None
-        self._told: set[str] = set()
+        self._problems: set[str] = set()
         self.progress = Progress(self._started, self._advanced, self._problem)
 
     def __enter__(self) -> "_Display":
@@ -335,23 +335,23 @@ class _Display:
         self._bar.advance(self._task, items)
 
     def _problem(self, line: str) -> None:
-        if line in self._told:  # by another part of a study
+        if line in self._problems:  # by another part of a study
             return
-        self._told.add(line)
+        self._problems.add(line)
         stderr.print(f"[yellow]problem:[/yellow] {escape(line)}", soft_wrap=True, highlight=False)
 
 
 def _print(result: "Result") -> None:
     """The headline numbers of one run."""
     content = result.content
-    shown = list(content["metrics"])[:4]
-    table = Table(Column("method", no_wrap=True), *(content["metrics"][name]["title"] for name in shown), "items")
-    for method, one in content["methods"].items():
+    metrics = list(content["metrics"])[:4]
+    table = Table(Column("method", no_wrap=True), *(content["metrics"][name]["title"] for name in metrics), "items")
+    for method, measured in content["methods"].items():
         cells = []
-        for name in shown:
-            numbers = one["metrics"].get(name) or {"value": None}
+        for name in metrics:
+            numbers = measured["metrics"].get(name) or {"value": None}
             cells.append("" if numbers["value"] is None else f"{numbers['value']:.3f}")
-        table.add_row(escape(method), *cells, str(one["items"]))
+        table.add_row(escape(method), *cells, str(measured["items"]))
     console.print(table)
     for line in content["cuts"]:
         console.print(f"cut: {escape(line)}", soft_wrap=True, highlight=False)

@@ -35,7 +35,9 @@ class _Prompts(tuple[Item, ...]):
 @functools.lru_cache(_TABLES)
 def _table(items: _Prompts, normalisation: audio.Normalisation) -> audio.Table:
     """Both metrics of a normalisation need the same sorted pixels."""
-    return audio.Table([[audio.Prompted.from_json(one) for one in item["prompts"]] for item in items], normalisation)
+    return audio.Table(
+        [[audio.Prompted.from_json(prompt) for prompt in item["prompts"]] for item in items], normalisation
+    )
 
 
 def _pooled(metric: Literal["map", "miou"], normalisation: audio.Normalisation) -> Summary:
@@ -123,19 +125,20 @@ class AudioPrompted:
         """ "prompts": ``Prompted`` of every clip, and "flat", the share of maps without contrast."""
         clips = [_clips(sample) for sample in samples]
         targets = [
-            [self._target(model, sample, name, clip) for name, clip in own.items()]
-            for sample, own in zip(samples, clips, strict=True)
+            [self._target(model, sample, name, clip) for name, clip in clips_by_name.items()]
+            for sample, clips_by_name in zip(samples, clips, strict=True)
         ]
         images = [frame_image(sample.image, model.size, self.geometry) for sample in samples]
-        found = []
-        for sample, own, maps in zip(samples, clips, model.grids(images, targets, method), strict=True):
-            masks = [frame_mask(sample.masks[name], model.size, self.geometry) for name in own]
+        scores = []
+        for sample, names, maps in zip(samples, clips, model.grids(images, targets, method), strict=True):
+            masks = [frame_mask(sample.masks[name], model.size, self.geometry) for name in names]
             prompts = [
-                audio.Prompted(name, one.numpy(), mask) for name, one, mask in zip(own, maps, masks, strict=True)
+                audio.Prompted(name, relevance.numpy(), mask)
+                for name, relevance, mask in zip(names, maps, masks, strict=True)
             ]
-            flat = sum(is_flat(one.relevance) for one in prompts) / len(prompts)
-            found.append({"prompts": [one.to_json() for one in prompts], "flat": flat})
-        return found
+            flat = sum(is_flat(prompt.relevance) for prompt in prompts) / len(prompts)
+            scores.append({"prompts": [prompt.to_json() for prompt in prompts], "flat": flat})
+        return scores
 
     def _target(self, model: ModelUnderTest, sample: Sample, name: str, clip: Any) -> Any:
         if self.prompt == "text":

@@ -72,18 +72,21 @@ class LayerImportance:
             )
 
         centre = Metric("mean depth", mean(depth), None, "0 = all from the first layer, 1 = all from the last", 0.5)
-        found = {"depth": centre, **{f"layer_{layer}": share_of(layer) for layer in range(self.layers)}}
+        metrics = {"depth": centre, **{f"layer_{layer}": share_of(layer) for layer in range(self.layers)}}
         if self.heads:
             half = mean(lambda item: _for_half(item["heads"]) if "heads" in item else None)
             meaning = "the fewest heads that make half of it, as a share of all heads; 0.5 = all alike"
-            found["half"] = Metric("heads for half", half, None, meaning, 0.5)
-            found |= {
+            metrics["half"] = Metric("heads for half", half, None, meaning, 0.5)
+            metrics |= {
                 f"head_{layer}_{head}": share_of_head(layer, head)
                 for layer in range(self.layers)
                 for head in range(self.heads)
             }
         flat = mean(lambda item: float(None in item["layers"]))
-        return {**found, "flat": Metric("flat maps", flat, None, "share of maps without relevance, which tell nothing")}
+        return {
+            **metrics,
+            "flat": Metric("flat maps", flat, None, "share of maps without relevance, which tell nothing"),
+        }
 
     def protocol(self) -> Mapping[str, Any]:
         """Switches and conventions."""
@@ -108,12 +111,13 @@ class LayerImportance:
         arguments = {**variant.arguments, "layers": None}
         if self.heads and variant.method == "legrad":
             maps = head_relevance(model, images, targets, **arguments)[:, 0]
-            shares = [_shares(one) for one in maps.flatten(3).sum(-1).double()]
-            return [{"layers": one.sum(1).tolist(), "heads": one.tolist()} for one in shares]
-        found = model.explain(images, targets, variant.method, **arguments, keep_layers=True)
-        if len(found.layers) != self.layers:
-            raise UnsupportedModelError(f"reads {len(found.layers)} of the {self.layers} layers only")
-        return [{"layers": _shares(one).tolist()} for one in found.layer_relevance[:, 0].flatten(2).sum(-1).double()]
+            shares = [_shares(sums) for sums in maps.flatten(3).sum(-1).double()]
+            return [{"layers": of_heads.sum(1).tolist(), "heads": of_heads.tolist()} for of_heads in shares]
+        explanation = model.explain(images, targets, variant.method, **arguments, keep_layers=True)
+        if len(explanation.layers) != self.layers:
+            raise UnsupportedModelError(f"reads {len(explanation.layers)} of the {self.layers} layers only")
+        layer_sums = explanation.layer_relevance[:, 0].flatten(2).sum(-1).double()
+        return [{"layers": _shares(sums).tolist()} for sums in layer_sums]
 
 
 def _shares(sums: Tensor) -> Tensor:

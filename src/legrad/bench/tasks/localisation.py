@@ -76,10 +76,11 @@ class Localisation:
     def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """Sums over the objects, see ``metrics.localisation.measure``, and the share that their masks cover."""
         masks = [ground_truth.objects(sample, model.size) for sample in samples]
-        targets = [[model.classes.target(name) for name in own] for own in masks]
-        found = []
-        for own, maps in zip(masks, model.maps([one.image for one in samples], targets, method), strict=True):
-            truth = np.stack(list(own.values()))
+        targets = [[model.classes.target(name) for name in masks_by_name] for masks_by_name in masks]
+        images = [sample.image for sample in samples]
+        scores = []
+        for masks_by_name, maps in zip(masks, model.maps(images, targets, method), strict=True):
+            truth = np.stack(list(masks_by_name.values()))
             sums = localisation.measure(maps.numpy(), truth, self.tolerance)
-            found.append({**sums, "area": float(truth.mean((1, 2)).sum())})
-        return found
+            scores.append({**sums, "area": float(truth.mean((1, 2)).sum())})
+        return scores

@@ -80,20 +80,19 @@ class OpenVocabulary:
 
     def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """ "classes": name -> [TP, FP, FN, TN, flat]."""
-        asked = [[name for name, (positive, _) in sample.points.items() if len(positive)] for sample in samples]
-        for sample, names in zip(samples, asked, strict=True):
+        classes = [[name for name, (positive, _) in sample.points.items() if len(positive)] for sample in samples]
+        for sample, names in zip(samples, classes, strict=True):
             if not names:
                 raise InputError(f"{sample.key} has no class with a positive point")
-        targets = [[model.classes.target(name) for name in names] for names in asked]
-        found = []
-        for sample, names, maps in zip(
-            samples, asked, model.maps([one.image for one in samples], targets, method), strict=True
-        ):
+        targets = [[model.classes.target(name) for name in names] for names in classes]
+        images = [sample.image for sample in samples]
+        scores = []
+        for sample, names, maps in zip(samples, classes, model.maps(images, targets, method), strict=True):
             counts = {}
-            for name, one in zip(names, maps, strict=True):
+            for name, relevance in zip(names, maps, strict=True):
                 positive, negative = (
                     frame_points(where, sample.image.size, model.size) for where in sample.points[name]
                 )
-                counts[name] = points.measure(one.numpy(), positive, negative, self.threshold)
-            found.append({"classes": counts})
-        return found
+                counts[name] = points.measure(relevance.numpy(), positive, negative, self.threshold)
+            scores.append({"classes": counts})
+        return scores

@@ -33,8 +33,8 @@ def _auc(
     """Of a curve's mean, which is the mean of the curves' own; ``correct``: of images that are classified right."""
 
     def of(item: Mapping[str, Any]) -> float | None:
-        known = explained in item and (item["clean"] or not correct)
-        return area(item[explained][curve], steps) if known else None
+        counts = explained in item and (item["clean"] or not correct)
+        return area(item[explained][curve], steps) if counts else None
 
     return mean(of)
 
@@ -148,34 +148,36 @@ class Perturbation:
         clean = model.answers(images)
         # a fully erased image: of the mean colour or a blur it is another one for every sample
         extents = model.extents(images, self.patch)
-        whole = all(own == tuple(pixels.shape[2:]) for own in extents)
+        whole = all(extent == tuple(pixels.shape[2:]) for extent in extents)
         different = pixels[:1] if self.fill == "black" and whole else pixels
         nothing = torch.cat(
             [
-                self._erased(one, torch.ones(1, *own, dtype=torch.bool))
-                for one, own in zip(different, extents, strict=False)
+                self._erased(image, torch.ones(1, *extent, dtype=torch.bool))
+                for image, extent in zip(different, extents, strict=False)
             ]
         )
         blank = self._logits(model, nothing).expand(len(pixels), -1)
         predicted = clean.argmax(-1).tolist()
-        wanted = {"predicted": predicted, "target": truth}
+        explained_columns = {"predicted": predicted, "target": truth}
         if self.explained != "both":
-            wanted.pop("target" if self.explained == "predicted" else "predicted")
-        asked = [list(dict.fromkeys(columns)) for columns in zip(*wanted.values(), strict=True)]
-        targets = [[model.classes.at_column(column) for column in columns] for columns in asked]
-        found = []
+            explained_columns.pop("target" if self.explained == "predicted" else "predicted")
+        # a class that is both needs one map only
+        distinct = [list(dict.fromkeys(columns)) for columns in zip(*explained_columns.values(), strict=True)]
+        targets = [[model.classes.at_column(column) for column in columns] for columns in distinct]
+        scores = []
         for index, maps in enumerate(model.maps(images, targets, method)):
+            rows, cols = extents[index]
             curves = {
-                column: self._curves(model, pixels[index], one, clean[index], blank[index], truth[index], column)
-                for column, one in zip(asked[index], maps[..., : extents[index][0], : extents[index][1]], strict=True)
+                column: self._curves(model, pixels[index], heatmap, clean[index], blank[index], truth[index], column)
+                for column, heatmap in zip(distinct[index], maps[..., :rows, :cols], strict=True)
             }
-            found.append(
+            scores.append(
                 {
                     "clean": int(predicted[index] == truth[index]),
-                    **{explained: curves[columns[index]] for explained, columns in wanted.items()},
+                    **{explained: curves[columns[index]] for explained, columns in explained_columns.items()},
                 }
             )
-        return found
+        return scores
 
     def _curves(
         self,

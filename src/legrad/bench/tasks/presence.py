@@ -18,11 +18,15 @@ def auroc(kind: int) -> Summary:
     """Over all prompts of all samples together, by one of the three kinds of evidence."""
 
     def of(items: Sequence[Item]) -> Statistic:
-        prompts = [
-            [(pair[kind], there) for there in (True, False) for pair in item["present" if there else "absent"]]
+        table = [
+            [
+                (evidence[kind], present)
+                for present in (True, False)
+                for evidence in item["present" if present else "absent"]
+            ]
             for item in items
         ]
-        return presence.Table(prompts).statistic
+        return presence.Table(table).statistic
 
     return of
 
@@ -68,18 +72,18 @@ class Presence:
 
     def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """[maximum, mean, score] of every class asked for."""
-        asked = [self._asked(sample, model.classes.askable) for sample in samples]
-        targets = [[model.classes.target(label) for label in [*present, *absent]] for present, absent in asked]
+        prompts = [self._prompts(sample, model.classes.askable) for sample in samples]
+        targets = [[model.classes.target(label) for label in [*present, *absent]] for present, absent in prompts]
         images = [sample.image for sample in samples]
         grids, scores = model.evidence(images, targets, method)
-        found = []
-        for (present, _), grid, score in zip(asked, grids, scores, strict=True):
+        results = []
+        for (present, _), grid, score in zip(prompts, grids, scores, strict=True):
             flat = grid.flatten(1)
             rows = [list(row) for row in zip(flat.amax(1).tolist(), flat.mean(1).tolist(), score.tolist(), strict=True)]
-            found.append({"present": rows[: len(present)], "absent": rows[len(present) :]})
-        return found
+            results.append({"present": rows[: len(present)], "absent": rows[len(present) :]})
+        return results
 
-    def _asked(self, sample: Sample, classes: Sequence[str]) -> tuple[list[str], list[str]]:
+    def _prompts(self, sample: Sample, classes: Sequence[str]) -> tuple[list[str], list[str]]:
         present = [name for name, mask in sample.masks.items() if mask.any()]
         present += [name for name, (inside, _) in sample.points.items() if len(inside) and name not in present]
         present = present or [ground_truth.label(sample)]

@@ -55,16 +55,16 @@ def _size(of: str, place: int) -> Callable[[Mapping[str, Any]], Any]:
     """Size of one correlation, since a map upside down is still the same map; None where there is none."""
 
     def value(item: Mapping[str, Any]) -> float | None:
-        one = item[of][place] if item[of] else None
-        return None if one is None else abs(one)
+        correlation = item[of][place] if item[of] else None
+        return None if correlation is None else abs(correlation)
 
     return value
 
 
 def _mean_size(of: str) -> Callable[[Mapping[str, Any]], Any]:
     def value(item: Mapping[str, Any]) -> float | None:
-        known = [abs(one) for one in item[of] if one is not None]
-        return sum(known) / len(known) if known else None
+        sizes = [abs(correlation) for correlation in item[of] if correlation is not None]
+        return sum(sizes) / len(sizes) if sizes else None
 
     return value
 
@@ -123,13 +123,13 @@ class Sanity:
             return [grid[0] for grid in model.grids(images, targets, method)]
 
         trained = maps()
-        found: list[dict[str, Any]] = [{"cascade": [], "alone": [], "gibberish": []} for _ in samples]
+        scores: list[dict[str, Any]] = [{"cascade": [], "alone": [], "gibberish": []} for _ in samples]
 
         def compare(kind: str, parameters: Sequence[nn.Parameter], stage: int) -> None:
             with shuffled(parameters, self.seed + stage):
                 others = maps()
-            for one, before, after in zip(found, trained, others, strict=True):
-                one[kind].append(rank_correlation(before, after))
+            for item, before, after in zip(scores, trained, others, strict=True):
+                item[kind].append(rank_correlation(before, after))
 
         parts = stages(model.explainer.anatomy.tower, model.explainer.anatomy.blocks)
         for stage, parameters in enumerate(parts):
@@ -138,9 +138,9 @@ class Sanity:
         if model.classes.zero_shot:
             words = [self._gibberish(sample) for sample in samples]
             nonsense = model.grids(images, [[model.classes.direction(word)] for word in words], method)
-            for one, before, grid in zip(found, trained, nonsense, strict=True):
-                one["gibberish"].append(rank_correlation(before, grid[0]))
-        return found
+            for item, before, grid in zip(scores, trained, nonsense, strict=True):
+                item["gibberish"].append(rank_correlation(before, grid[0]))
+        return scores
 
     def _gibberish(self, sample: Sample) -> str:
         rng = ground_truth.generator(sample, self.seed)

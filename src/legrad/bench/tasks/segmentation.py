@@ -46,7 +46,7 @@ def _mean(name: str, threshold: str = "mean") -> Summary:
     return mean(lambda item: item[threshold][name])
 
 
-def _own_iou(item: Item) -> float | None:
+def _object_iou(item: Item) -> float | None:
     """Of the object in one image; None where it is neither seen nor there."""
     tp, fp, fn = (item["mean"][name] for name in ("tp", "fp", "fn"))
     return tp / (tp + fp + fn) if tp + fp + fn else None
@@ -93,7 +93,7 @@ class Segmentation:
         "iou_foreground": Metric("object IoU", ratio("iou_foreground", "mean"), "higher", "without the background"),
         "mean_image_fg_iou": Metric(
             "object IoU, mean over images",
-            mean(_own_iou),
+            mean(_object_iou),
             "higher",
             "another metric than the published mIoU; threshold = the map's mean",
             detail=True,
@@ -128,20 +128,20 @@ class Segmentation:
         images = [sample.image for sample in samples]
         if self.geometry != "squash":
             # before the model's transform, which may crop less, or not at all: the mask is framed without it
-            images = [frame_image(one, model.size, self.geometry) for one in images]
+            images = [frame_image(image, model.size, self.geometry) for image in images]
         masks = [self._masks(sample, model.size) for sample in samples]
         if self.explained == "predicted":
             best = model.answers(images).argmax(-1).tolist()
             targets = [[model.classes.at_column(column)] for column in best]
         else:
-            targets = [[model.classes.target(name) for name in own] for own in masks]
-        found = []
-        for sample, own, maps in zip(samples, masks, model.maps(images, targets, method), strict=True):
+            targets = [[model.classes.target(name) for name in masks_by_name] for masks_by_name in masks]
+        items = []
+        for sample, masks_by_name, maps in zip(samples, masks, model.maps(images, targets, method), strict=True):
             ignore = sample.extra.get(IGNORE)
             if ignore is not None:
                 ignore = frame_mask(ignore, model.size, self.geometry)
-            found.append(scores(list(maps.numpy()), list(own.values()), ignore))
-        return found
+            items.append(scores(list(maps.numpy()), list(masks_by_name.values()), ignore))
+        return items
 
     def _masks(self, sample: Sample, size: int) -> dict[str, Any]:
         if self.explained == "truth":

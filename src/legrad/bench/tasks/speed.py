@@ -96,7 +96,7 @@ class Speed:
     def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """Seconds of the explanation and of the bare forward."""
         variant = Variant.parse(method)
-        found = []
+        scores = []
         for sample in samples:
             inputs, targets = model.inputs([sample.image]), [[model.classes.target(ground_truth.label(sample))]]
 
@@ -110,8 +110,8 @@ class Speed:
                 explain()
                 forward()
             self._warm.add(method)
-            found.append({"seconds": _timed(model, explain), "forward": _timed(model, forward)})
-        return found
+            scores.append({"seconds": _timed(model, explain), "forward": _timed(model, forward)})
+        return scores
 
 
 def _timed(model: ModelUnderTest, call: Callable[[], None]) -> float:
