@@ -15,14 +15,14 @@ from typing import Any
 
 from PIL import Image
 
-from legrad.bench.report import standing
+from legrad.bench.report import comparison
 from legrad.bench.report.page import report
 from legrad.bench.result import Result
 from performance.store import ROOT
 
 OUT, PAGE = ROOT / "docs" / "study", ROOT / "docs" / "study.md"
-# figures that are worth their space: who stands where, which layers, curves of erasing
-_SHOWN = ("standing-", "ablation-", "perturbation-", "fingerprint-")
+# figures that are worth their space: differences between methods, layers, curves of erasing
+_SHOWN = ("standing-", "ablation-", "perturbation-", "layer-importance-", "fingerprint-")
 _COLOURS = 128
 # (benchmark, metric) -> head of its column; of two segmentations the one that explains the true class counts
 _COLUMNS = {
@@ -83,29 +83,29 @@ def fill(page: str, contents: Sequence[Content]) -> str:
         contents: of all results of a study.
     """
 
-    def table(found: re.Match[str]) -> str:
-        kind, model = found[1], found[2]
-        own = [one for one in contents if one["settings"]["subject"]["model"] == model]
-        lines = _standing(own) if kind == "standing" else _variants(own)
-        return "\n".join([found[0].splitlines()[0], *lines, "<!-- end -->"])
+    def table(section: re.Match[str]) -> str:
+        kind, model = section[1], section[2]
+        results = [content for content in contents if content["settings"]["subject"]["model"] == model]
+        lines = _standing(results) if kind == "standing" else _variants(results)
+        return "\n".join([section[0].splitlines()[0], *lines, "<!-- end -->"])
 
     return re.sub(r"<!-- (standing|variants) (\S+) -->\n.*?<!-- end -->", table, page, flags=re.S)
 
 
 def _standing(contents: Sequence[Content]) -> Iterator[str]:
     """Every method in every column, and its cost."""
-    runs = {one["benchmark"]: one for one in contents if one["settings"]["protocol"].get("explained") != "predicted"}
-    costs = {name: one["metrics"]["slowdown"]["value"] for name, one in runs["speed"]["methods"].items()}
+    runs = {run["benchmark"]: run for run in contents if run["settings"]["protocol"].get("explained") != "predicted"}
+    costs = {name: result["metrics"]["slowdown"]["value"] for name, result in runs["speed"]["methods"].items()}
     yield from _table(
         runs, runs["localisation"]["methods"], "method", lambda name: f"{costs[name]:.3g}" if costs.get(name) else ""
     )
-    counts = [f"{standing.title(one)} {standing.num_images(one)}" for one in contents]
+    counts = [f"{comparison.title(content)} {comparison.num_images(content)}" for content in contents]
     yield f"\nImages: {', '.join(counts)}."
 
 
 def _variants(contents: Sequence[Content]) -> Iterator[str]:
     """LeGrad's own settings, each scored by other benchmarks."""
-    runs = {one["settings"]["protocol"]["scored by"]: one for one in contents if one["benchmark"] == "ablation"}
+    runs = {run["settings"]["protocol"]["scored by"]: run for run in contents if run["benchmark"] == "ablation"}
     methods = next(iter(runs.values()))["methods"]
     yield from _table(runs, [name for name in methods if ":heads=" not in name or "layers" not in name], "variant")
 
@@ -118,7 +118,7 @@ def _table(
         for (benchmark, metric), title in _COLUMNS.items()
         if benchmark in runs and metric in runs[benchmark]["metrics"]
     }
-    best = {key: standing.best(runs[key[0]], key[1]) for key in columns} if last else {}
+    best = {key: comparison.best(runs[key[0]], key[1]) for key in columns} if last else {}
     heads = [head, *columns.values(), *(["cost"] if last else [])]
     yield f"| {' | '.join(heads)} |"
     yield "| --- " * len(heads) + "|"
@@ -126,23 +126,23 @@ def _table(
         cells = [_cell(runs[key[0]], key[1], method, best.get(key)) for key in columns]
         yield f"| {' | '.join([_short_name(method), *cells, *([last(method)] if last else [])])} |"
     if last:
-        chance = [standing.number(runs[benchmark]["chance"].get(metric)) for benchmark, metric in columns]
+        chance = [comparison.number(runs[benchmark]["chance"].get(metric)) for benchmark, metric in columns]
         yield f"| *chance* | {' | '.join(chance)} | |"
 
 
 def _cell(content: Content, metric: str, method: str, best: str | None) -> str:
-    one = content["methods"].get(method)
-    numbers = None if one is None else one["metrics"].get(metric)
-    if one is None or numbers is None or numbers["value"] is None:
+    result = content["methods"].get(method)
+    numbers = None if result is None else result["metrics"].get(metric)
+    if result is None or numbers is None or numbers["value"] is None:
         return ""
-    fewer = "" if one["items"] == _num_images(content) else f" ({one['items']})"
-    mark = standing.mark(numbers, content["metrics"][metric]["better"])
-    text = standing.number(numbers["value"]) + fewer + mark
+    fewer = "" if result["items"] == _num_images(content) else f" ({result['items']})"
+    mark = comparison.verdict_mark(numbers, content["metrics"][metric]["better"])
+    text = comparison.number(numbers["value"]) + fewer + mark
     return f"**{text}**" if method == best else text
 
 
 def _num_images(content: Content) -> int:
-    return max(one["items"] for one in content["methods"].values())
+    return max(result["items"] for result in content["methods"].values())
 
 
 def _short_name(method: str) -> str:
@@ -151,8 +151,8 @@ def _short_name(method: str) -> str:
     if not settings:
         return name
     words = {"layers": "last {}", "readout": "{}", "heads": "heads {}"}
-    told = [words[key].format(value) for key, _, value in (one.partition("=") for one in settings)]
-    return ", ".join(["no ReLU" if name == "legrad-norelu" else name, *told])
+    parts = [words[key].format(value) for key, _, value in (setting.partition("=") for setting in settings)]
+    return ", ".join(["no ReLU" if name == "legrad-norelu" else name, *parts])
 
 
 def _digits(cell: str) -> str:

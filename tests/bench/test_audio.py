@@ -87,7 +87,7 @@ LEFT, SQUARE = block((0, 8), (0, 4)), block((2, 6), (4, 8))
 
 
 @dataclass
-class Ear(fakes.Subject):
+class Ear(fakes.ModelUnderTest):
     """Maps by what was heard: the target of a clip is the clip itself."""
 
     draw: Any
@@ -96,7 +96,7 @@ class Ear(fakes.Subject):
     def heard(self, key, clip):
         return clip().sound
 
-    def grids(self, pictures, targets, method, fit="squash"):
+    def grids(self, images, targets, method, fit="squash"):
         return [torch.stack([torch.as_tensor(self.draw(one, method)).float() for one in own]) for own in targets]
 
 
@@ -114,9 +114,9 @@ def test_scores_by_hand(tmp_path):
         mask = masks[clip].astype(float)
         return {"legrad": mask, "random": 1 - mask, "uniform": 0 * mask}[method]
 
-    subject = Ear(draw)
+    model = Ear(draw)
     methods = ["legrad", "random", "uniform"]
-    found = run(AudioPrompted(), subject, data, methods, tmp_path, strict=True).content
+    found = run(AudioPrompted(), model, data, methods, tmp_path, strict=True).content
     metrics = {method: one["metrics"] for method, one in found["methods"].items()}
     # square: 16 right of 16 + 32 pixels asked, 0 wrong; in the second scene all 16 are wrong. bar is perfect
     for name in ("miou", "miou_image"):
@@ -129,39 +129,39 @@ def test_scores_by_hand(tmp_path):
     assert metrics["uniform"]["map"]["value"] == pytest.approx((48 / 128 + 0.5) / 2)
     assert found["chance"]["map"] == found["chance"]["miou"] == pytest.approx((48 / 128 + 0.5) / 2)
     assert [metrics[method]["flat"]["value"] for method in methods] == [0, 0, 1]
-    again = run(AudioPrompted(), subject, data, methods, tmp_path, strict=True).content
+    again = run(AudioPrompted(), model, data, methods, tmp_path, strict=True).content
     assert again["scores"] == found["scores"]
 
 
 def test_texts_ask_for_comparison(tmp_path):
     data = fakes.Data([spoken("item-0", {"square": SQUARE})])
-    subject = Ear(lambda target, method: SQUARE if target == "square" else LEFT, hears=False)
-    found = run(AudioPrompted(prompt="text"), subject, data, ["legrad"], tmp_path, strict=True).content
+    model = Ear(lambda target, method: SQUARE if target == "square" else LEFT, hears=False)
+    found = run(AudioPrompted(prompt="text"), model, data, ["legrad"], tmp_path, strict=True).content
     assert found["methods"]["legrad"]["metrics"]["miou"]["value"] == 1
     with pytest.raises(InputError, match=r"embeds no sounds .* --prompt text"):
-        run(AudioPrompted(), subject, data, ["legrad"], tmp_path)
+        run(AudioPrompted(), model, data, ["legrad"], tmp_path)
 
 
 def test_items_without_a_clip_or_a_time(tmp_path):
-    subject = Ear(lambda target, method: SQUARE)
+    model = Ear(lambda target, method: SQUARE)
     data = fakes.Data([scene("item-0", {"square": SQUARE})])
-    found = run(AudioPrompted(), subject, data, ["legrad"], tmp_path).content
+    found = run(AudioPrompted(), model, data, ["legrad"], tmp_path).content
     assert [one["problem"] for one in found["problems"]] == ["item-0 has no clip"]
     data = fakes.Data([spoken("item-0", {"square": SQUARE})])
-    found = run(AudioPrompted(timing="advanced"), subject, data, ["legrad"], tmp_path).content
+    found = run(AudioPrompted(timing="advanced"), model, data, ["legrad"], tmp_path).content
     assert "does not say when its word is spoken" in found["problems"][0]["problem"]
     data.facts = {**data.facts, "prompt": "sound"}
     with pytest.raises(InputError, match="no time of a word"):
-        run(AudioPrompted(timing="advanced"), subject, data, ["legrad"], tmp_path)
+        run(AudioPrompted(timing="advanced"), model, data, ["legrad"], tmp_path)
 
 
 def test_what_a_run_lacks_is_told_once(tmp_path, monkeypatch):
-    subject = Ear(lambda target, method: SQUARE)
+    model = Ear(lambda target, method: SQUARE)
     with pytest.raises(InputError, match="hold the word alone and no time of it"):
-        run(AudioPrompted(timing="advanced"), subject, SpokenScenes(count=2), ["legrad"], tmp_path)
+        run(AudioPrompted(timing="advanced"), model, SpokenScenes(count=2), ["legrad"], tmp_path)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match="apt-get install espeak-ng"):
-        run(AudioPrompted(), subject, SpokenScenes(count=2, voices="espeak"), ["legrad"], tmp_path)
+        run(AudioPrompted(), model, SpokenScenes(count=2, voices="espeak"), ["legrad"], tmp_path)
 
 
 # -- on files as published ----------------------------------------------------------------------------------------
@@ -212,9 +212,9 @@ def test_the_word_is_cut_out(explainer, heard, ade20k, tmp_path):
     results = {}
     for timing, lengths in (("basic", [1.0, 2.05]), ("advanced", [0.65, 2.05])):
         heard.clear()
-        subject = registry.subject("audio", explainer, data)
+        model = registry.model_under_test("audio", explainer, data)
         benchmark = registry.build("audio", explainer.anatomy, {"timing": timing})
-        results[timing] = run(benchmark, subject, data, ["legrad", "raw-attention"], tmp_path, strict=True).content
+        results[timing] = run(benchmark, model, data, ["legrad", "raw-attention"], tmp_path, strict=True).content
         # each clip once, for all methods
         assert sorted(heard) == [round(RATE * seconds) for seconds in lengths]
     assert results["basic"]["settings"]["protocol"]["timing"] == "basic"
@@ -229,11 +229,11 @@ def test_the_word_is_cut_out(explainer, heard, ade20k, tmp_path):
 def test_numbers_are_no_prompts(explainer, ade20k, tmp_path):
     data, asked = ADE20KPrompted(ade20k), AudioPrompted(prompt="text")
     with pytest.raises(InputError, match=r"classes of ade20k-speech are numbers.*--names FILE"):
-        run(asked, registry.subject("audio", explainer, data), data, ["legrad"], tmp_path)
-    named = registry.subject("audio", explainer, data, names={"3365": "dog", "5": "sky"})
+        run(asked, registry.model_under_test("audio", explainer, data), data, ["legrad"], tmp_path)
+    named = registry.model_under_test("audio", explainer, data, names={"3365": "dog", "5": "sky"})
     other = ADE20KPrompted(ade20k, names={3365: "dog", 5: "sky"})
-    for subject, one in ((named, data), (registry.subject("audio", explainer, other), other)):
-        found = run(asked, subject, one, ["legrad"], tmp_path / "out", strict=True).content
+    for model, one in ((named, data), (registry.model_under_test("audio", explainer, other), other)):
+        found = run(asked, model, one, ["legrad"], tmp_path / "out", strict=True).content
         assert found["methods"]["legrad"]["items"] == 2
 
 
@@ -244,18 +244,18 @@ def test_a_clip_is_heard_once_however_many_images_it_asks(explainer, heard, tmp_
     for sample in samples:
         sample.extra["clips"]["square"] = clip
     data = fakes.Data(samples)
-    run(AudioPrompted(), registry.subject("audio", explainer, data), data, ["legrad"], tmp_path, strict=True)
+    run(AudioPrompted(), registry.model_under_test("audio", explainer, data), data, ["legrad"], tmp_path, strict=True)
     assert heard == [RATE // 2]
 
 
 def test_image_and_mask_are_cropped_alike(explainer, ade20k):
     data = ADE20KPrompted(ade20k)
-    subject = registry.subject("audio", explainer, data)
+    model = registry.model_under_test("audio", explainer, data)
     shown = []
-    grids = subject.grids
-    subject.grids = lambda pictures, *rest: shown.extend(pictures) or grids(pictures, *rest)
+    grids = model.grids
+    model.grids = lambda images, *rest: shown.extend(images) or grids(images, *rest)
     cropped, squashed = (
-        audio.Prompted.from_json(AudioPrompted(geometry=one).measure(subject, [data[0]], "legrad")[0]["prompts"][0])
+        audio.Prompted.from_json(AudioPrompted(geometry=one).measure(model, [data[0]], "legrad")[0]["prompts"][0])
         for one in ("crop", "squash")
     )
     # 60 x 40 becomes 48 x 32; the middle 32 columns begin at 8, the class ends at 16
@@ -271,8 +271,8 @@ def test_image_and_mask_are_cropped_alike(explainer, ade20k):
 
 def test_the_maps_are_those_of_explain(explainer, ade20k):
     data = ADE20KPrompted(ade20k)
-    subject = registry.subject("audio", explainer, data)
-    (found,) = AudioPrompted(geometry="squash").measure(subject, [data[1]], "legrad")
+    model = registry.model_under_test("audio", explainer, data)
+    (found,) = AudioPrompted(geometry="squash").measure(model, [data[1]], "legrad")
     clip = legrad.Audio(str(ade20k / "audio/two.wav"))
     expected = explainer.explain(data[1].image.resize((32, 32), 3), clip, fit="squash").relevance[0, 0]
     prompt = audio.Prompted.from_json(found["prompts"][0])

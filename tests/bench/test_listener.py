@@ -81,17 +81,17 @@ def test_a_folder_of_sounds(folder):
 
 
 def test_black_is_silence_and_padding_is_left_alone(explainer, folder):
-    subject = Listener(explainer, labels=("bark", "bell"))
+    model = Listener(explainer, labels=("bark", "bell"))
     paths = [str(folder / name) for name in ("bell/0.wav", "bell/1.wav")]
     quiet = np.concatenate([np.zeros(1600), noise(9, 0)]).astype(np.float32)
-    pixels = subject.pixels([*paths, quiet])
+    pixels = model.pixels([*paths, quiet])
     assert pixels.shape == (3, 1, 20, 40)
-    assert limits.close(subject.seen(pixels), subject.features(subject.inputs([*paths, quiet])))
+    assert limits.close(model.seen(pixels), model.features(model.inputs([*paths, quiet])))
     assert pixels[2, 0, :, :6].abs().max() < limits.FLOAT32
     assert pixels[2, 0, :, 10:15].min() > 0.1
-    assert subject.extents(paths) == [(20, 17), (20, 24)]
-    assert subject.extents(paths, patch=8) == [(16, 16), (16, 24)]
-    assert subject.settings["black"] == "the extractor's value of digital silence"
+    assert model.extents(paths) == [(20, 17), (20, 24)]
+    assert model.extents(paths, patch=8) == [(16, 16), (16, 24)]
+    assert model.settings["black"] == "the extractor's value of digital silence"
 
 
 def test_only_what_can_be_erased_is_ranked_and_erased():
@@ -100,13 +100,13 @@ def test_only_what_can_be_erased_is_ranked_and_erased():
     light = (sides[..., None].repeat(3, 2) * 200 + 20).astype(np.uint8)
     sample = Sample("one", Image.fromarray(light), "square")
     data = fakes.Data([sample])
-    subject = fakes.Subject(data, lambda *_: 1 - sides.astype(float))  # all of it on what cannot be erased
-    subject.extents = lambda pictures, patch=1: [(8, 4)]
+    model = fakes.ModelUnderTest(data, lambda *_: 1 - sides.astype(float))  # all of it on what cannot be erased
+    model.extents = lambda images, patch=1: [(8, 4)]
     shown = []
-    seen = subject.seen
-    subject.seen = lambda pixels: shown.append(pixels) or seen(pixels)
-    (found,) = Perturbation(patch=4).measure(subject, [sample], "legrad")
-    every, clean = torch.cat(shown), subject.pixels([sample.image])
+    seen = model.seen
+    model.seen = lambda pixels: shown.append(pixels) or seen(pixels)
+    (found,) = Perturbation(patch=4).measure(model, [sample], "legrad")
+    every, clean = torch.cat(shown), model.pixels([sample.image])
     assert (every[..., 4:] == clean[..., 4:]).all()
     assert ((every == clean) | (every == 0)).all()
     assert (every[..., :4] == 0).flatten(1).all(1).any()
@@ -119,9 +119,9 @@ def test_every_method_that_can(explainer, folder, tmp_path):
     data = open_data(str(folder), "perturbation")
     benchmark = registry.build("perturbation", explainer.anatomy, {})
     assert benchmark.protocol()["patch"] == 8
-    subject = registry.subject("perturbation", explainer, data)
+    model = registry.model_under_test("perturbation", explainer, data)
     with tiny.left_as_found(explainer.model):
-        found = run(benchmark, subject, data, ["legrad", "random", "raw-attention", "rise"], tmp_path).content
+        found = run(benchmark, model, data, ["legrad", "random", "raw-attention", "rise"], tmp_path).content
     assert found["problems"] == []
     assert list(found["unsupported"]) == ["rise"]
     for method in ("legrad", "random", "raw-attention"):
@@ -138,9 +138,9 @@ def test_every_method_that_can(explainer, folder, tmp_path):
 def test_a_clip_without_anything_to_hear_is_a_problem(explainer, folder, tmp_path):
     write_wav(folder / "bark/silent.wav", np.zeros(RATE))
     data = open_data(str(folder), "perturbation")
-    subject = registry.subject("perturbation", explainer, data)
+    model = registry.model_under_test("perturbation", explainer, data)
     found = run(
-        registry.build("perturbation", explainer.anatomy, {}), subject, data, ["legrad"], tmp_path / "out"
+        registry.build("perturbation", explainer.anatomy, {}), model, data, ["legrad"], tmp_path / "out"
     ).content
     (problem,) = found["problems"]
     assert problem["key"] == "bark/silent.wav"
@@ -151,11 +151,11 @@ def test_a_clip_without_anything_to_hear_is_a_problem(explainer, folder, tmp_pat
 def test_refused(explainer, folder, tmp_path):
     data = open_data(str(folder), "perturbation")
     with pytest.raises(UnsupportedModelError, match="still images; of sounds there is `legrad bench perturbation`"):
-        registry.subject("segmentation", explainer, data)
+        registry.model_under_test("segmentation", explainer, data)
     with pytest.raises(InputError, match=r"folder of class folders with sounds.*'embedded'"):
-        registry.subject("perturbation", explainer, open_data("embedded", "perturbation"))
+        registry.model_under_test("perturbation", explainer, open_data("embedded", "perturbation"))
     with pytest.raises(InputError, match="folder of class folders with sounds"):
-        registry.subject("perturbation", legrad.wrap(tiny.clip()), data)
+        registry.model_under_test("perturbation", legrad.wrap(tiny.clip()), data)
     with pytest.raises(InputError, match="no feature extractor"):
         Listener(legrad.wrap(zoo_media.build("ast")))
     for other in (tiny.clip(), zoo_media.build("waveform-hubert")):
@@ -169,17 +169,17 @@ def test_the_embedded_ear(folder, tmp_path, monkeypatch):
     tower = tiny.ear()
     monkeypatch.setattr(speech, "load", lambda: tower)
     data = open_data(str(folder), "perturbation")
-    subject = registry.subject("perturbation", legrad.load("embedded:speech"), data)
-    benchmark = registry.build("perturbation", subject.explainer.anatomy, {})
+    model = registry.model_under_test("perturbation", legrad.load("embedded:speech"), data)
+    benchmark = registry.build("perturbation", model.explainer.anatomy, {})
     assert benchmark.protocol()["patch"] == 8
-    pixels = subject.pixels([str(folder / "bell/0.wav")])
+    pixels = model.pixels([str(folder / "bell/0.wav")])
     # 17 steps and a little more, silence in front of them and behind
     assert pixels.shape == (1, 1, speech.MELS, speech.FRAMES)
     assert pixels.min() == 0
     heard = pixels[0, 0].amax(0) > 0.5
     assert 17 <= int(heard.sum()) <= 24
     assert pixels[..., :50].abs().max() < limits.FLOAT32
-    found = run(benchmark, subject, data, ["legrad", "random"], tmp_path, strict=True).content
+    found = run(benchmark, model, data, ["legrad", "random"], tmp_path, strict=True).content
     assert [one["items"] for one in found["methods"].values()] == [3, 3]
     assert found["settings"]["subject"]["templates"] == ["a photo of a {}"]
 

@@ -22,15 +22,15 @@ import legrad
 from legrad import heads
 from legrad.bench import registry
 from legrad.bench.cache import MapCache
-from legrad.bench.classes import choices, column
+from legrad.bench.classes import classifier_output, zero_shot_choices
 from legrad.bench.data import open_data
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.report import figures
 from legrad.bench.report import page as report
 from legrad.bench.result import Result
 from legrad.bench.runner import Limits, Progress, run
 from legrad.bench.study import FULL, PARTS, QUICK, Scale, StudyPart, study
-from legrad.bench.subject import Subject
-from legrad.bench.tasks.layer_shares import Fingerprint
+from legrad.bench.tasks.layer_shares import LayerImportance
 from legrad.bench.tasks.localisation import Localisation
 from legrad.bench.tasks.sanity import Sanity, shuffled, stages
 from legrad.bench.tasks.speed import Speed
@@ -79,8 +79,8 @@ def scenes():
     return EmbeddedScenes(1, (2, 3), count=6)
 
 
-def subject(explainer, data, **options):
-    return Subject(explainer, labels=data.classes, **options)
+def under_test(explainer, data, **options):
+    return ModelUnderTest(explainer, labels=data.classes, **options)
 
 
 # -- the embedded data set ----------------------------------------------------------------------------------------
@@ -119,20 +119,20 @@ def test_embedded_scenes_refuse(arguments, message):
         EmbeddedScenes(**arguments)
 
 
-# -- the subject --------------------------------------------------------------------------------------------------
+# -- the model under test -----------------------------------------------------------------------------------------
 
 
 def test_maps_are_explains_in_the_pixels_of_the_input(clip, scenes):
-    asked = subject(clip, scenes)
-    pictures = [scenes[0].image, scenes[1].image]
+    asked = under_test(clip, scenes)
+    images = [scenes[0].image, scenes[1].image]
     names = [["dog", "cat"], ["sun"]]
-    maps = asked.maps(pictures, [[asked.target(name) for name in own] for own in names], "legrad")
+    maps = asked.maps(images, [[asked.classes.target(name) for name in own] for own in names], "legrad")
     assert [tuple(one.shape) for one in maps] == [(2, 32, 32), (1, 32, 32)]
-    expected = clip.explain(pictures[1], ["a photo of a sun"], fit="squash")
-    grid = asked.grids(pictures[1:], [[asked.target("sun")]], "legrad")[0]
+    expected = clip.explain(images[1], ["a photo of a sun"], fit="squash")
+    grid = asked.grids(images[1:], [[asked.classes.target("sun")]], "legrad")[0]
     assert limits.close(grid, expected.relevance[0], maps=True)
-    last = asked.grids(pictures[1:], [[asked.target("sun")]], "legrad:layers=1:readout=native")[0]
-    expected = clip.explain(pictures[1], ["a photo of a sun"], fit="squash", layers=1, readout="native")
+    last = asked.grids(images[1:], [[asked.classes.target("sun")]], "legrad:layers=1:readout=native")[0]
+    expected = clip.explain(images[1], ["a photo of a sun"], fit="squash", layers=1, readout="native")
     assert limits.close(last, expected.relevance[0], maps=True)
 
 
@@ -146,17 +146,17 @@ def test_another_input_size(clip, kind, scenes, tmp_path):
         adapter = legrad.wrap(tiny.TOWERS["siglip"](), tokenizer=tiny.tokenizer).adapter
         explainer = legrad.Explainer(replace(adapter, transform=clip.adapter.transform))
     with tiny.left_as_found(explainer.model):
-        asked = subject(explainer, scenes, size=48)
+        asked = under_test(explainer, scenes, size=48)
         assert (asked.size, asked.settings["size"], asked.explainer.anatomy.grid) == (48, 48, (6, 6))
-        (grid,) = asked.grids([scenes[0].image], [[asked.target("sun")]], "legrad")
+        (grid,) = asked.grids([scenes[0].image], [[asked.classes.target("sun")]], "legrad")
     expected = explainer.explain(scenes[0].image, ["a photo of a sun"], fit="squash", size=48)
     assert limits.close(grid, expected.relevance[0], maps=True)
     assert asked.pixels([scenes[0].image]).shape == (1, 3, 48, 48)
     result = run(Localisation(), asked, scenes, ["legrad", "gradcam"], tmp_path, Limits(2)).content
     assert (result["problems"], result["unsupported"]) == ([], {})
-    assert "size" not in subject(explainer, scenes).settings
+    assert "size" not in under_test(explainer, scenes).settings
     with pytest.raises(InputError, match="smaller than one patch"):
-        subject(explainer, scenes, size=4)
+        under_test(explainer, scenes, size=4)
 
 
 @pytest.fixture
@@ -164,9 +164,9 @@ def counted(clip, monkeypatch):
     """How many maps each call of ``explain`` made."""
     calls, explain = [], type(clip).explain
 
-    def counting(self, pictures, targets, *arguments, **options):
+    def counting(self, images, targets, *arguments, **options):
         calls.append(sum(map(len, targets)))
-        return explain(self, pictures, targets, *arguments, **options)
+        return explain(self, images, targets, *arguments, **options)
 
     monkeypatch.setattr(type(clip), "explain", counting)
     return calls
@@ -174,26 +174,26 @@ def counted(clip, monkeypatch):
 
 def test_a_study_computes_a_map_once(clip, scenes, counted):
     memory = MapCache()
-    first, second = (subject(clip, scenes, memory=memory) for _ in range(2))
-    pictures = [scenes[index].image for index in range(3)]
-    targets = [[first.target(name) for name in own] for own in (("dog", "cat"), ("sun",), ("dog",))]
-    maps, scores = first.evidence(pictures, targets, "legrad")
-    more = [[*targets[0], first.target("koala")], targets[1], targets[2]]
-    again, known = second.evidence(pictures, more, "legrad")
+    first, second = (under_test(clip, scenes, cache=memory) for _ in range(2))
+    images = [scenes[index].image for index in range(3)]
+    targets = [[first.classes.target(name) for name in own] for own in (("dog", "cat"), ("sun",), ("dog",))]
+    maps, scores = first.evidence(images, targets, "legrad")
+    more = [[*targets[0], first.classes.target("koala")], targets[1], targets[2]]
+    again, known = second.evidence(images, more, "legrad")
     assert counted == [4, 1]
-    second.evidence(pictures[:1], targets[:1], "gradcam")
-    second.evidence(pictures[:1], targets[:1], "legrad", fit="model")
+    second.evidence(images[:1], targets[:1], "gradcam")
+    second.evidence(images[:1], targets[:1], "legrad", fit="model")
     assert counted == [4, 1, 2, 2]
     for one, other in ((maps, again), (scores, known)):
         assert all(torch.equal(a, b[: len(a)]) for a, b in zip(one, other, strict=True))
-    plain, plain_scores = subject(clip, scenes).evidence(pictures, more, "legrad")
+    plain, plain_scores = under_test(clip, scenes).evidence(images, more, "legrad")
     for one, other in ((again, plain), (known, plain_scores)):
         assert all(limits.close(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_other_weights_are_other_maps(clip, scenes, counted):
-    asked = subject(clip, scenes, memory=MapCache())
-    arguments = [scenes[0].image], [[asked.target("dog")]], "legrad"
+    asked = under_test(clip, scenes, cache=MapCache())
+    arguments = [scenes[0].image], [[asked.classes.target("dog")]], "legrad"
     before, answer = asked.grids(*arguments)[0], asked.answers([scenes[0].image])
     with shuffled(list(clip.anatomy.blocks[-1].parameters()), 0):
         assert limits.error(asked.grids(*arguments)[0], before) > limits.DIFFERENT
@@ -204,87 +204,87 @@ def test_other_weights_are_other_maps(clip, scenes, counted):
 
 @pytest.mark.parametrize("method", ["legrad", "legrad-norelu"])
 def test_any_number_of_layers_comes_from_one_pass(clip, scenes, method, counted):
-    asked, plain = subject(clip, scenes, memory=MapCache()), subject(clip, scenes)
-    pictures, targets = [scenes[0].image], [[asked.target("dog"), asked.target("sun")]]
+    asked, plain = under_test(clip, scenes, cache=MapCache()), under_test(clip, scenes)
+    images, targets = [scenes[0].image], [[asked.classes.target("dog"), asked.classes.target("sun")]]
     names = [f"{method}:layers={count}:readout=native" for count in range(1, 5)]
-    found = [asked.evidence(pictures, targets, name) for name in names]
+    found = [asked.evidence(images, targets, name) for name in names]
     assert counted == [2]
     for name, (maps, scores) in zip(names, found, strict=True):
-        expected, values = plain.evidence(pictures, targets, name)
+        expected, values = plain.evidence(images, targets, name)
         assert limits.close(maps[0], expected[0], maps=True)
         assert limits.close(scores[0], values[0])
     assert limits.error(found[0][0][0], found[1][0][0]) > limits.DIFFERENT
     with pytest.raises(UnsupportedModelError, match="layers=9 but the model has 4 blocks"):
-        asked.evidence(pictures, targets, f"{method}:layers=9")
+        asked.evidence(images, targets, f"{method}:layers=9")
     with pytest.raises(UnsupportedModelError, match="cannot use layers"):
-        asked.evidence(pictures, targets, "random:layers=1")
+        asked.evidence(images, targets, "random:layers=1")
 
 
 def test_heads_are_remembered_apart(clip, scenes):
-    asked, plain = subject(clip, scenes, memory=MapCache()), subject(clip, scenes)
-    pictures, targets = [scenes[0].image], [[asked.target("dog")]]
+    asked, plain = under_test(clip, scenes, cache=MapCache()), under_test(clip, scenes)
+    images, targets = [scenes[0].image], [[asked.classes.target("dog")]]
     names = ["legrad:heads=0", "legrad:heads=1", "legrad:layers=1:heads=1", "legrad:heads=strongest"]
     for name in names * 2:
-        (found,), (expected,) = (one.grids(pictures, targets, name) for one in (asked, plain))
+        (found,), (expected,) = (one.grids(images, targets, name) for one in (asked, plain))
         assert limits.close(found, expected, maps=True)
 
 
 def test_answers_are_the_logits_of_whole_images(clip, scenes):
-    pictures = [scenes[0].image, scenes[1].image]
-    plain, remembering = subject(clip, scenes), subject(clip, scenes, memory=MapCache())
-    expected = plain.logits(plain.features(plain.inputs(pictures)))
-    assert torch.equal(plain.answers(pictures), expected)
+    images = [scenes[0].image, scenes[1].image]
+    plain, remembering = under_test(clip, scenes), under_test(clip, scenes, cache=MapCache())
+    expected = plain.classes.logits(plain.features(plain.inputs(images)))
+    assert torch.equal(plain.answers(images), expected)
     for _ in range(2):
-        assert limits.close(remembering.answers(pictures), expected)
-    assert limits.close(remembering.answers(pictures[1:]), expected[1:])
+        assert limits.close(remembering.answers(images), expected)
+    assert limits.close(remembering.answers(images[1:]), expected[1:])
 
 
 def test_logits_are_similarities_with_the_names(clip, scenes):
-    asked = subject(clip, scenes)
-    logits = asked.logits(asked.features(asked.inputs([scenes[0].image])))
+    asked = under_test(clip, scenes)
+    logits = asked.classes.logits(asked.features(asked.inputs([scenes[0].image])))
     assert logits.shape == (1, 200)
-    place = asked.column("koala")
+    place = asked.classes.column("koala")
     expected = clip.explain(scenes[0].image, ["a photo of a koala"], fit="squash").scores
     assert limits.close(logits[0, place], expected[0, 0], of=logits)
-    assert torch.equal(asked.at_column(place), asked.target("koala"))
+    assert torch.equal(asked.classes.at_column(place), asked.classes.target("koala"))
     pixels = asked.pixels([scenes[0].image])
     assert pixels.min() >= -limits.FLOAT32
     assert pixels.max() <= 1 + limits.FLOAT32
-    assert limits.close(asked.logits(asked.seen(pixels)), logits)
+    assert limits.close(asked.classes.logits(asked.seen(pixels)), logits)
     with pytest.raises(InputError, match="class 'unicorn' is not among the 200"):
-        asked.column("unicorn")
+        asked.classes.column("unicorn")
     with pytest.raises(InputError, match="does not list; explain the true"):
-        Subject(clip).column("koala")
+        ModelUnderTest(clip).classes.column("koala")
 
 
 def test_names_and_templates(clip, scenes):
-    plain = subject(clip, scenes).target("dog")
-    renamed = subject(clip, scenes, names={"dog": "cat"}).target("dog")
-    assert torch.equal(renamed, subject(clip, scenes).target("cat"))
-    assert not torch.equal(plain, subject(clip, scenes, templates=("{}!",)).target("dog"))
+    plain = under_test(clip, scenes).classes.target("dog")
+    renamed = under_test(clip, scenes, names={"dog": "cat"}).classes.target("dog")
+    assert torch.equal(renamed, under_test(clip, scenes).classes.target("cat"))
+    assert not torch.equal(plain, under_test(clip, scenes, templates=("{}!",)).classes.target("dog"))
 
 
 def test_classes_of_a_classifier(classifier):
     labels = ("ant", "bee", "cow", "dog", "eel")
-    asked = Subject(classifier, labels=labels)
-    assert not asked.zero_shot
-    assert (asked.target("cow"), asked.column("cow"), asked.at_column(2)) == (2, 2, 2)
+    asked = ModelUnderTest(classifier, labels=labels)
+    assert not asked.classes.zero_shot
+    assert (asked.classes.target("cow"), asked.classes.column("cow"), asked.classes.at_column(2)) == (2, 2, 2)
     with pytest.raises(InputError, match="'fox' is unknown to the model: it has 5 outputs"):
-        asked.target("fox")
+        asked.classes.target("fox")
 
 
 def test_imagenet_classes():
-    assert column("n01443537", (), None, 1000) == 1
-    assert len(choices(["n01440764", "n01443537"], {})) == 1000
-    assert choices(["dog", "n01443537"], {}) == ("dog", "n01443537")
-    assert choices(["dog", "n99999999"], {}) == ("dog",)
-    assert choices(["dog", "n99999999"], {"n99999999": "yeti"}) == ("dog", "n99999999")
+    assert classifier_output("n01443537", (), None, 1000) == 1
+    assert len(zero_shot_choices(["n01440764", "n01443537"], {})) == 1000
+    assert zero_shot_choices(["dog", "n01443537"], {}) == ("dog", "n01443537")
+    assert zero_shot_choices(["dog", "n99999999"], {}) == ("dog",)
+    assert zero_shot_choices(["dog", "n99999999"], {"n99999999": "yeti"}) == ("dog", "n99999999")
     # a hypernym is no class of the 1000
     with pytest.raises(InputError, match="n00001740"):
-        column("n00001740", (), None, 1000)
+        classifier_output("n00001740", (), None, 1000)
 
 
-def test_fingerprints_tell_weights_apart():
+def test_digests_tell_weights_apart():
     first, again, other = tiny.clip(), tiny.clip(), tiny.clip(seed=1)
     assert weights_digest(first) == weights_digest(again) != weights_digest(other)
 
@@ -294,14 +294,14 @@ def test_models_that_cannot_be_measured(clip):
 
     wide = legrad.Explainer(replace(clip.adapter, anatomy=replace(clip.anatomy, image_size=(32, 48), grid=(4, 6))))
     with pytest.raises(UnsupportedModelError, match="square"):
-        Subject(wide)
+        ModelUnderTest(wide)
 
 
 # -- benchmarks that need a real model ----------------------------------------------------------------------------
 
 
 def test_sanity_leaves_the_model_as_found(clip, scenes, tmp_path):
-    data = subject(clip, scenes)
+    data = under_test(clip, scenes)
     with tiny.left_as_found(clip.model):
         result = run(Sanity(), data, scenes, ["legrad", "centre"], tmp_path, Limits(2)).content
     scores = result["scores"]["legrad"]
@@ -327,9 +327,13 @@ def test_every_parameter_of_the_tower_is_shuffled_once(clip):
     assert torch.equal(parts[0][0], before)
 
 
-def test_the_fingerprint_is_each_layers_share(clip, scenes, tmp_path):
+def test_layer_importance_is_each_layers_share_of_the_relevance(clip, scenes, tmp_path):
     result = run(
-        Fingerprint.of(clip.anatomy), subject(clip, scenes), scenes, ["legrad", "legrad:layers=1", "rollout"], tmp_path
+        LayerImportance.of(clip.anatomy),
+        under_test(clip, scenes),
+        scenes,
+        ["legrad", "legrad:layers=1", "rollout"],
+        tmp_path,
     ).content
     explanation = clip.explain(scenes[0].image, [f"a photo of a {scenes[0].label}"], fit="squash", keep_layers=True)
     sums = explanation.layer_relevance[0, 0].sum((1, 2))
@@ -338,18 +342,18 @@ def test_the_fingerprint_is_each_layers_share(clip, scenes, tmp_path):
     assert result["problems"] == []
 
 
-def test_the_fingerprint_of_one_layer_and_of_flat_maps(clip, scenes, tmp_path, monkeypatch):
+def test_layer_importance_of_one_layer_and_of_flat_maps(clip, scenes, tmp_path, monkeypatch):
     methods = ["legrad", "raw-attention", "attentioncam", "textspan"]
-    benchmark, explain = Fingerprint(4), Subject.explain
+    benchmark, explain = LayerImportance(4), ModelUnderTest.explain
 
-    def flat(self, pictures, targets, method, **arguments):
-        found = explain(self, pictures, targets, method, **arguments)
+    def flat(self, images, targets, method, **arguments):
+        found = explain(self, images, targets, method, **arguments)
         if method == "textspan":
             found.layer_relevance[0] = 0
         return found
 
-    monkeypatch.setattr(Subject, "explain", flat)
-    result = run(benchmark, subject(clip, scenes), scenes, methods, tmp_path, Limits(2)).content
+    monkeypatch.setattr(ModelUnderTest, "explain", flat)
+    result = run(benchmark, under_test(clip, scenes), scenes, methods, tmp_path, Limits(2)).content
     assert result["unsupported"] == dict.fromkeys(("raw-attention", "attentioncam"), "reads 1 of the 4 layers only")
     numbers = result["methods"]["textspan"]["metrics"]
     assert (numbers["depth"]["value"], numbers["layer_0"]["value"], numbers["flat"]["value"]) == (None, None, 1)
@@ -357,7 +361,7 @@ def test_the_fingerprint_of_one_layer_and_of_flat_maps(clip, scenes, tmp_path, m
 
 
 @pytest.mark.parametrize("kind", ["class token", "pooler"])
-def test_the_fingerprint_has_every_heads_share(clip, kind, scenes, tmp_path):
+def test_layer_importance_has_every_heads_share(clip, kind, scenes, tmp_path):
     from dataclasses import replace
 
     explainer = clip
@@ -365,12 +369,12 @@ def test_the_fingerprint_has_every_heads_share(clip, kind, scenes, tmp_path):
         model = tiny.TOWERS["siglip"]()
         adapter = legrad.wrap(model, tokenizer=tiny.tokenizer).adapter
         explainer = legrad.Explainer(replace(adapter, transform=clip.adapter.transform))
-    asked = subject(explainer, scenes)
-    benchmark = registry.build("fingerprint", explainer.anatomy, {})
+    asked = under_test(explainer, scenes)
+    benchmark = registry.build("layer-importance", explainer.anatomy, {})
     layers = len(explainer.anatomy.blocks)
     assert (benchmark.layers, benchmark.heads) == (layers, 2)
     result = run(benchmark, asked, scenes, ["legrad", "legrad-norelu"], tmp_path).content
-    target = [[asked.target(scenes[0].label)]]
+    target = [[asked.classes.target(scenes[0].label)]]
     maps = heads.head_relevance(explainer, scenes[0].image, target, fit="squash")[0, 0].sum((2, 3))
     own = result["scores"]["legrad"][scenes.keys()[0]]
     assert limits.close(own["heads"], maps / maps.sum())
@@ -390,7 +394,7 @@ def test_the_fingerprint_has_every_heads_share(clip, kind, scenes, tmp_path):
     assert "layer 0, head 1" not in page
     assert "heads for half" in page
     assert len([line for line in (tmp_path / "report.csv").read_text().splitlines() if ",head_0_1," in line]) == 2
-    figure = figures.curves(Result.read(next(tmp_path.glob("fingerprint-*.json"))).content)
+    figure = figures.curves(Result.read(next(tmp_path.glob("layer-importance-*.json"))).content)
     drawn = figure.axes[0].images[0].get_array()
     assert limits.close(drawn, found)
     assert [figure.axes[0].get_xlabel()[:4], figure.axes[0].get_ylabel()] == ["head", "layer"]
@@ -417,46 +421,48 @@ def test_the_ablation_shows_layers_and_heads():
 
 
 def test_heads_for_half_of_the_relevance():
-    half = Fingerprint(2, 2).metrics["half"].statistic
+    half = LayerImportance(2, 2).metrics["half"].statistic
     items = [{"heads": [[0.25, 0.25], [0.25, 0.25]]}, {"heads": [[0.1, 0.1], [0.5, 0.3]]}, {"layers": [1, 0]}]
     assert [half([item])(np.ones(1)) for item in items[:2]] == [0.5, 0.25]
     assert half(items)(np.ones(3)) == 0.375
     assert np.isnan(half([{"heads": [[None, None], [None, None]]}])(np.ones(1)))
 
 
-def test_the_fingerprint_of_folded_heads_has_layers_only(clip, scenes, tmp_path):
-    result = run(Fingerprint(4), subject(clip, scenes), scenes, ["legrad"], tmp_path, Limits(2)).content
+def test_layer_importance_of_folded_heads_has_layers_only(clip, scenes, tmp_path):
+    result = run(LayerImportance(4), under_test(clip, scenes), scenes, ["legrad"], tmp_path, Limits(2)).content
     assert all(set(one) == {"layers"} for one in result["scores"]["legrad"].values())
     assert not [name for name in result["metrics"] if name.startswith("head")]
 
 
 def test_variants_of_some_heads(clip, scenes):
-    asked = subject(clip, scenes)
-    pictures, targets = [scenes[0].image], [[asked.target("sun")]]
-    every = heads.head_relevance(clip, pictures, targets, fit="squash", layers=1)[0, 0, 0]
-    assert limits.close(asked.grids(pictures, targets, "legrad:layers=1:heads=1")[0][0], every[1])
-    assert limits.close(asked.grids(pictures, targets, "legrad:heads=0+1:layers=1")[0][0], every.mean(0))
-    strongest = asked.grids(pictures, targets, "legrad:layers=1:heads=strongest")[0][0]
+    asked = under_test(clip, scenes)
+    images, targets = [scenes[0].image], [[asked.classes.target("sun")]]
+    every = heads.head_relevance(clip, images, targets, fit="squash", layers=1)[0, 0, 0]
+    assert limits.close(asked.grids(images, targets, "legrad:layers=1:heads=1")[0][0], every[1])
+    assert limits.close(asked.grids(images, targets, "legrad:heads=0+1:layers=1")[0][0], every.mean(0))
+    strongest = asked.grids(images, targets, "legrad:layers=1:heads=strongest")[0][0]
     assert limits.close(strongest, every[every.sum((1, 2)).argmax()])
     for wrong in ("gradcam:heads=0", "legrad:heads=best", "legrad:heads=", "legrad:heads=0+-1"):
         with pytest.raises(InputError, match="a variant is METHOD:layers=K"):
-            asked.grids(pictures, targets, wrong)
+            asked.grids(images, targets, wrong)
 
 
 def test_arguments_that_a_method_cannot_use(clip, scenes, tmp_path):
     """Those of the run are for the methods that know them; those of a variant are a mistake, told once."""
-    asked = subject(clip, scenes, layers=1, readout="native")
-    targets = [[asked.target("sun")]]
+    asked = under_test(clip, scenes, layers=1, readout="native")
+    targets = [[asked.classes.target("sun")]]
     found = {name: asked.grids([scenes[0].image], targets, name)[0] for name in ("legrad", "rollout", "random")}
-    expected = subject(clip, scenes).grids([scenes[0].image], targets, "legrad:layers=1:readout=native")[0]
+    expected = under_test(clip, scenes).grids([scenes[0].image], targets, "legrad:layers=1:readout=native")[0]
     assert torch.equal(found["legrad"], expected)
-    assert torch.equal(found["rollout"], subject(clip, scenes).grids([scenes[0].image], targets, "rollout:layers=1")[0])
+    assert torch.equal(
+        found["rollout"], under_test(clip, scenes).grids([scenes[0].image], targets, "rollout:layers=1")[0]
+    )
     data = open_data("embedded", "localisation")
     result = run(Localisation(), asked, data, ["legrad", "random:layers=1"], tmp_path, Limits(3)).content
     assert "'random' cannot use layers" in result["unsupported"]["random:layers=1"]
     assert result["problems"] == []
     wrong = ("legrad:layers=9", "legrad:heads=7", "gradcam:layers=0")
-    result = run(Localisation(), subject(clip, scenes), data, wrong, tmp_path, Limits(3)).content
+    result = run(Localisation(), under_test(clip, scenes), data, wrong, tmp_path, Limits(3)).content
     assert {name: why[:30] for name, why in result["unsupported"].items()} == {
         "legrad:layers=9": "layers=9 but the model has 4 b",
         "legrad:heads=7": "no head 7: the explained atten",
@@ -464,13 +470,13 @@ def test_arguments_that_a_method_cannot_use(clip, scenes, tmp_path):
     }
     assert result["problems"] == []
     with pytest.raises(InputError, match="layers=9 but the model has 4 blocks"):
-        subject(clip, scenes, layers=9)
+        under_test(clip, scenes, layers=9)
     with pytest.raises(InputError, match="no mine read-out, only"):
-        subject(clip, scenes, readout="mine")
+        under_test(clip, scenes, readout="mine")
 
 
 def test_speed_measures_both(clip, scenes, tmp_path):
-    result = run(Speed(1), subject(clip, scenes), scenes, ["legrad", "random"], tmp_path, Limits(3)).content
+    result = run(Speed(1), under_test(clip, scenes), scenes, ["legrad", "random"], tmp_path, Limits(3)).content
     for method in ("legrad", "random"):
         assert all(one["seconds"] > 0 < one["forward"] for one in result["scores"][method].values())
     numbers = result["methods"]["legrad"]["metrics"]
@@ -478,11 +484,13 @@ def test_speed_measures_both(clip, scenes, tmp_path):
     assert numbers["slowdown"]["value"] > 1
 
 
-@pytest.mark.parametrize("name", [name for name in registry.NAMES if name not in ("speed", "sanity", "fingerprint")])
+@pytest.mark.parametrize(
+    "name", [name for name in registry.NAMES if name not in ("speed", "sanity", "layer-importance")]
+)
 def test_every_benchmark_on_a_tiny_model(clip, name, tmp_path):
     data = open_data("embedded", name)
     benchmark = registry.build(name, clip.anatomy, {})
-    result = run(benchmark, subject(clip, data), data, ["legrad", "random"], tmp_path, Limits(2)).content
+    result = run(benchmark, under_test(clip, data), data, ["legrad", "random"], tmp_path, Limits(2)).content
     assert (result["problems"], result["unsupported"], result["complete"]) == ([], {}, True)
     assert result["methods"]["legrad"]["items"] == 2
     json.dumps(result["settings"])
@@ -514,7 +522,7 @@ def test_every_kind_of_benchmark_on_a_classifier(classifier, name, tmp_path):
     data = Labelled(root)
     data.classes = labels
     result = run(
-        registry.build(name, classifier.anatomy, {}), subject(classifier, data), data, ["legrad", "random"], tmp_path
+        registry.build(name, classifier.anatomy, {}), under_test(classifier, data), data, ["legrad", "random"], tmp_path
     ).content
     assert result["problems"] == []
     assert result["methods"]["legrad"]["items"] == 2
@@ -526,7 +534,7 @@ def test_a_class_without_a_name_is_its_own_images_problem(clip, name, tmp_path):
         (tmp_path / "data" / label).mkdir(parents=True)
         Image.new("RGB", (40, 30), "red").save(tmp_path / "data" / label / "a.png")
     data = open_data(str(tmp_path / "data"), name)
-    result = run(registry.build(name, clip.anatomy, {}), subject(clip, data), data, ["legrad"], tmp_path).content
+    result = run(registry.build(name, clip.anatomy, {}), under_test(clip, data), data, ["legrad"], tmp_path).content
     assert {(one["key"], one["problem"]) for one in result["problems"]} == {
         ("n99999999/a.png", "'n99999999' is no ImageNet synset; give a file of class names")
     }
@@ -593,7 +601,7 @@ def folder(clip, tmp_path_factory):
     methods = ("legrad", "random", "rollout")
     items, seconds = (20, 2), (1, 1)
     parts = [
-        StudyPart("fingerprint", items, seconds, methods=("legrad",)),
+        StudyPart("layer-importance", items, seconds, methods=("legrad",)),
         StudyPart(
             "ablation",
             items,
@@ -637,8 +645,8 @@ def test_what_a_scale_does():
 def test_parts_share_time_and_maps(clip, monkeypatch, tmp_path):
     now, seen = [0.0], []
 
-    def fake(benchmark, subject, data, methods, out, limits, *others):
-        seen.append((limits.seconds, limits.per_method, data.objects, subject._memory))
+    def fake(benchmark, model, data, methods, out, limits, *others):
+        seen.append((limits.seconds, limits.per_method, data.objects, model._cache))
         now[0] += limits.seconds / 2
 
     monkeypatch.setattr("legrad.bench.study.run", fake)
@@ -678,19 +686,19 @@ def test_report(folder):
     (path,) = (folder / "tiny").glob("localisation-*.json")
     content = Result.read(path).content
     assert float(chosen[0]["value"]) == content["methods"]["random"]["metrics"]["pointing"]["value"]
-    for benchmark in ("fingerprint", "ablation (localisation)", "sanity", "perturbation", "segmentation (truth)"):
+    for benchmark in ("layer-importance", "ablation (localisation)", "sanity", "perturbation", "segmentation (truth)"):
         assert f"\n## {benchmark}, {content['settings']['subject']['model']}\n" in text
     model = content["settings"]["subject"]["model"]
-    assert text.index(f"\n## Where does legrad stand? {model}\n") < text.index("\n## fingerprint")
+    assert text.index(f"\n## Where does legrad stand? {model}\n") < text.index("\n## layer-importance")
     pointing = content["methods"]["random"]["metrics"]["pointing"]
     assert f"| random | 2 | {pointing['value']:.3f} [" in text
     assert "- **segmentation (truth): mIoU**: legrad " in text
     assert "| *chance* |" in text
-    pictures = [line[line.index("(") + 1 : -1] for line in text.splitlines() if line.startswith("![")]
-    assert len(pictures) == 11
-    for name in pictures:
-        with Image.open(folder / name) as picture:
-            assert min(picture.size) > 100
+    images = [line[line.index("(") + 1 : -1] for line in text.splitlines() if line.startswith("![")]
+    assert len(images) == 11
+    for name in images:
+        with Image.open(folder / name) as figure:
+            assert min(figure.size) > 100
     # headings of a table and its rows have as many cells
     for block in text.split("\n\n"):
         if block.startswith("| "):
@@ -838,7 +846,7 @@ def test_the_switches_of_a_benchmark_are_the_marked_fields_of_its_class():
     assert list(registry.switches("segmentation")) == ["explained", "geometry"]
     assert list(registry.switches("perturbation")) == ["explained", "fill", "patch", "ties"]
     assert registry.switches("localisation")["tolerance"].kind is float
-    assert registry.switches("speed") == registry.switches("fingerprint") == {}
+    assert registry.switches("speed") == registry.switches("layer-importance") == {}
     both = registry.switches("ablation")["explained"]
     assert (both.allowed, both.default) == (("predicted", "truth", "both"), None)
 
@@ -866,15 +874,28 @@ def test_options_of_other_benchmarks_are_unknown(call, arguments, message):
     assert message in " ".join(err.replace("│", " ").split())
 
 
+def test_the_old_name_of_a_benchmark_works_with_one_warning(call):
+    arguments = ("--items", "1", "--out", "results")
+    code, _, err = call("bench", "fingerprint", *arguments)
+    assert code == 0
+    assert err == "warning: `legrad bench fingerprint` is called `legrad bench layer-importance` now\n"
+    (path,) = Path("results").glob("layer-importance-*.json")
+    assert call("bench", "layer-importance", *arguments)[::2] == (0, "")
+    # files of the last release have the old name
+    path.write_text(path.read_text().replace('"benchmark": "layer-importance"', '"benchmark": "fingerprint"', 1))
+    assert Result.read(path).content["benchmark"] == "layer-importance"
+    assert "fingerprint" not in call("bench", "--help")[1]
+
+
 def test_ctrl_c_is_one_line(call, monkeypatch):
     arguments = ("bench", "localisation", "--methods", "random", "--items", "3", "--out", "results")
     measure, calls = Localisation.measure, []
 
-    def interrupted(self, subject, samples, method):
+    def interrupted(self, model, samples, method):
         calls.append(len(samples))
         if len(calls) > 1:
             raise KeyboardInterrupt
-        return measure(self, subject, samples, method)
+        return measure(self, model, samples, method)
 
     monkeypatch.setattr(Localisation, "measure", interrupted)
     assert call(*arguments) == (130, "", "interrupted; the same command goes on where this one stopped\n")

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from helpers.fakes import Data, Subject, block, scene
+from helpers.fakes import Data, ModelUnderTest, block, scene
 
 from legrad.bench.benchmark import Metric
 from legrad.bench.journal import Journal, Key
@@ -30,11 +30,11 @@ class Area:
     def protocol(self):
         return {"scale": self.scale}
 
-    def prepare(self, subject, data):
+    def prepare(self, model, data):
         pass
 
-    def measure(self, subject, samples, method):
-        subject.asked.append((method, [s.key for s in samples]))
+    def measure(self, model, samples, method):
+        model.asked.append((method, [s.key for s in samples]))
         if method == "legrad:layers=9":
             raise UnsupportedModelError("no such layer")
         if any(s.label == "bad" for s in samples):
@@ -53,9 +53,9 @@ def areas(result, method="legrad"):
 @pytest.fixture
 def go(tmp_path):
     def call(data, methods=("legrad",), benchmark=None, **options):
-        subject = Subject(data, None)
-        result = run(benchmark or Area(), subject, data, methods, tmp_path, **options)
-        return result, subject.asked
+        model = ModelUnderTest(data, None)
+        result = run(benchmark or Area(), model, data, methods, tmp_path, **options)
+        return result, model.asked
 
     return call
 
@@ -222,11 +222,11 @@ def test_an_interrupt_leaves_a_result_and_is_resumed(go, tmp_path):
     calls = []
 
     class Interrupting(Area):
-        def measure(self, subject, samples, method):
+        def measure(self, model, samples, method):
             calls.append(method)
             if len(calls) == 2:
                 raise KeyboardInterrupt
-            return super().measure(subject, samples, method)
+            return super().measure(model, samples, method)
 
     with pytest.raises(KeyboardInterrupt):
         go(five(), benchmark=Interrupting())
@@ -262,9 +262,9 @@ def test_time_cuts_items_and_says_so(go):
     now = [0.0]
 
     class Slow(Area):
-        def measure(self, subject, samples, method):
+        def measure(self, model, samples, method):
             now[0] += len(samples) * (1.0 if method == "legrad:layers=1" else 0.1)
-            return super().measure(subject, samples, method)
+            return super().measure(model, samples, method)
 
     result, _ = go(
         data,
@@ -285,9 +285,9 @@ def test_a_slow_first_call_does_not_decide(go):
     now = [0.0]
 
     class Warming(Area):
-        def measure(self, subject, samples, method):
+        def measure(self, model, samples, method):
             now[0] += 0.1 * len(samples) if now[0] else 4.0
-            return super().measure(subject, samples, method)
+            return super().measure(model, samples, method)
 
     result, _ = go(data, benchmark=Warming(), limits=Limits(seconds=9.0), clock=lambda: now[0])
     assert result.content["methods"]["legrad"]["items"] == 40

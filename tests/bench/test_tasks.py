@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import limits
-from helpers.fakes import SIZE, Data, Subject, block, scene
+from helpers.fakes import SIZE, Data, ModelUnderTest, block, scene
 from PIL import Image
 
 from legrad.bench.runner import run
@@ -41,8 +41,8 @@ METHODS = ("legrad", "legrad:layers=1", "legrad:layers=2")
 
 
 def values(benchmark, data, tmp_path, draw=the_mask, methods=METHODS):
-    subject = Subject(data, draw)
-    result = run(benchmark, subject, data, methods, tmp_path).content
+    model = ModelUnderTest(data, draw)
+    result = run(benchmark, model, data, methods, tmp_path).content
     assert result["problems"] == []
     return {
         method: {name: one["value"] for name, one in result["methods"][method]["metrics"].items()} for method in methods
@@ -100,10 +100,10 @@ def test_images_and_masks_lie_on_each_other(geometry, overlap):
     mask[SIZE // 2 : SIZE] = True
     image = Image.fromarray(np.repeat(mask[..., None], 3, 2).astype(np.uint8) * 255)
 
-    class Mirror(Subject):
-        def maps(self, pictures, targets, method, fit="squash"):
+    class Mirror(ModelUnderTest):
+        def maps(self, images, targets, method, fit="squash"):
             assert fit == "squash"  # the model's own transform may crop again
-            shown = [np.array(p.resize((SIZE, SIZE), Image.Resampling.NEAREST).convert("L")) for p in pictures]
+            shown = [np.array(p.resize((SIZE, SIZE), Image.Resampling.NEAREST).convert("L")) for p in images]
             return [torch.from_numpy(one / 255.0)[None].float() for one in shown]
 
     data = Data([replace(scene("item-0", {"square": mask}), image=image)])
@@ -117,7 +117,7 @@ def test_segmentation_needs_the_mask_of_the_label():
     data = two()
     sample = replace(data.samples[0], label="dot")
     with pytest.raises(InputError, match="item-0 has no mask of its label 'dot'"):
-        Segmentation().measure(Subject(data, the_mask), [sample], "legrad")
+        Segmentation().measure(ModelUnderTest(data, the_mask), [sample], "legrad")
 
 
 def test_ignored_pixels_count_nowhere(tmp_path):
@@ -168,8 +168,8 @@ def test_perturbation(tmp_path):
 def test_perturbation_of_a_wrong_prediction(tmp_path):
     """Accuracy is against the label, also where the predicted class is explained; both classes get their own map."""
     data = Data([replace(bright(LEFT, "square"), key="item-0", label="bar")])
-    subject = Subject(data, lambda sample, name, method: LEFT if name == "square" else RIGHT)
-    found = run(Perturbation(), subject, data, ["legrad"], tmp_path).content
+    model = ModelUnderTest(data, lambda sample, name, method: LEFT if name == "square" else RIGHT)
+    found = run(Perturbation(), model, data, ["legrad"], tmp_path).content
     one = found["scores"]["legrad"]["item-0"]
     assert one["clean"] == 0
     # without its light half the image is a bar to the model, though it was not before
@@ -178,15 +178,15 @@ def test_perturbation_of_a_wrong_prediction(tmp_path):
     numbers = found["methods"]["legrad"]["metrics"]
     assert numbers["positive_predicted"]["value"] == pytest.approx(45)
     assert numbers["positive_predicted_correct_only"]["value"] is None
-    assert subject.asked[0][2] == [["square", "bar"]]
-    only = Perturbation(explained="truth").measure(subject, data.samples, "legrad")
+    assert model.asked[0][2] == [["square", "bar"]]
+    only = Perturbation(explained="truth").measure(model, data.samples, "legrad")
     assert set(only[0]) == {"clean", "target"}
 
 
 @pytest.mark.parametrize("fill", ["black", "blur"])
 def test_perturbation_of_several_images_is_that_of_each(fill):
     data = Data([bright(LEFT, "square"), bright(block((0, 4), (0, 8)), "square")])
-    asked = Subject(data, the_mask)
+    asked = ModelUnderTest(data, the_mask)
     together = Perturbation(fill=fill).measure(asked, data.samples, "legrad")
     alone = [Perturbation(fill=fill).measure(asked, [one], "legrad")[0] for one in data.samples]
     assert together == alone
@@ -250,11 +250,11 @@ def test_data_without_what_a_benchmark_needs(tmp_path):
         (presence.Presence(), "item-0 has no label"),
     ]
     for place, (benchmark, message) in enumerate(cases):
-        subject = Subject(data, the_mask)
-        result = run(benchmark, subject, data, ["legrad"], tmp_path / str(place)).content
+        model = ModelUnderTest(data, the_mask)
+        result = run(benchmark, model, data, ["legrad"], tmp_path / str(place)).content
         told = {one["key"]: one["problem"] for one in result["problems"]}
         assert message in told["item-0"]
     bare = Data(data.samples[:1])
     for benchmark, what in ((Localisation(), "masks"), (OpenVocabulary(), "points"), (Perturbation(), "labels")):
         with pytest.raises(InputError, match=f"this benchmark needs {what}, which tiny does not have"):
-            run(benchmark, Subject(bare, the_mask), bare, ["legrad"], tmp_path / "bare")
+            run(benchmark, ModelUnderTest(bare, the_mask), bare, ["legrad"], tmp_path / "bare")

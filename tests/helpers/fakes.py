@@ -1,4 +1,4 @@
-"""A subject whose maps are known, and scenes small enough to count by hand."""
+"""A model under test whose maps are known, and scenes small enough to count by hand."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,7 +48,7 @@ class Data:
         return self.samples[index]
 
 
-class Subject:
+class ModelUnderTest:
     """Gives for a class of an image the map ``draw(its sample, the class, method)``, (SIZE, SIZE).
 
     The model is an eye: the feature of an image is the darkness of its left and right half, and the classes "square"
@@ -65,6 +65,10 @@ class Subject:
         self._draw = draw
         self.asked = []
 
+    @property
+    def classes(self):
+        return self
+
     def target(self, name):
         return name
 
@@ -77,24 +81,24 @@ class Subject:
     def at_column(self, column):
         return NAMES[column]
 
-    def maps(self, pictures, targets, method, fit="squash"):
-        self.asked.append((method, [self._by_image[id(p)].key for p in pictures], targets))
+    def maps(self, images, targets, method, fit="squash"):
+        self.asked.append((method, [self._by_image[id(p)].key for p in images], targets))
         return [
             torch.stack([torch.as_tensor(self._draw(self._by_image[id(p)], name, method)).float() for name in own])
-            for p, own in zip(pictures, targets, strict=True)
+            for p, own in zip(images, targets, strict=True)
         ]
 
-    def evidence(self, pictures, targets, method, fit="squash"):
-        maps = self.maps(pictures, targets, method)
+    def evidence(self, images, targets, method, fit="squash"):
+        maps = self.maps(images, targets, method)
         return maps, [one.flatten(1).sum(1) for one in maps]
 
-    def inputs(self, pictures, fit="squash"):
-        return torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) / 255 for p in pictures])
+    def inputs(self, images, fit="squash"):
+        return torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) / 255 for p in images])
 
     pixels = inputs
 
-    def extents(self, pictures, patch=1):
-        return [(SIZE, SIZE)] * len(pictures)
+    def extents(self, images, patch=1):
+        return [(SIZE, SIZE)] * len(images)
 
     def seen(self, pixels):
         return torch.stack([pixels[..., : SIZE // 2].mean((1, 2, 3)), pixels[..., SIZE // 2 :].mean((1, 2, 3))], 1)
@@ -104,8 +108,8 @@ class Subject:
     def logits(self, features):
         return torch.cat([features, torch.zeros(len(features), 1)], 1)
 
-    def answers(self, pictures, fit="squash"):
-        return self.logits(self.features(self.inputs(pictures, fit)))
+    def answers(self, images, fit="squash"):
+        return self.logits(self.features(self.inputs(images, fit)))
 
     def synchronize(self):
         pass

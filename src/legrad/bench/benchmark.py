@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import Summary
 from legrad.datasets import Dataset, Sample
 
@@ -102,11 +102,11 @@ class Benchmark(Protocol):
         """All switches and conventions, ready for JSON."""
         ...
 
-    def prepare(self, subject: Subject, data: Dataset) -> None:
+    def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
         """Called once before the first item: ``InputError`` where this model or data cannot be measured."""
         ...
 
-    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+    def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """The scores of every sample, ready for JSON.
 
         Raises:

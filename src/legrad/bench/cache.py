@@ -14,13 +14,13 @@ Compute = Callable[[Sequence[Image], Sequence[Sequence[Tensor | int]]], Sequence
 class MapCache:
     """Remembers what was computed for an image and a target, as long as the model's weights stay as they are.
 
-    A map never depends on its company in a batch, so that it can be taken from another benchmark's batch. On the patch
-    grid it is small: a thousand images with three targets and twenty methods take 40 MB.
+    A map does not depend on the other images of its batch, so that it can be taken from another benchmark's batch.
+    On the patch grid it is small: a thousand images with three targets and twenty methods take 40 MB.
     """
 
     def __init__(self) -> None:
         self._state: Hashable = None
-        self._found: dict[Hashable, tuple[Tensor, ...]] = {}
+        self._entries: dict[Hashable, tuple[Tensor, ...]] = {}
 
     def __call__(
         self,
@@ -43,30 +43,30 @@ class MapCache:
             For every image tensors (its targets, ...).
         """
         if state != self._state:
-            self._found.clear()
+            self._entries.clear()
             self._state = state
         keys = [
-            [(what, name, _digest(target)) for target in own]
-            for name, own in zip(map(_digest, images), targets, strict=True)
+            [(what, image, _digest(target)) for target in row]
+            for image, row in zip(map(_digest, images), targets, strict=True)
         ]
-        missing = [
-            [target for key, target in zip(names, own, strict=True) if key not in self._found]
-            for names, own in zip(keys, targets, strict=True)
+        unknown = [
+            [target for key, target in zip(key_row, row, strict=True) if key not in self._entries]
+            for key_row, row in zip(keys, targets, strict=True)
         ]
-        rows = [row for row, own in enumerate(missing) if own]
+        rows = [index for index, row in enumerate(unknown) if row]
         if rows:
-            computed = compute([images[row] for row in rows], [missing[row] for row in rows])
-            for row, parts in zip(rows, computed, strict=True):
-                new = [key for key in keys[row] if key not in self._found]
+            results = compute([images[row] for row in rows], [unknown[row] for row in rows])
+            for row, parts in zip(rows, results, strict=True):
+                new = [key for key in keys[row] if key not in self._entries]
                 for key, *values in zip(new, *parts, strict=True):
-                    self._found[key] = tuple(value.clone() for value in values)
-        return [tuple(map(torch.stack, zip(*(self._found[key] for key in own), strict=True))) for own in keys]
+                    self._entries[key] = tuple(value.clone() for value in values)
+        return [tuple(map(torch.stack, zip(*(self._entries[key] for key in row), strict=True))) for row in keys]
 
 
-def _digest(thing: Image | Tensor | int) -> Hashable:
+def _digest(item: Image | Tensor | int) -> Hashable:
     """Names an image or a target by its content."""
-    if isinstance(thing, int):
-        return thing
-    size = tuple(thing.size if isinstance(thing, Image) else thing.shape)
-    content = thing.tobytes() if isinstance(thing, Image) else thing.detach().cpu().contiguous().numpy().tobytes()
+    if isinstance(item, int):
+        return item
+    size = tuple(item.size if isinstance(item, Image) else item.shape)
+    content = item.tobytes() if isinstance(item, Image) else item.detach().cpu().contiguous().numpy().tobytes()
     return size, hashlib.blake2b(content, digest_size=16).digest()

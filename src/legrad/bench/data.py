@@ -73,8 +73,8 @@ def open_data(
             if unit == "pixels":
                 raise InputError("--unit is for a table of points of your own; those of Open Images are relative")
             return datasets.OpenImagesPoints(path, images, classes)
-        own: Any = unit or "pixels"  # checked by the reader
-        return datasets.PointsCsv(path, images, own)
+        point_unit: Any = unit or "pixels"  # checked by the reader
+        return datasets.PointsCsv(path, images, point_unit)
     if (path / "prompted_segmentation.csv").is_file():
         return datasets.ADE20KPrompted(path)
     if (path / "validation-segmentation").is_dir():
@@ -97,8 +97,8 @@ def _objects(name: str, default: tuple[int, int]) -> tuple[int, int]:
     _, colon, text = name.partition(":")
     if not colon:
         return default
-    found = re.fullmatch(r"(\d)(?:-(\d))?", text)
-    if not found:
+    bounds = re.fullmatch(r"(\d)(?:-(\d))?", text)
+    if not bounds:
         raise InputError(f"--data {name!r}: expected embedded:LOW-HIGH, the number of objects, as in embedded:2-4")
-    low = int(found[1])
-    return low, int(found[2] or low)
+    low = int(bounds[1])
+    return low, int(bounds[2] or low)

@@ -10,19 +10,19 @@ from legrad.datasets import Dataset, Sample
 from legrad.errors import InputError
 from legrad.metrics.framing import Geometry, frame_mask
 
-_LOOKED_AT = 20  # samples; an image of nothing but background has no mask
+_SAMPLES_READ = 20  # of a data set; an image of nothing but background has no mask
 
 
 def need(data: Dataset, what: Literal["masks", "points", "label"]) -> None:
     """Raise ``InputError`` for a data set that has none of it, by a look at some samples from all over it."""
     read = False
-    for index in range(0, len(data), -(-len(data) // _LOOKED_AT)):
+    for index in range(0, len(data), -(-len(data) // _SAMPLES_READ)):
         try:
-            found = getattr(data[index], what)
-        except Exception:  # told when its turn comes
+            truth = getattr(data[index], what)
+        except Exception:  # reported when the item is measured
             continue
         read = True
-        if found is not None and found != {}:
+        if truth is not None and truth != {}:
             return
     if read:
         raise InputError(f"this benchmark needs {what}{'s' * (what == 'label')}, which {data.name} does not have")
@@ -34,11 +34,11 @@ def objects(sample: Sample, size: int, geometry: Geometry = "squash") -> dict[st
     Raises:
         InputError: there is none.
     """
-    found = {name: frame_mask(mask, size, geometry) for name, mask in sample.masks.items()}
-    found = {name: mask for name, mask in found.items() if mask.any()}
-    if not found:
+    masks = {name: frame_mask(mask, size, geometry) for name, mask in sample.masks.items()}
+    masks = {name: mask for name, mask in masks.items() if mask.any()}
+    if not masks:
         raise InputError(f"{sample.key} has no mask with any pixel at {size} x {size}")
-    return found
+    return masks
 
 
 def label(sample: Sample) -> str:

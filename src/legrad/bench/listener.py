@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.choices import Fit
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.explainer import Explainer
@@ -14,8 +14,8 @@ from legrad.inputs import spectrograms
 from legrad.methods import Method
 
 
-class Listener(Subject):
-    """As ``Subject``; "images" are what ``explain_audio`` takes, pixels the cells of their spectrograms.
+class Listener(ModelUnderTest):
+    """As ``ModelUnderTest``; "images" are what ``explain_audio`` takes, pixels the cells of their spectrograms.
 
     Raises:
         UnsupportedModelError: a model that does not take spectrograms.
@@ -32,11 +32,11 @@ class Listener(Subject):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """As of a ``Subject``, and what black is."""
+        """As of a ``ModelUnderTest``, and what black is."""
         return {**super().settings, "black": "the extractor's value of digital silence"}
 
     def explain(self, images: Sequence[Any] | Tensor, targets: Any, method: str | Method, **arguments: Any) -> Any:
-        """As of a ``Subject``; sounds are fitted by their extractor alone."""
+        """As of a ``ModelUnderTest``; sounds are fitted by their extractor alone."""
         return super().explain(images, targets, method, **{**arguments, "fit": "model"})
 
     def inputs(self, images: Sequence[Any], fit: Fit = "model") -> Tensor:
@@ -53,9 +53,9 @@ class Listener(Subject):
 
     def extents(self, images: Sequence[Any], patch: int = 1) -> list[tuple[int, int]]:
         """(frequencies, steps) that were heard, in whole patches: padding behind a short sound is never erased."""
-        frames = [one.placement for one in self.explainer.prepare(list(images))]
+        placements = [sound.placement for sound in self.explainer.prepare(list(images))]
         # silence in front of a sound is part of it here: erasing it changes nothing
-        ends = [(one.original[0], one.original[1] + round(one.offset[1])) for one in frames]
+        ends = [(place.original[0], place.original[1] + round(place.offset[1])) for place in placements]
         return [(rows // patch * patch, steps // patch * patch) for rows, steps in ends]
 
     @property

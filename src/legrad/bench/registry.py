@@ -1,14 +1,14 @@
-"""All benchmarks by name, with the switches that each takes."""
+"""All benchmarks by name, the switches that each takes, and what it measures by default."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from legrad.bench.benchmark import Benchmark, Switch, switches_of
 from legrad.bench.listener import Listener
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.tasks import ablation
 from legrad.bench.tasks.audio import AudioPrompted
-from legrad.bench.tasks.layer_shares import Fingerprint
+from legrad.bench.tasks.layer_shares import LayerImportance
 from legrad.bench.tasks.localisation import Localisation
 from legrad.bench.tasks.open_vocabulary import OpenVocabulary
 from legrad.bench.tasks.perturbation import Perturbation
@@ -33,7 +33,7 @@ BENCHMARKS: dict[str, type[Any]] = {
     "speed": Speed,
     "audio": AudioPrompted,
 }
-NAMES = (*BENCHMARKS, "ablation", "fingerprint")
+NAMES = (*BENCHMARKS, "ablation", "layer-importance")
 _ABLATION_BASES = ("localisation", "segmentation", "openvocab", "perturbation")
 
 
@@ -86,14 +86,14 @@ def build(name: str, anatomy: ViTAnatomy, settings: Mapping[str, Any]) -> Benchm
             check_choice(f"--{switch} of {base}", value, takes[switch].allowed)
     if base == "perturbation" and anatomy.axes == ("frequency", "time"):
         values.setdefault("patch", min(anatomy.patch_size))
-    if name == "fingerprint":
-        return Fingerprint.of(anatomy)
+    if name == "layer-importance":
+        return LayerImportance.of(anatomy)
     benchmark = BENCHMARKS[base](**values)
     return ablation.Ablation(benchmark) if name == "ablation" else benchmark
 
 
-def subject(name: str, explainer: Explainer, data: Dataset, **options: Any) -> Subject:
-    """The model under test: a ``Listener`` where sounds are erased, else a ``Subject``; ``options`` as these take them.
+def model_under_test(name: str, explainer: Explainer, data: Dataset, **options: Any) -> ModelUnderTest:
+    """A ``Listener`` where sounds are erased, else a ``ModelUnderTest``; ``options`` are those of the class.
 
     Of a model that sees and hears, sounds are measured on its audio tower.
 
@@ -104,9 +104,9 @@ def subject(name: str, explainer: Explainer, data: Dataset, **options: Any) -> S
     if isinstance(data, SoundFolder) and explainer.audio_explainer is not None:
         explainer = explainer.audio_explainer
     listens = explainer.anatomy.axes == ("frequency", "time")
-    kind = Listener if listens and name == "perturbation" else Subject
+    kind = Listener if listens and name == "perturbation" else ModelUnderTest
     if kind is Listener:
-        options.pop("memory", None)  # it tells images apart, not sounds
+        options.pop("cache", None)  # it tells images apart, not sounds
         if options.get("size") is not None:
             raise InputError("--size is of images; spectrograms have the size that the model's extractor gives them")
     model = kind(explainer, labels=getattr(data, "classes", ()), **options)
@@ -122,7 +122,7 @@ def methods(name: str, anatomy: ViTAnatomy) -> list[str]:
     """What is compared unless the user says: all methods but black boxes, or what the benchmark is about."""
     if name == "ablation":
         return ablation.variants(anatomy)
-    if name == "fingerprint":
+    if name == "layer-importance":
         return ["legrad"]
     # a control costs nothing and explains nothing: its speed would only confuse
     left_out = ("black box", "nothing") if name == "speed" else ("black box",)

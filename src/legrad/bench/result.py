@@ -21,6 +21,8 @@ from legrad.errors import InputError
 SCHEMA = 1
 # what a report reads
 _PARTS = {"benchmark", "settings", "statistics", "metrics", "chance", "methods", "problems", "scores"}
+# benchmarks in files of earlier versions -> what they are called now
+_RENAMED = {"fingerprint": "layer-importance"}
 _DISTRIBUTIONS = ("legrad", "torch", "torchvision", "numpy", "pillow", "timm", "open_clip_torch", "transformers")
 
 
@@ -41,14 +43,14 @@ class Result:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:
                 raise InputError(f"{path} is a result of schema {content['schema']}, expected {SCHEMA}; run it again")
-            missing = _PARTS - content.keys()
-            if missing:
-                raise KeyError(min(missing))
+            absent = _PARTS - content.keys()
+            if absent:
+                raise KeyError(min(absent))
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path} is not a result of legrad bench ({error})") from error
-        return cls(content)
+        return cls({**content, "benchmark": _RENAMED.get(content["benchmark"], content["benchmark"])})
 
 
 def summarise(
@@ -129,13 +131,13 @@ def summarise(
 
 def versions() -> dict[str, str]:
     """Installed versions of what takes part."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in _DISTRIBUTIONS:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def machine() -> dict[str, Any]:

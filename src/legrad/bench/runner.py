@@ -14,8 +14,8 @@ import numpy as np
 
 from legrad.bench.benchmark import Benchmark
 from legrad.bench.journal import Journal, Key
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.result import Result, finite, summarise
-from legrad.bench.subject import Subject
 from legrad.bench.variants import Variant
 from legrad.datasets import Dataset, Sample
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
@@ -41,13 +41,13 @@ class Limits:
 
     def of(self, method: str, available: int) -> int:
         """Samples for one method."""
-        wanted = [available, self.items, self.per_method.get(method.partition(":")[0])]
-        return min(count for count in wanted if count is not None)
+        counts = [available, self.items, self.per_method.get(method.partition(":")[0])]
+        return min(count for count in counts if count is not None)
 
 
 @dataclass
 class Progress:
-    """What the runner tells while it works; the command line draws it."""
+    """Callbacks for what the runner does; the command line draws it."""
 
     started: Callable[[str, int], None] = lambda name, total: None
     advanced: Callable[[int], None] = lambda items: None
@@ -56,7 +56,7 @@ class Progress:
 
 def run(
     benchmark: Benchmark,
-    subject: Subject,
+    model: ModelUnderTest,
     data: Dataset,
     methods: Sequence[str],
     out: Path,
@@ -73,15 +73,15 @@ def run(
 
     Args:
         benchmark: what is measured, with its switches.
-        subject: the model.
+        model: the model under test.
         data: the samples.
-        methods: names or variants, see ``subject.Variant``; the first is what the others are compared with.
+        methods: names or variants, see ``variants.Variant``; the first is what the others are compared with.
         out: folder; ``NAME.jsonl`` is the journal, ``NAME-MODEL-SETTINGS.json`` the result.
         limits: item counts and time.
         seed: of the order and of the bootstrap.
         strict: raise at the first problem: an item's, a method that the model does not support, or one that the data
             set's reader found.
-        progress: told about the work, and of every problem.
+        progress: called with the work done, and with every problem.
         clock: in seconds.
 
     Returns:
@@ -91,22 +91,17 @@ def run(
         InputError: unknown methods, unusable data or folder; with ``strict`` any problem.
     """
     _check_methods(methods)
-    keys = list(data.keys())
-    if not keys:
-        raise InputError(f"{data.name} has no items")
-    if len(set(keys)) < len(keys):
-        double = next(key for key in keys if keys.count(key) > 1)
-        raise InputError(f"{data.name} has two items with the key {double!r}")
+    keys = _unique_keys(data)
     progress = progress or Progress()
     for line in data.facts.get("problems", ()):
         if strict:
             raise InputError(f"{data.name}: {line}")
         progress.problem(f"{data.name}: {line}")
-    benchmark.prepare(subject, data)
-    described = describe(benchmark, subject, data, seed)
+    benchmark.prepare(model, data)
+    described = describe(benchmark, model, data, seed)
     present = set(keys)
     with Journal(out / f"{benchmark.name}.jsonl") as journal:
-        work = _Run(benchmark, subject, data, keys, list(methods), limits, seed, strict, progress, clock, journal)
+        work = _Run(benchmark, model, data, keys, list(methods), limits, seed, strict, progress, clock, journal)
         work.settings = digest(described)
         try:
             work.all_items()
@@ -115,7 +110,7 @@ def run(
                 benchmark,
                 described,
                 # an image that failed and was taken out of the data since is no problem of it
-                [one for one in journal.of(work.settings) if "scores" in one or one["key"] in present],
+                [record for record in journal.of(work.settings) if "scores" in record or record["key"] in present],
                 methods=methods,
                 unsupported=work.unsupported,
                 cuts=work.cuts,
@@ -127,14 +122,14 @@ def run(
     return result
 
 
-def describe(benchmark: Benchmark, subject: Subject, data: Dataset, seed: int) -> dict[str, Any]:
+def describe(benchmark: Benchmark, model: ModelUnderTest, data: Dataset, seed: int) -> dict[str, Any]:
     """All that decides about an item's scores; records of other settings are never mixed in."""
     import legrad
 
     return {
         "benchmark": benchmark.name,
         "protocol": dict(benchmark.protocol()),
-        "subject": subject.settings,
+        "subject": model.settings,
         "data": {"name": data.name, **data.facts},
         "seed": seed,
         "legrad": legrad.__version__,
@@ -146,6 +141,17 @@ def digest(described: Mapping[str, Any]) -> str:
     data = {key: value for key, value in described["data"].items() if key not in ("problems", "items")}
     text = json.dumps({**described, "data": data}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _unique_keys(data: Dataset) -> list[str]:
+    """The keys of all items; raises ``InputError`` if there is none, or one twice."""
+    keys = list(data.keys())
+    if not keys:
+        raise InputError(f"{data.name} has no items")
+    if len(set(keys)) < len(keys):
+        double = next(key for key in keys if keys.count(key) > 1)
+        raise InputError(f"{data.name} has two items with the key {double!r}")
+    return keys
 
 
 def _check_methods(methods: Sequence[str]) -> None:
@@ -160,17 +166,30 @@ def _check_methods(methods: Sequence[str]) -> None:
 def share_out(needs: Mapping[str, float], budget: float) -> dict[str, float]:
     """Seconds for each method: all that it needs, or an equal share of what the cheaper ones leave."""
     granted: dict[str, float] = {}
-    left = budget
+    rest = budget
     for place, (method, need) in enumerate(sorted(needs.items(), key=lambda pair: pair[1])):
-        granted[method] = min(need, left / (len(needs) - place))
-        left -= granted[method]
+        granted[method] = min(need, rest / (len(needs) - place))
+        rest -= granted[method]
     return granted
 
 
 @dataclass
 class _Run:
+    """One call of ``run``: what it works with, and what it has measured so far.
+
+    Attributes:
+        settings: digest of the settings, under which the journal files the records.
+        unsupported: methods that were given up, with the reason.
+        cuts: what the limits left out, a sentence each.
+        complete: whether all items were reached.
+        seconds: method -> of every item that this call measured.
+        failures: method -> problems of the items that failed at their first try.
+        working: methods that have measured an item, in this call or before.
+        tried: (method, key) of the items that earlier calls measured, or tried to.
+    """
+
     benchmark: Benchmark
-    subject: Subject
+    model: ModelUnderTest
     data: Dataset
     keys: list[str]
     methods: list[str]
@@ -184,6 +203,10 @@ class _Run:
     unsupported: dict[str, str] = field(default_factory=dict)
     cuts: list[str] = field(default_factory=list)
     complete: bool = False
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    failures: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    working: set[str] = field(default_factory=set)
+    tried: set[tuple[str, str]] = field(default_factory=set)
 
     def all_items(self) -> None:
         """Batch by batch, every method on the same samples; each batch is on disk before the next one starts."""
@@ -191,112 +214,131 @@ class _Run:
         targets = {method: self.limits.of(method, len(order)) for method in self.methods}
         self.progress.started(self.benchmark.name, sum(targets.values()))
         start = self.clock()
-        seconds: dict[str, list[float]] = defaultdict(list)
-        failures: dict[str, list[str]] = defaultdict(list)
-        known = list(self.journal.of(self.settings))
-        working = {record["method"] for record in known if "scores" in record}
-        tried = {(record["method"], record["key"]) for record in known}
+        for record in self.journal.of(self.settings):
+            self.tried.add((record["method"], record["key"]))
+            if "scores" in record:
+                self.working.add(record["method"])
         allowed = dict(targets)
-        # the first sample alone: its cost is known before a whole batch is spent on a slow method
-        most = max(targets.values())
-        # ... but where batches are that large, it is the batch that costs, not the sample
-        early = {min(count, most) for count in (0, 1, 2, 4)} if self.benchmark.batch <= _LARGEST_SPLIT else {0}
-        edges = sorted({*early, *range(0, most, self.benchmark.batch), most})
-        for first, end, after in zip(edges, edges[1:], [*edges[2:], most], strict=False):
-            batch = order[first:end]
-            wanted: dict[str, list[int]] = {}
-            for method in self.methods:
-                if method in self.unsupported:
-                    continue
-                mine = batch[: max(0, allowed[method] - first)]
-                missing = [i for i in mine if not self.journal.done(Key(self.keys[i], method, self.settings))]
-                self.progress.advanced(len(mine) - len(missing))
-                if missing:
-                    wanted[method] = missing
-            samples, records = self._read(wanted)
-            for method, missing in wanted.items():
-                ready = [samples[i] for i in missing if i in samples]
-                found = self._measure(ready, method) if ready else []
-                self.progress.advanced(len(missing))
-                for record in found:
-                    if "problem" not in record:
-                        seconds[method].append(record["seconds"])
-                        working.add(method)
-                    elif (method, record["key"]) not in tried:
-                        # one that failed before, and is tried again first, says nothing new about the method
-                        failures[method].append(record["problem"])
-                records.extend(found)
-                if method not in working and len(failures[method]) >= _GIVE_UP:
-                    self._drop(method, f"{len(failures[method])} items failed in a row: {failures[method][-1]}")
+        edges = self._batch_edges(max(targets.values()))
+        for first, end, after in zip(edges, edges[1:], [*edges[2:], edges[-1]], strict=False):
+            records = self._measure_batch(self._pending(order[first:end], first, allowed))
             if records:
                 self.journal.append(records)
             if self.limits.seconds is not None:
-                overhead = self.clock() - start - sum(map(sum, seconds.values()))
+                overhead = self.clock() - start - sum(map(sum, self.seconds.values()))
                 budget = self.limits.seconds - overhead
-                before, allowed = allowed, self._plan(targets, allowed, seconds, end, budget)
+                before, allowed = allowed, self._plan(targets, allowed, end, budget)
                 if self.clock() - start < self.limits.seconds / 2:
                     # the first calls of a method are its slowest: they decide nothing while there is time
                     still = [method for method in self.methods if before[method] >= end]
                     allowed |= {method: max(allowed[method], min(after, targets[method])) for method in still}
+        self._note_cuts(targets, allowed)
+        self.complete = True
+
+    def _batch_edges(self, most: int) -> list[int]:
+        """Where batches begin and end in the order of items, up to ``most``."""
+        # the first sample alone: its cost is known before a whole batch is spent on a slow method
+        # ... but where batches are that large, it is the batch that costs, not the sample
+        early = {min(count, most) for count in (0, 1, 2, 4)} if self.benchmark.batch <= _LARGEST_SPLIT else {0}
+        return sorted({*early, *range(0, most, self.benchmark.batch), most})
+
+    def _pending(self, batch: Sequence[int], first: int, allowed: Mapping[str, int]) -> dict[str, list[int]]:
+        """Method -> those samples of a batch that it may have and that are not in the journal.
+
+        Args:
+            batch: indices of samples.
+            first: place of the first one in the order.
+            allowed: how many samples of the order each method may have.
+        """
+        pending: dict[str, list[int]] = {}
+        for method in self.methods:
+            if method in self.unsupported:
+                continue
+            within = batch[: max(0, allowed[method] - first)]
+            new = [i for i in within if not self.journal.done(Key(self.keys[i], method, self.settings))]
+            self.progress.advanced(len(within) - len(new))
+            if new:
+                pending[method] = new
+        return pending
+
+    def _measure_batch(self, pending: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
+        """Records of all methods; a method without any success is given up after some failures."""
+        samples, records = self._read(pending)
+        for method, indices in pending.items():
+            readable = [samples[i] for i in indices if i in samples]
+            measured = self._measure(readable, method) if readable else []
+            self.progress.advanced(len(indices))
+            for record in measured:
+                if "problem" not in record:
+                    self.seconds[method].append(record["seconds"])
+                    self.working.add(method)
+                elif (method, record["key"]) not in self.tried:
+                    # one that failed before, and is tried again first, says nothing new about the method
+                    self.failures[method].append(record["problem"])
+            records.extend(measured)
+            failures = self.failures[method]
+            if method not in self.working and len(failures) >= _GIVE_UP:
+                self._drop(method, f"{len(failures)} items failed in a row: {failures[-1]}")
+        return records
+
+    def _note_cuts(self, targets: Mapping[str, int], allowed: Mapping[str, int]) -> None:
         for method in self.methods:
             if not targets[method]:
                 self.cuts.append(f"{method}: left out by this run's limits")
             elif allowed[method] < targets[method] and method not in self.unsupported:
-                cost = statistics.median(seconds[method]) if seconds[method] else float("nan")
+                seconds = self.seconds[method]
+                cost = statistics.median(seconds) if seconds else float("nan")
                 self.cuts.append(
                     f"{method}: {allowed[method]} of {targets[method]} items, cut to fit {self.limits.seconds:.0f} s "
                     f"at {cost:.2f} s per item"
                 )
-        self.complete = True
 
     def _plan(
         self,
         targets: Mapping[str, int],
         allowed: Mapping[str, int],
-        seconds: Mapping[str, list[float]],
         done: int,
         budget: float,
     ) -> dict[str, int]:
         """How many items each method may have in all, by its median cost so far.
 
         Args:
-            targets: what was wanted.
+            targets: as the limits on items have it.
             allowed: by the last plan.
-            seconds: of every item measured by this run.
             done: how far the run is in the order.
             budget: seconds for all measurements of the run, the past ones included.
         """
-        active = [m for m in self.methods if allowed[m] >= done and seconds[m] and m not in self.unsupported]
-        budget -= sum(sum(spent) for method, spent in seconds.items() if method not in active)
-        costs = {method: max(statistics.median_low(seconds[method]), 1e-9) for method in active}
-        granted = share_out({m: sum(seconds[m]) + costs[m] * (targets[m] - done) for m in active}, budget)
+        active = [m for m in self.methods if allowed[m] >= done and self.seconds[m] and m not in self.unsupported]
+        budget -= sum(sum(spent) for method, spent in self.seconds.items() if method not in active)
+        costs = {method: max(statistics.median_low(self.seconds[method]), 1e-9) for method in active}
+        granted = share_out({m: sum(self.seconds[m]) + costs[m] * (targets[m] - done) for m in active}, budget)
         plan = dict(allowed)
         for method in active:
-            more = (granted[method] - sum(seconds[method])) / costs[method]
+            more = (granted[method] - sum(self.seconds[method])) / costs[method]
             plan[method] = min(targets[method], done + max(0, round(more)))
         return plan
 
-    def _read(self, wanted: Mapping[str, Sequence[int]]) -> tuple[dict[int, Sample], list[dict[str, Any]]]:
-        """The samples that any method wants, and a problem for each that wanted one which cannot be read."""
+    def _read(self, pending: Mapping[str, Sequence[int]]) -> tuple[dict[int, Sample], list[dict[str, Any]]]:
+        """The samples of any method, and for each that cannot be read a problem of every method that needs it."""
         samples, records = {}, []
-        for index in sorted({index for missing in wanted.values() for index in missing}):
+        for index in sorted({index for indices in pending.values() for index in indices}):
             try:
                 samples[index] = self.data[index]
             except Exception as error:
                 line = self._problem(self.keys[index], error)
                 records += [
                     self._record(self.keys[index], method, problem=line)
-                    for method, missing in wanted.items()
-                    if index in missing
+                    for method, indices in pending.items()
+                    if index in indices
                 ]
         return samples, records
 
     def _measure(self, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """One record per sample; a batch that fails is taken apart."""
-        self.subject.synchronize()
+        self.model.synchronize()
         start = self.clock()
         try:
-            scores = self.benchmark.measure(self.subject, samples, method)
+            scores = self.benchmark.measure(self.model, samples, method)
         except UnsupportedModelError as error:
             self._drop(method, _line(error))
             return []
@@ -304,23 +346,23 @@ class _Run:
             if len(samples) == 1 or self.strict:
                 line = self._problem(f"{samples[0].key}, {method}", error)
                 return [self._record(samples[0].key, method, problem=line)]
-            found = []
+            records = []
             for sample in samples:
                 if method not in self.unsupported:
-                    found += self._measure([sample], method)
-            return found
-        self.subject.synchronize()
+                    records += self._measure([sample], method)
+            return records
+        self.model.synchronize()
         seconds = (self.clock() - start) / len(samples)
         return [
-            self._record(sample.key, method, seconds=seconds, scores=finite(one))
-            for sample, one in zip(samples, scores, strict=True)
+            self._record(sample.key, method, seconds=seconds, scores=finite(item))
+            for sample, item in zip(samples, scores, strict=True)
         ]
 
-    def _record(self, key: str, method: str, **found: Any) -> dict[str, Any]:
-        return {"key": key, "method": method, "settings": self.settings, **found}
+    def _record(self, key: str, method: str, **content: Any) -> dict[str, Any]:
+        return {"key": key, "method": method, "settings": self.settings, **content}
 
     def _problem(self, where: str, error: Exception) -> str:
-        """Tell of an item that failed, in one line; raise it if the run is strict."""
+        """Report an item that failed, in one line; raise it if the run is strict."""
         line = _line(error)
         if self.strict:
             raise InputError(f"{where}: {line}") from error

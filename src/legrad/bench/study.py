@@ -50,7 +50,7 @@ class StudyPart:
 # quick look.
 PARTS = (
     StudyPart("speed", (20, 5), (45, 8), methods=_TIMED, black_box=2),
-    StudyPart("fingerprint", (200, 20), (6, 2), methods=("legrad",)),
+    StudyPart("layer-importance", (200, 20), (6, 2), methods=("legrad",)),
     StudyPart(
         "sanity",
         (16, 0),
@@ -134,7 +134,7 @@ def study(
         names: what classes are called in prompts.
         seed: of the order and of the bootstrap.
         strict: raise at the first problem.
-        progress: told about the work, and in one line of a part that this model or data cannot have.
+        progress: called with the work done, and with one line for a part that this model or data cannot have.
         parts: what is run.
         clock: in seconds.
 
@@ -145,28 +145,28 @@ def study(
         InputError: unusable data.
         LeGradError: of the last part, if none can be measured.
     """
-    start, results, memory, progress = clock(), [], MapCache(), progress or Progress()
-    chosen = scale.parts(parts)
-    for place, part in enumerate(chosen):
+    start, results, cache, progress = clock(), [], MapCache(), progress or Progress()
+    scaled = scale.parts(parts)
+    for place, part in enumerate(scaled):
         samples = open_data(
             data, part.switches.get("on", part.name), explained=part.switches.get("explained"), names=names
         )
-        rest = sum(other.seconds[0] for other in chosen[place:])
+        rest = sum(other.seconds[0] for other in scaled[place:])
         limits = Limits(
             items=part.items[0],
-            per_method={name: part.black_box for name, one in METHODS.items() if one.needs == "black box"},
+            per_method={name: part.black_box for name, method in METHODS.items() if method.needs == "black box"},
             seconds=None
             if scale.seconds is None
             else max(0.0, scale.seconds - (clock() - start)) * part.seconds[0] / rest,
         )
         try:
             benchmark = registry.build(part.name, explainer.anatomy, part.switches)
-            subject = registry.subject(part.name, explainer, samples, names=names, memory=memory)
+            model = registry.model_under_test(part.name, explainer, samples, names=names, cache=cache)
             methods = part.methods or registry.methods(part.name, explainer.anatomy)
-            results.append(run(benchmark, subject, samples, methods, out, limits, seed, strict, progress, clock))
+            results.append(run(benchmark, model, samples, methods, out, limits, seed, strict, progress, clock))
         except LeGradError as error:
             # a part that this model or data cannot have does not take the others with it
-            if strict or (place == len(chosen) - 1 and not results):
+            if strict or (place == len(scaled) - 1 and not results):
                 raise
             progress.problem(f"{part.name} left out: {error}")
     return results

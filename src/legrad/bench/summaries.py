@@ -51,22 +51,22 @@ def compare(
         for the reference itself, and where no item is common.
     """
     base = items.get(reference, {})
-    found: dict[str, dict[str, float | None]] = {}
+    numbers: dict[str, dict[str, float | None]] = {}
     # most methods have the same items: their draws and their own numbers are needed once
-    alike = [method for method, scores in items.items() if scores and scores.keys() == base.keys()]
-    if alike:
+    same_items = [method for method, scores in items.items() if scores and scores.keys() == base.keys()]
+    if same_items:
         keys = sorted(base)
-        statistics = {method: summary([items[method][key] for key in keys]) for method in alike}
-        found.update(intervals(statistics, len(keys), reference, resamples, seed, LEVEL))
-        found[reference] |= dict.fromkeys(_DIFFERENCE)
+        statistics = {method: summary([items[method][key] for key in keys]) for method in same_items}
+        numbers.update(intervals(statistics, len(keys), reference, resamples, seed, LEVEL))
+        numbers[reference] |= dict.fromkeys(_DIFFERENCE)
     for method, scores in items.items():
-        if method in found or not scores:
+        if method in numbers or not scores:
             continue
         alone = intervals({method: summary(list(scores.values()))}, len(scores), None, resamples, seed, LEVEL)[method]
-        found[method] = {**alone, **dict.fromkeys(_DIFFERENCE)}
+        numbers[method] = {**alone, **dict.fromkeys(_DIFFERENCE)}
         common = sorted(scores.keys() & base.keys())
         if common:
             pair = {name: summary([items[name][key] for key in common]) for name in (reference, method)}
             both = intervals(pair, len(common), reference, resamples, seed, LEVEL)[method]
-            found[method] |= {name: both[name] for name in _DIFFERENCE}
-    return {method: found[method] for method in items if method in found}
+            numbers[method] |= {name: both[name] for name in _DIFFERENCE}
+    return {method: numbers[method] for method in items if method in numbers}

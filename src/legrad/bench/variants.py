@@ -1,4 +1,4 @@
-"""The model under test: maps in the pixels of its input, features of pixels, names as directions of features."""
+"""Methods with arguments of their own, as the command line writes them: ``legrad:layers=2:readout=native``."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +36,7 @@ class Variant:
             raise InputError(f"no method {name!r}; known: {', '.join(known_methods())}")
         method: str | Method = name
         arguments: dict[str, Any] = {}
-        named: tuple[int, ...] = ()
+        head_numbers: tuple[int, ...] = ()
         for part in parts:
             argument, _, value = part.partition("=")
             numbers = value.split("+")
@@ -45,8 +45,8 @@ class Variant:
             elif argument == "readout" and value in ("published", "native"):
                 arguments[argument] = value
             elif argument == "heads" and method == "legrad" and all(number.isdecimal() for number in numbers):
-                named = tuple(map(int, numbers))
-                method = of_heads(named)
+                head_numbers = tuple(map(int, numbers))
+                method = of_heads(head_numbers)
             elif argument == "heads" and method == "legrad" and value in CHOICES:
                 method = of_heads(value)
             else:
@@ -54,4 +54,4 @@ class Variant:
                     f"method {text!r}: a variant is METHOD:layers=K, METHOD:readout=published|native or "
                     f"legrad:heads=0+3|{'|'.join(CHOICES)}, got {part!r}"
                 )
-        return cls(method, arguments, named)
+        return cls(method, arguments, head_numbers)

@@ -1,10 +1,10 @@
-"""The model under test: maps in the pixels of its input, features of pixels, names as directions of features."""
+"""A digest that tells the weights of models apart."""
 
 import hashlib
 
 import torch
 
-_SAMPLED = 1000  # values of each tensor that enter the fingerprint
+_SAMPLED = 1000  # values of each tensor that enter the digest
 
 
 def weights_digest(model: torch.nn.Module) -> str:

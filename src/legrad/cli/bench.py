@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
-from legrad.cli.consoles import console, stderr
+from legrad.cli.consoles import console, print_warning, stderr
 from legrad.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,9 +69,10 @@ _ABOUT = {
     "presence": "Does a map's strength tell what is there from what is not? AUROC.",
     "audio": "Asked by a sound or a spoken word, does the map fall on what is heard? mIoU, mAP.",
     "ablation": "LeGrad's own switches: number of layers, read-out, ReLU, heads; scored by another benchmark (--on).",
-    "fingerprint": "How much of a map comes from which layer, and from which head?",
+    "layer-importance": "How much of a map comes from which layer, and from which head?",
     "speed": "How many images per second, next to the bare forward pass?",
 }
+_RENAMED = {"fingerprint": "layer-importance"}  # names of the last release, which still work
 _DEFAULT_MODELS = {"audio": "embedded:speech"}
 _SCENES = 200  # default number of embedded scenes, of which there is no end
 
@@ -80,6 +81,10 @@ class _Group(typer.core.TyperGroup):
     """Builds a benchmark's command when it is called: its options are read off classes that load torch."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] in _RENAMED:
+            if not ctx.resilient_parsing:  # not while a shell completes the line
+                print_warning(f"`legrad bench {args[0]}` is called `legrad bench {_RENAMED[args[0]]}` now")
+            args = [_RENAMED[args[0]], *args[1:]]
         name, command, rest = super().resolve_command(ctx, args)
         return name, _benchmark_command(name) if name in _ABOUT else command, rest
 
@@ -113,9 +118,9 @@ def _benchmark_command(name: str) -> Any:
         for parameter in inspect.signature(_measure).parameters.values()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
-    own = [_parameter(switch, facts) for switch, facts in switches.items()]
+    specific = [_parameter(switch, facts) for switch, facts in switches.items()]
     # typer reads the options off the signature
-    command.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature([*specific, *shared])  # type: ignore[attr-defined]
     single = typer.Typer(add_completion=False)
     single.command(name, help=_ABOUT[name])(command)
     return typer.main.get_command(single)
@@ -159,9 +164,9 @@ def _measure(
     """Run one benchmark with its switches; the keyword arguments are the options that all benchmarks have."""
     import legrad
     from legrad.bench import registry
+    from legrad.bench.classes import TEMPLATES
     from legrad.bench.data import open_data
     from legrad.bench.runner import Limits, run
-    from legrad.bench.subject import TEMPLATES
     from legrad.cli.options import parse_layers
 
     layer_choice, class_names = parse_layers(layers), _names(names)
@@ -174,7 +179,7 @@ def _measure(
         unit=unit,
         names=class_names,
     )
-    subject = registry.subject(
+    model_under_test = registry.model_under_test(
         name,
         legrad.load(model, device=device),
         samples,
@@ -184,14 +189,14 @@ def _measure(
         templates=tuple(template or TEMPLATES),
         size=size,
     )
-    anatomy = subject.explainer.anatomy
+    anatomy = model_under_test.explainer.anatomy
     benchmark = registry.build(name, anatomy, settings)
     if items is None and samples.name == "embedded":
         items = _SCENES
     with _Display() as display:
         result = run(
             benchmark,
-            subject,
+            model_under_test,
             samples,
             _methods(methods) or registry.methods(name, anatomy),
             out,
@@ -234,31 +239,31 @@ def everything(
 ) -> None:
     """The whole study: every benchmark on every method, about half an hour on two quiet cores."""
     import legrad
-    from legrad.bench.report.standing import headlines, named, sentence
+    from legrad.bench.report.comparison import headlines, metric_title, summary_sentence
     from legrad.bench.study import FULL, QUICK, Scale, study
     from legrad.results.folder import slug
 
     if quick and full:
         raise InputError("--quick and --full exclude each other")
     scale = QUICK if quick else FULL if full else Scale()
-    chosen = model or (["embedded", "embedded:map"] if full and data.startswith("embedded") else ["embedded"])
-    given, measured = _names(names), []
-    for one in chosen:
-        explainer = legrad.load(one, device=device)
+    models = model or (["embedded", "embedded:map"] if full and data.startswith("embedded") else ["embedded"])
+    class_names, measured = _names(names), []
+    for model_name in models:
+        explainer = legrad.load(model_name, device=device)
         with _Display() as display:
             results = study(
                 explainer,
                 data,
-                out / slug(one),
+                out / slug(model_name),
                 scale,
-                names=given,
+                names=class_names,
                 seed=seed,
                 strict=strict,
                 progress=display.progress,
             )
-        console.print(f"[bold]{escape(one)}[/bold]")
+        console.print(f"[bold]{escape(model_name)}[/bold]")
         for content, name in headlines([result.content for result in results]):
-            line = f"{named(content, name)}: {sentence(content, name)}"
+            line = f"{metric_title(content, name)}: {summary_sentence(content, name)}"
             console.print(escape(line), soft_wrap=True, highlight=False)
         measured += results
     _print_report(out)
@@ -288,7 +293,7 @@ def _methods(text: str | None) -> list[str]:
 
 def _end(results: "Sequence[Result]") -> None:
     """Exit status 1 where nothing at all was measured."""
-    if not any(one["items"] for result in results for one in result.content["methods"].values()):
+    if not any(method["items"] for result in results for method in result.content["methods"].values()):
         raise typer.Exit(1)
 
 
@@ -308,7 +313,7 @@ class _Display:
             disable=not stderr.is_terminal,
         )
         self._task: Any = None
-        self._told: set[str] = set()
+        self._problems: set[str] = set()
         self.progress = Progress(self._started, self._advanced, self._problem)
 
     def __enter__(self) -> "_Display":
@@ -330,23 +335,23 @@ class _Display:
         self._bar.advance(self._task, items)
 
     def _problem(self, line: str) -> None:
-        if line in self._told:  # by another part of a study
+        if line in self._problems:  # by another part of a study
             return
-        self._told.add(line)
+        self._problems.add(line)
         stderr.print(f"[yellow]problem:[/yellow] {escape(line)}", soft_wrap=True, highlight=False)
 
 
 def _print(result: "Result") -> None:
     """The headline numbers of one run."""
     content = result.content
-    shown = list(content["metrics"])[:4]
-    table = Table(Column("method", no_wrap=True), *(content["metrics"][name]["title"] for name in shown), "items")
-    for method, one in content["methods"].items():
+    metrics = list(content["metrics"])[:4]
+    table = Table(Column("method", no_wrap=True), *(content["metrics"][name]["title"] for name in metrics), "items")
+    for method, measured in content["methods"].items():
         cells = []
-        for name in shown:
-            numbers = one["metrics"].get(name) or {"value": None}
+        for name in metrics:
+            numbers = measured["metrics"].get(name) or {"value": None}
             cells.append("" if numbers["value"] is None else f"{numbers['value']:.3f}")
-        table.add_row(escape(method), *cells, str(one["items"]))
+        table.add_row(escape(method), *cells, str(measured["items"]))
     console.print(table)
     for line in content["cuts"]:
         console.print(f"cut: {escape(line)}", soft_wrap=True, highlight=False)

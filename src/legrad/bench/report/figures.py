@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from legrad.atomic import write_atomically
-from legrad.bench.report.standing import has_fewer, headlines, labelled, ranked, title, verdict
+from legrad.bench.report.comparison import (
+    has_fewer,
+    headlines,
+    method_label,
+    ranked,
+    title,
+    verdict,
+    with_value,
+)
 from legrad.metrics import perturbation
 from legrad.viz import png
 
@@ -32,17 +40,17 @@ def draw(content: Mapping[str, Any], stem: Path) -> list[Path]:
 
 def bars(content: Mapping[str, Any]) -> "Figure | None":
     """The headline metric of every method with its interval, best on top, with fewer images than the first method
-    below all others; of a fingerprint the layers' shares."""
-    if content["benchmark"] == "fingerprint":
+    below all others; of layer importance the layers' shares."""
+    if content["benchmark"] == "layer-importance":
         return _shares(content)
     name, metric = next(iter(content["metrics"].items()))
-    rows = _known(content, name)
+    rows = with_value(content, name)
     if not rows:
         return None
     rows.sort(key=lambda row: row[1]["value"], reverse=metric["better"] == "lower")
     rows.sort(key=lambda row: not has_fewer(content, row[0]))  # these are not in the ranking: below it
     figure, axes = _new(height=1 + 0.3 * len(rows))
-    _dots(axes, [(labelled(content, method), numbers) for method, numbers in rows])
+    _dots(axes, [(method_label(content, method), numbers) for method, numbers in rows])
     chance = content["chance"].get(name)
     if chance is not None:
         axes.axvline(chance, color="C3", ls="--", lw=1, label="chance")
@@ -55,7 +63,7 @@ def bars(content: Mapping[str, Any]) -> "Figure | None":
 
 def curves(content: Mapping[str, Any]) -> "Figure | None":
     """What a benchmark has beyond single numbers: accuracy over erased pixels, the cascade, layers and heads."""
-    drawers = {"perturbation": _perturbation, "sanity": _sanity, "ablation": _switches, "fingerprint": _heads}
+    drawers = {"perturbation": _perturbation, "sanity": _sanity, "ablation": _switches, "layer-importance": _heads}
     drawer = drawers.get(content["benchmark"])
     return None if drawer is None else drawer(content)
 
@@ -71,8 +79,8 @@ def differences(contents: Sequence[Mapping[str, Any]]) -> "Figure | None":
     from matplotlib.figure import Figure
 
     reference = panels[0][0]["statistics"]["paired with"]
-    named = dict.fromkeys(method for content, _ in panels for method in content["methods"])
-    methods = [method for method in named if method != reference][::-1]
+    names = dict.fromkeys(method for content, _ in panels for method in content["methods"])
+    methods = [method for method in names if method != reference][::-1]
     figure = Figure(figsize=(2 + 1.9 * len(panels), 1.2 + 0.24 * len(methods)), layout="constrained", dpi=80)
     columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (content, name) in zip(columns, panels, strict=True):
@@ -97,15 +105,15 @@ def differences(contents: Sequence[Mapping[str, Any]]) -> "Figure | None":
 
 
 def _perturbation(content: Mapping[str, Any]) -> "Figure | None":
-    shown = [method for method in _ranked(content) if content["scores"][method]]
-    if not shown:
+    methods = [method for method in _ranked(content) if content["scores"][method]]
+    if not methods:
         return None
-    explained = "predicted" if "predicted" in next(iter(content["scores"][shown[0]].values())) else "target"
+    explained = "predicted" if "predicted" in next(iter(content["scores"][methods[0]].values())) else "target"
     figure, axes = _new(columns=2)
     for ax, direction in zip(axes, ("negative", "positive"), strict=True):
-        for method in shown:
-            rows = [one[explained][direction] for one in content["scores"][method].values()]
-            ax.plot([0.0, *perturbation.STEPS], np.mean(rows, 0), marker=".", label=labelled(content, method))
+        for method in methods:
+            rows = [item[explained][direction] for item in content["scores"][method].values()]
+            ax.plot([0.0, *perturbation.STEPS], np.mean(rows, 0), marker=".", label=method_label(content, method))
         ax.set_title(f"{direction}: {'least' if direction == 'negative' else 'most'} relevant first", fontsize=10)
         ax.set_xlabel("share of pixels erased")
         ax.set_ylabel(f"accuracy, map of the {explained} class")
@@ -115,15 +123,15 @@ def _perturbation(content: Mapping[str, Any]) -> "Figure | None":
 
 
 def _sanity(content: Mapping[str, Any]) -> "Figure | None":
-    shown = [method for method, scores in content["scores"].items() if scores]
-    if not shown:
+    methods = [method for method, scores in content["scores"].items() if scores]
+    if not methods:
         return None
     figure, axes = _new(columns=2)
     for ax, kind in zip(axes, ("cascade", "alone"), strict=True):
-        for method in shown:
-            rows = np.array([one[kind] for one in content["scores"][method].values()], np.float64)
-            known = ~np.isnan(rows)
-            means = np.where(known.any(0), np.nansum(rows, 0) / np.maximum(known.sum(0), 1), np.nan)
+        for method in methods:
+            rows = np.array([item[kind] for item in content["scores"][method].values()], np.float64)
+            defined = ~np.isnan(rows)
+            means = np.where(defined.any(0), np.nansum(rows, 0) / np.maximum(defined.sum(0), 1), np.nan)
             ax.plot(range(1, len(means) + 1), means, marker=".", label=method)
         what = "blocks shuffled, from the last" if kind == "cascade" else "block shuffled alone, 1 = the last"
         ax.set_xlabel(f"{what}; the end is the rest of the tower")
@@ -139,30 +147,31 @@ def _switches(content: Mapping[str, Any]) -> "Figure | None":
     name, metric = next(iter(content["metrics"].items()))
     lines: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     heads: list[tuple[str, Mapping[str, Any]]] = []
-    for method, numbers in _known(content, name):
-        found = re.fullmatch(r"(.+):layers=(\d+):readout=(\w+)", method)
-        if found:
-            lines.setdefault(f"{found[1]}, {found[3]}", []).append((int(found[2]), numbers))
+    for method, numbers in with_value(content, name):
+        variant = re.fullmatch(r"(.+):layers=(\d+):readout=(\w+)", method)
+        if variant:
+            lines.setdefault(f"{variant[1]}, {variant[3]}", []).append((int(variant[2]), numbers))
         if method == "legrad":
             heads.append(("all heads, all layers", numbers))
-        elif one := re.fullmatch(r"legrad(:layers=1)?:heads=(.+)", method):
-            heads.append((f"last layer, head {one[2]}" if one[1] else f"{one[2]}, all layers", numbers))
+        elif some_heads := re.fullmatch(r"legrad(:layers=1)?:heads=(.+)", method):
+            last, choice = some_heads.groups()
+            heads.append((f"last layer, head {choice}" if last else f"{choice}, all layers", numbers))
     if not lines:
         return None
-    beside = len(heads) > 1
-    figure, axes = _new(columns=1 + beside, height=max(3.6, 1 + 0.3 * len(heads)))
-    left = axes[0] if beside else axes
+    show_heads = len(heads) > 1
+    figure, axes = _new(columns=1 + show_heads, height=max(3.6, 1 + 0.3 * len(heads)))
+    layers_axes = axes[0] if show_heads else axes
     for label, points in lines.items():
         points.sort(key=lambda point: point[0])
         layers = [layer for layer, _ in points]
-        left.plot(layers, [numbers["value"] for _, numbers in points], marker=".", label=label)
-        left.fill_between(
+        layers_axes.plot(layers, [numbers["value"] for _, numbers in points], marker=".", label=label)
+        layers_axes.fill_between(
             layers, [numbers["low"] for _, numbers in points], [numbers["high"] for _, numbers in points], alpha=0.15
         )
-    left.set_xlabel("last layers used")
-    left.set_ylabel(metric["title"])
-    left.legend(fontsize=8)
-    if beside:
+    layers_axes.set_xlabel("last layers used")
+    layers_axes.set_ylabel(metric["title"])
+    layers_axes.legend(fontsize=8)
+    if show_heads:
         _dots(axes[1], heads[::-1])
         axes[1].set_xlabel(metric["title"])
         axes[1].set_title("heads", fontsize=10)
@@ -183,8 +192,8 @@ def _heads(content: Mapping[str, Any]) -> "Figure | None":
     places = [re.fullmatch(r"head_(\d+)_(\d+)", name) for name in content["metrics"]]
     cells = [(place[0], int(place[1]), int(place[2])) for place in places if place]
     panels = {}
-    for method, one in content["methods"].items():
-        values = {name: one["metrics"][name]["value"] for name, _, _ in cells if name in one["metrics"]}
+    for method, result in content["methods"].items():
+        values = {name: result["metrics"][name]["value"] for name, _, _ in cells if name in result["metrics"]}
         if values and None not in values.values():
             shares = np.zeros((1 + max(layer for _, layer, _ in cells), 1 + max(head for _, _, head in cells)))
             for name, layer, head in cells:
@@ -195,18 +204,18 @@ def _heads(content: Mapping[str, Any]) -> "Figure | None":
     figure, axes = _new(columns=len(panels), height=max(3.6, 1.2 + 0.25 * len(next(iter(panels.values())))))
     highest = max(float(shares.max()) for shares in panels.values())
     for ax, (method, shares) in zip(np.atleast_1d(axes), panels.items(), strict=True):
-        drawn = ax.imshow(shares, vmin=0, vmax=highest, cmap="viridis", aspect="auto", origin="lower")
+        image = ax.imshow(shares, vmin=0, vmax=highest, cmap="viridis", aspect="auto", origin="lower")
         ax.set_xlabel("head (numbers mean nothing across layers)")
         ax.set_ylabel("layer")
         ax.set_xticks(range(shares.shape[1]))
         ax.set_yticks(range(shares.shape[0]))
         ax.set_title(f"{method}: share of the relevance, {1 / shares.size:.3f} if all alike", fontsize=10)
-        figure.colorbar(drawn, ax=ax)
+        figure.colorbar(image, ax=ax)
     return figure
 
 
 def _shares(content: Mapping[str, Any]) -> "Figure | None":
-    methods = [method for method, _ in _known(content, "layer_0")]
+    methods = [method for method, _ in with_value(content, "layer_0")]
     layers = [name for name in content["metrics"] if name.startswith("layer_")]
     if not methods:
         return None
@@ -214,8 +223,8 @@ def _shares(content: Mapping[str, Any]) -> "Figure | None":
     width = 0.8 / len(methods)
     for place, method in enumerate(methods):
         numbers = [content["methods"][method]["metrics"][name] for name in layers]
-        values = np.array([one["value"] for one in numbers], np.float64)
-        errors = np.array([[one["value"] - one["low"], one["high"] - one["value"]] for one in numbers], np.float64).T
+        values, lows, highs = (np.array([row[key] for row in numbers], np.float64) for key in ("value", "low", "high"))
+        errors = np.array([values - lows, highs - values])
         axes.bar(np.arange(len(layers)) + place * width, values, width, yerr=errors.clip(min=0), label=method)
     axes.axhline(1 / len(layers), color="C3", ls="--", lw=1, label="all alike")
     axes.set_xlabel("layer")
@@ -223,11 +232,6 @@ def _shares(content: Mapping[str, Any]) -> "Figure | None":
     axes.set_xticks(np.arange(len(layers)) + 0.4 - width / 2, [name.removeprefix("layer_") for name in layers])
     axes.legend(fontsize=8)
     return figure
-
-
-def _known(content: Mapping[str, Any], metric: str) -> list[tuple[str, Mapping[str, Any]]]:
-    found = [(method, one["metrics"].get(metric)) for method, one in content["methods"].items()]
-    return [(method, numbers) for method, numbers in found if numbers is not None and numbers["value"] is not None]
 
 
 def _ranked(content: Mapping[str, Any]) -> list[str]:

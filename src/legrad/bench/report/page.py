@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from legrad.atomic import write_atomically
-from legrad.bench.report import standing
+from legrad.bench.report import comparison
 from legrad.bench.report.figures import differences, draw
 from legrad.bench.result import Result
 from legrad.errors import InputError
@@ -47,10 +47,12 @@ def report(folder: Path) -> Path:
     sections = []
     for path, content in results:
         stem = figures / "-".join(path.relative_to(folder).with_suffix("").parts)
-        drawn = [made.relative_to(folder).as_posix() for made in draw(content, stem)]
-        sections.append(_section(content, path.relative_to(folder).as_posix(), drawn))
+        images = [image.relative_to(folder).as_posix() for image in draw(content, stem)]
+        sections.append(_section(content, path.relative_to(folder).as_posix(), images))
     models = dict.fromkeys(_model(content) for _, content in results)
-    overviews = [_overview(folder, name, [one for _, one in results if _model(one) == name]) for name in models]
+    overviews = [
+        _overview(folder, name, [content for _, content in results if _model(content) == name]) for name in models
+    ]
     page = "\n\n".join([_HEAD, *filter(None, overviews), *sections]) + "\n"
     write_atomically(folder / "report.csv", _csv([(str(p.relative_to(folder)), c) for p, c in results]))
     write_atomically(folder / "report.md", page.encode())
@@ -73,7 +75,7 @@ own forward pass."""
 
 
 def _overview(folder: Path, model: str, contents: Sequence[Mapping[str, Any]]) -> str:
-    text = standing.overview(contents)
+    text = comparison.overview(contents)
     if not text:
         return ""
     reference = contents[0]["statistics"]["paired with"]
@@ -92,10 +94,10 @@ def _model(content: Mapping[str, Any]) -> str:
 
 def _section(content: Mapping[str, Any], file: str, figures: Sequence[str]) -> str:
     settings = content["settings"]
-    data, subject = settings["data"], settings["subject"]
+    data, model = settings["data"], settings["subject"]
     facts = [
-        f"- model: {subject['model']} (weights {subject['weights']}), data: {data['name']} ({data['path']}), seed "
-        f"{settings['seed']}; {_told(content) or 'all settings are the defaults'}",
+        f"- model: {model['model']} (weights {model['weights']}), data: {data['name']} ({data['path']}), seed "
+        f"{settings['seed']}; {comparison.settings_text(content) or 'all settings are the defaults'}",
         "- protocol: " + "; ".join(f"{key} = {_plain(value)}" for key, value in settings["protocol"].items()),
         "- versions: " + ", ".join(f"{name} {version}" for name, version in content["versions"].items()),
         "- machine: " + ", ".join(f"{name} {value}" for name, value in content["machine"].items() if value),
@@ -110,13 +112,14 @@ def _section(content: Mapping[str, Any], file: str, figures: Sequence[str]) -> s
     if problems:
         facts.append(f"- {len(problems)} problems:")
         facts += [
-            f"  - {one['key']} ({', '.join(one['methods'])}): {one['problem']}" for one in problems[:_MOST_PROBLEMS]
+            f"  - {problem['key']} ({', '.join(problem['methods'])}): {problem['problem']}"
+            for problem in problems[:_MOST_PROBLEMS]
         ]
         if len(problems) > _MOST_PROBLEMS:
             facts.append(f"  - ... and {len(problems) - _MOST_PROBLEMS} more in the file")
     return "\n\n".join(
         [
-            f"## {standing.title(content)}, {_model(content)}",
+            f"## {comparison.title(content)}, {_model(content)}",
             f"**{content['question']}** {content['reading']}",
             _sentence(content),
             _table(content),
@@ -129,43 +132,42 @@ def _section(content: Mapping[str, Any], file: str, figures: Sequence[str]) -> s
 def _sentence(content: Mapping[str, Any]) -> str:
     """What came out, for the headline metric."""
     name, metric = next(iter(content["metrics"].items()))
-    compared = "" if metric["better"] is None else f"{metric['title']}: {standing.sentence(content, name)} "
+    compared = "" if metric["better"] is None else f"{metric['title']}: {comparison.summary_sentence(content, name)} "
     return f"{compared}The columns: {_legend(content)}"
 
 
 def _legend(content: Mapping[str, Any]) -> str:
     directions = {"higher": ", higher is better", "lower": ", lower is better", None: ""}
-    metrics = _shown(content).values()
-    return "; ".join(f"{one['title']}: {one['meaning']}{directions[one['better']]}" for one in metrics) + "."
+    metrics = _table_metrics(content).values()
+    return (
+        "; ".join(f"{metric['title']}: {metric['meaning']}{directions[metric['better']]}" for metric in metrics) + "."
+    )
 
 
-def _shown(content: Mapping[str, Any]) -> dict[str, Any]:
+def _table_metrics(content: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics that have a column; the others are in the files, and some in figures."""
     return {name: metric for name, metric in content["metrics"].items() if not metric.get("detail")}
 
 
 def _table(content: Mapping[str, Any]) -> str:
-    metrics = _shown(content)
-    best = {name: standing.best(content, name) for name in metrics}
+    metrics = _table_metrics(content)
+    best = {name: comparison.best(content, name) for name in metrics}
     lines = [
-        f"| method | images | problems | {' | '.join(one['title'] for one in metrics.values())} |",
+        f"| method | images | problems | {' | '.join(metric['title'] for metric in metrics.values())} |",
         "| --- |" + " --- |" * (len(metrics) + 2),
     ]
-    for method, one in content["methods"].items():
+    for method, result in content["methods"].items():
         cells = []
         for name, metric in metrics.items():
-            numbers = one["metrics"].get(name)
-            cell = "" if numbers is None else standing.cell(numbers) + standing.mark(numbers, metric["better"])
+            numbers = result["metrics"].get(name)
+            cell = (
+                "" if numbers is None else comparison.cell(numbers) + comparison.verdict_mark(numbers, metric["better"])
+            )
             cells.append(f"**{cell}**" if best[name] == method else cell)
-        lines.append(f"| {method} | {one['items']} | {one['problems']} | {' | '.join(cells)} |")
-    chance = [standing.number(content["chance"].get(name)) for name in metrics]
+        lines.append(f"| {method} | {result['items']} | {result['problems']} | {' | '.join(cells)} |")
+    chance = [comparison.number(content["chance"].get(name)) for name in metrics]
     lines.append(f"| *chance* | | | {' | '.join(chance)} |")
     return "\n".join(lines)
-
-
-def _told(content: Mapping[str, Any]) -> str:
-    """What is not the default."""
-    return "; ".join(f"{name} = {value}" for name, value in standing.unusual(content).items())
 
 
 def _plain(value: Any) -> str:
@@ -185,8 +187,14 @@ def _csv(results: Sequence[tuple[str, Mapping[str, Any]]]) -> bytes:
 def _rows(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[list[Any]]:
     for file, content in results:
         settings = content["settings"]
-        head = [file, content["benchmark"], _model(content), _told(content), settings["data"]["name"]]
-        for method, one in content["methods"].items():
-            for name, numbers in one["metrics"].items():
+        head = [
+            file,
+            content["benchmark"],
+            _model(content),
+            comparison.settings_text(content),
+            settings["data"]["name"],
+        ]
+        for method, result in content["methods"].items():
+            for name, numbers in result["metrics"].items():
                 row = [numbers[column] for column in _COLUMNS]
-                yield [*head, method, name, *row, content["chance"].get(name), one["items"], one["problems"]]
+                yield [*head, method, name, *row, content["chance"].get(name), result["items"], result["problems"]]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from legrad.bench.benchmark import Benchmark, Metric
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.variants import known_methods
 from legrad.datasets import Dataset, Sample
 from legrad.errors import UnsupportedModelError
@@ -75,10 +75,10 @@ class Ablation:
         """The base's, and its name."""
         return {"scored by": self.base.name, **self.base.protocol()}
 
-    def prepare(self, subject: Subject, data: Dataset) -> None:
+    def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
         """As the base."""
-        self.base.prepare(subject, data)
+        self.base.prepare(model, data)
 
-    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+    def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """As the base."""
-        return self.base.measure(subject, samples, method)
+        return self.base.measure(model, samples, method)

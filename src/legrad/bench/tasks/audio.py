@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from legrad.bench.benchmark import Metric, switch
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import Item, Summary, mean
 from legrad.datasets import ADE20KPrompted, Dataset, Sample
 from legrad.embedded.speech import synthesis
@@ -35,7 +35,9 @@ class _Prompts(tuple[Item, ...]):
 @functools.lru_cache(_TABLES)
 def _table(items: _Prompts, normalisation: audio.Normalisation) -> audio.Table:
     """Both metrics of a normalisation need the same sorted pixels."""
-    return audio.Table([[audio.Prompted.from_json(one) for one in item["prompts"]] for item in items], normalisation)
+    return audio.Table(
+        [[audio.Prompted.from_json(prompt) for prompt in item["prompts"]] for item in items], normalisation
+    )
 
 
 def _pooled(metric: Literal["map", "miou"], normalisation: audio.Normalisation) -> Summary:
@@ -98,9 +100,9 @@ class AudioPrompted:
             "resolution": "the model's input",
         }
 
-    def prepare(self, subject: Subject, data: Dataset) -> None:
+    def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
         """The model must hear, unless texts ask, which need names; words need their times, voices who speaks."""
-        if self.prompt == "audio" and not subject.hears:
+        if self.prompt == "audio" and not model.hears:
             raise InputError(
                 "this model embeds no sounds in the space of its images; take one that does, such as "
                 "--model embedded:speech, or ask by names: --prompt text"
@@ -112,38 +114,39 @@ class AudioPrompted:
             raise InputError("these clips hold the word alone and no time of it; leave --timing basic")
         if voices.startswith("espeak-ng"):
             synthesis.check()
-        numbered = isinstance(data, ADE20KPrompted) and not subject.settings["names"]
+        numbered = isinstance(data, ADE20KPrompted) and not model.settings["names"]
         if self.prompt == "text" and numbered and str(data[0].label).isdecimal():
             raise InputError(
                 f"the classes of {data.name} are numbers, which are no prompts: give their names with --names FILE, or "
                 "ask by the clips (--prompt audio)"
             )
 
-    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+    def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """ "prompts": ``Prompted`` of every clip, and "flat", the share of maps without contrast."""
         clips = [_clips(sample) for sample in samples]
         targets = [
-            [self._target(subject, sample, name, clip) for name, clip in own.items()]
-            for sample, own in zip(samples, clips, strict=True)
+            [self._target(model, sample, name, clip) for name, clip in clips_by_name.items()]
+            for sample, clips_by_name in zip(samples, clips, strict=True)
         ]
-        images = [frame_image(sample.image, subject.size, self.geometry) for sample in samples]
-        found = []
-        for sample, own, maps in zip(samples, clips, subject.grids(images, targets, method), strict=True):
-            masks = [frame_mask(sample.masks[name], subject.size, self.geometry) for name in own]
+        images = [frame_image(sample.image, model.size, self.geometry) for sample in samples]
+        scores = []
+        for sample, names, maps in zip(samples, clips, model.grids(images, targets, method), strict=True):
+            masks = [frame_mask(sample.masks[name], model.size, self.geometry) for name in names]
             prompts = [
-                audio.Prompted(name, one.numpy(), mask) for name, one, mask in zip(own, maps, masks, strict=True)
+                audio.Prompted(name, relevance.numpy(), mask)
+                for name, relevance, mask in zip(names, maps, masks, strict=True)
             ]
-            flat = sum(is_flat(one.relevance) for one in prompts) / len(prompts)
-            found.append({"prompts": [one.to_json() for one in prompts], "flat": flat})
-        return found
+            flat = sum(is_flat(prompt.relevance) for prompt in prompts) / len(prompts)
+            scores.append({"prompts": [prompt.to_json() for prompt in prompts], "flat": flat})
+        return scores
 
-    def _target(self, subject: Subject, sample: Sample, name: str, clip: Any) -> Any:
+    def _target(self, model: ModelUnderTest, sample: Sample, name: str, clip: Any) -> Any:
         if self.prompt == "text":
-            return subject.target(name)
+            return model.classes.target(name)
         # the same clip in another image is not heard, or warned of, again
         which = clip if isinstance(clip, str) else f"{sample.key}, {name}"
         timing = sample.extra.get("timing") if self.timing == "advanced" else None
-        return subject.heard((which, str(timing)), lambda: self._heard(sample, clip))
+        return model.heard((which, str(timing)), lambda: self._heard(sample, clip))
 
     def _heard(self, sample: Sample, clip: Any) -> Audio:
         """The clip, or its part with the spoken word."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from legrad.bench import ground_truth
 from legrad.bench.benchmark import Metric
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import Item, mean
 from legrad.bench.tasks.ablation import heads_of
 from legrad.bench.variants import Variant
@@ -22,7 +22,7 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Fingerprint:
+class LayerImportance:
     """Share of every layer, and of every head of it, in the relevance of the true class.
 
     Attributes:
@@ -32,7 +32,7 @@ class Fingerprint:
 
     layers: int
     heads: int = 0
-    name: ClassVar[str] = "fingerprint"
+    name: ClassVar[str] = "layer-importance"
     batch: ClassVar[int] = 8
     question: ClassVar[str] = "How much of a map comes from which layer, and from which head?"
     reading: ClassVar[str] = (
@@ -42,7 +42,7 @@ class Fingerprint:
     )
 
     @classmethod
-    def of(cls, anatomy: ViTAnatomy) -> "Fingerprint":
+    def of(cls, anatomy: ViTAnatomy) -> "LayerImportance":
         """Of a model."""
         return cls(len(anatomy.blocks), heads_of(anatomy))
 
@@ -97,28 +97,27 @@ class Fingerprint:
             "share": "sum over patches, over all layers",
         }
 
-    def prepare(self, subject: Subject, data: Dataset) -> None:
+    def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
         """Any model and any data with labels will do."""
         ground_truth.need(data, "label")
 
-    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+    def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """ "layers": the share of each, adding up to 1; of LeGrad "heads" too, for every layer a list."""
         variant = Variant.parse(method)
         if "layers" in variant.arguments:
-            raise UnsupportedModelError("the fingerprint needs all layers")
+            raise UnsupportedModelError("layer importance needs all layers")
         images = [sample.image for sample in samples]
-        targets = [[subject.target(ground_truth.label(sample))] for sample in samples]
+        targets = [[model.classes.target(ground_truth.label(sample))] for sample in samples]
         arguments = {**variant.arguments, "layers": None}
         if self.heads and variant.method == "legrad":
-            maps = head_relevance(subject, images, targets, **arguments)[:, 0]
-            shares = [_shares(one) for one in maps.flatten(3).sum(-1).double()]
-            return [{"layers": one.sum(1).tolist(), "heads": one.tolist()} for one in shares]
-        explanation = subject.explain(images, targets, variant.method, **arguments, keep_layers=True)
+            maps = head_relevance(model, images, targets, **arguments)[:, 0]
+            shares = [_shares(sums) for sums in maps.flatten(3).sum(-1).double()]
+            return [{"layers": of_heads.sum(1).tolist(), "heads": of_heads.tolist()} for of_heads in shares]
+        explanation = model.explain(images, targets, variant.method, **arguments, keep_layers=True)
         if len(explanation.layers) != self.layers:
             raise UnsupportedModelError(f"reads {len(explanation.layers)} of the {self.layers} layers only")
-        return [
-            {"layers": _shares(one).tolist()} for one in explanation.layer_relevance[:, 0].flatten(2).sum(-1).double()
-        ]
+        layer_sums = explanation.layer_relevance[:, 0].flatten(2).sum(-1).double()
+        return [{"layers": _shares(sums).tolist()} for sums in layer_sums]
 
 
 def _shares(sums: Tensor) -> Tensor:

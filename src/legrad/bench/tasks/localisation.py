@@ -8,7 +8,7 @@ import numpy as np
 
 from legrad.bench import ground_truth
 from legrad.bench.benchmark import Metric, switch
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import mean, ratio
 from legrad.datasets import Dataset, Sample
 from legrad.metrics import localisation
@@ -69,17 +69,18 @@ class Localisation:
             "flat maps": "as chance: all pixels are maxima, energy spread evenly, comparisons tied",
         }
 
-    def prepare(self, subject: Subject, data: Dataset) -> None:
+    def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
         """Any model; the data must have masks."""
         ground_truth.need(data, "masks")
 
-    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+    def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """Sums over the objects, see ``metrics.localisation.measure``, and the share that their masks cover."""
-        masks = [ground_truth.objects(sample, subject.size) for sample in samples]
-        targets = [[subject.target(name) for name in own] for own in masks]
-        found = []
-        for own, maps in zip(masks, subject.maps([one.image for one in samples], targets, method), strict=True):
-            truth = np.stack(list(own.values()))
+        masks = [ground_truth.objects(sample, model.size) for sample in samples]
+        targets = [[model.classes.target(name) for name in masks_by_name] for masks_by_name in masks]
+        images = [sample.image for sample in samples]
+        scores = []
+        for masks_by_name, maps in zip(masks, model.maps(images, targets, method), strict=True):
+            truth = np.stack(list(masks_by_name.values()))
             sums = localisation.measure(maps.numpy(), truth, self.tolerance)
-            found.append({**sums, "area": float(truth.mean((1, 2)).sum())})
-        return found
+            scores.append({**sums, "area": float(truth.mean((1, 2)).sum())})
+        return scores

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from legrad.bench import ground_truth
 from legrad.bench.benchmark import Metric, switch
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import Item, mean
 from legrad.datasets import Dataset, Sample
 from legrad.errors import InputError
@@ -74,26 +74,25 @@ class OpenVocabulary:
             "flat maps": "all background",
         }
 
-    def prepare(self, subject: Subject, data: Dataset) -> None:
+    def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
         """Any model; the data must have points."""
         ground_truth.need(data, "points")
 
-    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+    def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """ "classes": name -> [TP, FP, FN, TN, flat]."""
-        asked = [[name for name, (positive, _) in sample.points.items() if len(positive)] for sample in samples]
-        for sample, names in zip(samples, asked, strict=True):
+        classes = [[name for name, (positive, _) in sample.points.items() if len(positive)] for sample in samples]
+        for sample, names in zip(samples, classes, strict=True):
             if not names:
                 raise InputError(f"{sample.key} has no class with a positive point")
-        targets = [[subject.target(name) for name in names] for names in asked]
-        found = []
-        for sample, names, maps in zip(
-            samples, asked, subject.maps([one.image for one in samples], targets, method), strict=True
-        ):
+        targets = [[model.classes.target(name) for name in names] for names in classes]
+        images = [sample.image for sample in samples]
+        scores = []
+        for sample, names, maps in zip(samples, classes, model.maps(images, targets, method), strict=True):
             counts = {}
-            for name, one in zip(names, maps, strict=True):
+            for name, relevance in zip(names, maps, strict=True):
                 positive, negative = (
-                    frame_points(where, sample.image.size, subject.size) for where in sample.points[name]
+                    frame_points(where, sample.image.size, model.size) for where in sample.points[name]
                 )
-                counts[name] = points.measure(one.numpy(), positive, negative, self.threshold)
-            found.append({"classes": counts})
-        return found
+                counts[name] = points.measure(relevance.numpy(), positive, negative, self.threshold)
+            scores.append({"classes": counts})
+        return scores

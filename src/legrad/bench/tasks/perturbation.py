@@ -9,7 +9,7 @@ from torch import Tensor
 
 from legrad.bench import ground_truth
 from legrad.bench.benchmark import Metric, switch
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import Summary, mean
 from legrad.datasets import Dataset, Sample
 from legrad.errors import InputError
@@ -33,8 +33,8 @@ def _auc(
     """Of a curve's mean, which is the mean of the curves' own; ``correct``: of images that are classified right."""
 
     def of(item: Mapping[str, Any]) -> float | None:
-        known = explained in item and (item["clean"] or not correct)
-        return area(item[explained][curve], steps) if known else None
+        counts = explained in item and (item["clean"] or not correct)
+        return area(item[explained][curve], steps) if counts else None
 
     return mean(of)
 
@@ -134,60 +134,69 @@ class Perturbation:
             "resolution": "the model's input",
         }
 
-    def prepare(self, subject: Subject, data: Dataset) -> None:
+    def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
         """Accuracy needs labels, and classes to choose from."""
         ground_truth.need(data, "label")
-        if subject.zero_shot and not subject.choices:
+        if model.classes.zero_shot and not model.classes.choices:
             raise InputError(f"{data.name} does not list its classes, so accuracy cannot be measured")
 
-    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+    def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """ "clean", and for each explained class the curves "positive", "negative", "deletion", "insertion"."""
-        truth = [subject.column(ground_truth.label(sample)) for sample in samples]
+        truth = [model.classes.column(ground_truth.label(sample)) for sample in samples]
         images = [sample.image for sample in samples]
-        pixels = subject.pixels(images)
-        clean = subject.answers(images)
+        pixels = model.pixels(images)
+        clean = model.answers(images)
         # a fully erased image: of the mean colour or a blur it is another one for every sample
-        extents = subject.extents(images, self.patch)
-        whole = all(own == tuple(pixels.shape[2:]) for own in extents)
+        extents = model.extents(images, self.patch)
+        whole = all(extent == tuple(pixels.shape[2:]) for extent in extents)
         different = pixels[:1] if self.fill == "black" and whole else pixels
         nothing = torch.cat(
             [
-                self._erased(one, torch.ones(1, *own, dtype=torch.bool))
-                for one, own in zip(different, extents, strict=False)
+                self._erased(image, torch.ones(1, *extent, dtype=torch.bool))
+                for image, extent in zip(different, extents, strict=False)
             ]
         )
-        blank = self._logits(subject, nothing).expand(len(pixels), -1)
+        blank = self._logits(model, nothing).expand(len(pixels), -1)
         predicted = clean.argmax(-1).tolist()
-        wanted = {"predicted": predicted, "target": truth}
+        explained_columns = {"predicted": predicted, "target": truth}
         if self.explained != "both":
-            wanted.pop("target" if self.explained == "predicted" else "predicted")
-        asked = [list(dict.fromkeys(columns)) for columns in zip(*wanted.values(), strict=True)]
-        targets = [[subject.at_column(column) for column in columns] for columns in asked]
-        found = []
-        for index, maps in enumerate(subject.maps(images, targets, method)):
+            explained_columns.pop("target" if self.explained == "predicted" else "predicted")
+        # a class that is both needs one map only
+        distinct = [list(dict.fromkeys(columns)) for columns in zip(*explained_columns.values(), strict=True)]
+        targets = [[model.classes.at_column(column) for column in columns] for columns in distinct]
+        scores = []
+        for index, maps in enumerate(model.maps(images, targets, method)):
+            rows, cols = extents[index]
             curves = {
-                column: self._curves(subject, pixels[index], one, clean[index], blank[index], truth[index], column)
-                for column, one in zip(asked[index], maps[..., : extents[index][0], : extents[index][1]], strict=True)
+                column: self._curves(model, pixels[index], heatmap, clean[index], blank[index], truth[index], column)
+                for column, heatmap in zip(distinct[index], maps[..., :rows, :cols], strict=True)
             }
-            found.append(
+            scores.append(
                 {
                     "clean": int(predicted[index] == truth[index]),
-                    **{explained: curves[columns[index]] for explained, columns in wanted.items()},
+                    **{explained: curves[columns[index]] for explained, columns in explained_columns.items()},
                 }
             )
-        return found
+        return scores
 
     def _curves(
-        self, subject: Subject, pixels: Tensor, found: Tensor, clean: Tensor, blank: Tensor, truth: int, explained: int
+        self,
+        model: ModelUnderTest,
+        pixels: Tensor,
+        heatmap: Tensor,
+        clean: Tensor,
+        blank: Tensor,
+        truth: int,
+        explained: int,
     ) -> dict[str, list[float]]:
         """The four curves of one map."""
         curves: dict[str, list[float]] = {}
         for direction, _, _ in _DIRECTIONS:
-            masks = perturbation.masks(found.numpy(), direction, perturbation.STEPS, self.patch, self.ties, self.seed)
-            steps = self._logits(subject, self._erased(pixels, torch.from_numpy(masks)))
+            masks = perturbation.masks(heatmap.numpy(), direction, perturbation.STEPS, self.patch, self.ties, self.seed)
+            steps = self._logits(model, self._erased(pixels, torch.from_numpy(masks)))
             logits = torch.cat([clean[None], steps, blank[None]])
             curves[direction] = (logits[:-1].argmax(-1) == truth).int().tolist()
-            chances = (logits * (_TEMPERATURE if subject.zero_shot else 1)).softmax(-1)[:, explained]
+            chances = (logits * (_TEMPERATURE if model.classes.zero_shot else 1)).softmax(-1)[:, explained]
             curve = [round(chance, 6) for chance in chances.tolist()]
             curves["deletion" if direction == "positive" else "insertion"] = (
                 curve if direction == "positive" else curve[::-1]
@@ -202,6 +211,6 @@ class Perturbation:
         return result
 
     @staticmethod
-    def _logits(subject: Subject, pixels: Tensor) -> Tensor:
+    def _logits(model: ModelUnderTest, pixels: Tensor) -> Tensor:
         """(batch, classes) on the CPU."""
-        return torch.cat([subject.logits(subject.seen(part)).cpu() for part in pixels.split(_FORWARDS)])
+        return torch.cat([model.classes.logits(model.seen(part)).cpu() for part in pixels.split(_FORWARDS)])

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from legrad.bench import ground_truth
 from legrad.bench.benchmark import Metric
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import Item, Summary
 from legrad.datasets import Dataset, Sample
 from legrad.errors import InputError
@@ -18,11 +18,15 @@ def auroc(kind: int) -> Summary:
     """Over all prompts of all samples together, by one of the three kinds of evidence."""
 
     def of(items: Sequence[Item]) -> Statistic:
-        prompts = [
-            [(pair[kind], there) for there in (True, False) for pair in item["present" if there else "absent"]]
+        table = [
+            [
+                (evidence[kind], present)
+                for present in (True, False)
+                for evidence in item["present" if present else "absent"]
+            ]
             for item in items
         ]
-        return presence.Table(prompts).statistic
+        return presence.Table(table).statistic
 
     return of
 
@@ -61,25 +65,25 @@ class Presence:
             "relevance": "raw, on the patch grid",
         }
 
-    def prepare(self, subject: Subject, data: Dataset) -> None:
+    def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
         """The absent classes come out of the data set's list."""
-        if len(subject.askable) < 2:
+        if len(model.classes.askable) < 2:
             raise InputError(f"presence needs a data set that lists two classes at least; {data.name} does not")
 
-    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+    def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """[maximum, mean, score] of every class asked for."""
-        asked = [self._asked(sample, subject.askable) for sample in samples]
-        targets = [[subject.target(label) for label in [*present, *absent]] for present, absent in asked]
+        prompts = [self._prompts(sample, model.classes.askable) for sample in samples]
+        targets = [[model.classes.target(label) for label in [*present, *absent]] for present, absent in prompts]
         images = [sample.image for sample in samples]
-        grids, scores = subject.evidence(images, targets, method)
-        found = []
-        for (present, _), grid, score in zip(asked, grids, scores, strict=True):
+        grids, scores = model.evidence(images, targets, method)
+        results = []
+        for (present, _), grid, score in zip(prompts, grids, scores, strict=True):
             flat = grid.flatten(1)
             rows = [list(row) for row in zip(flat.amax(1).tolist(), flat.mean(1).tolist(), score.tolist(), strict=True)]
-            found.append({"present": rows[: len(present)], "absent": rows[len(present) :]})
-        return found
+            results.append({"present": rows[: len(present)], "absent": rows[len(present) :]})
+        return results
 
-    def _asked(self, sample: Sample, classes: Sequence[str]) -> tuple[list[str], list[str]]:
+    def _prompts(self, sample: Sample, classes: Sequence[str]) -> tuple[list[str], list[str]]:
         present = [name for name, mask in sample.masks.items() if mask.any()]
         present += [name for name, (inside, _) in sample.points.items() if len(inside) and name not in present]
         present = present or [ground_truth.label(sample)]

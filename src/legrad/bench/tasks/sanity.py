@@ -1,18 +1,17 @@
 """Does a map depend on what the model learned, and on what was asked? (Adebayo et al., arXiv:1810.03292)"""
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from legrad.bench import ground_truth
 from legrad.bench.benchmark import Metric
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import mean
 from legrad.datasets import Dataset, Sample
 from legrad.errors import InputError
@@ -22,17 +21,17 @@ _LETTERS = "bcdfghjklmnpqrstvwxz"
 
 def rank_correlation(first: Tensor, second: Tensor) -> float | None:
     """Spearman's correlation of two maps of one shape, equal values sharing their mean rank; None if one is flat."""
-    a, b = (_ranks(one.flatten().double().numpy()) for one in (first, second))
-    a, b = a - a.mean(), b - b.mean()
-    spread = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / spread if spread else None
+    maps = [heatmap.flatten().double().numpy() for heatmap in (first, second)]
+    if any((values == values[0]).all() for values in maps):
+        return None
+    return float(_scipy_stats().spearmanr(*maps).statistic)
 
 
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    _, level, counts = np.unique(values, return_inverse=True, return_counts=True)
-    below = np.cumsum(counts) - counts
-    ranks: NDArray[np.float64] = (below + (counts - 1) / 2)[level]
-    return ranks
+def _scipy_stats() -> Any:
+    try:
+        return importlib.import_module("scipy.stats")
+    except ImportError as error:
+        raise InputError("rank correlations are computed with scipy: pip install 'legrad[bench]'") from error
 
 
 @contextmanager
@@ -56,16 +55,16 @@ def _size(of: str, place: int) -> Callable[[Mapping[str, Any]], Any]:
     """Size of one correlation, since a map upside down is still the same map; None where there is none."""
 
     def value(item: Mapping[str, Any]) -> float | None:
-        one = item[of][place] if item[of] else None
-        return None if one is None else abs(one)
+        correlation = item[of][place] if item[of] else None
+        return None if correlation is None else abs(correlation)
 
     return value
 
 
 def _mean_size(of: str) -> Callable[[Mapping[str, Any]], Any]:
     def value(item: Mapping[str, Any]) -> float | None:
-        known = [abs(one) for one in item[of] if one is not None]
-        return sum(known) / len(known) if known else None
+        sizes = [abs(correlation) for correlation in item[of] if correlation is not None]
+        return sum(sizes) / len(sizes) if sizes else None
 
     return value
 
@@ -110,37 +109,38 @@ class Sanity:
             "geometry": "squash",
         }
 
-    def prepare(self, subject: Subject, data: Dataset) -> None:
-        """Any model and any data with labels will do."""
+    def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
+        """Any model and any data with labels will do; scipy must be installed."""
+        _scipy_stats()
         ground_truth.need(data, "label")
 
-    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+    def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """Correlations: "cascade" and "alone", from the last block to the rest of the tower, and "gibberish"."""
         images = [sample.image for sample in samples]
-        targets = [[subject.target(ground_truth.label(sample))] for sample in samples]
+        targets = [[model.classes.target(ground_truth.label(sample))] for sample in samples]
 
         def maps() -> list[Tensor]:
-            return [grid[0] for grid in subject.grids(images, targets, method)]
+            return [grid[0] for grid in model.grids(images, targets, method)]
 
         trained = maps()
-        found: list[dict[str, Any]] = [{"cascade": [], "alone": [], "gibberish": []} for _ in samples]
+        scores: list[dict[str, Any]] = [{"cascade": [], "alone": [], "gibberish": []} for _ in samples]
 
         def compare(kind: str, parameters: Sequence[nn.Parameter], stage: int) -> None:
             with shuffled(parameters, self.seed + stage):
                 others = maps()
-            for one, before, after in zip(found, trained, others, strict=True):
-                one[kind].append(rank_correlation(before, after))
+            for item, before, after in zip(scores, trained, others, strict=True):
+                item[kind].append(rank_correlation(before, after))
 
-        parts = stages(subject.explainer.anatomy.tower, subject.explainer.anatomy.blocks)
+        parts = stages(model.explainer.anatomy.tower, model.explainer.anatomy.blocks)
         for stage, parameters in enumerate(parts):
             compare("cascade", [p for part in parts[: stage + 1] for p in part], stage)
             compare("alone", parameters, stage)
-        if subject.zero_shot:
+        if model.classes.zero_shot:
             words = [self._gibberish(sample) for sample in samples]
-            nonsense = subject.grids(images, [[subject.direction(word)] for word in words], method)
-            for one, before, grid in zip(found, trained, nonsense, strict=True):
-                one["gibberish"].append(rank_correlation(before, grid[0]))
-        return found
+            nonsense = model.grids(images, [[model.classes.direction(word)] for word in words], method)
+            for item, before, grid in zip(scores, trained, nonsense, strict=True):
+                item["gibberish"].append(rank_correlation(before, grid[0]))
+        return scores
 
     def _gibberish(self, sample: Sample) -> str:
         rng = ground_truth.generator(sample, self.seed)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from legrad.bench import ground_truth
 from legrad.bench.benchmark import Metric, switch
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import Item, Summary, mean
 from legrad.datasets import IGNORE, Dataset, Sample
 from legrad.errors import InputError
@@ -46,7 +46,7 @@ def _mean(name: str, threshold: str = "mean") -> Summary:
     return mean(lambda item: item[threshold][name])
 
 
-def _own_iou(item: Item) -> float | None:
+def _object_iou(item: Item) -> float | None:
     """Of the object in one image; None where it is neither seen nor there."""
     tp, fp, fn = (item["mean"][name] for name in ("tp", "fp", "fn"))
     return tp / (tp + fp + fn) if tp + fp + fn else None
@@ -93,7 +93,7 @@ class Segmentation:
         "iou_foreground": Metric("object IoU", ratio("iou_foreground", "mean"), "higher", "without the background"),
         "mean_image_fg_iou": Metric(
             "object IoU, mean over images",
-            mean(_own_iou),
+            mean(_object_iou),
             "higher",
             "another metric than the published mIoU; threshold = the map's mean",
             detail=True,
@@ -115,33 +115,33 @@ class Segmentation:
             **({} if self.geometry == "squash" else {"crop": "short side to S, bicubic, then the centre"}),
         }
 
-    def prepare(self, subject: Subject, data: Dataset) -> None:
+    def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
         """A prediction needs classes to choose from, and images of one class."""
         ground_truth.need(data, "masks")
-        if self.explained == "predicted" and subject.zero_shot and not subject.choices:
+        if self.explained == "predicted" and model.classes.zero_shot and not model.classes.choices:
             raise InputError(f"{data.name} does not list its classes, so none can be predicted; take --explained truth")
         if self.explained == "predicted":
             ground_truth.need(data, "label")
 
-    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+    def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """Counts of every sample, summed over its classes, at both thresholds."""
         images = [sample.image for sample in samples]
         if self.geometry != "squash":
             # before the model's transform, which may crop less, or not at all: the mask is framed without it
-            images = [frame_image(one, subject.size, self.geometry) for one in images]
-        masks = [self._masks(sample, subject.size) for sample in samples]
+            images = [frame_image(image, model.size, self.geometry) for image in images]
+        masks = [self._masks(sample, model.size) for sample in samples]
         if self.explained == "predicted":
-            best = subject.answers(images).argmax(-1).tolist()
-            targets = [[subject.at_column(column)] for column in best]
+            best = model.answers(images).argmax(-1).tolist()
+            targets = [[model.classes.at_column(column)] for column in best]
         else:
-            targets = [[subject.target(name) for name in own] for own in masks]
-        found = []
-        for sample, own, maps in zip(samples, masks, subject.maps(images, targets, method), strict=True):
+            targets = [[model.classes.target(name) for name in masks_by_name] for masks_by_name in masks]
+        items = []
+        for sample, masks_by_name, maps in zip(samples, masks, model.maps(images, targets, method), strict=True):
             ignore = sample.extra.get(IGNORE)
             if ignore is not None:
-                ignore = frame_mask(ignore, subject.size, self.geometry)
-            found.append(scores(list(maps.numpy()), list(own.values()), ignore))
-        return found
+                ignore = frame_mask(ignore, model.size, self.geometry)
+            items.append(scores(list(maps.numpy()), list(masks_by_name.values()), ignore))
+        return items
 
     def _masks(self, sample: Sample, size: int) -> dict[str, Any]:
         if self.explained == "truth":

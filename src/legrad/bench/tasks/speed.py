@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from legrad.bench import ground_truth
 from legrad.bench.benchmark import Metric
-from legrad.bench.subject import Subject
+from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import Item, Summary
 from legrad.bench.variants import Variant
 from legrad.datasets import Dataset, Sample
@@ -89,34 +89,34 @@ class Speed:
             "clock": "time.perf_counter, device synchronised before both readings",
         }
 
-    def prepare(self, subject: Subject, data: Dataset) -> None:
+    def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
         """Any model and any data with labels will do."""
         ground_truth.need(data, "label")
 
-    def measure(self, subject: Subject, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
+    def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """Seconds of the explanation and of the bare forward."""
         variant = Variant.parse(method)
-        found = []
+        scores = []
         for sample in samples:
-            inputs, targets = subject.inputs([sample.image]), [[subject.target(ground_truth.label(sample))]]
+            inputs, targets = model.inputs([sample.image]), [[model.classes.target(ground_truth.label(sample))]]
 
             def explain() -> None:
-                subject.explain(inputs, targets, variant.method, **variant.arguments)  # noqa: B023 - called at once
+                model.explain(inputs, targets, variant.method, **variant.arguments)  # noqa: B023 - called at once
 
             def forward() -> None:
-                subject.forward(inputs)  # noqa: B023 - called at once
+                model.forward(inputs)  # noqa: B023 - called at once
 
             for _ in range(0 if method in self._warm else self.warm_up):
                 explain()
                 forward()
             self._warm.add(method)
-            found.append({"seconds": _timed(subject, explain), "forward": _timed(subject, forward)})
-        return found
+            scores.append({"seconds": _timed(model, explain), "forward": _timed(model, forward)})
+        return scores
 
 
-def _timed(subject: Subject, call: Callable[[], None]) -> float:
-    subject.synchronize()
+def _timed(model: ModelUnderTest, call: Callable[[], None]) -> float:
+    model.synchronize()
     start = time.perf_counter()
     call()
-    subject.synchronize()
+    model.synchronize()
     return time.perf_counter() - start

@@ -1,10 +1,10 @@
-"""Where the first method of a run stands: against every other one, on the images that both have."""
+"""The first method of a run compared with every other one, on the images that both have."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from legrad.bench import registry
-from legrad.bench.subject import TEMPLATES
+from legrad.bench.classes import TEMPLATES
 
 Verdict = Literal["better", "level", "worse"]
 _ROUNDING = 1e-6  # maps that are equal on paper differ by it, all in one direction
@@ -31,7 +31,7 @@ def verdict(numbers: Mapping[str, Any], better: str | None) -> Verdict | None:
     return "better" if (low > 0) == (better == "higher") else "worse"
 
 
-def mark(numbers: Mapping[str, Any], better: str | None) -> str:
+def verdict_mark(numbers: Mapping[str, Any], better: str | None) -> str:
     """The verdict behind a number in a table."""
     return _MARKS[verdict(numbers, better)]
 
@@ -40,44 +40,56 @@ def title(content: Mapping[str, Any]) -> str:
     """Of a benchmark, with the switches that tell its runs apart."""
     protocol = content["settings"]["protocol"]
     switch = {"segmentation": "explained", "ablation": "scored by"}.get(content["benchmark"], "")
-    told = [str(protocol[switch])] if switch in protocol else []
-    told += [f"{name} = {value}" for name, value in unusual(content).items() if name != switch]
-    return f"{content['benchmark']} ({', '.join(told)})" if told else str(content["benchmark"])
+    parts = [str(protocol[switch])] if switch in protocol else []
+    parts += [f"{name} = {value}" for name, value in non_default_settings(content).items() if name != switch]
+    return f"{content['benchmark']} ({', '.join(parts)})" if parts else str(content["benchmark"])
 
 
-def unusual(content: Mapping[str, Any]) -> dict[str, str]:
-    """Settings of a run that are not the defaults: of the subject, and switches of the protocol."""
+def non_default_settings(content: Mapping[str, Any]) -> dict[str, str]:
+    """Settings of a run that are not the defaults: of the model under test, and switches of the protocol."""
     settings = content["settings"]
-    usual: dict[str, Any] = {"layers": None, "readout": "auto", "templates": list(TEMPLATES), "names": {}, "size": None}
-    usual |= _switches(content)
-    given = {**settings["protocol"], **settings.get("subject", {})}
-    found = {name: given[name] for name, value in usual.items() if given.get(name, value) not in (value, None)}
-    many = found.get("templates", [])
-    if many:
-        found["templates"] = f"{many[0]!r}" + (f" and {len(many) - 1} more" if len(many) > 1 else "")
-    if "names" in found:
-        found["names"] = f"{len(found['names'])} given"
-    return {name: str(value) for name, value in found.items()}
+    defaults: dict[str, Any] = {
+        "layers": None,
+        "readout": "auto",
+        "templates": list(TEMPLATES),
+        "names": {},
+        "size": None,
+        **_switch_defaults(content),
+    }
+    values = {**settings["protocol"], **settings.get("subject", {})}
+    changed = {name: values[name] for name, value in defaults.items() if values.get(name, value) not in (value, None)}
+    templates = changed.get("templates", [])
+    if templates:
+        more = f" and {len(templates) - 1} more" if len(templates) > 1 else ""
+        changed["templates"] = f"{templates[0]!r}{more}"
+    if "names" in changed:
+        changed["names"] = f"{len(changed['names'])} given"
+    return {name: str(value) for name, value in changed.items()}
 
 
-def _switches(content: Mapping[str, Any]) -> dict[str, Any]:
+def settings_text(content: Mapping[str, Any]) -> str:
+    """The settings that are not the defaults in one line; "" if all are."""
+    return "; ".join(f"{name} = {value}" for name, value in non_default_settings(content).items())
+
+
+def _switch_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
     """Switches of a benchmark, or of that which scores an ablation, with their defaults."""
     base = content["settings"]["protocol"].get("scored by", content["benchmark"])
     return {name: switch.default for name, switch in registry.switches(base).items()}
 
 
-def sentence(content: Mapping[str, Any], metric: str) -> str:
+def summary_sentence(content: Mapping[str, Any], metric: str) -> str:
     """Who is better, level and worse in one metric."""
-    of, facts = content["methods"], content["metrics"][metric]
+    methods, better = content["methods"], content["metrics"][metric]["better"]
     reference = content["statistics"]["paired with"]
     groups: dict[Verdict, list[str]] = {"better": [], "level": [], "worse": []}
     for method, numbers in ranked(content, metric):
-        found = verdict(numbers, facts["better"])
-        if found is not None:
-            groups[found].append(labelled(content, method))
-    told = ". ".join(f"{group.capitalize()}: {', '.join(names) or 'none'}" for group, names in groups.items())
-    own = of[reference]["metrics"].get(metric, {"value": None})
-    return f"{reference} {cell(own) or 'has no value'}, {of[reference]['items']} images. {told}."
+        group = verdict(numbers, better)
+        if group is not None:
+            groups[group].append(method_label(content, method))
+    listed = ". ".join(f"{group.capitalize()}: {', '.join(names) or 'none'}" for group, names in groups.items())
+    numbers = methods[reference]["metrics"].get(metric, {"value": None})
+    return f"{reference} {cell(numbers) or 'has no value'}, {methods[reference]['items']} images. {listed}."
 
 
 def has_fewer(content: Mapping[str, Any], method: str) -> bool:
@@ -85,16 +97,21 @@ def has_fewer(content: Mapping[str, Any], method: str) -> bool:
     return int(content["methods"][method]["items"]) < num_images(content)
 
 
-def labelled(content: Mapping[str, Any], method: str) -> str:
+def method_label(content: Mapping[str, Any], method: str) -> str:
     """A method with its number of images in brackets, if it has fewer."""
     return f"{method} ({content['methods'][method]['items']})" if has_fewer(content, method) else method
 
 
 def ranked(content: Mapping[str, Any], metric: str) -> list[tuple[str, Mapping[str, Any]]]:
     """Methods with their numbers, best first."""
-    found = [(method, one["metrics"].get(metric)) for method, one in content["methods"].items()]
-    known = [(method, numbers) for method, numbers in found if numbers is not None and numbers["value"] is not None]
-    return sorted(known, key=lambda row: row[1]["value"], reverse=content["metrics"][metric]["better"] != "lower")
+    lower_is_better = content["metrics"][metric]["better"] == "lower"
+    return sorted(with_value(content, metric), key=lambda row: row[1]["value"], reverse=not lower_is_better)
+
+
+def with_value(content: Mapping[str, Any], metric: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Methods that have a value of a metric, with their numbers, in the order of the run."""
+    rows = [(method, result["metrics"].get(metric)) for method, result in content["methods"].items()]
+    return [(method, numbers) for method, numbers in rows if numbers is not None and numbers["value"] is not None]
 
 
 def best(content: Mapping[str, Any], metric: str) -> str | None:
@@ -102,8 +119,8 @@ def best(content: Mapping[str, Any], metric: str) -> str | None:
     if content["metrics"][metric]["better"] is None:
         return None
     images = content["scores"][content["statistics"]["paired with"]].keys()
-    alike = [method for method, _ in ranked(content, metric) if content["scores"][method].keys() == images]
-    return alike[0] if len(alike) > 1 else None
+    methods = [method for method, _ in ranked(content, metric) if content["scores"][method].keys() == images]
+    return methods[0] if len(methods) > 1 else None
 
 
 def headlines(contents: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
@@ -112,12 +129,12 @@ def headlines(contents: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, 
     Of several runs of a benchmark on the same data (other switches) the one with the most images, which is the first
     of equals.
     """
-    chosen: dict[Any, Mapping[str, Any]] = {}
+    largest: dict[Any, Mapping[str, Any]] = {}
     for content in contents:
         key = content["benchmark"], content["settings"]["data"]["path"]
-        if key not in chosen or num_images(content) > num_images(chosen[key]):
-            chosen[key] = content
-    names = [(content, name) for content in chosen.values() for name in _HEADLINES.get(content["benchmark"], ())]
+        if key not in largest or num_images(content) > num_images(largest[key]):
+            largest[key] = content
+    names = [(content, name) for content in largest.values() for name in _HEADLINES.get(content["benchmark"], ())]
     return [(content, name) for content, name in names if name in content["metrics"]]
 
 
@@ -128,39 +145,44 @@ def num_images(content: Mapping[str, Any]) -> int:
 
 def overview(contents: Sequence[Mapping[str, Any]]) -> str:
     """All headline metrics of one model: a sentence each, all in one table, and a table each with the differences."""
-    shown = headlines(contents)
-    if not shown:
+    columns = headlines(contents)
+    if not columns:
         return ""
     costs = _costs(contents)
-    sentences = [f"- **{named(content, name)}**: {sentence(content, name)}" for content, name in shown]
+    sentences = [f"- **{metric_title(content, name)}**: {summary_sentence(content, name)}" for content, name in columns]
     tables = [
-        f"### {named(content, name)}, {content['metrics'][name]['better']} is better\n\n{_table(content, name, costs)}"
-        for content, name in shown
+        f"### {metric_title(content, name)}, {content['metrics'][name]['better']} is better\n\n"
+        f"{_table(content, name, costs)}"
+        for content, name in columns
     ]
-    return "\n\n".join(["\n".join(sentences), _matrix(shown, costs), *tables])
+    return "\n\n".join(["\n".join(sentences), _matrix(columns, costs), *tables])
 
 
-def named(content: Mapping[str, Any], metric: str) -> str:
+def metric_title(content: Mapping[str, Any], metric: str) -> str:
     """Benchmark and metric."""
     return f"{title(content)}: {content['metrics'][metric]['title']}"
 
 
-def _matrix(shown: Sequence[tuple[Mapping[str, Any], str]], costs: Mapping[str, float]) -> str:
-    methods = list(dict.fromkeys(method for content, _ in shown for method in content["methods"]))
-    heads = [named(content, name) for content, name in shown]
+def _matrix(columns: Sequence[tuple[Mapping[str, Any], str]], costs: Mapping[str, float]) -> str:
+    methods = list(dict.fromkeys(method for content, _ in columns for method in content["methods"]))
+    heads = [metric_title(content, name) for content, name in columns]
     lines = [f"| method | {' | '.join(heads)} | bare forwards |", "| --- |" + " --- |" * (len(heads) + 1)]
     for method in methods:
-        cells = []
-        for content, name in shown:
-            one = content["methods"].get(method, {"items": 0, "metrics": {}})
-            numbers = one["metrics"].get(name)
-            fewer = f" ({one['items']})" if one["items"] != num_images(content) else ""
-            known = numbers is not None and numbers["value"] is not None
-            text = number(numbers["value"]) + fewer + mark(numbers, content["metrics"][name]["better"]) if known else ""
-            cells.append(f"**{text}**" if method == best(content, name) else text)
+        cells = [_matrix_cell(content, name, method) for content, name in columns]
         lines.append(f"| {method} | {' | '.join(cells)} | {_cost(costs, method)} |")
-    chance = [number(content["chance"].get(name)) for content, name in shown]
+    chance = [number(content["chance"].get(name)) for content, name in columns]
     return "\n".join([*lines, f"| *chance* | {' | '.join(chance)} | |"])
+
+
+def _matrix_cell(content: Mapping[str, Any], metric: str, method: str) -> str:
+    """A method's value with its number of images, if it has others than the first one, and its verdict."""
+    result = content["methods"].get(method, {"items": 0, "metrics": {}})
+    numbers = result["metrics"].get(metric)
+    text = ""
+    if numbers is not None and numbers["value"] is not None:
+        images = f" ({result['items']})" if result["items"] != num_images(content) else ""
+        text = number(numbers["value"]) + images + verdict_mark(numbers, content["metrics"][metric]["better"])
+    return f"**{text}**" if method == best(content, metric) else text
 
 
 def _table(content: Mapping[str, Any], metric: str, costs: Mapping[str, float]) -> str:

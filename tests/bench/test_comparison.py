@@ -2,7 +2,7 @@
 
 import pytest
 
-from legrad.bench.report import standing
+from legrad.bench.report import comparison
 from legrad.bench.report.figures import bars, curves, differences
 
 # method -> (value, low, high of the difference from "legrad", images)
@@ -15,13 +15,13 @@ SOME = {
 }
 
 
-def one(name, title, better, methods, benchmark="segmentation", protocol=None, subject=None):
+def one(name, title, better, methods, benchmark="segmentation", protocol=None, model=None):
     return {
         "benchmark": benchmark,
         "settings": {
             "protocol": protocol or {"explained": "truth"},
             "data": {"path": "embedded"},
-            "subject": subject or {},
+            "subject": model or {},
         },
         "statistics": {"paired with": "legrad"},
         "chance": {name: 0.25},
@@ -67,23 +67,26 @@ def content():
 )
 def test_the_verdict_is_the_differences(low, high, better, expected, mark):
     numbers = {"difference_low": low, "difference_high": high}
-    assert standing.verdict(numbers, better) == expected
-    assert standing.mark(numbers, better) == mark
+    assert comparison.verdict(numbers, better) == expected
+    assert comparison.verdict_mark(numbers, better) == mark
 
 
 def test_a_title_says_what_is_not_the_default(content):
     content["settings"]["protocol"] = {"explained": "truth", "geometry": "squash"}
     content["settings"]["subject"] = {"layers": None, "readout": "auto", "templates": ["a photo of a {}"], "names": {}}
-    assert (standing.title(content), standing.unusual(content)) == ("segmentation (truth)", {"explained": "truth"})
+    assert (comparison.title(content), comparison.non_default_settings(content)) == (
+        "segmentation (truth)",
+        {"explained": "truth"},
+    )
     content["settings"]["subject"] = {"layers": [0, 2], "readout": "native", "templates": ["{}.", "a {}."]}
     content["settings"]["protocol"]["geometry"] = "crop"
-    assert standing.title(content) == (
+    assert comparison.title(content) == (
         "segmentation (truth, layers = [0, 2], readout = native, templates = '{}.' and 1 more, geometry = crop)"
     )
     content["benchmark"], content["settings"]["protocol"]["scored by"] = "ablation", "segmentation"
-    assert standing.title(content).startswith("ablation (segmentation, layers = [0, 2], ")
-    assert "**segmentation (truth, layers = 2): mIoU**" in standing.overview(
-        [one("miou", "mIoU", "higher", SOME, protocol={"explained": "truth"}, subject={"layers": 2})]
+    assert comparison.title(content).startswith("ablation (segmentation, layers = [0, 2], ")
+    assert "**segmentation (truth, layers = 2): mIoU**" in comparison.overview(
+        [one("miou", "mIoU", "higher", SOME, protocol={"explained": "truth"}, model={"layers": 2})]
     )
 
 
@@ -99,25 +102,25 @@ def test_fewer_images_have_no_ranked_place(content):
 
 
 def test_the_sentence_names_every_other_method_once(content):
-    assert standing.sentence(content, "miou") == (
+    assert comparison.summary_sentence(content, "miou") == (
         "legrad 0.500 [0.480, 0.520], 100 images. Better: textspan. Level: rise (10), gradcam. Worse: rollout."
     )
 
 
 def test_the_best_has_the_images_of_the_first(content):
-    assert standing.best(content, "miou") == "textspan"
+    assert comparison.best(content, "miou") == "textspan"
     content["scores"]["rise"] = dict(content["scores"]["legrad"])
-    assert standing.best(content, "miou") == "rise"
+    assert comparison.best(content, "miou") == "rise"
     content["metrics"]["miou"]["better"] = "lower"
-    assert standing.best(content, "miou") == "rollout"
+    assert comparison.best(content, "miou") == "rollout"
     content["metrics"]["miou"]["better"] = None
-    assert standing.best(content, "miou") is None
-    assert standing.best(one("miou", "mIoU", "higher", {"legrad": SOME["legrad"]}), "miou") is None
+    assert comparison.best(content, "miou") is None
+    assert comparison.best(one("miou", "mIoU", "higher", {"legrad": SOME["legrad"]}), "miou") is None
 
 
 def test_the_overview_shows_values_counts_differences_and_cost(content):
     speed = one("slowdown", "bare forwards", "lower", {"legrad": (3.14159, None, None, 5)}, "speed", {"batch": 1})
-    text = standing.overview([speed, content])
+    text = comparison.overview([speed, content])
     assert "- **segmentation (truth): mIoU**: legrad 0.500" in text
     lines = text.splitlines()
     assert "| rise | 0.900 (10) |  |" in lines
@@ -130,14 +133,14 @@ def test_the_overview_shows_values_counts_differences_and_cost(content):
     assert [line.split(" | ")[0] for line in lines if " | 100 | " in line or " | 10 | " in line] == [
         f"| {name}" for name in ("rise", "textspan", "gradcam", "legrad", "rollout")
     ]
-    assert standing.overview([speed]) == ""
+    assert comparison.overview([speed]) == ""
 
 
 def test_of_one_benchmark_the_larger_run_is_shown(content):
     fewer = one("miou", "mIoU", "higher", {"legrad": (0.7, None, None, 20)}, protocol={"explained": "predicted"})
-    assert standing.headlines([fewer, content]) == standing.headlines([content, fewer]) == [(content, "miou")]
+    assert comparison.headlines([fewer, content]) == comparison.headlines([content, fewer]) == [(content, "miou")]
     fewer["settings"]["data"]["path"] = "other"
-    assert standing.headlines([fewer, content]) == [(fewer, "miou"), (content, "miou")]
+    assert comparison.headlines([fewer, content]) == [(fewer, "miou"), (content, "miou")]
 
 
 def test_the_figure_of_differences(content):
@@ -155,5 +158,5 @@ def test_the_figure_of_differences(content):
 
 
 def test_numbers():
-    assert [standing.number(value) for value in (0.12345, -0.5, 53.16, None)] == ["0.123", "-0.500", "53.2", ""]
-    assert [standing.number(value, signed=True) for value in (0.5, -12.34)] == ["+0.500", "-12.3"]
+    assert [comparison.number(value) for value in (0.12345, -0.5, 53.16, None)] == ["0.123", "-0.500", "53.2", ""]
+    assert [comparison.number(value, signed=True) for value in (0.5, -12.34)] == ["+0.500", "-12.3"]

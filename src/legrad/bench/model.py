@@ -1,4 +1,4 @@
-"""The model under test: maps in the pixels of its input, features of pixels, names as directions of features."""
+"""The model under test: maps in the pixels of its input, features and logits of pixels."""
 
 import functools
 import hashlib
@@ -11,9 +11,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from legrad import relevance
-from legrad.bench import classes
 from legrad.bench.cache import MapCache
+from legrad.bench.classes import TEMPLATES, Classes
 from legrad.bench.variants import Variant
 from legrad.bench.weights import weights_digest
 from legrad.choices import Fit
@@ -23,22 +22,19 @@ from legrad.errors import FlatMapWarning, InputError, UnsupportedModelError
 from legrad.explainer import Explainer
 from legrad.inputs import geometry, transforms
 from legrad.methods import Method, find, heads
-from legrad.targets.kinds import Audio, Prompts
+from legrad.relevance import merge_layers
+from legrad.targets.kinds import Audio
 
-TEMPLATES = ("a photo of a {}",)
 
-
-class Subject:
+class ModelUnderTest:
     """A model under test, with the settings that all its maps share.
 
     Args:
         explainer: of a model for still images.
         layers: as in ``Explainer.explain``, for methods that have layers to choose from.
         readout: as in ``Explainer.explain``, for methods that read layers out.
-        labels: all classes of the data set, as in its samples; empty if it does not list them.
-        names: what classes are called in prompts, where the data set's labels say it badly.
-        templates: texts with ``{}`` in them, whose embeddings are averaged for a class name.
-        memory: shared by the subjects of a study, which have the same explainer, layers and read-out.
+        labels, names, templates: see ``Classes``.
+        cache: shared by all runs of a study, which have the same explainer, layers and read-out.
         size: side of the model's input, if it is not the model's own.
 
     Raises:
@@ -54,20 +50,19 @@ class Subject:
         labels: Sequence[str] = (),
         names: Mapping[str, str] | None = None,
         templates: Sequence[str] = TEMPLATES,
-        memory: MapCache | None = None,
+        cache: MapCache | None = None,
         size: int | None = None,
     ) -> None:
         self.check(explainer)
         self.explainer = explainer if size is None else _resized(explainer, size)
         self._size = {} if size is None else {"size": size}
-        missing = self._missing({"layers": layers, "readout": readout})
-        if missing:
-            raise InputError(missing)
+        problem = self._missing({"layers": layers, "readout": readout})
+        if problem:
+            raise InputError(problem)
         self._arguments: dict[str, Any] = {"layers": layers, "readout": readout}
-        self.templates = tuple(templates)
-        self.labels, self._names = tuple(labels), names or {}
-        self._directions: dict[str | int | tuple[str, ...], Tensor] = {}
-        self._memory = memory
+        self.classes = Classes(self.explainer, labels, names, templates)
+        self._clips: dict[tuple[str, ...], Tensor] = {}
+        self._cache = cache
 
     @staticmethod
     def check(explainer: Explainer) -> None:
@@ -82,15 +77,15 @@ class Subject:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a result tells about the model, ready for JSON."""
+        """The facts about the model in a result, ready for JSON."""
         return {
             "model": self.explainer.adapter.name or type(self.explainer.model).__name__,
             "weights": weights_digest(self.explainer.model),
             **self._arguments,
             **self._size,
-            "templates": list(self.templates) if self.zero_shot else None,
-            "names": dict(self._names),
-            "classes": _digest("\n".join(self.labels).encode()),
+            "templates": list(self.classes.templates) if self.classes.zero_shot else None,
+            "names": dict(self.classes.names),
+            "classes": _digest("\n".join(self.classes.labels).encode()),
             "dtype": str(self.explainer.anatomy.dtype).removeprefix("torch."),
         }
 
@@ -98,11 +93,6 @@ class Subject:
     def size(self) -> int:
         """Side of the model's input, where all is measured."""
         return self.explainer.anatomy.image_size[0]
-
-    @property
-    def zero_shot(self) -> bool:
-        """Classes are texts; otherwise they are the logits of a classifier."""
-        return self.explainer.anatomy.output != "logits"
 
     def maps(
         self, images: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: Fit = "squash"
@@ -138,37 +128,39 @@ class Subject:
         depth, kind = len(self.explainer.anatomy.blocks), find(variant.method)
         self._check(variant)
         # one pass gives the maps of all layers, whose means are the maps of any number of them
-        several = kind.per_layer and isinstance(variant.method, str) and self._memory is not None
-        chosen = variant.arguments.get("layers") if several else None
+        from_all_layers = kind.per_layer and isinstance(variant.method, str) and self._cache is not None
+        last_layers = variant.arguments.get("layers") if from_all_layers else None
         arguments = variant.arguments
-        if chosen is not None:
+        if last_layers is not None:
             arguments = {**arguments, "layers": depth, "keep_layers": True}
 
-        def compute(some: Sequence[Image], asked: Sequence[Sequence[Tensor | int]]) -> list[tuple[Tensor, Tensor]]:
-            found = self.explain(some, asked, variant.method, fit=fit, **arguments)
-            maps = found.relevance if chosen is None else found.layer_relevance
+        def compute(batch: Sequence[Image], targets: Sequence[Sequence[Tensor | int]]) -> list[tuple[Tensor, Tensor]]:
+            explanation = self.explain(batch, targets, variant.method, fit=fit, **arguments)
+            maps = explanation.relevance if last_layers is None else explanation.layer_relevance
+            # rows are as long as the longest list of targets
             return [
-                (one[: len(own)], score[: len(own)]) for one, score, own in zip(maps, found.scores, asked, strict=True)
+                (relevance[: len(row)], scores[: len(row)])
+                for relevance, scores, row in zip(maps, explanation.scores, targets, strict=True)
             ]
 
-        if self._memory is None:
+        if self._cache is None:
             rows: Sequence[tuple[Tensor, ...]] = compute(images, targets)
         else:
             what = (kind.name, fit, *sorted(arguments.items()))
-            rows = self._memory(compute, images, targets, what, self._state)
+            rows = self._cache(compute, images, targets, what, self._state)
         maps, scores = map(list, zip(*rows, strict=True))
-        if chosen is not None:
-            blocks = kind.blocks(chosen, depth)
-            maps = [relevance.merge_layers(one[:, blocks].unbind(1)) for one in maps]
+        if last_layers is not None:
+            blocks = kind.blocks(last_layers, depth)
+            maps = [merge_layers(layers[:, blocks].unbind(1)) for layers in maps]
         return maps, scores
 
     @property
     def _state(self) -> tuple[tuple[int, int], ...]:
-        """Of the weights, see ``state.weights_version``."""
+        """Changes with the weights, see ``state.weights_version``."""
         return state.weights_version(self.explainer.anatomy.tower)
 
     def explain(self, images: Sequence[Image] | Tensor, targets: Any, method: str | Method, **arguments: Any) -> Any:
-        """``Explainer.explain`` with the run's settings; flat maps are counted by whoever asks, not warned of.
+        """``Explainer.explain`` with the run's settings; flat maps are counted by the benchmarks, without a warning.
 
         ``images`` may be what ``inputs`` returns. Layers and read-out of the run are for the methods that can use
         them; ``arguments`` have to be usable.
@@ -176,17 +168,17 @@ class Subject:
         Raises:
             UnsupportedModelError: the method cannot use ``arguments``.
         """
-        ready = isinstance(images, Tensor)
+        prepared = isinstance(images, Tensor)
         shared = {name: value for name, value in self._arguments.items() if not self._refused(method, {name: value})}
         self._check(Variant(method, arguments))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FlatMapWarning)
             warnings.filterwarnings("ignore", message=".*hardly depend.*")
             return self.explainer.explain(
-                images if ready else list(images),
-                [list(own) for own in targets],
+                images if prepared else list(images),
+                [list(row) for row in targets],
                 method=method,
-                **{**({} if ready else {"fit": "squash"}), **shared, **arguments},
+                **{**({} if prepared else {"fit": "squash"}), **shared, **arguments},
             )
 
     def _check(self, variant: Variant) -> None:
@@ -209,113 +201,39 @@ class Subject:
 
     @functools.cached_property
     def _heads(self) -> int:
-        """How many there are; ``UnsupportedModelError`` if they cannot be told apart."""
+        """Number of heads; ``UnsupportedModelError`` if they cannot be separated."""
         return heads.num_heads(self.explainer.anatomy)
 
     def _refused(self, method: str | Method, arguments: Mapping[str, Any]) -> str:
         """Why a method cannot use arguments, or ""."""
-        asked: dict[str, Any] = {"layers": None, "readout": "auto", "null_target": None, "keep_layers": False}
-        asked.update((name, arguments[name]) for name in asked if name in arguments)
+        settings: dict[str, Any] = {"layers": None, "readout": "auto", "null_target": None, "keep_layers": False}
+        settings.update((name, arguments[name]) for name in settings if name in arguments)
         try:
-            find(method).check(self.explainer.anatomy, **asked)
+            find(method).check(self.explainer.anatomy, **settings)
         except InputError as error:
             return str(error)
         return ""
 
-    # -- classes ------------------------------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def choices(self) -> tuple[str, ...]:
-        """Labels that a zero-shot prediction chooses from; empty for a classifier, which has its own."""
-        return classes.choices(self.labels, self._names) if self.zero_shot else ()
-
-    @functools.cached_property
-    def askable(self) -> tuple[str, ...]:
-        """The labels that can be a ``target``."""
-        return tuple(label for label in self.labels if self._known(label))
-
-    def _known(self, label: str) -> bool:
-        if self.zero_shot:
-            return classes.named(label, self._names)
-        try:
-            self.target(label)
-        except InputError:
-            return False
-        return True
-
-    def target(self, label: str) -> Tensor | int:
-        """A class as ``explain`` takes it: an embedding, or an index of a classifier.
-
-        Raises:
-            InputError: a class that the model does not know.
-        """
-        if self.zero_shot:
-            return self.direction(classes.name(label, self._names))
-        outputs, labels = len(self.direction(0)), self.explainer.adapter.labels
-        return int(self.direction(classes.column(label, self.labels, labels, outputs)).argmax())
-
-    def column(self, label: str) -> int:
-        """Where a class stands in ``logits``.
-
-        Raises:
-            InputError: it does not.
-        """
-        if not self.zero_shot:
-            return int(self.target(label))
-        self._need_choices()
-        classes.name(label, self._names)  # one without a name cannot be chosen, and says so
-        if label not in self.choices:
-            raise InputError(f"class {label!r} is not among the {len(self.choices)} that the model chooses from")
-        return self.choices.index(label)
-
-    def logits(self, features: Tensor) -> Tensor:
-        """(batch, classes): cosine similarities with the names of ``choices``, or the classifier's own logits."""
-        return features @ self._matrix.T if self.zero_shot else features
-
     def answers(self, images: Sequence[Image], fit: Fit = "squash") -> Tensor:
-        """``logits`` of whole images, (images, classes), on the CPU."""
+        """``Classes.logits`` of whole images, (images, classes), on the CPU."""
 
-        def compute(some: Sequence[Image], _: object) -> list[tuple[Tensor]]:
-            return [(row[None],) for row in self.logits(self.features(self.inputs(some, fit))).cpu()]
+        def compute(batch: Sequence[Image], _: object) -> list[tuple[Tensor]]:
+            return [(row[None],) for row in self.classes.logits(self.features(self.inputs(batch, fit))).cpu()]
 
-        if self._memory is None:
+        if self._cache is None:
             rows: Sequence[tuple[Tensor, ...]] = compute(images, None)
         else:
-            rows = self._memory(compute, images, [[0]] * len(images), ("answers", fit, self.choices), self._state)
-        return torch.cat([row for (row,) in rows])
-
-    def at_column(self, column: int) -> Tensor | int:
-        """The class at a place of ``logits``, as ``explain`` takes it."""
-        return self._matrix[column] if self.zero_shot else column
-
-    @functools.cached_property
-    def _matrix(self) -> Tensor:
-        self._need_choices()
-        return torch.stack([self.direction(classes.name(label, self._names)) for label in self.choices])
-
-    def _need_choices(self) -> None:
-        if not self.choices:
-            raise InputError(
-                "a prediction needs the classes to choose from, which this data set does not list; explain the true "
-                "class (--explained truth)"
+            rows = self._cache(
+                compute, images, [[0]] * len(images), ("answers", fit, self.classes.choices), self._state
             )
-
-    def direction(self, name: str | int) -> Tensor:
-        """(features,): a feature's inner product with it is the score of a text or class. Remembered."""
-        if name not in self._directions:
-            asked = Prompts(name, self.templates) if self.zero_shot and isinstance(name, str) else name
-            self._directions[name] = self._resolved(asked)
-        return self._directions[name]
-
-    def _resolved(self, target: Any) -> Tensor:
-        return self.explainer.embed(target).embeddings[0].detach()
+        return torch.cat([row for (row,) in rows])
 
     # -- sounds -------------------------------------------------------------------------------------------------------
 
     @property
     def hears(self) -> bool:
         """Whether sounds can be targets."""
-        return self.explainer.adapter.audio_encoder is not None and self.zero_shot
+        return self.explainer.adapter.audio_encoder is not None and self.classes.zero_shot
 
     def heard(self, key: tuple[str, ...], clip: Callable[[], Audio]) -> Tensor:
         """(features,): the direction of a clip; ``key`` says which, and the clip is asked for once.
@@ -323,9 +241,9 @@ class Subject:
         Raises:
             InputError: a clip that cannot be heard, or a model that does not hear.
         """
-        if key not in self._directions:
-            self._directions[key] = self._resolved(clip())
-        return self._directions[key]
+        if key not in self._clips:
+            self._clips[key] = self.explainer.embed(clip()).embeddings[0].detach()
+        return self._clips[key]
 
     # -- pixels -------------------------------------------------------------------------------------------------------
 
@@ -341,7 +259,7 @@ class Subject:
         scale = None if transform is None else transforms.normalisation(transform(None, "squash"))
         if scale is None:
             raise UnsupportedModelError("erasing pixels needs the model's mean and std, which its transform lacks")
-        mean, std = (one[:, None, None].to(anatomy.device, anatomy.dtype) for one in scale)
+        mean, std = (values[:, None, None].to(anatomy.device, anatomy.dtype) for values in scale)
         return mean, std
 
     def pixels(self, images: Sequence[Image], fit: Fit = "squash") -> Tensor:
@@ -384,8 +302,8 @@ def _resized(explainer: Explainer, size: int) -> Explainer:
         state.evaluation_mode(explainer.anatomy.tower, explainer.anatomy.call_settings),
     ):
         anatomy = adapter.anatomy.at(sides)
-    own = None if transform is None else lambda asked, fit: transform(asked or sides, fit)
-    return Explainer(replace(adapter, anatomy=anatomy, transform=own))
+    resized = None if transform is None else lambda size, fit: transform(size or sides, fit)
+    return Explainer(replace(adapter, anatomy=anatomy, transform=resized))
 
 
 def _digest(content: bytes) -> str:
