@@ -19,23 +19,15 @@ from legrad.core.state import evaluation_mode, exclusive
 from legrad.core.truth import final_answer
 from legrad.deprecation import renamed_arguments, renamed_fields
 from legrad.errors import InputError, UnsupportedModelError
-from legrad.inputs import geometry
-from legrad.inputs.prepare import (
-    Images,
-    Input,
-    InputQueue,
-    Inputs,
-    MakeTransform,
-    by_size,
-    checked_tensor,
-    sources,
-    stack,
-)
+from legrad.inputs import transforms
+from legrad.inputs.prepare import Images, Input, InputQueue, Inputs, by_size, sources, stack
+from legrad.inputs.tensors import checked_tensor, ordinary_tensors
 from legrad.models import registry
 from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
 from legrad.results.assemble import PassResult, assemble
 from legrad.results.explanation import Explanation
+from legrad.targets.downloads import downloaded
 from legrad.targets.kinds import EmbeddedTargets, Targets, as_list
 from legrad.targets.resolve import Resolver, class_names
 from legrad.versions import installed
@@ -92,7 +84,7 @@ def wrap(
     if tokenizer is not None:
         adapter = replace(adapter, tokenize=lambda texts: tokenizer(list(texts)))
     if transform is not None:
-        adapter = replace(adapter, transform=_transform_or_library(transform, adapter.transform))
+        adapter = replace(adapter, transform=transforms.own_or_library(transform, adapter.transform))
     if labels is not None:
         adapter = replace(adapter, labels=class_names(labels, adapter.anatomy))
     if audio_encoder is not None:
@@ -103,19 +95,6 @@ def wrap(
             )
         adapter = replace(adapter, audio_encoder=audio_encoder)
     return Explainer(adapter, own_anatomy=anatomy is not None)
-
-
-def _transform_or_library(transform: Any, library_transform: MakeTransform | None) -> MakeTransform:
-    """A user's transform where nothing is asked of it, else the library's."""
-
-    def make_transform(size: geometry.Size | None, fit: str) -> Any:
-        if size is None and fit == "model":
-            return transform
-        if library_transform is None:
-            raise InputError("with your own transform only size=None and fit='model' are possible")
-        return library_transform(size, fit)
-
-    return make_transform
 
 
 @renamed_fields(listener="audio_explainer")
@@ -166,11 +145,18 @@ class Explainer:
 
     # -- the steps ------------------------------------------------------------------------------------------------
 
-    def prepare(self, images: Images, size: int | Sequence[int] | None = None, fit: Fit = "model") -> Inputs:
+    def prepare(
+        self,
+        images: Images,
+        size: int | Sequence[int] | None = None,
+        fit: Fit = "model",
+        value_range: tuple[float, float] | None = None,
+        allow_private_urls: bool = True,
+    ) -> Inputs:
         """Read and preprocess images once, for several calls.
 
         Args:
-            images, size, fit: as for ``explain``.
+            images, size, fit, value_range, allow_private_urls: as for ``explain``.
 
         Returns:
             The model's inputs with their originals; ``explain`` and ``predict`` take them in place of images.
@@ -179,13 +165,15 @@ class Explainer:
             InputError: an argument or image that cannot be used.
         """
         check_choice("fit", fit, FITS)
-        return Inputs(next(self._queue(images, size, fit).windows()))
+        with ordinary_tensors():
+            return Inputs(next(self._queue(images, size, fit, value_range, allow_private_urls).windows()))
 
-    def embed(self, targets: Targets) -> EmbeddedTargets:
+    def embed(self, targets: Targets, allow_private_urls: bool = True) -> EmbeddedTargets:
         """Encode targets once, for many calls: ``explain(..., targets=explainer.embed(texts))``.
 
         Args:
             targets: one or several, as for ``explain``, the same for all images.
+            allow_private_urls: as for ``explain``.
 
         Returns:
             The targets, resolved; ``embeddings`` are their directions (targets, features) where they have one.
@@ -195,6 +183,7 @@ class Explainer:
         """
         if any(isinstance(target, list) for target in as_list(targets)):
             raise InputError("embed takes targets for all images; give explain a list of lists")
+        targets = downloaded(targets, allow_private_urls)
         with self._undisturbed_model():
             resolved, _ = Resolver(self._adapter, self.anatomy, 0).resolve(targets)
         return EmbeddedTargets(tuple(resolved))
@@ -212,13 +201,13 @@ class Explainer:
         Raises:
             InputError: an argument or image that cannot be used.
         """
-        check_choice("fit", fit, FITS)
         answers: list[Tensor] = []
-        with self._undisturbed_model():
+        with ordinary_tensors():
             if isinstance(images, Tensor) and images.ndim == len(self.anatomy.shape) + 1:
                 pieces = tensor_batches(self.anatomy, checked_tensor(images, self.anatomy, size, fit))
             else:
-                pieces = input_batches(self.anatomy, next(self._queue(images, size, fit).windows()))
+                pieces = input_batches(self.anatomy, self.prepare(images, size, fit))
+        with self._undisturbed_model():
             for anatomy, batch in pieces:
                 answers.append(final_answer(anatomy, anatomy.run(batch)).cpu())
         return torch.cat(answers)
@@ -238,6 +227,8 @@ class Explainer:
         null_threshold: float = 0.8,
         keep_layers: bool = False,
         memory: Literal["auto"] | int = "auto",
+        value_range: tuple[float, float] | None = None,
+        allow_private_urls: bool = True,
     ) -> Explanation:
         """Where did the model look, for these targets? LeGrad, arXiv:2404.03214.
 
@@ -263,6 +254,9 @@ class Explainer:
             keep_layers: keep the relevance of every layer too.
             memory: bytes that explaining may take beyond the model, or "auto" (half of what is free). Images and
                 targets are worked off in chunks that fit; if memory runs out all the same, the chunks are halved.
+            value_range: (low, high), the values of images that become black and white, in the files' own units, such as
+                (0, 4095) or a window of Hounsfield units; default what a file declares.
+            allow_private_urls: False refuses URLs of local and private addresses, for services (docs/inputs.md).
 
         Returns:
             An ``Explanation``; its tensors are detached and on the CPU, in the order of the input.
@@ -285,11 +279,13 @@ class Explainer:
         readout_name = str(self.anatomy.default_readout) if readout == "auto" else readout
         if readout_name not in self.anatomy.readouts:
             raise InputError(f"this model has no {readout_name} read-out, only {', '.join(self.anatomy.readouts)}")
-        with self._undisturbed_model():
-            queue = self._queue(images, size, fit)
-            resolver = Resolver(self._adapter, self.anatomy, len(queue))
-            resolved, valid = resolver.resolve(targets)
-            null = None if null_target is None else resolver.resolve_null(null_target)
+        with ordinary_tensors():
+            queue = self._queue(images, size, fit, value_range, allow_private_urls)
+            targets, null_target = (downloaded(target, allow_private_urls) for target in (targets, null_target))
+            with self._undisturbed_model():
+                resolver = Resolver(self._adapter, self.anatomy, len(queue))
+                resolved, valid = resolver.resolve(targets)
+                null = None if null_target is None else resolver.resolve_null(null_target)
             question = Question(kind, resolved if null is None else [*resolved, null], blocks, readout_name, memory)
             inputs, results = self._explain_queue(question, queue)
             return assemble(
@@ -301,7 +297,7 @@ class Explainer:
                 same_for_all_targets=not kind.targets,
                 layers=blocks,
                 axes=self.anatomy.axes,
-                settings=self._settings(question, inputs[0], fit, null, null_threshold),
+                settings=self._settings(question, inputs[0], fit, null, null_threshold, value_range),
             )
 
     def explain_audio(
@@ -315,6 +311,7 @@ class Explainer:
         null_threshold: float = 0.8,
         keep_layers: bool = False,
         memory: Literal["auto"] | int = "auto",
+        allow_private_urls: bool = True,
     ) -> Explanation:
         """Where in time and frequency did the model listen, for these targets?
 
@@ -322,7 +319,8 @@ class Explainer:
 
         Args:
             sounds: path, URL, waveform, (waveform, rate), a list of those, or spectrograms, as in ``explain``.
-            targets, layers, readout, method, null_target, null_threshold, keep_layers, memory: as in ``explain``.
+            targets, layers, readout, method, null_target, null_threshold, keep_layers, memory, allow_private_urls: as
+                in ``explain``.
 
         Raises:
             UnsupportedModelError: the model has no audio tower, or none that is a transformer that we know.
@@ -344,10 +342,11 @@ class Explainer:
             null_threshold=null_threshold,
             keep_layers=keep_layers,
             memory=memory,
+            allow_private_urls=allow_private_urls,
         )
 
     def _settings(
-        self, question: Question, first: Input, fit: str, null: ResolvedTarget | None, null_threshold: float
+        self, question: Question, first: Input, fit: str, null: ResolvedTarget | None, threshold: float, values: Any
     ) -> dict[str, Any]:
         """What made a result, ready for JSON."""
         return {
@@ -358,7 +357,8 @@ class Explainer:
             "fit": fit,
             "input_size": list(first.placement.input),
             "null_target": None if null is None else null.label_of(0),
-            "null_threshold": null_threshold,
+            "null_threshold": threshold,
+            **({} if values is None else {"value_range": list(map(float, values))}),
             "device": str(self.anatomy.device),
             "dtype": str(self.anatomy.dtype).removeprefix("torch."),
             "versions": installed("legrad", "torch", self.anatomy.library),
@@ -368,20 +368,19 @@ class Explainer:
     def _undisturbed_model(self) -> Iterator[None]:
         """This thread's alone, in evaluation mode, without gradients.
 
-        Inference mode is left for the whole call: results made under it could not be used in training code. Copies of
-        the tower for other input sizes are made inside, from the tower in its evaluation mode.
+        Copies of the tower for other input sizes are made inside, from the tower in its evaluation mode. Files and URLs
+        are read outside, so that no thread waits for another's.
         """
         with (
-            torch.inference_mode(False),
-            torch.no_grad(),
+            ordinary_tensors(),
             exclusive(self.anatomy.blocks[0]),
             evaluation_mode(self.model),
             evaluation_mode(self.anatomy.tower, self.anatomy.call_settings),
         ):
             yield
 
-    def _queue(self, images: Images, size: int | Sequence[int] | None, fit: str) -> InputQueue:
-        return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, size, fit)
+    def _queue(self, images: Images, *options: Any) -> InputQueue:
+        return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, *options)
 
     def _explain_queue(self, question: Question, queue: InputQueue) -> tuple[list[Input], list[PassResult]]:
         """Read and explain; while a device works on one window of images, the CPU prepares the next."""
@@ -390,10 +389,11 @@ class Explainer:
         with contextlib.closing(queue.windows(None if self.anatomy.device.type == "cpu" else _WINDOW)) as windows:
             for window in windows:
                 inputs += window
-                for input_size, members in by_size(inputs, len(inputs) - len(window)).items():
-                    anatomy = self.anatomy.at(input_size)
-                    first = stack([inputs[members[0]]], anatomy.device, anatomy.dtype)
-                    results.extend(
-                        question.results(anatomy, inputs, members, self._first_use.shortcuts_for(first, anatomy))
-                    )
+                with self._undisturbed_model():
+                    for input_size, members in by_size(inputs, len(inputs) - len(window)).items():
+                        anatomy = self.anatomy.at(input_size)
+                        first = stack([inputs[members[0]]], anatomy.device, anatomy.dtype)
+                        results.extend(
+                            question.results(anatomy, inputs, members, self._first_use.shortcuts_for(first, anatomy))
+                        )
         return inputs, results
