@@ -96,7 +96,7 @@ def explain(
 
     arguments["method"] = check_choice("method", method, list(METHODS))
     viz.check_cmap(cmap)
-    depth.checked(value_range)
+    arguments["value_range"] = value_range = depth.checked(value_range)
     _check_files(image or [], similar or [], audio or [])
     targets: list[Any] = [*(text or []), *map(_class, label or []), *map(legrad.Similar, similar or [])]
     targets += map(legrad.Audio, audio or [])
@@ -131,10 +131,7 @@ def explain(
     def save(batch: list[Any]) -> None:
         explainer.explain(batch, targets, **arguments).save(folder, per_layer, cmap)
 
-    still = explainer.anatomy.axes[0] == "rows"
-    if not still:  # images are read before, with the same range
-        arguments["value_range"] = value_range
-    problems = _in_batches(save, sources, still, value_range)
+    problems = _in_batches(save, sources, explainer.anatomy.axes[0] == "rows", value_range)
     _print_results(folder)
     for problem in problems:
         print_error(problem)
@@ -178,7 +175,11 @@ def _sources(explainer: "Explainer", model: str, arguments: list[str]) -> "tuple
                 "sounds such as hf:FOLDER (an Audio Spectrogram Transformer)"
             )
         explainer = explainer.audio_explainer
-    return explainer, list(images.expand(arguments, _suffixes()[explainer.anatomy.axes[0]], tell=True))
+    suffixes = _suffixes()[explainer.anatomy.axes[0]]
+    paths = list(images.expand(arguments, suffixes))
+    for note in filter(None, (images.left_out(argument, suffixes) for argument in arguments)):
+        print_error(note, "[yellow]note:[/yellow]")
+    return explainer, paths
 
 
 def _class(text: str) -> int | str:
