@@ -38,7 +38,7 @@ from legrad.results.assemble import PassResult, assemble
 from legrad.results.explanation import Explanation
 from legrad.targets.kinds import EmbeddedTargets, Targets, as_list
 from legrad.targets.resolve import Resolver, class_names
-from legrad.versions import installed
+from legrad.versions import version
 
 _WINDOW = 256  # images that a device gets at once
 
@@ -361,7 +361,7 @@ class Explainer:
             "null_threshold": null_threshold,
             "device": str(self.anatomy.device),
             "dtype": str(self.anatomy.dtype).removeprefix("torch."),
-            "versions": installed("legrad", "torch", self.anatomy.library),
+            "versions": {name: version(name) or "unknown" for name in ("legrad", "torch", self.anatomy.library)},
         }
 
     @contextlib.contextmanager

@@ -573,10 +573,10 @@ def test_slugs_stay_readable():
     assert saving.slug("../../etc/passwd") == "etc-passwd"
 
 
-def test_unused_names_are_unique():
-    used = set()
-    given = [saving.unused(saving.slug(text), used) for text in [*ODD, *ODD, "x 2", "x-2"]]
-    assert len(set(given)) == len(given) == len(used)
+def test_unused_names_are_unique(tmp_path):
+    texts = [*ODD, *ODD, "x 2", "x-2"]
+    folder = saving.Folder(tmp_path)
+    assert len({folder.unused(saving.slug(text)) for text in texts}) == len(texts)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names there are not bytes")
