@@ -1,36 +1,36 @@
 """Explain many images with many targets, in passes that fit into memory."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from legrad.core.first_use import FirstUse
 from legrad.core.memory import Budget, images_per_forward, ran_out
 from legrad.core.planning import Shortcuts
 from legrad.core.score import ResolvedTarget
 from legrad.core.streaming import Explained, explain_batch
-from legrad.inputs.prepare import Input, stack
-from legrad.methods import Method, registry
+from legrad.inputs.prepare import Input, InputQueue, by_size, stack
+from legrad.methods import registry
 from legrad.models.anatomy import ViTAnatomy
+from legrad.request import Request
 from legrad.results.assemble import PassResult
+
+_WINDOW = 256  # images that a device gets at once
 
 
 class Question:
     """What a call computes for each of its images, and how much of it goes into one pass, for every size of images.
 
     Args:
-        method: how to explain.
+        request: the call's checked arguments.
         targets: resolved, the null target last if there is one.
-        layers: ascending block indices.
-        readout: a key of ``ViTAnatomy.readouts``.
-        memory: bytes, or "auto".
     """
 
-    def __init__(
-        self, method: Method, targets: Sequence[ResolvedTarget], layers: Sequence[int], readout: str, memory: str | int
-    ) -> None:
-        self.method, self.targets, self.layers, self.readout, self.memory = method, targets, layers, readout, memory
+    def __init__(self, request: Request, targets: Sequence[ResolvedTarget]) -> None:
+        self.request, self.targets = request, targets
         self._needs_answer = any(target.needs_answer for target in targets)
         self._budgets: dict[tuple[int, ...], Budget] = {}
 
@@ -71,7 +71,9 @@ class Question:
     def _budget(self, anatomy: ViTAnatomy) -> Budget:
         """One budget for all windows of images of a shape: after a failure it stays small."""
         if anatomy.shape not in self._budgets:
-            self._budgets[anatomy.shape] = Budget(anatomy, len(self.targets), len(self.layers), self.memory)
+            self._budgets[anatomy.shape] = Budget(
+                anatomy, len(self.targets), len(self.request.layers), self.request.memory
+            )
         return self._budgets[anatomy.shape]
 
     def _one_pass(
@@ -83,13 +85,11 @@ class Question:
         passes: list[Explained] = []
         for first in range(0, len(targets), budget.targets):
             group = targets[first : first + budget.targets]
-            if self.method.function is None:
-                limits = budget.keep_until_answer, budget.max_numel
-                passes.append(explain_batch(anatomy, batch, group, self.layers, self.readout, shortcuts, *limits))
+            question = anatomy, batch, group, self.request.layers, self.request.readout
+            if self.request.method.function is None:
+                passes.append(explain_batch(*question, shortcuts, budget.keep_until_answer, budget.max_numel))
             else:
-                passes.append(
-                    registry.explain_batch(self.method, anatomy, batch, group, self.layers, self.readout, self.memory)
-                )
+                passes.append(registry.explain_batch(self.request.method, *question, self.request.memory))
         return PassResult(
             list(rows),
             anatomy.patch_grid,
@@ -97,6 +97,29 @@ class Question:
             torch.cat([explained.scores for explained in passes], 1),
             [target for explained in passes for target in explained.targets],
         )
+
+
+def explain_queue(
+    question: Question, queue: InputQueue, anatomy: ViTAnatomy, first_use: FirstUse
+) -> tuple[list[Input], list[PassResult]]:
+    """Read and explain; while a device works on one window of images, the CPU prepares the next.
+
+    Args:
+        question: what the call computes.
+        queue: its images.
+        anatomy: of the model's own size.
+        first_use: of the model.
+    """
+    inputs: list[Input] = []
+    results: list[PassResult] = []
+    with contextlib.closing(queue.windows(None if anatomy.device.type == "cpu" else _WINDOW)) as windows:
+        for window in windows:
+            inputs += window
+            for input_size, members in by_size(inputs, len(inputs) - len(window)).items():
+                at_size = anatomy.at(input_size)
+                first = stack([inputs[members[0]]], at_size.device, at_size.dtype)
+                results.extend(question.results(at_size, inputs, members, first_use.shortcuts_for(first, at_size)))
+    return inputs, results
 
 
 def tensor_batches(anatomy: ViTAnatomy, tensor: Tensor) -> Iterator[tuple[ViTAnatomy, Tensor]]:

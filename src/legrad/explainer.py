@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from legrad import methods
-from legrad.batches import Question, input_batches, tensor_batches
-from legrad.choices import FITS, READOUTS, Fit, ReadoutName, check_choice
+from legrad.batches import Question, explain_queue, input_batches, tensor_batches
+from legrad.choices import FITS, Fit, ReadoutName, check_choice
 from legrad.core.first_use import FirstUse
-from legrad.core.memory import check_memory
-from legrad.core.score import ResolvedTarget
 from legrad.core.state import evaluation_mode, exclusive
 from legrad.core.truth import final_answer
 from legrad.deprecation import renamed_arguments, renamed_fields
@@ -22,25 +20,20 @@ from legrad.errors import InputError, UnsupportedModelError
 from legrad.inputs import geometry
 from legrad.inputs.prepare import (
     Images,
-    Input,
     InputQueue,
     Inputs,
     MakeTransform,
-    by_size,
     checked_tensor,
     sources,
-    stack,
 )
 from legrad.models import registry
 from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
-from legrad.results.assemble import PassResult, assemble
+from legrad.request import checked_request
+from legrad.results.assemble import assemble
 from legrad.results.explanation import Explanation
 from legrad.targets.kinds import EmbeddedTargets, Targets, as_list
 from legrad.targets.resolve import Resolver, class_names
-from legrad.versions import installed
-
-_WINDOW = 256  # images that a device gets at once
 
 
 def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> "Explainer":
@@ -274,34 +267,26 @@ class Explainer:
         Warns:
             FlatMapWarning: a map without contrast (returned as zeros).
         """
-        check_choice("readout", readout, READOUTS)
-        check_choice("fit", fit, FITS)
-        check_memory(memory)
-        if not 0 <= null_threshold <= 1:
-            raise InputError(f"null_threshold lies in [0, 1], got {null_threshold}")
-        kind = methods.find(method)
-        kind.check(self.anatomy, layers, readout, null_target, keep_layers)
-        blocks = kind.blocks(layers, len(self.anatomy.blocks))
-        readout_name = str(self.anatomy.default_readout) if readout == "auto" else readout
-        if readout_name not in self.anatomy.readouts:
-            raise InputError(f"this model has no {readout_name} read-out, only {', '.join(self.anatomy.readouts)}")
+        request = checked_request(
+            self.anatomy, layers, readout, method, fit, null_target, null_threshold, keep_layers, memory
+        )
         with self._undisturbed_model():
             queue = self._queue(images, size, fit)
             resolver = Resolver(self._adapter, self.anatomy, len(queue))
             resolved, valid = resolver.resolve(targets)
             null = None if null_target is None else resolver.resolve_null(null_target)
-            question = Question(kind, resolved if null is None else [*resolved, null], blocks, readout_name, memory)
-            inputs, results = self._explain_queue(question, queue)
+            question = Question(request, resolved if null is None else [*resolved, null])
+            inputs, results = explain_queue(question, queue, self.anatomy, self._first_use)
             return assemble(
                 results,
                 inputs,
                 valid,
-                null_threshold=null_threshold if null else None,
-                keep_layers=keep_layers,
-                same_for_all_targets=not kind.targets,
-                layers=blocks,
+                null_threshold=request.null_threshold if null else None,
+                keep_layers=request.keep_layers,
+                same_for_all_targets=not request.method.targets,
+                layers=request.layers,
                 axes=self.anatomy.axes,
-                settings=self._settings(question, inputs[0], fit, null, null_threshold),
+                settings=request.settings(self._name, self.anatomy, inputs[0], null),
             )
 
     def explain_audio(
@@ -346,24 +331,6 @@ class Explainer:
             memory=memory,
         )
 
-    def _settings(
-        self, question: Question, first: Input, fit: str, null: ResolvedTarget | None, null_threshold: float
-    ) -> dict[str, Any]:
-        """What made a result, ready for JSON."""
-        return {
-            "model": self._name,
-            "method": question.method.name,
-            "layers": list(question.layers),
-            "readout": question.readout if question.method.readout else None,
-            "fit": fit,
-            "input_size": list(first.placement.input),
-            "null_target": None if null is None else null.label_of(0),
-            "null_threshold": null_threshold,
-            "device": str(self.anatomy.device),
-            "dtype": str(self.anatomy.dtype).removeprefix("torch."),
-            "versions": installed("legrad", "torch", self.anatomy.library),
-        }
-
     @contextlib.contextmanager
     def _undisturbed_model(self) -> Iterator[None]:
         """This thread's alone, in evaluation mode, without gradients.
@@ -382,18 +349,3 @@ class Explainer:
 
     def _queue(self, images: Images, size: int | Sequence[int] | None, fit: str) -> InputQueue:
         return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, size, fit)
-
-    def _explain_queue(self, question: Question, queue: InputQueue) -> tuple[list[Input], list[PassResult]]:
-        """Read and explain; while a device works on one window of images, the CPU prepares the next."""
-        inputs: list[Input] = []
-        results: list[PassResult] = []
-        with contextlib.closing(queue.windows(None if self.anatomy.device.type == "cpu" else _WINDOW)) as windows:
-            for window in windows:
-                inputs += window
-                for input_size, members in by_size(inputs, len(inputs) - len(window)).items():
-                    anatomy = self.anatomy.at(input_size)
-                    first = stack([inputs[members[0]]], anatomy.device, anatomy.dtype)
-                    results.extend(
-                        question.results(anatomy, inputs, members, self._first_use.shortcuts_for(first, anatomy))
-                    )
-        return inputs, results
