@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from legrad import methods
+from legrad.checks import check_number, check_switch
 from legrad.choices import FITS, READOUTS, check_choice
 from legrad.core.memory import check_memory
 from legrad.core.score import ResolvedTarget
 from legrad.errors import InputError
+from legrad.inputs.originals import KEPT_BYTES
 from legrad.inputs.prepare import Input
 from legrad.models.anatomy import ViTAnatomy
 from legrad.versions import installed
@@ -35,6 +37,11 @@ class Request:
     null_threshold: float
     keep_layers: bool
     memory: Literal["auto"] | int
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of originals that are kept in memory; others are read again when they are shown."""
+        return KEPT_BYTES if self.memory == "auto" else self.memory // 4
 
     def settings(self, model: str, anatomy: ViTAnatomy, first: Input, null: ResolvedTarget | None) -> dict[str, Any]:
         """What made a result, ready for JSON."""
@@ -75,9 +82,9 @@ def checked_request(
     """
     check_choice("readout", readout, READOUTS)
     check_choice("fit", fit, FITS)
-    check_memory(memory)
-    if not 0 <= null_threshold <= 1:
-        raise InputError(f"null_threshold lies in [0, 1], got {null_threshold}")
+    memory = check_memory(memory)
+    null_threshold = check_number("null_threshold", null_threshold, 0, 1)
+    keep_layers = check_switch("keep_layers", keep_layers)
     kind = methods.find(method)
     kind.check(anatomy, layers, readout, null_target, keep_layers)
     blocks = kind.blocks(layers, len(anatomy.blocks))
