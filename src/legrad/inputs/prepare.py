@@ -1,6 +1,7 @@
 """Whatever ``explain`` takes as images -> tensors, with their placements in the original images."""
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from legrad import relevance
 from legrad.errors import InputError
-from legrad.inputs import geometry, images, sounds, spectrograms, transforms, videos
+from legrad.inputs import geometry, images, sounds, spectrograms, transforms, urls, videos
+from legrad.inputs.originals import Allowance, ImageFile, stamp_of
 
 _TENSORS = {
     "rows": "(batch, 3, height, width)",
@@ -34,7 +36,8 @@ class Input:
     Attributes:
         tensor: (3, height, width), normalised; videos have frames in front, sounds are (time, frequency).
         placement: where it lies in the original.
-        image: the original, (H, W, 3) uint8; of videos (frames, H, W, 3), of sounds their spectrogram.
+        image: the original, (H, W, 3) uint8; of videos (frames, H, W, 3), of sounds their spectrogram; an ``ImageFile``
+            where it is read again when it is shown.
         name: path, URL, or "image 0", ...
         timing: of a video's frames or a sound.
         frequencies: centres of a spectrogram's rows in Hz, lowest first; () if not known.
@@ -135,12 +138,17 @@ class InputQueue:
         if len(self) == 1:
             yield [_result(self._jobs[0])]
             return
+        step, jobs = count or len(self._jobs), iter(self._jobs)
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "legrad-images") as pool:
-            futures = [pool.submit(_result, job) for job in self._jobs]
+            futures = [pool.submit(_result, job) for job in itertools.islice(jobs, step)]
             try:
-                step = count or len(futures)
-                for start in range(0, len(futures), step):
-                    yield [future.result() for future in futures[start : start + step]]
+                while futures:
+                    # two windows at most: one that is used, one that is being read
+                    following = [pool.submit(_result, job) for job in itertools.islice(jobs, step)]
+                    window = [future.result() for future in futures]
+                    futures = following
+                    yield window
+                    del window
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -156,6 +164,7 @@ def sources(
     unpack: Unpack | None = None,
     size: int | Sequence[int] | None = None,
     fit: str = "model",
+    kept_bytes: int | None = None,
 ) -> InputQueue:
     """The queue of inputs to read and preprocess.
 
@@ -168,6 +177,7 @@ def sources(
         make_transform: of the model; None if it carries no preprocessing.
         unpack: of the model's processor, for batches that are not simply a tensor.
         size, fit: as for ``Explainer.explain``.
+        kept_bytes: originals of image files beyond so many bytes are read again when they are shown; None keeps all.
 
     Raises:
         InputError: nothing, an image in memory that cannot be read, or a tensor of another shape or type.
@@ -200,7 +210,10 @@ def sources(
     transform = make_transform(None if size is None else geometry.as_size(size), fit)
     if kind == "rows":
         items = [item if isinstance(item, str | os.PathLike) else images.read(item) for item in items]
-        return InputQueue([functools.partial(_of_image, item, transform, index) for index, item in enumerate(items)])
+        allowance = Allowance(kept_bytes)
+        return InputQueue(
+            [functools.partial(_of_image, item, transform, index, allowance) for index, item in enumerate(items)]
+        )
     if kind == "frames":
         inputs = [_of_video(item, transform, layout.shape[0], index) for index, item in enumerate(items)]
     else:
@@ -237,12 +250,17 @@ def stack(inputs: Sequence[Input], device: torch.device, dtype: torch.dtype) -> 
     return torch.stack(rows, out=batch).to(device, non_blocking=True).to(dtype)
 
 
-def _of_image(source: Any, transform: Any, index: int) -> Input:
+def _of_image(source: Any, transform: Any, index: int, allowance: Allowance) -> Input:
+    is_file = isinstance(source, str | os.PathLike) and not urls.is_url(source) and os.path.isfile(source)
+    stamp = stamp_of(source) if is_file else (0, 0)
     image = images.read(source)
     placement = transforms.follow(transform, (image.height, image.width))
     # images that were read from a file know where they came from
     name = str(image.info.get(images.SOURCE, f"image {index}"))
-    return Input(_transformed(image, transform, placement), placement, np.asarray(image), name)
+    tensor, original = _transformed(image, transform, placement), np.asarray(image)
+    if is_file and not allowance.take(original.nbytes):
+        return Input(tensor, placement, ImageFile(os.path.abspath(source), stamp, images.read), name)
+    return Input(tensor, placement, original, name)
 
 
 def _of_video(source: Any, transform: Any, count: int, index: int) -> Input:

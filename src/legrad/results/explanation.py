@@ -46,7 +46,8 @@ class Explanation:
         placements: where each model input lies in its original image.
         patch_grids: where the patches lie in each model input.
         images: originals (H, W, 3) uint8; videos (frames, H, W, 3), the frames that the model saw; sounds their
-            spectrograms (frequency, time, 3), row 0 the lowest frequency.
+            spectrograms (frequency, time, 3), row 0 the lowest frequency. Of many large files the later ones are read
+            again when they are shown; a file that changed or is gone by then is an ``InputError``.
         names: paths of the images, or "image 0", ...
         settings: what made this result: model, versions, arguments.
         axes: names of the grid's axes: ("rows", "cols"), ("frames", "rows", "cols") or ("frequency", "time").
@@ -65,7 +66,7 @@ class Explanation:
     prompt_independent: Tensor
     placements: list[geometry.Placement]
     patch_grids: list[geometry.PatchGrid]
-    images: "list[NDArray[np.uint8]]"
+    images: "Sequence[NDArray[np.uint8]]"
     names: list[str]
     settings: dict[str, Any]
     axes: tuple[str, ...] = ("rows", "cols")
