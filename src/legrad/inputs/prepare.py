@@ -29,7 +29,7 @@ _ROWS = 8  # images of a batch whose pixels are computed at once, to bound memor
 _BATCHED = ("pixel_values", "pixel_values_videos", "input_values", "input_features")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Input:
     """One image, video or sound, ready for the model.
 
