@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from legrad.models.adapter import AudioEncoder
     from legrad.models.anatomy import Readout, ViTAnatomy
     from legrad.results.explanation import Explanation
-    from legrad.targets import PREDICTED, Audio, Contrast, Prompts, Similar, ZeroShot
+    from legrad.targets import PREDICTED, Audio, Contrast, Prompts, Similar, Target, ZeroShot
 
 __all__ = [
     "PREDICTED",
@@ -42,6 +42,7 @@ __all__ = [
     "Prompts",
     "Readout",
     "Similar",
+    "Target",
     "TruthCheckError",
     "UnsupportedModelError",
     "ViTAnatomy",
@@ -67,7 +68,7 @@ _HOMES = {
     "Explanation": "legrad.results.explanation",
     **dict.fromkeys(("Readout", "ViTAnatomy"), "legrad.models.anatomy"),
     "AudioEncoder": "legrad.models.adapter",
-    **dict.fromkeys(("PREDICTED", "Audio", "Contrast", "Prompts", "Similar", "ZeroShot"), "legrad.targets"),
+    **dict.fromkeys(("PREDICTED", "Audio", "Contrast", "Prompts", "Similar", "Target", "ZeroShot"), "legrad.targets"),
     **dict.fromkeys(("LePreprocess", "LeWrapper", "list_pretrained", "visualize"), "legrad.compat"),
 }
 _MODULES = ("bench", "datasets", "doctor", "embedded", "heads", "methods", "metrics", "utils", "viz")

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -10,29 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from legrad import methods
-from legrad.batches import Question, input_batches, tensor_batches
-from legrad.choices import FITS, READOUTS, Fit, ReadoutName, check_choice
+from legrad.batches import WINDOW, Question, explain_queue, plain_batches
+from legrad.checks import first_line, shown
+from legrad.choices import FITS, Fit, ReadoutName, check_choice
 from legrad.core.first_use import FirstUse
-from legrad.core.memory import check_memory
-from legrad.core.score import ResolvedTarget
+from legrad.core.memory import check_memory, ran_out
 from legrad.core.state import evaluation_mode, exclusive
 from legrad.core.truth import final_answer
 from legrad.deprecation import renamed_arguments, renamed_fields
 from legrad.errors import InputError, UnsupportedModelError
-from legrad.inputs import transforms
-from legrad.inputs.prepare import Images, Input, InputQueue, Inputs, by_size, sources, stack
+from legrad.inputs import depth, transforms
+from legrad.inputs.prepare import Images, InputQueue, Inputs, sources
 from legrad.inputs.tensors import checked_tensor, ordinary_tensors
 from legrad.models import registry
-from legrad.models.adapter import Adapter, AudioEncoder
+from legrad.models.adapter import Adapter, AudioEncoder, with_audio_encoder
 from legrad.models.anatomy import ViTAnatomy
-from legrad.results.assemble import PassResult, assemble
+from legrad.models.side_inputs import SideInputs
+from legrad.request import checked_request
+from legrad.results.assemble import assemble
 from legrad.results.explanation import Explanation
 from legrad.targets.downloads import downloaded
-from legrad.targets.kinds import EmbeddedTargets, Targets, as_list
+from legrad.targets.kinds import EmbeddedTargets, Origin, Targets, as_list
 from legrad.targets.resolve import Resolver, class_names
-from legrad.versions import installed
-
-_WINDOW = 256  # images that a device gets at once
 
 
 def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> "Explainer":
@@ -79,6 +78,11 @@ def wrap(
         UnsupportedModelError: a model that is not known and comes without an anatomy.
         InputError: labels that are no names for the model's logits, or audio_encoder for a classifier.
     """
+    for name, value, kind in (("anatomy", anatomy, ViTAnatomy), ("audio_encoder", audio_encoder, AudioEncoder)):
+        if value is not None and not isinstance(value, kind):
+            raise InputError(f"{name} is a legrad.{kind.__name__}, got {shown(value)}")
+    if anatomy is not None and not isinstance(model, nn.Module):
+        raise InputError(f"model is a torch.nn.Module, got {shown(model)}")
     adapter = registry.adapt(model) if anatomy is None else Adapter(model, anatomy)
     adapter, transform, tokenizer = registry.tools(adapter, transform, tokenizer)
     if tokenizer is not None:
@@ -88,12 +92,7 @@ def wrap(
     if labels is not None:
         adapter = replace(adapter, labels=class_names(labels, adapter.anatomy))
     if audio_encoder is not None:
-        if adapter.anatomy.output == "logits":
-            raise InputError(
-                f"audio_encoder is for models that embed images and sounds in one space; {type(model).__name__} is a "
-                "classifier, whose output is logits: leave audio_encoder out, or wrap a model with an embedding"
-            )
-        adapter = replace(adapter, audio_encoder=audio_encoder)
+        adapter = with_audio_encoder(adapter, audio_encoder)
     return Explainer(adapter, own_anatomy=anatomy is not None)
 
 
@@ -107,7 +106,9 @@ class Explainer:
 
     def __init__(self, adapter: Adapter, own_anatomy: bool = False) -> None:
         self._adapter = adapter
+        self._own_anatomy = own_anatomy
         self._first_use = FirstUse(adapter.anatomy, check_positions=own_anatomy)
+        self._first_uses: dict[tuple[str, ...], FirstUse] = {}
 
     def __repr__(self) -> str:
         return f"Explainer({self._name}, {self.anatomy!r})"
@@ -137,8 +138,17 @@ class Explainer:
         return self._adapter.name or type(self.model).__name__
 
     def to(self, device: torch.device | str) -> "Explainer":
-        """Move the model; returns itself."""
-        self.model.to(device)
+        """Move the model; returns itself.
+
+        Raises:
+            InputError: no such device.
+        """
+        try:
+            self.model.to(torch.device(device))
+        except (RuntimeError, TypeError, AssertionError) as error:
+            if ran_out(error):
+                raise
+            raise InputError(f"the model cannot be moved to {shown(device)}: {first_line(error)}") from error
         if self._adapter.audio_encoder is not None and self._adapter.audio_encoder.tower is not None:
             self._adapter.audio_encoder.tower.to(device)
         return self
@@ -166,13 +176,16 @@ class Explainer:
         """
         check_choice("fit", fit, FITS)
         with ordinary_tensors():
-            return Inputs(next(self._queue(images, size, fit, value_range, allow_private_urls).windows()))
+            return Inputs(next(self._queue(images, size, fit, None, value_range, allow_private_urls).windows()))
 
-    def embed(self, targets: Targets, allow_private_urls: bool = True) -> EmbeddedTargets:
+    def embed(
+        self, targets: Targets, memory: Literal["auto"] | int = "auto", allow_private_urls: bool = True
+    ) -> EmbeddedTargets:
         """Encode targets once, for many calls: ``explain(..., targets=explainer.embed(texts))``.
 
         Args:
             targets: one or several, as for ``explain``, the same for all images.
+            memory: bytes that the text tower may take, or "auto".
             allow_private_urls: as for ``explain``.
 
         Returns:
@@ -185,31 +198,45 @@ class Explainer:
             raise InputError("embed takes targets for all images; give explain a list of lists")
         targets = downloaded(targets, allow_private_urls)
         with self._undisturbed_model():
-            resolved, _ = Resolver(self._adapter, self.anatomy, 0).resolve(targets)
-        return EmbeddedTargets(tuple(resolved))
+            resolved, _ = Resolver(self._adapter, self.anatomy, 0, check_memory(memory)).resolve(targets)
+        origin = Origin(self._name, self.model, self.anatomy.tower)
+        return EmbeddedTargets(tuple(replace(target, origin=origin) for target in resolved))
 
-    def predict(self, images: Images, size: int | Sequence[int] | None = None, fit: Fit = "model") -> Tensor:
+    def predict(
+        self,
+        images: Images,
+        size: int | Sequence[int] | None = None,
+        fit: Fit = "model",
+        inputs: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """The model's own final answer.
 
         Args:
-            images, size, fit: as for ``explain``; a tensor stays on its device until its turn comes.
+            images, size, fit, inputs: as for ``explain``; a tensor stays on its device until its turn comes.
 
         Returns:
             (images, features), detached, on the CPU, at least float32: raw logits of classifiers, else L2-normalised
-            embeddings.
+            embeddings (unless an anatomy's native read-out says ``normalize=False``).
 
         Raises:
             InputError: an argument or image that cannot be used.
         """
+        check_choice("fit", fit, FITS)
         answers: list[Tensor] = []
         with ordinary_tensors():
+            windows: Iterator[Any]
             if isinstance(images, Tensor) and images.ndim == len(self.anatomy.shape) + 1:
-                pieces = tensor_batches(self.anatomy, checked_tensor(images, self.anatomy, size, fit))
+                count, windows = len(images), iter([checked_tensor(images, self.anatomy, size, fit)])
             else:
-                pieces = input_batches(self.anatomy, self.prepare(images, size, fit))
-        with self._undisturbed_model():
-            for anatomy, batch in pieces:
-                answers.append(final_answer(anatomy, anatomy.run(batch)).cpu())
+                queue = self._queue(images, size, fit, 0)
+                count, windows = len(queue), queue.windows(WINDOW)
+            side_inputs = SideInputs(inputs, count, self.anatomy)
+            for window in windows:
+                with self._undisturbed_model():
+                    for anatomy, batch in plain_batches(self.anatomy, window):
+                        start = sum(map(len, answers))
+                        bound = side_inputs.bound(anatomy, range(start, start + len(batch)))
+                        answers.append(final_answer(bound, bound.run(batch)).cpu())
         return torch.cat(answers)
 
     # -- the public call ------------------------------------------------------------------------------------------
@@ -217,7 +244,7 @@ class Explainer:
     def explain(
         self,
         images: Images,
-        targets: Targets,
+        targets: Targets | None = None,
         layers: int | Sequence[int] | None = None,
         readout: ReadoutName = "auto",
         method: str | methods.Method = "legrad",
@@ -227,6 +254,7 @@ class Explainer:
         null_threshold: float = 0.8,
         keep_layers: bool = False,
         memory: Literal["auto"] | int = "auto",
+        inputs: Mapping[str, Tensor] | None = None,
         value_range: tuple[float, float] | None = None,
         allow_private_urls: bool = True,
     ) -> Explanation:
@@ -240,8 +268,10 @@ class Explainer:
                 spectrograms (B, time, frequency). Or what ``prepare`` gave.
             targets: one or several of: text (used verbatim, no template), class index, embedding (features,),
                 ``Prompts``, ``ZeroShot``, ``Similar``, ``Audio``, ``Contrast``, ``PREDICTED``, or a callable that gets
-                the float32 read-out (B, features) and returns (B,). A list of lists gives every image its own.
-                Or what ``embed`` gave.
+                the read-out (B, features), at least float32, and returns (B,): L2-normalised of models with an
+                embedding or feature, raw logits of classifiers; ``Target(callable, feature="raw")`` gets it before
+                the normalisation. A list of lists gives every image its own. Or what ``embed`` gave. None for methods
+                whose maps depend on no target (raw-attention, rollout, controls).
             layers: None for all, k for the last k blocks, or a sequence of indices (negative ones count from the end).
             readout: how a layer's tokens become the scored feature. "published": as the authors' code, "native": the
                 model's own head, "auto": published for class-token models, native for the others.
@@ -254,8 +284,10 @@ class Explainer:
             keep_layers: keep the relevance of every layer too.
             memory: bytes that explaining may take beyond the model, or "auto" (half of what is free). Images and
                 targets are worked off in chunks that fit; if memory runs out all the same, the chunks are halved.
+            inputs: what the model takes beside the images, by name: tensors or arrays with one row per image, handed to
+                its forward pass, and to read-outs that have a parameter of that name.
             value_range: (low, high), the values of images that become black and white, in the files' own units, such as
-                (0, 4095) or a window of Hounsfield units; default what a file declares.
+                (0, 4095) or a window of Hounsfield units; default what a file declares (docs/inputs.md).
             allow_private_urls: False refuses URLs of local and private addresses, for services (docs/inputs.md).
 
         Returns:
@@ -268,42 +300,37 @@ class Explainer:
         Warns:
             FlatMapWarning: a map without contrast (returned as zeros).
         """
-        check_choice("readout", readout, READOUTS)
-        check_choice("fit", fit, FITS)
-        check_memory(memory)
-        if not 0 <= null_threshold <= 1:
-            raise InputError(f"null_threshold lies in [0, 1], got {null_threshold}")
-        kind = methods.find(method)
-        kind.check(self.anatomy, layers, readout, null_target, keep_layers)
-        blocks = kind.blocks(layers, len(self.anatomy.blocks))
-        readout_name = str(self.anatomy.default_readout) if readout == "auto" else readout
-        if readout_name not in self.anatomy.readouts:
-            raise InputError(f"this model has no {readout_name} read-out, only {', '.join(self.anatomy.readouts)}")
+        request = checked_request(
+            self.anatomy, layers, readout, method, fit, null_target, null_threshold, keep_layers, memory
+        )
         with ordinary_tensors():
-            queue = self._queue(images, size, fit, value_range, allow_private_urls)
+            queue = self._queue(images, size, fit, request.kept_bytes, value_range, allow_private_urls)
             targets, null_target = (downloaded(target, allow_private_urls) for target in (targets, null_target))
+            side_inputs = SideInputs(inputs, len(queue), self.anatomy)
             with self._undisturbed_model():
-                resolver = Resolver(self._adapter, self.anatomy, len(queue))
-                resolved, valid = resolver.resolve(targets)
+                anatomy = side_inputs.bound(self.anatomy, [0])
+                resolver = Resolver(self._adapter, anatomy, len(queue), request.memory)
+                resolved, valid = resolver.resolve(targets, request.method.own_labels(anatomy, targets))
                 null = None if null_target is None else resolver.resolve_null(null_target)
-            question = Question(kind, resolved if null is None else [*resolved, null], blocks, readout_name, memory)
-            inputs, results = self._explain_queue(question, queue)
+            question = Question(request, resolved if null is None else [*resolved, null], side_inputs)
+            first_use = self._first_use_with(side_inputs.names)
+            explained, results = explain_queue(question, queue, self.anatomy, first_use, self._undisturbed_model)
             return assemble(
                 results,
-                inputs,
+                explained,
                 valid,
-                null_threshold=null_threshold if null else None,
-                keep_layers=keep_layers,
-                same_for_all_targets=not kind.targets,
-                layers=blocks,
+                null_threshold=request.null_threshold if null else None,
+                keep_layers=request.keep_layers,
+                same_for_all_targets=not request.method.targets,
+                layers=request.layers,
                 axes=self.anatomy.axes,
-                settings=self._settings(question, inputs[0], fit, null, null_threshold, value_range),
+                settings=request.settings(self._name, self.anatomy, explained[0], null) | depth.setting(value_range),
             )
 
     def explain_audio(
         self,
         sounds: Images,
-        targets: Targets,
+        targets: Targets | None = None,
         layers: int | Sequence[int] | None = None,
         readout: ReadoutName = "auto",
         method: str | methods.Method = "legrad",
@@ -311,6 +338,7 @@ class Explainer:
         null_threshold: float = 0.8,
         keep_layers: bool = False,
         memory: Literal["auto"] | int = "auto",
+        inputs: Mapping[str, Tensor] | None = None,
         allow_private_urls: bool = True,
     ) -> Explanation:
         """Where in time and frequency did the model listen, for these targets?
@@ -319,8 +347,8 @@ class Explainer:
 
         Args:
             sounds: path, URL, waveform, (waveform, rate), a list of those, or spectrograms, as in ``explain``.
-            targets, layers, readout, method, null_target, null_threshold, keep_layers, memory, allow_private_urls: as
-                in ``explain``.
+            targets, layers, readout, method, null_target, null_threshold, keep_layers, memory, inputs: as in
+                ``explain``, and ``allow_private_urls``.
 
         Raises:
             UnsupportedModelError: the model has no audio tower, or none that is a transformer that we know.
@@ -342,27 +370,9 @@ class Explainer:
             null_threshold=null_threshold,
             keep_layers=keep_layers,
             memory=memory,
+            inputs=inputs,
             allow_private_urls=allow_private_urls,
         )
-
-    def _settings(
-        self, question: Question, first: Input, fit: str, null: ResolvedTarget | None, threshold: float, values: Any
-    ) -> dict[str, Any]:
-        """What made a result, ready for JSON."""
-        return {
-            "model": self._name,
-            "method": question.method.name,
-            "layers": list(question.layers),
-            "readout": question.readout if question.method.readout else None,
-            "fit": fit,
-            "input_size": list(first.placement.input),
-            "null_target": None if null is None else null.label_of(0),
-            "null_threshold": threshold,
-            **({} if values is None else {"value_range": list(map(float, values))}),
-            "device": str(self.anatomy.device),
-            "dtype": str(self.anatomy.dtype).removeprefix("torch."),
-            "versions": installed("legrad", "torch", self.anatomy.library),
-        }
 
     @contextlib.contextmanager
     def _undisturbed_model(self) -> Iterator[None]:
@@ -382,18 +392,8 @@ class Explainer:
     def _queue(self, images: Images, *options: Any) -> InputQueue:
         return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, *options)
 
-    def _explain_queue(self, question: Question, queue: InputQueue) -> tuple[list[Input], list[PassResult]]:
-        """Read and explain; while a device works on one window of images, the CPU prepares the next."""
-        inputs: list[Input] = []
-        results: list[PassResult] = []
-        with contextlib.closing(queue.windows(None if self.anatomy.device.type == "cpu" else _WINDOW)) as windows:
-            for window in windows:
-                inputs += window
-                with self._undisturbed_model():
-                    for input_size, members in by_size(inputs, len(inputs) - len(window)).items():
-                        anatomy = self.anatomy.at(input_size)
-                        first = stack([inputs[members[0]]], anatomy.device, anatomy.dtype)
-                        results.extend(
-                            question.results(anatomy, inputs, members, self._first_use.shortcuts_for(first, anatomy))
-                        )
-        return inputs, results
+    def _first_use_with(self, names: tuple[str, ...]) -> FirstUse:
+        """The truth check's results for calls with side inputs of these names."""
+        if not names:
+            return self._first_use
+        return self._first_uses.setdefault(names, FirstUse(self.anatomy, self._own_anatomy))

@@ -20,7 +20,6 @@ from PIL import Image
 
 import legrad
 from legrad.inputs import images, urls
-from legrad.results import folder as saving
 
 ORIENTATION = 0x0112
 
@@ -503,47 +502,6 @@ def test_expand_of_a_folder_that_may_not_be_read(folder, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(legrad.InputError, match="cannot read the folder"):
         list(images.expand([str(folder)]))
-
-
-# -- names of results ---------------------------------------------------------------------------------------------
-
-ODD = [
-    "a/b",
-    "../x",
-    "..",
-    "",
-    "   ",
-    "a 'b' \"c\"",
-    "caf\u00e9 \u732b",
-    "\u732b",
-    "CON:*?|<>",
-    "\udce9",
-    "a\0b\n",
-    "-" * 300,
-    "x" * 300,
-    "x" * 59 + " y",
-]
-
-
-@pytest.mark.parametrize("text", ODD)
-def test_slugs_are_safe(text):
-    slug = saving.slug(text)
-    assert set(slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
-    assert 1 <= len(slug) <= 60
-    assert slug.strip("-") == slug
-    assert saving.slug(slug) == slug
-
-
-def test_slugs_stay_readable():
-    assert saving.slug("a photo of a Hot-Air Balloon!") == "a-photo-of-a-hot-air-balloon"
-    assert saving.slug("caf\u00e9/\u00dcbung") == "cafe-ubung"
-    assert saving.slug("../../etc/passwd") == "etc-passwd"
-
-
-def test_unused_names_are_unique():
-    used = set()
-    given = [saving.unused(saving.slug(text), used) for text in [*ODD, *ODD, "x 2", "x-2"]]
-    assert len(set(given)) == len(given) == len(used)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names there are not bytes")

@@ -1,6 +1,5 @@
 """The result of a run: one JSON file with everything that a reader needs to judge it."""
 
-import importlib.metadata
 import json
 import math
 import platform
@@ -17,6 +16,7 @@ from legrad.atomic import write_atomically
 from legrad.bench.benchmark import Benchmark
 from legrad.bench.summaries import LEVEL, RESAMPLES, compare
 from legrad.errors import InputError
+from legrad.versions import versions
 
 SCHEMA = 1
 # what a report reads
@@ -100,7 +100,7 @@ def summarise(
             "complete": complete,
             "settings": described,
             "statistics": {"resamples": RESAMPLES, "level": LEVEL, "paired with": methods[0]},
-            "versions": versions(),
+            "versions": {"python": platform.python_version(), **versions(*_DISTRIBUTIONS)},
             "machine": machine(),
             "metrics": {
                 name: {
@@ -127,17 +127,6 @@ def summarise(
             "scores": scores,
         }
     )
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of what takes part."""
-    installed = {"python": platform.python_version()}
-    for name in _DISTRIBUTIONS:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return installed
 
 
 def machine() -> dict[str, Any]:

@@ -19,7 +19,7 @@ from legrad.bench.result import Result, finite, summarise
 from legrad.bench.variants import Variant
 from legrad.datasets import Dataset, Sample
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
-from legrad.results.folder import slug
+from legrad.names import slug
 
 _LARGEST_SPLIT = 8  # samples; a benchmark with larger batches gets whole ones only
 _GIVE_UP = 20  # samples that fail at their first try, without any success, after which a method is given up

@@ -241,7 +241,7 @@ def everything(
     import legrad
     from legrad.bench.report.comparison import headlines, metric_title, summary_sentence
     from legrad.bench.study import FULL, QUICK, Scale, study
-    from legrad.results.folder import slug
+    from legrad.names import slug
 
     if quick and full:
         raise InputError("--quick and --full exclude each other")

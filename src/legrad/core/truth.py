@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from legrad.core import attention, hooks, state
 from legrad.errors import TruthCheckError
-from legrad.models.anatomy import ViTAnatomy
+from legrad.models.anatomy import Readout, ViTAnatomy, readouts_given
 
 ATTENTION_NAMES = {"fused": "scaled-dot-product attentions", "softmax": "softmax attentions"}
 
@@ -27,7 +28,8 @@ def native_feature(anatomy: ViTAnatomy, tokens: Tensor) -> Tensor:
 
 
 def final_answer(anatomy: ViTAnatomy, output: Tensor) -> Tensor:
-    """The model's own answer in at least float32: raw logits, or L2-normalised embeddings.
+    """The model's own answer in at least float32, L2-normalised as the native read-out says: usually embeddings and
+    features are, logits are not.
 
     Args:
         anatomy: the model's.
@@ -37,7 +39,14 @@ def final_answer(anatomy: ViTAnatomy, output: Tensor) -> Tensor:
         (batch, features).
     """
     output = at_least_float32(output)
-    return output if anatomy.output == "logits" else F.normalize(output, dim=-1)
+    return F.normalize(output, dim=-1) if anatomy.readouts["native"].normalize else output
+
+
+def with_raw_features(anatomy: ViTAnatomy) -> ViTAnatomy:
+    """The same model whose read-outs and answers are not normalised."""
+    given = readouts_given(anatomy.readouts)
+    readouts = {name: Readout(readout.function, normalize=False) for name, readout in given.items()}
+    return replace(anatomy, readouts=readouts)
 
 
 def _tolerance(dtype: torch.dtype) -> float:

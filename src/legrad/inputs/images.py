@@ -4,7 +4,6 @@ import glob
 import io
 import os
 import threading
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from legrad.errors import InputError
+from legrad.checks import first_line
+from legrad.errors import InputError, warn
 from legrad.inputs import depth, formats
 from legrad.inputs.urls import Download, fetched, is_url, shown
 
@@ -65,7 +65,7 @@ def read(
         except (InputError, UserWarning):  # warnings that the caller has turned into errors
             raise
         except Exception as error:  # a lazily opened file may be broken, or closed by now
-            raise InputError(f"cannot read {name or 'the PIL image'}: {error or type(error).__name__}") from error
+            raise InputError(f"cannot read {name or 'the PIL image'}: {first_line(error)}") from error
         _warn_of_frames(count, name or "the PIL image")
         return image
     if isinstance(source, np.ndarray):
@@ -88,7 +88,7 @@ def path_of(source: "str | os.PathLike[Any]") -> str:
     try:
         return os.fsdecode(source)
     except Exception as error:  # of the caller's own class
-        raise InputError(f"{type(source).__name__} gives no path: {error or type(error).__name__}") from error
+        raise InputError(f"{type(source).__name__} gives no path: {first_line(error)}") from error
 
 
 def _of_array(array: "NDArray[Any]", value_range: depth.Range | None) -> Image.Image:
@@ -132,11 +132,9 @@ def _frames(image: Image.Image) -> int:
 
 def _warn_of_frames(count: int, name: str) -> None:
     if count > 1:
-        warnings.warn(
+        warn(
             f"{name} holds {count} frames or pages and this model takes single images: only one is "
-            "explained, of a file the first",
-            UserWarning,
-            stacklevel=3,
+            "explained, of a file the first"
         )
 
 
@@ -257,7 +255,7 @@ def _files_in(folder: Path, suffixes: frozenset[str]) -> list[str]:
     try:
         files = [path for path in _entries(folder) if path.suffix.lower() in suffixes and path.is_file()]
     except OSError as error:
-        raise InputError(f"cannot read the folder {folder}: {error}") from error
+        raise InputError(f"cannot read the folder {folder}: {first_line(error)}") from error
     return [str(path) for path in files]
 
 

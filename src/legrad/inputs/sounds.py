@@ -6,7 +6,6 @@ import io
 import math
 import os
 import re
-import warnings
 import wave
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from legrad.errors import InputError
+from legrad.checks import first_line
+from legrad.errors import InputError, warn
 from legrad.inputs import tensors, urls
 from legrad.inputs.images import path_of
 
@@ -141,7 +141,7 @@ def check(waveform: "NDArray[np.float32]", rate: int, name: str, shortest: float
     if clipped >= _CLIPPED[1]:
         raise InputError(f"{share}, so that little of the sound is left; record it at a lower level")
     if clipped >= _CLIPPED[0]:
-        warnings.warn(f"{share}, which may mislead the model", UserWarning, stacklevel=2)
+        warn(f"{share}, which may mislead the model")
 
 
 def _of_file(file: Any, name: str) -> tuple[Any, int]:
@@ -157,7 +157,7 @@ def _of_file(file: Any, name: str) -> tuple[Any, int]:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"cannot read {name}: {error}") from error
+        raise InputError(f"cannot read {name}: {first_line(error)}") from error
     except Exception as error:  # a damaged header raises anything in the standard library, also without a text
         reason = str(error) or "its header is damaged"
     if hasattr(file, "seek"):

@@ -68,7 +68,7 @@ class Pass:
         output = self.graph.output
         final = at_least_float32(output.detach()).requires_grad_()
         with torch.enable_grad():
-            if self.frozen_norm and self.anatomy.output != "logits":
+            if self.frozen_norm and self.anatomy.readouts["native"].normalize:
                 feature = final / final.detach().norm(dim=-1, keepdim=True)
             else:
                 feature = final_answer(self.anatomy, final)
@@ -171,7 +171,8 @@ class Pass:
         Found by differentiating the head.
         """
         tokens = self.last_tokens.detach()[:1]
-        return readout.rows_read(lambda leaf: native_feature(self.anatomy, leaf), at_least_float32(tokens))
+        anatomy = self.anatomy.for_images([0])
+        return readout.rows_read(lambda leaf: native_feature(anatomy, leaf), at_least_float32(tokens))
 
 
 def layer_maps(graph: Pass, formula: Callable[[Tensor, Tensor, slice], Tensor], gradients: bool = True) -> Tensor:

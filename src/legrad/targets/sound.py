@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from legrad.checks import first_line, shown
 from legrad.core import state
-from legrad.errors import InputError
+from legrad.core.finite import nonfinite_weight
+from legrad.core.memory import ran_out
+from legrad.errors import InputError, LeGradError
 from legrad.inputs import images, sounds, urls
 from legrad.models.adapter import AudioEncoder
 from legrad.targets.kinds import Audio
@@ -32,15 +35,22 @@ def embed_sound(target: Audio, encoder: AudioEncoder) -> tuple[str, Tensor]:
     _check(target, sources)
     names = ["the waveform"] if len(sources) == 1 else [f"waveform {index}" for index in range(len(sources))]
     waveforms = [_waveform(source, target, encoder, name) for source, name in zip(sources, names, strict=True)]
-    with state.evaluation_mode(encoder.tower) if encoder.tower is not None else torch.no_grad():
-        embeddings = encoder.encode(waveforms)
+    try:
+        with state.evaluation_mode(encoder.tower) if encoder.tower is not None else torch.no_grad():
+            embeddings = encoder.encode(waveforms)
+    except Exception as error:  # anything that users wrote
+        if ran_out(error) or isinstance(error, LeGradError):
+            raise
+        raise InputError(f"AudioEncoder.encode failed for {_name(sources)}: {first_line(error)}") from error
     if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or len(embeddings) != len(waveforms):
         result = tuple(embeddings.shape) if isinstance(embeddings, Tensor) else type(embeddings).__name__
         raise InputError(
             f"AudioEncoder.encode returns (waveforms, features), here {len(waveforms)} rows; it returned {result}"
         )
     if not bool(torch.isfinite(embeddings).all()):
-        raise InputError(f"{_name(sources)}: the model's embedding of the sound holds NaN or infinite values")
+        weight = None if encoder.tower is None else nonfinite_weight(encoder.tower)
+        reason = "" if weight is None else f": the encoder's weight {weight} does"
+        raise InputError(f"{_name(sources)}: the model's embedding of the sound holds NaN or infinite values{reason}")
     embeddings = F.normalize(embeddings.detach().to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
     return f"sound {_name(sources)}{_span(target)}", F.normalize(embeddings.mean(0), dim=-1)
 
@@ -68,8 +78,8 @@ def _check(target: Audio, sources: Sequence[Any]) -> None:
     if not sources:
         raise InputError("legrad.Audio got an empty list; give at least one sound")
     for name, seconds in (("start", target.start), ("end", 0.0 if target.end is None else target.end)):
-        if not isinstance(seconds, int | float | np.integer | np.floating) or isinstance(seconds, bool):
-            raise InputError(f"legrad.Audio: {name} is a number of seconds, as in {name}=0.5, got {seconds!r}")
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float | np.integer | np.floating):
+            raise InputError(f"legrad.Audio: {name} is a number of seconds, as in {name}=0.5, got {shown(seconds)}")
     if target.rate is not None and all(
         isinstance(source, str | os.PathLike | tuple | urls.Download) for source in sources
     ):

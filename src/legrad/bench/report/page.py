@@ -12,7 +12,7 @@ from legrad.bench.report import comparison
 from legrad.bench.report.figures import differences, draw
 from legrad.bench.result import Result
 from legrad.errors import InputError
-from legrad.results.folder import slug
+from legrad.names import slug
 from legrad.viz import png
 
 _MOST_PROBLEMS = 20

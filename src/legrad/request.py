@@ -1,0 +1,94 @@
+"""What one call of ``explain`` asks for: its arguments, checked and made definite."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from legrad import methods
+from legrad.checks import check_number, check_switch
+from legrad.choices import FITS, READOUTS, check_choice
+from legrad.core.memory import check_memory
+from legrad.core.score import ResolvedTarget
+from legrad.errors import InputError
+from legrad.inputs.originals import KEPT_BYTES
+from legrad.inputs.prepare import Input
+from legrad.models.anatomy import ViTAnatomy
+from legrad.versions import version
+
+
+@dataclass(frozen=True)
+class Request:
+    """The checked arguments of a call, beside its images and targets.
+
+    Attributes:
+        method: how to explain.
+        layers: ascending block indices.
+        readout: a key of ``ViTAnatomy.readouts``.
+        fit: how an image gets to the input size.
+        null_threshold: of the null target, in [0, 1].
+        keep_layers: keep the relevance of every layer too.
+        memory: bytes, or "auto".
+    """
+
+    method: methods.Method
+    layers: list[int]
+    readout: str
+    fit: str
+    null_threshold: float
+    keep_layers: bool
+    memory: Literal["auto"] | int
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of originals that are kept in memory; others are read again when they are shown."""
+        return KEPT_BYTES if self.memory == "auto" else self.memory // 4
+
+    def settings(self, model: str, anatomy: ViTAnatomy, first: Input, null: ResolvedTarget | None) -> dict[str, Any]:
+        """What made a result, ready for JSON."""
+        return {
+            "model": model,
+            "method": self.method.name,
+            "layers": list(self.layers),
+            "readout": self.readout if self.method.readout else None,
+            "fit": self.fit,
+            "input_size": list(first.placement.input),
+            "null_target": None if null is None else null.label_of(0),
+            "null_threshold": self.null_threshold,
+            "device": str(anatomy.device),
+            "dtype": str(anatomy.dtype).removeprefix("torch."),
+            "versions": {name: version(name) or "unknown" for name in ("legrad", "torch", anatomy.library)},
+        }
+
+
+def checked_request(
+    anatomy: ViTAnatomy,
+    layers: int | Sequence[int] | None,
+    readout: str,
+    method: str | methods.Method,
+    fit: str,
+    null_target: Any,
+    null_threshold: float,
+    keep_layers: bool,
+    memory: Literal["auto"] | int,
+) -> Request:
+    """The arguments of ``Explainer.explain``, checked.
+
+    Args:
+        anatomy: of the model's own size.
+        layers, readout, method, fit, null_target, null_threshold, keep_layers, memory: as of ``Explainer.explain``.
+
+    Raises:
+        InputError: an argument that cannot be used.
+    """
+    check_choice("readout", readout, READOUTS)
+    check_choice("fit", fit, FITS)
+    memory = check_memory(memory)
+    null_threshold = check_number("null_threshold", null_threshold, 0, 1)
+    keep_layers = check_switch("keep_layers", keep_layers)
+    kind = methods.find(method)
+    kind.check(anatomy, layers, readout, null_target, keep_layers)
+    blocks = kind.blocks(layers, len(anatomy.blocks))
+    readout_name = str(anatomy.default_readout) if readout == "auto" else readout
+    if readout_name not in anatomy.readouts:
+        raise InputError(f"this model has no {readout_name} read-out, only {', '.join(anatomy.readouts)}")
+    return Request(kind, blocks, readout_name, fit, null_threshold, keep_layers, memory)
