@@ -205,7 +205,7 @@ def test_odd_names(run):
     assert ":dog:" in out
     assert "[red]" in out
     assert "[b]" in out
-    assert manifest()["images"][0]["targets"][0]["overlay"] == "red-cat--b-dog-x.png"
+    assert manifest()["images"][0]["targets"][0]["overlay"] == "red-cat-\u732b--b-dog-\u72ac-x.png"
     assert_error(run("explain", "[red] :dog:.png", "-t", "a dog"), "[red] :dog:.png")
 
 

@@ -49,6 +49,10 @@ Readout = Annotated[str, typer.Option(help=" | ".join(READOUTS))]
 MethodName = Annotated[str, typer.Option(help="legrad, a baseline or a control; see `legrad methods`.")]
 Size = Annotated[str | None, typer.Option(help="Input size, 448 or HEIGHTxWIDTH. Default: the model's.")]
 FitName = Annotated[str, typer.Option(help=" | ".join(FITS))]
+ValueRange = Annotated[
+    tuple[float, float] | None,
+    typer.Option(metavar="LOW HIGH", help="Values that become black and white, such as 0 4095. Default: the file's."),
+]
 PerLayer = Annotated[bool, typer.Option("--per-layer", help="Add a figure with every layer.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results; an earlier run's results in it are replaced.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")]
@@ -70,6 +74,7 @@ def explain(
     method: MethodName = "legrad",
     size: Size = None,
     fit: FitName = "model",
+    value_range: ValueRange = None,
     per_layer: PerLayer = False,
     out: Out = Path("legrad-out"),
     device: Device = None,
@@ -85,11 +90,13 @@ def explain(
         "keep_layers": per_layer,
     }
     from legrad import viz
+    from legrad.inputs import depth
     from legrad.methods import METHODS
     from legrad.results.folder import Folder
 
     arguments["method"] = check_choice("method", method, list(METHODS))
     viz.check_cmap(cmap)
+    depth.checked(value_range)
     _check_files(image or [], similar or [], audio or [])
     targets: list[Any] = [*(text or []), *map(_class, label or []), *map(legrad.Similar, similar or [])]
     targets += map(legrad.Audio, audio or [])
@@ -124,7 +131,10 @@ def explain(
     def save(batch: list[Any]) -> None:
         explainer.explain(batch, targets, **arguments).save(folder, per_layer, cmap)
 
-    problems = _in_batches(save, sources, still=explainer.anatomy.axes[0] == "rows")
+    still = explainer.anatomy.axes[0] == "rows"
+    if not still:  # images are read before, with the same range
+        arguments["value_range"] = value_range
+    problems = _in_batches(save, sources, still, value_range)
     _print_results(folder)
     for problem in problems:
         print_error(problem)
@@ -168,25 +178,28 @@ def _sources(explainer: "Explainer", model: str, arguments: list[str]) -> "tuple
                 "sounds such as hf:FOLDER (an Audio Spectrogram Transformer)"
             )
         explainer = explainer.audio_explainer
-    return explainer, list(images.expand(arguments, _suffixes()[explainer.anatomy.axes[0]]))
+    return explainer, list(images.expand(arguments, _suffixes()[explainer.anatomy.axes[0]], tell=True))
 
 
 def _class(text: str) -> int | str:
     return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
-def _in_batches(save: Callable[[list[Any]], None], sources: Sequence[str], still: bool) -> list[str]:
+def _in_batches(
+    save: Callable[[list[Any]], None], sources: Sequence[str], still: bool, value_range: tuple[float, float] | None
+) -> list[str]:
     """Read images and hand them on in small batches; returns what went wrong with single ones.
 
     Args:
         save: explains a batch and saves the result.
         sources: paths and URLs.
         still: images, which are read here; videos and sounds are handed on one by one, as paths.
+        value_range: of images, see ``Explainer.explain``.
 
     Raises:
         InputError: no image could be explained, all for the same reason: the fault lies with targets or options.
     """
-    from legrad.inputs import images
+    from legrad.inputs import images, urls
 
     problems: list[str] = []
     reasons: set[str] = set()
@@ -204,7 +217,7 @@ def _in_batches(save: Callable[[list[Any]], None], sources: Sequence[str], still
                     attempt([image])
             else:
                 reasons.add(str(error))
-                name = batch[0].info.get(images.SOURCE) if still else batch[0]
+                name = batch[0].info.get(images.SOURCE) if still else urls.shown(batch[0])
                 problems.append(str(error) if str(name) in str(error) else f"{name}: {error}")
 
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
@@ -213,7 +226,7 @@ def _in_batches(save: Callable[[list[Any]], None], sources: Sequence[str], still
             batch: list[Any] = []
             for source in sources[start : start + step]:
                 try:
-                    batch.append(images.read(source) if still else source)
+                    batch.append(images.read(source, value_range=value_range) if still else source)
                 except LeGradError as error:
                     problems.append(str(error))
             if batch:
