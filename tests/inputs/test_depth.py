@@ -220,6 +220,13 @@ def test_colours_by_the_users_word(tmp_path):
     assert is_ramp(images.read(Image.open(png_16(wide)), value_range=(0, 4095)), tolerance=18)
 
 
+def test_an_image_is_scaled_once(tmp_path):
+    path = saved(tmp_path, Image.fromarray(ramp(4095)), "12in16.png")
+    once = images.read(path, value_range=(0, 4095))
+    assert np.array_equal(np.asarray(images.read(once, value_range=(0, 4095))), np.asarray(once))
+    assert np.asarray(images.read(once, value_range=(100, 200))).tolist() != np.asarray(once).tolist()
+
+
 def test_a_range_that_leaves_nothing_is_told():
     with pytest.warns(
         UserWarning, match=r"no pixel differs within value_range=\(1000, 2000\); its values go from 0 to"

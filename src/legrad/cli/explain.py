@@ -100,7 +100,7 @@ def explain(
     from legrad.results.view import Style
 
     arguments["method"] = check_choice("method", method, list(METHODS))
-    depth.checked(value_range)
+    arguments["value_range"] = value_range = depth.checked(value_range)
     style, root = Style(0.65, cmap), folder_path(out)
     _check_files(image or [], similar or [], audio or [])
     for option, texts in {"--text": text, "--class": label, "--zeroshot": zeroshot, "--contrast": contrast}.items():
@@ -124,8 +124,6 @@ def explain(
         side = _class if explainer.anatomy.output == "logits" else str
         targets.append(legrad.Contrast(side(contrast[0]), side(contrast[1])))
     still = explainer.anatomy.axes[0] == "rows"
-    if not still:  # images are read here, with the same range
-        arguments["value_range"] = value_range
     with Folder(root, clear=True) as folder:
 
         def explain_batch(batch: list[Any]) -> "Explanation":
@@ -204,7 +202,11 @@ def _sources(explainer: "Explainer", model: str, arguments: list[str]) -> "tuple
                 "sounds such as hf:FOLDER (an Audio Spectrogram Transformer)"
             )
         explainer = explainer.audio_explainer
-    return explainer, list(images.expand(arguments, _suffixes()[explainer.anatomy.axes[0]], tell=True))
+    suffixes = _suffixes()[explainer.anatomy.axes[0]]
+    paths = list(images.expand(arguments, suffixes))
+    for note in filter(None, (images.left_out(argument, suffixes) for argument in arguments)):
+        print_error(note, "[yellow]note:[/yellow]")
+    return explainer, paths
 
 
 def _class(text: str) -> int | str:

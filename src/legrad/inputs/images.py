@@ -25,6 +25,7 @@ SUFFIXES = frozenset(
 )
 SOURCE = "legrad source"  # key of an image's ``info`` that holds its path or URL
 TURNED = "legrad orientation"  # key that holds the EXIF orientation, of images that were turned by it
+_SCALED = "legrad value range"  # key that holds the user's range, of images that were scaled by it
 _ORIENTATION = 0x0112
 
 _loading = threading.Lock()  # one image in memory may be given to several threads, and Pillow loads it lazily
@@ -153,6 +154,9 @@ def _upright_rgb(image: Image.Image, source: str | None, value_range: depth.Rang
     if image.width == 0 or image.height == 0:
         raise InputError(f"{name} is empty ({image.width} x {image.height} pixels)")
     seen_before = SOURCE in image.info
+    given_range = value_range
+    if image.info.get(_SCALED) == value_range:  # done when it was read for the first time
+        value_range = None
     own = depth.declared(image)  # while the file is open: loading forgets it
     orientation = image.getexif().get(_ORIENTATION, 1)
     image = ImageOps.exif_transpose(image)
@@ -169,6 +173,8 @@ def _upright_rgb(image: Image.Image, source: str | None, value_range: depth.Rang
     image.info = {} if source is None else {SOURCE: source}
     if orientation in range(2, 9):
         image.info[TURNED] = orientation
+    if given_range is not None:
+        image.info[_SCALED] = given_range
     return image
 
 
@@ -189,13 +195,12 @@ def _on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def expand(sources: Iterable[str], suffixes: frozenset[str] = SUFFIXES, tell: bool = False) -> Iterator[str]:
+def expand(sources: Iterable[str], suffixes: frozenset[str] = SUFFIXES) -> Iterator[str]:
     """Files, folders (their images, sorted), glob patterns and URLs -> single files and URLs.
 
     Args:
         sources: what the user names.
         suffixes: which files of a folder count, lower case.
-        tell: warn of what a folder holds beside them.
 
     Raises:
         InputError: a pattern or folder without images, or a missing file.
@@ -204,7 +209,7 @@ def expand(sources: Iterable[str], suffixes: frozenset[str] = SUFFIXES, tell: bo
         if is_url(source) or os.path.isfile(source):
             yield source
         elif os.path.isdir(source):
-            paths = _files_in(Path(source), suffixes, tell)
+            paths = _files_in(Path(source), suffixes)
             if not paths:
                 raise InputError(f"no {'images' if suffixes is SUFFIXES else 'matching files'} in the folder {source}")
             yield from paths
@@ -236,20 +241,26 @@ def _matches(pattern: str) -> set[str]:
     return found
 
 
-def _files_in(folder: Path, suffixes: frozenset[str], tell: bool) -> list[str]:
-    """Sorted files without hidden ones: the "._" files of macOS are no images."""
+def left_out(source: str, suffixes: frozenset[str]) -> str | None:
+    """What ``expand`` leaves out of a folder, in a line; None if nothing, or if it is no folder."""
+    if not os.path.isdir(source):
+        return None
+    files = set(_files_in(Path(source), suffixes))
+    names = [path.name + "/" * path.is_dir() for path in _entries(Path(source)) if str(path) not in files]
+    if not names:
+        return None
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"of the folder {source} this is left out, for its suffix or as a folder: {', '.join(names[:3])}{more}"
+
+
+def _files_in(folder: Path, suffixes: frozenset[str]) -> list[str]:
     try:
-        entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-        files = [path for path in entries if path.suffix.lower() in suffixes and path.is_file()]
+        files = [path for path in _entries(folder) if path.suffix.lower() in suffixes and path.is_file()]
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error}") from error
-    others = sorted({*entries} - {*files})
-    if tell and files and others:
-        names = ", ".join(path.name + "/" * path.is_dir() for path in others[:3])
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        warnings.warn(
-            f"of the folder {folder} this is left out, by its suffix or because it is a folder: {names}{more}",
-            UserWarning,
-            stacklevel=3,
-        )
     return [str(path) for path in files]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Sorted, without hidden ones: the "._" files of macOS are no images."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
