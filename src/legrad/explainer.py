@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from legrad.core.memory import check_memory
 from legrad.core.score import ResolvedTarget
 from legrad.core.state import evaluation_mode, exclusive
 from legrad.core.truth import final_answer
+from legrad.core.undo import Borrowing, Together, guarded
 from legrad.deprecation import renamed_arguments, renamed_fields
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.inputs import geometry
@@ -166,6 +167,7 @@ class Explainer:
 
     # -- the steps ------------------------------------------------------------------------------------------------
 
+    @guarded
     def prepare(self, images: Images, size: int | Sequence[int] | None = None, fit: Fit = "model") -> Inputs:
         """Read and preprocess images once, for several calls.
 
@@ -181,6 +183,7 @@ class Explainer:
         check_choice("fit", fit, FITS)
         return Inputs(next(self._queue(images, size, fit).windows()))
 
+    @guarded
     def embed(self, targets: Targets) -> EmbeddedTargets:
         """Encode targets once, for many calls: ``explain(..., targets=explainer.embed(texts))``.
 
@@ -199,6 +202,7 @@ class Explainer:
             resolved, _ = Resolver(self._adapter, self.anatomy, 0).resolve(targets)
         return EmbeddedTargets(tuple(resolved))
 
+    @guarded
     def predict(self, images: Images, size: int | Sequence[int] | None = None, fit: Fit = "model") -> Tensor:
         """The model's own final answer.
 
@@ -225,6 +229,7 @@ class Explainer:
 
     # -- the public call ------------------------------------------------------------------------------------------
 
+    @guarded
     def explain(
         self,
         images: Images,
@@ -364,21 +369,17 @@ class Explainer:
             "versions": installed("legrad", "torch", self.anatomy.library),
         }
 
-    @contextlib.contextmanager
-    def _undisturbed_model(self) -> Iterator[None]:
-        """This thread's alone, in evaluation mode, without gradients.
+    def _undisturbed_model(self) -> Borrowing:
+        """A with-block with the model this thread's alone, in evaluation mode, without gradients.
 
         Inference mode is left for the whole call: results made under it could not be used in training code. Copies of
         the tower for other input sizes are made inside, from the tower in its evaluation mode.
         """
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-            exclusive(self.anatomy.blocks[0]),
-            evaluation_mode(self.model),
-            evaluation_mode(self.anatomy.tower, self.anatomy.call_settings),
-        ):
-            yield
+        return Together(
+            lambda: exclusive(self.anatomy.blocks[0]),
+            lambda: evaluation_mode(self.model),
+            lambda: evaluation_mode(self.anatomy.tower, self.anatomy.call_settings),
+        )
 
     def _queue(self, images: Images, size: int | Sequence[int] | None, fit: str) -> InputQueue:
         return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, size, fit)

@@ -1,9 +1,10 @@
 """Whatever ``explain`` takes as images -> tensors, with their placements in the original images."""
 
+import contextlib
 import functools
+import itertools
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, overload
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from legrad import relevance
 from legrad.errors import InputError
 from legrad.inputs import geometry, images, sounds, spectrograms, transforms, videos
+from legrad.inputs.ahead import read_ahead
 
 _TENSORS = {
     "rows": "(batch, 3, height, width)",
@@ -135,14 +137,11 @@ class InputQueue:
         if len(self) == 1:
             yield [_result(self._jobs[0])]
             return
-        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "legrad-images") as pool:
-            futures = [pool.submit(_result, job) for job in self._jobs]
-            try:
-                step = count or len(futures)
-                for start in range(0, len(futures), step):
-                    yield [future.result() for future in futures[start : start + step]]
-            finally:
-                pool.shutdown(cancel_futures=True)
+        step = count or len(self)
+        jobs = [functools.partial(_result, job) for job in self._jobs]
+        with contextlib.closing(read_ahead(jobs, min(_THREADS, os.cpu_count() or 1), 2 * step)) as inputs:
+            while window := list(itertools.islice(inputs, step)):
+                yield window
 
 
 def _result(job: Input | Callable[[], Input]) -> Input:

@@ -11,6 +11,7 @@ from legrad.core import state
 from legrad.core.positions import random_input
 from legrad.core.score import Function
 from legrad.core.streaming import explain_batch
+from legrad.core.undo import guarded
 from legrad.errors import InputError
 from legrad.methods.ablation import legrad_with
 from legrad.methods.call import MethodInput
@@ -45,6 +46,7 @@ def of_heads(heads: int | Sequence[int] | str) -> Method:
     )
 
 
+@guarded
 def num_heads(anatomy: ViTAnatomy) -> int:
     """How many heads the explained attention has, counted in a forward pass of a random image.
 
