@@ -16,6 +16,7 @@ from legrad.core.planning import Shortcuts
 from legrad.core.score import Function, PerImage, ResolvedTarget
 from legrad.core.streaming import Explained, explain_batch
 from legrad.core.truth import final_answer, with_raw_features
+from legrad.core.undo import Borrowing
 from legrad.errors import InputError, TruthCheckError
 from legrad.inputs.prepare import Input, InputQueue, by_size, stack
 from legrad.methods import registry
@@ -173,7 +174,7 @@ def explain_queue(
     queue: InputQueue,
     anatomy: ViTAnatomy,
     first_use: FirstUse,
-    undisturbed_model: Callable[[], contextlib.AbstractContextManager[None]],
+    undisturbed_model: Callable[[], Borrowing],
 ) -> tuple[list[Input], list[PassResult]]:
     """Read and explain; while a device works on one window of images, the CPU prepares the next.
 
@@ -207,7 +208,7 @@ def final_answers(
     anatomy: ViTAnatomy,
     windows: Iterable[Tensor | Sequence[Input]],
     side_inputs: SideInputs,
-    undisturbed_model: Callable[[], contextlib.AbstractContextManager[None]],
+    undisturbed_model: Callable[[], Borrowing],
 ) -> Tensor:
     """The model's own final answers.
 

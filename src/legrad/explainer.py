@@ -1,8 +1,7 @@
 """``load`` and ``wrap`` a model, ``explain`` images: the steps in order."""
 
-import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from legrad.choices import FITS, Fit, ReadoutName, check_choice
 from legrad.core.first_use import FirstUse
 from legrad.core.memory import check_memory, ran_out
 from legrad.core.state import evaluation_mode, exclusive
+from legrad.core.undo import Borrowing, Together, guarded
 from legrad.deprecation import renamed_arguments, renamed_fields
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.inputs import transforms
@@ -159,6 +159,7 @@ class Explainer:
 
     # -- the steps ------------------------------------------------------------------------------------------------
 
+    @guarded
     def prepare(
         self,
         images: Images,
@@ -182,6 +183,7 @@ class Explainer:
         with ordinary_tensors():
             return Inputs(next(self._queue(images, size, fit, value_range, allow_private_urls).windows()))
 
+    @guarded
     def embed(
         self, targets: Targets, memory: Literal["auto"] | int = "auto", allow_private_urls: bool = True
     ) -> EmbeddedTargets:
@@ -201,11 +203,12 @@ class Explainer:
         if any(isinstance(target, list) for target in as_list(targets)):
             raise InputError("embed takes targets for all images; give explain a list of lists")
         targets = downloaded(targets, allow_private_urls)
-        with self._undisturbed_model():
+        with ordinary_tensors(), self._undisturbed_model():
             resolved, _ = Resolver(self._adapter, self.anatomy, 0, check_memory(memory)).resolve(targets)
         origin = Origin(self._name, self.model, self.anatomy.tower)
         return EmbeddedTargets(tuple(replace(target, origin=origin) for target in resolved))
 
+    @guarded
     def predict(
         self,
         images: Images,
@@ -239,6 +242,7 @@ class Explainer:
 
     # -- the public call ------------------------------------------------------------------------------------------
 
+    @guarded
     def explain(
         self,
         images: Images,
@@ -381,20 +385,17 @@ class Explainer:
             allow_private_urls=allow_private_urls,
         )
 
-    @contextlib.contextmanager
-    def _undisturbed_model(self) -> Iterator[None]:
-        """This thread's alone, in evaluation mode, without gradients.
+    def _undisturbed_model(self) -> Borrowing:
+        """A with-block with the model this thread's alone, in evaluation mode; used inside ``ordinary_tensors``.
 
         Copies of the tower for other input sizes are made inside, from the tower in its evaluation mode. Files and URLs
         are read outside, so that no thread waits for another's.
         """
-        with (
-            ordinary_tensors(),
-            exclusive(self.anatomy.blocks[0]),
-            evaluation_mode(self.model),
-            evaluation_mode(self.anatomy.tower, self.anatomy.call_settings),
-        ):
-            yield
+        return Together(
+            lambda: exclusive(self.anatomy.blocks[0]),
+            lambda: evaluation_mode(self.model),
+            lambda: evaluation_mode(self.anatomy.tower, self.anatomy.call_settings),
+        )
 
     def _queue(self, images: Images, *options: Any) -> InputQueue:
         return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, *options)

@@ -1,11 +1,11 @@
 """Whatever ``explain`` takes as images -> tensors, with their placements in the original images."""
 
+import contextlib
 import functools
 import itertools
 import os
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from legrad.errors import InputError
 from legrad.inputs import depth, geometry, images, sounds, spectrograms, tensors, transforms, urls, videos, views
+from legrad.inputs.ahead import read_ahead
 from legrad.inputs.originals import Allowance, ImageFile, stamp_of
 from legrad.inputs.tensors import InputLayout, check_unfitted, checked_tensor, tensor_shape
 from legrad.inputs.transforms import MakeTransform
@@ -135,19 +136,13 @@ class InputQueue:
         if len(self) == 1:
             yield [_result(self._jobs[0])]
             return
-        step, jobs = count or len(self._jobs), iter(self._jobs)
-        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "legrad-images") as pool:
-            futures = [pool.submit(_result, job) for job in itertools.islice(jobs, step)]
-            try:
-                while futures:
-                    # two windows at most: one that is used, one that is being read
-                    following = [pool.submit(_result, job) for job in itertools.islice(jobs, step)]
-                    window = [future.result() for future in futures]
-                    futures = following
-                    yield window
-                    del window
-            finally:
-                pool.shutdown(cancel_futures=True)
+        step = count or len(self)
+        jobs = [functools.partial(_result, job) for job in self._jobs]
+        # two windows at most: one that is used, one that is being read
+        with contextlib.closing(read_ahead(jobs, min(_THREADS, os.cpu_count() or 1), 2 * step)) as inputs:
+            while window := list(itertools.islice(inputs, step)):
+                yield window
+                del window
 
 
 def _result(job: Input | Callable[[], Input]) -> Input:
