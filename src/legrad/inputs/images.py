@@ -3,7 +3,6 @@
 import glob
 import io
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from legrad.errors import InputError
+from legrad.errors import InputError, warn
 from legrad.inputs.urls import download, is_url
 
 if TYPE_CHECKING:
@@ -91,11 +90,9 @@ def _frames(image: Image.Image) -> int:
 
 def _warn_of_frames(count: int, name: str) -> None:
     if count > 1:
-        warnings.warn(
+        warn(
             f"{name} holds {count} frames or pages and this model takes single images: only one is "
-            "explained, of a file the first",
-            UserWarning,
-            stacklevel=3,
+            "explained, of a file the first"
         )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from legrad import relevance
-from legrad.errors import InputError
+from legrad.errors import InputError, UserLine, user_line, warnings_at
 from legrad.inputs import geometry, images, sounds, spectrograms, transforms, urls, videos
 from legrad.inputs.originals import Allowance, ImageFile, stamp_of
 
@@ -139,12 +139,13 @@ class InputQueue:
             yield [_result(self._jobs[0])]
             return
         step, jobs = count or len(self._jobs), iter(self._jobs)
+        result = functools.partial(_result_of_thread, user_line())
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "legrad-images") as pool:
-            futures = [pool.submit(_result, job) for job in itertools.islice(jobs, step)]
+            futures = [pool.submit(result, job) for job in itertools.islice(jobs, step)]
             try:
                 while futures:
                     # two windows at most: one that is used, one that is being read
-                    following = [pool.submit(_result, job) for job in itertools.islice(jobs, step)]
+                    following = [pool.submit(result, job) for job in itertools.islice(jobs, step)]
                     window = [future.result() for future in futures]
                     futures = following
                     yield window
@@ -155,6 +156,11 @@ class InputQueue:
 
 def _result(job: Input | Callable[[], Input]) -> Input:
     return job if isinstance(job, Input) else job()
+
+
+def _result_of_thread(line: UserLine, job: Input | Callable[[], Input]) -> Input:
+    with warnings_at(line):
+        return _result(job)
 
 
 def sources(
