@@ -749,3 +749,31 @@ def test_a_backend_that_does_not_exist_is_not_asked_for():
     code = BACKEND.format(tests=str(Path(__file__).parents[1]))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# -- depth of images, phones, links -------------------------------------------------------------------------------
+
+
+def test_value_range(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ramp = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(ramp).save("12in16.png")
+    code, _, err = run("explain", "12in16.png", "-t", "a dog", "--value-range", "0", "4095")
+    assert (code, err) == (0, "")
+    assert manifest()["settings"]["value_range"] == [0, 4095]
+    code, _, err = run("explain", "12in16.png", "-t", "a dog", "--value-range", "5", "1")
+    assert (code, "value_range is (low, high)" in err) == (2, True)
+
+
+def test_what_a_folder_run_leaves_out_is_said(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photos/more").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save("photos/a.png")
+    Path("photos/notes.txt").touch()
+    Path("photos/b.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    code, _, err = run("explain", "photos", "-t", "a dog")
+    assert code == 1
+    assert "note: of the folder photos this is left out, for its suffix or as a folder: more/, notes.txt" in err
+    assert (
+        "b.heic is not an image that Pillow can read: a HEIC image, as phones make them: pip install pillow-heif" in err
+    )

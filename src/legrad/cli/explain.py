@@ -51,6 +51,10 @@ Readout = Annotated[str, typer.Option(help=" | ".join(READOUTS))]
 MethodName = Annotated[str, typer.Option(help="legrad, a baseline or a control; see `legrad methods`.")]
 Size = Annotated[str | None, typer.Option(help="Input size, 448 or HEIGHTxWIDTH. Default: the model's.")]
 FitName = Annotated[str, typer.Option(help=" | ".join(FITS))]
+ValueRange = Annotated[
+    tuple[float, float] | None,
+    typer.Option(metavar="LOW HIGH", help="Values that become black and white, such as 0 4095. Default: the file's."),
+]
 PerLayer = Annotated[bool, typer.Option("--per-layer", help="Add a figure with every layer.")]
 Out = Annotated[
     str, typer.Option(help="Folder for the results; those of an earlier run are replaced, files of yours never.")
@@ -74,6 +78,7 @@ def explain(
     method: MethodName = "legrad",
     size: Size = None,
     fit: FitName = "model",
+    value_range: ValueRange = None,
     per_layer: PerLayer = False,
     out: Out = "legrad-out",
     device: Device = None,
@@ -88,12 +93,15 @@ def explain(
         "fit": check_choice("fit", fit, FITS),
         "keep_layers": per_layer,
     }
+    from legrad.inputs import depth, urls
     from legrad.methods import METHODS
-    from legrad.results.folder import Folder, folder_path
+    from legrad.results.folder import Folder
+    from legrad.results.manifest import folder_path
     from legrad.results.save import save_images
     from legrad.results.view import Style
 
     arguments["method"] = check_choice("method", method, list(METHODS))
+    arguments["value_range"] = value_range = depth.checked(value_range)
     style, root = Style(0.65, cmap), folder_path(out)
     _check_files(image or [], similar or [], audio or [])
     for option, texts in {"--text": text, "--class": label, "--zeroshot": zeroshot, "--contrast": contrast}.items():
@@ -116,6 +124,7 @@ def explain(
         # numbers are classes of a classifier, and texts for other models
         side = _class if explainer.anatomy.output == "logits" else str
         targets.append(legrad.Contrast(side(contrast[0]), side(contrast[1])))
+    still = explainer.anatomy.axes[0] == "rows"
     with Folder(root, clear=True) as folder:
 
         def explain_batch(batch: list[Any]) -> "Explanation":
@@ -124,12 +133,13 @@ def explain(
         def save(explanation: "Explanation", index: int) -> None:
             save_images(explanation, folder, [index], style, per_layer)
 
-        problems = _in_batches(explain_batch, save, sources, still=explainer.anatomy.axes[0] == "rows")
+        problems = _in_batches(explain_batch, save, sources, still, value_range)
     _print_results(folder)
     if len(problems) > 1 and not folder.entries and len({problem for _, problem in problems}) == 1:
         raise InputError(problems[0][1])  # the fault lies with targets or options
     for source, problem in problems:
-        print_error(problem if source in problem else f"{source}: {problem}")
+        shown = urls.shown(source)
+        print_error(problem if shown in problem else f"{shown}: {problem}")
     if problems:
         raise typer.Exit(1 if folder.entries else 2)
 
@@ -193,7 +203,11 @@ def _sources(explainer: "Explainer", model: str, arguments: list[str]) -> "tuple
                 "sounds such as hf:FOLDER (an Audio Spectrogram Transformer)"
             )
         explainer = explainer.audio_explainer
-    return explainer, list(images.expand(arguments, _suffixes()[explainer.anatomy.axes[0]]))
+    suffixes = _suffixes()[explainer.anatomy.axes[0]]
+    paths = list(images.expand(arguments, suffixes))
+    for note in filter(None, (images.left_out(argument, suffixes) for argument in arguments)):
+        print_error(note, "[yellow]note:[/yellow]")
+    return explainer, paths
 
 
 def _class(text: str) -> int | str:
@@ -205,6 +219,7 @@ def _in_batches(
     save: "Callable[[Explanation, int], None]",
     sources: Sequence[str],
     still: bool,
+    value_range: tuple[float, float] | None,
 ) -> list[tuple[str, str]]:
     """Read images, explain and save them in small batches; whatever is wrong with one does not stop the others.
 
@@ -213,6 +228,7 @@ def _in_batches(
         save: saves one image of it.
         sources: paths and URLs.
         still: images, which are read here; videos and sounds are handed on one by one, as paths.
+        value_range: of images, see ``Explainer.explain``.
 
     Returns:
         (source, what went wrong with it).
@@ -249,7 +265,7 @@ def _in_batches(
             batch: list[tuple[str, Any]] = []
             for source in sources[start : start + step]:
                 try:
-                    batch.append((source, images.read(source) if still else source))
+                    batch.append((source, images.read(source, value_range=value_range) if still else source))
                 except Exception as error:
                     problems.append((source, _line(error)))
             if batch:
