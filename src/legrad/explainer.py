@@ -32,7 +32,7 @@ from legrad.models import registry
 from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
 from legrad.models.side_inputs import SideInputs
-from legrad.request import checked_request
+from legrad.request import check_device, check_parts, checked_request
 from legrad.results.assemble import assemble
 from legrad.results.explanation import Explanation
 from legrad.targets.kinds import EmbeddedTargets, Origin, Targets, as_list
@@ -54,6 +54,8 @@ def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype
         InputError: an unknown name, or weights that cannot be loaded (for instance without a network).
         UnsupportedModelError: the name is no plain vision transformer.
     """
+    if device is not None:
+        check_device(device)
     return Explainer(registry.load(name, device, dtype))
 
 
@@ -83,11 +85,7 @@ def wrap(
         UnsupportedModelError: a model that is not known and comes without an anatomy.
         InputError: labels that are no names for the model's logits, or audio_encoder for a classifier.
     """
-    for name, value, kind in (("anatomy", anatomy, ViTAnatomy), ("audio_encoder", audio_encoder, AudioEncoder)):
-        if value is not None and not isinstance(value, kind):
-            raise InputError(f"{name} is a legrad.{kind.__name__}, got {shown(value)}")
-    if anatomy is not None and not isinstance(model, nn.Module):
-        raise InputError(f"model is a torch.nn.Module, got {shown(model)}")
+    check_parts(model, transform, tokenizer, anatomy, audio_encoder)
     adapter = registry.adapt(model) if anatomy is None else Adapter(model, anatomy)
     adapter, transform, tokenizer = registry.tools(adapter, transform, tokenizer)
     if tokenizer is not None:
@@ -129,9 +127,7 @@ class Explainer:
 
     def __init__(self, adapter: Adapter, own_anatomy: bool = False) -> None:
         self._adapter = adapter
-        self._own_anatomy = own_anatomy
         self._first_use = FirstUse(adapter.anatomy, check_positions=own_anatomy)
-        self._first_uses: dict[tuple[str, ...], FirstUse] = {}
 
     def __repr__(self) -> str:
         return f"Explainer({self._name}, {self.anatomy!r})"
@@ -166,9 +162,10 @@ class Explainer:
         Raises:
             InputError: no such device.
         """
+        check_device(device)
         try:
-            self.model.to(torch.device(device))
-        except (RuntimeError, TypeError, AssertionError) as error:
+            self.model.to(device)
+        except (RuntimeError, AssertionError) as error:
             if ran_out(error):
                 raise
             raise InputError(f"the model cannot be moved to {shown(device)}: {first_line(error)}") from error
@@ -241,11 +238,8 @@ class Explainer:
             else:
                 queue = self._queue(images, size, fit, kept_bytes=0)
                 count, pieces = len(queue), input_batches(self.anatomy, queue)
-            side_inputs = SideInputs(inputs, count, self.anatomy)
-            for anatomy, batch in pieces:
-                start = sum(map(len, answers))
-                bound = side_inputs.bound(anatomy, range(start, start + len(batch)))
-                answers.append(final_answer(bound, bound.run(batch)).cpu())
+            for anatomy, batch in SideInputs(inputs, count, self.anatomy).bound_in_order(pieces):
+                answers.append(final_answer(anatomy, anatomy.run(batch)).cpu())
         return torch.cat(answers)
 
     # -- the public call ------------------------------------------------------------------------------------------
@@ -315,8 +309,7 @@ class Explainer:
             resolved, valid = resolver.resolve(targets, request.method.own_labels(anatomy, targets))
             null = None if null_target is None else resolver.resolve_null(null_target)
             question = Question(request, resolved if null is None else [*resolved, null], side_inputs)
-            first_use = self._first_use_with(side_inputs.names)
-            explained, results = explain_queue(question, queue, self.anatomy, first_use)
+            explained, results = explain_queue(question, queue, self.anatomy, self._first_use)
             return assemble(
                 results,
                 explained,
@@ -394,9 +387,3 @@ class Explainer:
         self, images: Images, size: int | Sequence[int] | None, fit: str, kept_bytes: int | None = None
     ) -> InputQueue:
         return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, size, fit, kept_bytes)
-
-    def _first_use_with(self, names: tuple[str, ...]) -> FirstUse:
-        """The truth check's results for calls with side inputs of these names."""
-        if not names:
-            return self._first_use
-        return self._first_uses.setdefault(names, FirstUse(self.anatomy, self._own_anatomy))

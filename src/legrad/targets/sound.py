@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from legrad.checks import check_count, first_line, shown
+from legrad.checks import first_line, shown
 from legrad.core import state
 from legrad.core.finite import nonfinite_weight
 from legrad.core.memory import ran_out
@@ -80,8 +80,6 @@ def _check(target: Audio, sources: Sequence[Any]) -> None:
     for name, seconds in (("start", target.start), ("end", 0.0 if target.end is None else target.end)):
         if isinstance(seconds, bool) or not isinstance(seconds, int | float | np.number):
             raise InputError(f"legrad.Audio: {name} is a number of seconds, as in {name}=0.5, got {shown(seconds)}")
-    if target.rate is not None:
-        check_count("legrad.Audio: rate", target.rate)
     if target.rate is not None and all(isinstance(source, str | os.PathLike | tuple) for source in sources):
         raise InputError(
             f"legrad.Audio: rate={target.rate!r} is for waveforms; files and (waveform, rate) bring their own, leave "
