@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,7 +15,8 @@ from legrad.core.memory import Budget, images_per_forward, ran_out
 from legrad.core.planning import Shortcuts
 from legrad.core.score import Function, PerImage, ResolvedTarget
 from legrad.core.streaming import Explained, explain_batch
-from legrad.core.truth import with_raw_features
+from legrad.core.truth import final_answer, with_raw_features
+from legrad.core.undo import Borrowing
 from legrad.errors import InputError, TruthCheckError
 from legrad.inputs.prepare import Input, InputQueue, by_size, stack
 from legrad.methods import registry
@@ -24,8 +25,8 @@ from legrad.models.side_inputs import SideInputs
 from legrad.request import Request
 from legrad.results.assemble import PassResult
 
-_WINDOW = 256  # images that are ready at once; as many more are being read meanwhile
-_GIVEN_UP = torch.empty(0)
+WINDOW = 256  # images that are ready at once; as many more are being read meanwhile
+_GIVEN_UP = torch.empty(0, device="cpu")
 
 
 class Question:
@@ -169,7 +170,11 @@ def _refuse_nonfinite(
 
 
 def explain_queue(
-    question: Question, queue: InputQueue, anatomy: ViTAnatomy, first_use: FirstUse
+    question: Question,
+    queue: InputQueue,
+    anatomy: ViTAnatomy,
+    first_use: FirstUse,
+    undisturbed_model: Callable[[], Borrowing],
 ) -> tuple[list[Input], list[PassResult]]:
     """Read and explain; while a device works on one window of images, the CPU prepares the next.
 
@@ -178,48 +183,69 @@ def explain_queue(
         queue: its images.
         anatomy: of the model's own size.
         first_use: of the model.
+        undisturbed_model: this thread's alone; files and URLs are read outside.
 
     Returns:
         The inputs, whose tensors are given up once they are explained, and the results of all passes.
     """
     inputs: list[Input] = []
     results: list[PassResult] = []
-    with contextlib.closing(queue.windows(_WINDOW)) as windows:
+    with contextlib.closing(queue.windows(WINDOW)) as windows:
         for window in windows:
             start = len(inputs)
             inputs += window
-            for input_size, members in by_size(inputs, start).items():
-                at_size = anatomy.at(input_size)
-                shortcuts = question.shortcuts(at_size, inputs[members[0]], members[0], first_use)
-                results.extend(question.results(at_size, inputs, members, shortcuts))
+            with undisturbed_model():
+                for input_size, members in by_size(inputs, start).items():
+                    at_size = anatomy.at(input_size)
+                    shortcuts = question.shortcuts(at_size, inputs[members[0]], members[0], first_use)
+                    results.extend(question.results(at_size, inputs, members, shortcuts))
             inputs[start:] = [replace(item, tensor=_GIVEN_UP) for item in window]
             del window
     return inputs, results
 
 
-def tensor_batches(anatomy: ViTAnatomy, tensor: Tensor) -> Iterator[tuple[ViTAnatomy, Tensor]]:
-    """Tensor input in parts that fit one plain forward pass, each with the anatomy for its size.
+def final_answers(
+    anatomy: ViTAnatomy,
+    windows: Iterable[Tensor | Sequence[Input]],
+    side_inputs: SideInputs,
+    undisturbed_model: Callable[[], Borrowing],
+) -> Tensor:
+    """The model's own final answers.
 
     Args:
         anatomy: of the model's own size.
-        tensor: checked, see ``inputs.prepare.checked_tensor``; on any device.
+        windows: tensors, checked by ``inputs.tensors.checked_tensor`` and on any device, or prepared inputs.
+        side_inputs: of all of them.
+        undisturbed_model: this thread's alone; files and URLs are read outside.
+
+    Returns:
+        (images, features) on the CPU.
     """
-    sides = tuple(tensor.shape[-2:])
-    if len(anatomy.shape) == 1:  # waveforms have one row of patches
-        sides = anatomy.image_size
-    elif anatomy.axes[0] == "frequency":  # spectrograms are (time, frequency)
-        sides = sides[::-1]
-    at_size = anatomy.at((sides[0], sides[1]))
-    for part in tensor.split(images_per_forward(at_size)):
-        yield at_size, part.to(at_size.device, at_size.dtype)
+    answers: list[Tensor] = []
+    start = 0
+    for window in windows:
+        with undisturbed_model():
+            for at_size, batch in _batches(anatomy, window):
+                bound = side_inputs.bound(at_size, range(start, start + len(batch)))
+                answers.append(final_answer(bound, bound.run(batch)).cpu())
+                start += len(batch)
+    return torch.cat(answers)
 
 
-def input_batches(anatomy: ViTAnatomy, queue: InputQueue) -> Iterator[tuple[ViTAnatomy, Tensor]]:
-    """The same for a queue of inputs: neighbours of one size together, so that the order stays."""
-    with contextlib.closing(queue.windows(_WINDOW)) as windows:
-        for window in windows:
-            for size, neighbours in itertools.groupby(window, key=lambda item: item.placement.input):
-                at_size, rest = anatomy.at(size), list(neighbours)
-                count = images_per_forward(at_size)
-                for first in range(0, len(rest), count):
-                    yield at_size, stack(rest[first : first + count], at_size.device, at_size.dtype)
+def _batches(anatomy: ViTAnatomy, window: Tensor | Sequence[Input]) -> Iterator[tuple[ViTAnatomy, Tensor]]:
+    """In the order of the window, as many as fit one plain forward pass, each batch with the anatomy for its size."""
+    if isinstance(window, Tensor):
+        sides = tuple(window.shape[-2:])
+        if len(anatomy.shape) == 1:  # waveforms have one row of patches
+            sides = anatomy.image_size
+        elif anatomy.axes[0] == "frequency":  # spectrograms are (time, frequency)
+            sides = sides[::-1]
+        at_size = anatomy.at((sides[0], sides[1]))
+        for part in window.split(images_per_forward(at_size)):
+            yield at_size, part.to(at_size.device, at_size.dtype)
+        return
+    for size, neighbours in itertools.groupby(window, key=lambda item: item.placement.input):
+        at_size, members = anatomy.at(size), list(neighbours)
+        count = images_per_forward(at_size)
+        for first in range(0, len(members), count):
+            yield at_size, stack(members[first : first + count], at_size.device, at_size.dtype)

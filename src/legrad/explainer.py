@@ -1,8 +1,7 @@
 """``load`` and ``wrap`` a model, ``explain`` images: the steps in order."""
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -10,24 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from legrad import methods
-from legrad.batches import Question, explain_queue, input_batches, tensor_batches
+from legrad.batches import WINDOW, Question, explain_queue, final_answers
 from legrad.checks import first_line, shown
 from legrad.choices import FITS, Fit, ReadoutName, check_choice
 from legrad.core.first_use import FirstUse
 from legrad.core.memory import check_memory, ran_out
 from legrad.core.state import evaluation_mode, exclusive
-from legrad.core.truth import final_answer
+from legrad.core.undo import Borrowing, Together, guarded
 from legrad.deprecation import renamed_arguments, renamed_fields
 from legrad.errors import InputError, UnsupportedModelError
-from legrad.inputs import geometry
-from legrad.inputs.prepare import (
-    Images,
-    InputQueue,
-    Inputs,
-    MakeTransform,
-    checked_tensor,
-    sources,
-)
+from legrad.inputs import transforms
+from legrad.inputs.prepare import Images, Input, InputQueue, Inputs, sources
+from legrad.inputs.tensors import checked_tensor, ordinary_tensors
 from legrad.models import registry
 from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
@@ -35,6 +28,7 @@ from legrad.models.side_inputs import SideInputs
 from legrad.request import check_device, check_parts, checked_request
 from legrad.results.assemble import assemble
 from legrad.results.explanation import Explanation
+from legrad.targets.downloads import downloaded
 from legrad.targets.kinds import EmbeddedTargets, Origin, Targets, as_list
 from legrad.targets.resolve import Resolver, class_names
 
@@ -91,7 +85,7 @@ def wrap(
     if tokenizer is not None:
         adapter = replace(adapter, tokenize=lambda texts: tokenizer(list(texts)))
     if transform is not None:
-        adapter = replace(adapter, transform=_transform_or_library(transform, adapter.transform))
+        adapter = replace(adapter, transform=transforms.own_or_library(transform, adapter.transform))
     if labels is not None:
         adapter = replace(adapter, labels=class_names(labels, adapter.anatomy))
     if audio_encoder is not None:
@@ -102,19 +96,6 @@ def wrap(
             )
         adapter = replace(adapter, audio_encoder=audio_encoder)
     return Explainer(adapter, own_anatomy=anatomy is not None)
-
-
-def _transform_or_library(transform: Any, library_transform: MakeTransform | None) -> MakeTransform:
-    """A user's transform where nothing is asked of it, else the library's."""
-
-    def make_transform(size: geometry.Size | None, fit: str) -> Any:
-        if size is None and fit == "model":
-            return transform
-        if library_transform is None:
-            raise InputError("with your own transform only size=None and fit='model' are possible")
-        return library_transform(size, fit)
-
-    return make_transform
 
 
 @renamed_fields(listener="audio_explainer")
@@ -175,11 +156,19 @@ class Explainer:
 
     # -- the steps ------------------------------------------------------------------------------------------------
 
-    def prepare(self, images: Images, size: int | Sequence[int] | None = None, fit: Fit = "model") -> Inputs:
+    @guarded
+    def prepare(
+        self,
+        images: Images,
+        size: int | Sequence[int] | None = None,
+        fit: Fit = "model",
+        value_range: tuple[float, float] | None = None,
+        allow_private_urls: bool = True,
+    ) -> Inputs:
         """Read and preprocess images once, for several calls.
 
         Args:
-            images, size, fit: as for ``explain``.
+            images, size, fit, value_range, allow_private_urls: as for ``explain``.
 
         Returns:
             The model's inputs with their originals; ``explain`` and ``predict`` take them in place of images.
@@ -188,14 +177,19 @@ class Explainer:
             InputError: an argument or image that cannot be used.
         """
         check_choice("fit", fit, FITS)
-        return Inputs(next(self._queue(images, size, fit).windows()))
+        with ordinary_tensors():
+            return Inputs(next(self._queue(images, size, fit, value_range, allow_private_urls).windows()))
 
-    def embed(self, targets: Targets, memory: Literal["auto"] | int = "auto") -> EmbeddedTargets:
+    @guarded
+    def embed(
+        self, targets: Targets, memory: Literal["auto"] | int = "auto", allow_private_urls: bool = True
+    ) -> EmbeddedTargets:
         """Encode targets once, for many calls: ``explain(..., targets=explainer.embed(texts))``.
 
         Args:
             targets: one or several, as for ``explain``, the same for all images.
             memory: bytes that the text tower may take, or "auto".
+            allow_private_urls: as for ``explain``.
 
         Returns:
             The targets, resolved; ``embeddings`` are their directions (targets, features) where they have one.
@@ -205,11 +199,13 @@ class Explainer:
         """
         if any(isinstance(target, list) for target in as_list(targets)):
             raise InputError("embed takes targets for all images; give explain a list of lists")
-        with self._undisturbed_model():
+        targets = downloaded(targets, allow_private_urls)
+        with ordinary_tensors(), self._undisturbed_model():
             resolved, _ = Resolver(self._adapter, self.anatomy, 0, check_memory(memory)).resolve(targets)
         origin = Origin(self._name, self.model, self.anatomy.tower)
         return EmbeddedTargets(tuple(replace(target, origin=origin) for target in resolved))
 
+    @guarded
     def predict(
         self,
         images: Images,
@@ -230,20 +226,20 @@ class Explainer:
             InputError: an argument or image that cannot be used.
         """
         check_choice("fit", fit, FITS)
-        answers: list[Tensor] = []
-        with self._undisturbed_model():
+        with ordinary_tensors():
+            windows: Iterable[Tensor | Sequence[Input]]
             if isinstance(images, Tensor) and images.ndim == len(self.anatomy.shape) + 1:
-                count = len(images)
-                pieces = tensor_batches(self.anatomy, checked_tensor(images, self.anatomy, size, fit))
+                tensor = checked_tensor(images, self.anatomy, size, fit)
+                count, windows = len(tensor), [tensor]
             else:
-                queue = self._queue(images, size, fit, kept_bytes=0)
-                count, pieces = len(queue), input_batches(self.anatomy, queue)
-            for anatomy, batch in SideInputs(inputs, count, self.anatomy).bound_in_order(pieces):
-                answers.append(final_answer(anatomy, anatomy.run(batch)).cpu())
-        return torch.cat(answers)
+                queue = self._queue(images, size, fit, None, True, 0)
+                count, windows = len(queue), queue.windows(WINDOW)
+            side_inputs = SideInputs(inputs, count, self.anatomy)
+            return final_answers(self.anatomy, windows, side_inputs, self._undisturbed_model)
 
     # -- the public call ------------------------------------------------------------------------------------------
 
+    @guarded
     def explain(
         self,
         images: Images,
@@ -258,6 +254,8 @@ class Explainer:
         keep_layers: bool = False,
         memory: Literal["auto"] | int = "auto",
         inputs: Mapping[str, Tensor] | None = None,
+        value_range: tuple[float, float] | None = None,
+        allow_private_urls: bool = True,
     ) -> Explanation:
         """Where did the model look, for these targets? LeGrad, arXiv:2404.03214.
 
@@ -287,6 +285,9 @@ class Explainer:
                 targets are worked off in chunks that fit; if memory runs out all the same, the chunks are halved.
             inputs: what the model takes beside the images, by name: tensors or arrays with one row per image, handed to
                 its forward pass, and to read-outs that have a parameter of that name.
+            value_range: (low, high), the values of images that become black and white, in the files' own units, such as
+                (0, 4095) or a window of Hounsfield units; default what a file declares.
+            allow_private_urls: False refuses URLs of local and private addresses, for services (docs/inputs.md).
 
         Returns:
             An ``Explanation``; its tensors are detached and on the CPU, in the order of the input.
@@ -299,17 +300,28 @@ class Explainer:
             FlatMapWarning: a map without contrast (returned as zeros).
         """
         request = checked_request(
-            self.anatomy, layers, readout, method, fit, null_target, null_threshold, keep_layers, memory
+            self.anatomy,
+            layers,
+            readout,
+            method,
+            fit,
+            null_target,
+            null_threshold,
+            keep_layers,
+            memory,
+            value_range,
         )
-        with self._undisturbed_model():
-            queue = self._queue(images, size, fit, request.kept_bytes)
+        with ordinary_tensors():
+            queue = self._queue(images, size, fit, request.value_range, allow_private_urls, request.kept_bytes)
+            targets, null_target = (downloaded(target, allow_private_urls) for target in (targets, null_target))
             side_inputs = SideInputs(inputs, len(queue), self.anatomy)
-            anatomy = side_inputs.bound(self.anatomy, [0])
-            resolver = Resolver(self._adapter, anatomy, len(queue), request.memory)
-            resolved, valid = resolver.resolve(targets, request.method.own_labels(anatomy, targets))
-            null = None if null_target is None else resolver.resolve_null(null_target)
+            with self._undisturbed_model():
+                anatomy = side_inputs.bound(self.anatomy, [0])
+                resolver = Resolver(self._adapter, anatomy, len(queue), request.memory)
+                resolved, valid = resolver.resolve(targets, request.method.own_labels(anatomy, targets))
+                null = None if null_target is None else resolver.resolve_null(null_target)
             question = Question(request, resolved if null is None else [*resolved, null], side_inputs)
-            explained, results = explain_queue(question, queue, self.anatomy, self._first_use)
+            explained, results = explain_queue(question, queue, self.anatomy, self._first_use, self._undisturbed_model)
             return assemble(
                 results,
                 explained,
@@ -334,6 +346,7 @@ class Explainer:
         keep_layers: bool = False,
         memory: Literal["auto"] | int = "auto",
         inputs: Mapping[str, Tensor] | None = None,
+        allow_private_urls: bool = True,
     ) -> Explanation:
         """Where in time and frequency did the model listen, for these targets?
 
@@ -341,8 +354,8 @@ class Explainer:
 
         Args:
             sounds: path, URL, waveform, (waveform, rate), a list of those, or spectrograms, as in ``explain``.
-            targets, layers, readout, method, null_target, null_threshold, keep_layers, memory, inputs: as in
-                ``explain``.
+            targets, layers, readout, method, null_target, null_threshold, keep_layers, memory, inputs,
+                allow_private_urls: as in ``explain``.
 
         Raises:
             UnsupportedModelError: the model has no audio tower, or none that is a transformer that we know.
@@ -365,25 +378,20 @@ class Explainer:
             keep_layers=keep_layers,
             memory=memory,
             inputs=inputs,
+            allow_private_urls=allow_private_urls,
         )
 
-    @contextlib.contextmanager
-    def _undisturbed_model(self) -> Iterator[None]:
-        """This thread's alone, in evaluation mode, without gradients.
+    def _undisturbed_model(self) -> Borrowing:
+        """A with-block with the model this thread's alone, in evaluation mode; used inside ``ordinary_tensors``.
 
-        Inference mode is left for the whole call: results made under it could not be used in training code. Copies of
-        the tower for other input sizes are made inside, from the tower in its evaluation mode.
+        Copies of the tower for other input sizes are made inside, from the tower in its evaluation mode. Files and URLs
+        are read outside, so that no thread waits for another's.
         """
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-            exclusive(self.anatomy.blocks[0]),
-            evaluation_mode(self.model),
-            evaluation_mode(self.anatomy.tower, self.anatomy.call_settings),
-        ):
-            yield
+        return Together(
+            lambda: exclusive(self.anatomy.blocks[0]),
+            lambda: evaluation_mode(self.model),
+            lambda: evaluation_mode(self.anatomy.tower, self.anatomy.call_settings),
+        )
 
-    def _queue(
-        self, images: Images, size: int | Sequence[int] | None, fit: str, kept_bytes: int | None = None
-    ) -> InputQueue:
-        return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, size, fit, kept_bytes)
+    def _queue(self, images: Images, *options: Any) -> InputQueue:
+        return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, *options)

@@ -13,11 +13,12 @@ from legrad.choices import FITS, READOUTS, check_choice
 from legrad.core.memory import check_memory
 from legrad.core.score import ResolvedTarget
 from legrad.errors import InputError
+from legrad.inputs import depth
 from legrad.inputs.originals import KEPT_BYTES
 from legrad.inputs.prepare import Input
 from legrad.models.adapter import AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
-from legrad.versions import installed
+from legrad.versions import version
 
 
 def check_device(device: Any) -> None:
@@ -50,6 +51,7 @@ class Request:
         null_threshold: of the null target, in [0, 1].
         keep_layers: keep the relevance of every layer too.
         memory: bytes, or "auto".
+        value_range: values of images that become black and white; None for what files declare.
     """
 
     method: methods.Method
@@ -59,6 +61,7 @@ class Request:
     null_threshold: float
     keep_layers: bool
     memory: Literal["auto"] | int
+    value_range: tuple[float, float] | None = None
 
     @property
     def kept_bytes(self) -> int:
@@ -76,9 +79,10 @@ class Request:
             "input_size": list(first.placement.input),
             "null_target": None if null is None else null.label_of(0),
             "null_threshold": self.null_threshold,
+            **({} if self.value_range is None else {"value_range": list(self.value_range)}),
             "device": str(anatomy.device),
             "dtype": str(anatomy.dtype).removeprefix("torch."),
-            "versions": installed("legrad", "torch", anatomy.library),
+            "versions": {name: version(name) or "unknown" for name in ("legrad", "torch", anatomy.library)},
         }
 
 
@@ -92,12 +96,14 @@ def checked_request(
     null_threshold: float,
     keep_layers: bool,
     memory: Literal["auto"] | int,
+    value_range: tuple[float, float] | None,
 ) -> Request:
     """The arguments of ``Explainer.explain``, checked.
 
     Args:
         anatomy: of the model's own size.
-        layers, readout, method, fit, null_target, null_threshold, keep_layers, memory: as of ``Explainer.explain``.
+        layers, readout, method, fit, null_target, null_threshold, keep_layers, memory, value_range: as of
+            ``Explainer.explain``.
 
     Raises:
         InputError: an argument that cannot be used.
@@ -113,4 +119,4 @@ def checked_request(
     readout_name = str(anatomy.default_readout) if readout == "auto" else readout
     if readout_name not in anatomy.readouts:
         raise InputError(f"this model has no {readout_name} read-out, only {', '.join(anatomy.readouts)}")
-    return Request(kind, blocks, readout_name, fit, null_threshold, keep_layers, memory)
+    return Request(kind, blocks, readout_name, fit, null_threshold, keep_layers, memory, depth.checked(value_range))

@@ -8,6 +8,7 @@ same unpacked, or torchvision's ``meta.bin``. Nothing is downloaded, unpacked or
 import importlib
 import io
 import tarfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from legrad.errors import InputError
 from legrad.inputs import images
 
 _DEVKIT = "ILSVRC2012_devkit_t12"
+_DEVKIT_BYTES = 100_000_000  # of one of its files, unpacked
 
 
 class ImageFolder:
@@ -80,6 +82,11 @@ class ImageFolder:
         """Paths below the folder of images."""
         return [name for name, _ in self._items]
 
+    def files(self, index: int) -> list[Path]:
+        """The files that decide about item ``index``."""
+        labels = [self._root / name for name in ("meta.bin", f"{_DEVKIT}.tar.gz")]
+        return [inside(self._images, self._items[index][0]), *filter(Path.is_file, labels)]
+
     def __getitem__(self, index: int) -> Sample:
         """Item ``index``, see ``Dataset``."""
         name, label = self._items[index]
@@ -132,14 +139,14 @@ def _devkit_file(root: Path, name: str) -> bytes:
     inner = f"{_DEVKIT}/data/{name}"
     archive = root / f"{_DEVKIT}.tar.gz"
     try:
-        if (root / inner).is_file():
+        if (root / inner).is_file() and (root / inner).stat().st_size <= _DEVKIT_BYTES:
             return (root / inner).read_bytes()
         if archive.is_file():
             with tarfile.open(archive) as tar:
                 member = tar.extractfile(inner)
-                if member is not None:
+                if member is not None and tar.getmember(inner).size <= _DEVKIT_BYTES:
                     return member.read()
-    except (OSError, tarfile.TarError, KeyError) as error:
+    except (OSError, tarfile.TarError, KeyError, EOFError, zlib.error) as error:
         raise InputError(f"{root}: cannot read {inner} of the devkit: {error}") from error
     raise InputError(
         f"{root} holds images without class folders; their labels are in {_DEVKIT}.tar.gz (or unpacked, or as "

@@ -1,5 +1,6 @@
 """Reading image transforms: where a transform moves pixels, and how it normalises them."""
 
+from collections.abc import Callable
 from types import FunctionType, SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,6 +9,9 @@ from torch import Tensor
 
 from legrad.errors import InputError
 from legrad.inputs.geometry import Placement, Size, pair
+
+MakeTransform = Callable[[Size | None, str], Any]
+"""(size or None, fit) -> a transform of one image."""
 
 
 def _resize(placement: Placement, step: Any) -> Placement:
@@ -103,7 +107,7 @@ def follow(transform: Any, original: Size) -> Placement:
         elif name not in _COLOUR:
             raise InputError(
                 f"cannot follow the transform step {name}: known are {', '.join([*_STEPS, *sorted(_COLOUR)])}. "
-                "Preprocess yourself and pass a float tensor (batch, 3, height, width)"
+                "Preprocess yourself and pass a float tensor (batch, channels, height, width)"
             )
     return placement
 
@@ -116,3 +120,16 @@ def normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
         if type(step).__name__ in ("Normalize", "ImageClassification"):
             return torch.as_tensor(step.mean).flatten().float(), torch.as_tensor(step.std).flatten().float()
     return None
+
+
+def own_or_library(transform: Any, library_transform: MakeTransform | None) -> MakeTransform:
+    """A user's transform where nothing is asked of it, else the library's."""
+
+    def make_transform(size: Size | None, fit: str) -> Any:
+        if size is None and fit == "model":
+            return transform
+        if library_transform is None:
+            raise InputError("with your own transform only size=None and fit='model' are possible")
+        return library_transform(size, fit)
+
+    return make_transform

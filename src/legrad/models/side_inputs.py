@@ -5,7 +5,7 @@ function has a parameter for: ``Readout(lambda tokens, meta: head(torch.cat([poo
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -43,13 +43,6 @@ class SideInputs:
         indices = list(rows)
         moved = {name: tensor[indices].to(anatomy.device) for name, tensor in self._inputs.items()}
         return _bound(anatomy, moved)
-
-    def bound_in_order(self, pieces: Iterable[tuple[ViTAnatomy, Tensor]]) -> Iterator[tuple[ViTAnatomy, Tensor]]:
-        """Anatomies and batches of all images in their order, each anatomy with the side inputs of its batch."""
-        start = 0
-        for anatomy, batch in pieces:
-            yield self.bound(anatomy, range(start, start + len(batch))), batch
-            start += len(batch)
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,7 +3,6 @@
 Doubtful are maps without contrast, and maps that do not depend on the target.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from legrad import relevance
 from legrad.core.score import ResolvedTarget
-from legrad.errors import FlatMapWarning
+from legrad.errors import FlatMapWarning, warn
 from legrad.inputs import geometry
 from legrad.inputs.originals import shown_again
 from legrad.inputs.prepare import Input
@@ -24,7 +23,7 @@ _INDEPENDENT = 0.99  # correlation with other targets' maps above which a map do
 _FLAT = 1e-6  # a spread this small, relative to the largest value, is rounding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PassResult:
     """The result of one pass over images of one size.
 
@@ -45,7 +44,7 @@ class PassResult:
     scores: Sequence[ResolvedTarget]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Maps:
     """Maps of one pass, merged over layers, without the null target.
 
@@ -172,18 +171,16 @@ def _padded(parts: list[Tensor]) -> Tensor:
 def _warn(flat: Tensor, independent: Tensor, valid: Tensor, inputs: Sequence[Input], labels: list[list[str]]) -> None:
     if bool(flat.any()):
         image, target = flat.nonzero()[0].tolist()
-        warnings.warn(
+        warn(
             f"{int(flat.sum())} maps are flat and returned as zeros, the first for {inputs[image].name}, target "
             f"{labels[image][target]!r}: no patch matters for this score in the chosen layers",
             FlatMapWarning,
-            stacklevel=4,
         )
     if bool(independent.any()):
-        warnings.warn(
+        warn(
             f"{int(independent.sum())} of {int(valid.sum())} maps hardly depend on the target (correlation above "
             f"{_INDEPENDENT} with the mean of the others or the null map); see Explanation.prompt_independent",
             UserWarning,
-            stacklevel=4,
         )
 
 

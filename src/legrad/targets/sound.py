@@ -16,7 +16,7 @@ from legrad.core import state
 from legrad.core.finite import nonfinite_weight
 from legrad.core.memory import ran_out
 from legrad.errors import InputError, LeGradError
-from legrad.inputs import sounds, urls
+from legrad.inputs import images, sounds, urls
 from legrad.models.adapter import AudioEncoder
 from legrad.targets.kinds import Audio
 
@@ -78,9 +78,11 @@ def _check(target: Audio, sources: Sequence[Any]) -> None:
     if not sources:
         raise InputError("legrad.Audio got an empty list; give at least one sound")
     for name, seconds in (("start", target.start), ("end", 0.0 if target.end is None else target.end)):
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float | np.number):
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float | np.integer | np.floating):
             raise InputError(f"legrad.Audio: {name} is a number of seconds, as in {name}=0.5, got {shown(seconds)}")
-    if target.rate is not None and all(isinstance(source, str | os.PathLike | tuple) for source in sources):
+    if target.rate is not None and all(
+        isinstance(source, str | os.PathLike | tuple | urls.Download) for source in sources
+    ):
         raise InputError(
             f"legrad.Audio: rate={target.rate!r} is for waveforms; files and (waveform, rate) bring their own, leave "
             "it out"
@@ -111,8 +113,10 @@ def _name(sources: Sequence[Any]) -> str:
 
 def _names(sources: Sequence[Any]) -> Iterator[str]:
     for source in sources:
-        if urls.is_url(source) or isinstance(source, str | os.PathLike):
-            yield PurePath(os.fspath(source)).name
+        if isinstance(source, urls.Download):
+            yield PurePath(source.name).name
+        elif isinstance(source, str | os.PathLike):
+            yield PurePath(urls.shown(images.path_of(source))).name
 
 
 def _span(target: Audio) -> str:
