@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,7 +15,8 @@ from legrad.core.memory import Budget, images_per_forward, ran_out
 from legrad.core.planning import Shortcuts
 from legrad.core.score import Function, PerImage, ResolvedTarget
 from legrad.core.streaming import Explained, explain_batch
-from legrad.core.truth import with_raw_features
+from legrad.core.truth import final_answer, with_raw_features
+from legrad.core.undo import Borrowing
 from legrad.errors import InputError, TruthCheckError
 from legrad.inputs.prepare import Input, InputQueue, by_size, stack
 from legrad.methods import registry
@@ -25,7 +26,7 @@ from legrad.request import Request
 from legrad.results.assemble import PassResult
 
 WINDOW = 256  # images that are ready at once; as many more are being read meanwhile
-_GIVEN_UP = torch.empty(0)
+_GIVEN_UP = torch.empty(0, device="cpu")
 
 
 class Question:
@@ -46,8 +47,8 @@ class Question:
         """What may be computed in closed form for inputs like the first one, image ``row`` of the call.
 
         Raises:
-            TruthCheckError: the model is not what its anatomy says.
-            InputError: the model's own output holds NaN or infinite values.
+            TruthCheckError: the model is not what its anatomy says, or its own output holds NaN.
+            InputError: the input is so far out of range that the output holds NaN.
         """
         batch = stack([first], anatomy.device, anatomy.dtype)
         bound = self._side_inputs.bound(anatomy, [row])
@@ -57,7 +58,7 @@ class Question:
             check_output(bound, batch)  # NaN is told where it comes from
             raise
         # a block may look plain for one row of side inputs, and not for the next
-        return Shortcuts(token_spans=shortcuts.token_spans) if self._side_inputs.names else shortcuts
+        return Shortcuts() if bound.side_inputs else shortcuts
 
     def results(
         self, anatomy: ViTAnatomy, inputs: Sequence[Input], members: Sequence[int], shortcuts: Shortcuts
@@ -173,7 +174,7 @@ def explain_queue(
     queue: InputQueue,
     anatomy: ViTAnatomy,
     first_use: FirstUse,
-    model_alone: Callable[[], contextlib.AbstractContextManager[None]],
+    undisturbed_model: Callable[[], Borrowing],
 ) -> tuple[list[Input], list[PassResult]]:
     """Read and explain; while a device works on one window of images, the CPU prepares the next.
 
@@ -181,8 +182,8 @@ def explain_queue(
         question: what the call computes.
         queue: its images.
         anatomy: of the model's own size.
-        first_use: of the model, with these names of side inputs.
-        model_alone: locks the model and prepares it, while a window of images is explained; not while they are read.
+        first_use: of the model.
+        undisturbed_model: this thread's alone; files and URLs are read outside.
 
     Returns:
         The inputs, whose tensors are given up once they are explained, and the results of all passes.
@@ -193,7 +194,7 @@ def explain_queue(
         for window in windows:
             start = len(inputs)
             inputs += window
-            with model_alone():
+            with undisturbed_model():
                 for input_size, members in by_size(inputs, start).items():
                     at_size = anatomy.at(input_size)
                     shortcuts = question.shortcuts(at_size, inputs[members[0]], members[0], first_use)
@@ -203,13 +204,36 @@ def explain_queue(
     return inputs, results
 
 
-def plain_batches(anatomy: ViTAnatomy, window: Tensor | Sequence[Input]) -> Iterator[tuple[ViTAnatomy, Tensor]]:
-    """Inputs in batches that fit one plain forward pass, each with the anatomy for its size; the order stays.
+def final_answers(
+    anatomy: ViTAnatomy,
+    windows: Iterable[Tensor | Sequence[Input]],
+    side_inputs: SideInputs,
+    undisturbed_model: Callable[[], Borrowing],
+) -> Tensor:
+    """The model's own final answers.
 
     Args:
         anatomy: of the model's own size.
-        window: tensor input that is checked, see ``inputs.tensors.checked_tensor``, on any device; or prepared inputs.
+        windows: tensors, checked by ``inputs.tensors.checked_tensor`` and on any device, or prepared inputs.
+        side_inputs: of all of them.
+        undisturbed_model: this thread's alone; files and URLs are read outside.
+
+    Returns:
+        (images, features) on the CPU.
     """
+    answers: list[Tensor] = []
+    start = 0
+    for window in windows:
+        with undisturbed_model():
+            for at_size, batch in _batches(anatomy, window):
+                bound = side_inputs.bound(at_size, range(start, start + len(batch)))
+                answers.append(final_answer(bound, bound.run(batch)).cpu())
+                start += len(batch)
+    return torch.cat(answers)
+
+
+def _batches(anatomy: ViTAnatomy, window: Tensor | Sequence[Input]) -> Iterator[tuple[ViTAnatomy, Tensor]]:
+    """In the order of the window, as many as fit one plain forward pass, each batch with the anatomy for its size."""
     if isinstance(window, Tensor):
         sides = tuple(window.shape[-2:])
         if len(anatomy.shape) == 1:  # waveforms have one row of patches
@@ -221,7 +245,7 @@ def plain_batches(anatomy: ViTAnatomy, window: Tensor | Sequence[Input]) -> Iter
             yield at_size, part.to(at_size.device, at_size.dtype)
         return
     for size, neighbours in itertools.groupby(window, key=lambda item: item.placement.input):
-        at_size, rest = anatomy.at(size), list(neighbours)
+        at_size, members = anatomy.at(size), list(neighbours)
         count = images_per_forward(at_size)
-        for first in range(0, len(rest), count):
-            yield at_size, stack(rest[first : first + count], at_size.device, at_size.dtype)
+        for first in range(0, len(members), count):
+            yield at_size, stack(members[first : first + count], at_size.device, at_size.dtype)

@@ -11,6 +11,7 @@ from legrad.core import state
 from legrad.core.memory import block_bytes
 from legrad.core.positions import no_position_check, position_check, random_input
 from legrad.core.truth import truth_check
+from legrad.core.undo import guarded
 from legrad.errors import InputError, LeGradError
 from legrad.explainer import Explainer
 from legrad.inputs import geometry
@@ -54,6 +55,7 @@ class Report:
         self.findings.append(Finding(what, value, good))
 
 
+@guarded
 def examine(explainer: Explainer, size: int | Sequence[int] | None = None, seed: int = 0) -> Report:
     """Facts and checks of a model.
 

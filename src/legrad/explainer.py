@@ -1,8 +1,7 @@
 """``load`` and ``wrap`` a model, ``explain`` images: the steps in order."""
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -10,23 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from legrad import methods
-from legrad.batches import WINDOW, Question, explain_queue, plain_batches
+from legrad.batches import WINDOW, Question, explain_queue, final_answers
 from legrad.checks import first_line, shown
 from legrad.choices import FITS, Fit, ReadoutName, check_choice
 from legrad.core.first_use import FirstUse
 from legrad.core.memory import check_memory, ran_out
 from legrad.core.state import evaluation_mode, exclusive
-from legrad.core.truth import final_answer
+from legrad.core.undo import Borrowing, Together, guarded
 from legrad.deprecation import renamed_arguments, renamed_fields
 from legrad.errors import InputError, UnsupportedModelError
-from legrad.inputs import depth, transforms
-from legrad.inputs.prepare import Images, InputQueue, Inputs, sources
+from legrad.inputs import transforms
+from legrad.inputs.prepare import Images, Input, InputQueue, Inputs, sources
 from legrad.inputs.tensors import checked_tensor, ordinary_tensors
 from legrad.models import registry
-from legrad.models.adapter import Adapter, AudioEncoder, with_audio_encoder
+from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
 from legrad.models.side_inputs import SideInputs
-from legrad.request import checked_request
+from legrad.request import check_device, check_parts, checked_request
 from legrad.results.assemble import assemble
 from legrad.results.explanation import Explanation
 from legrad.targets.downloads import downloaded
@@ -49,6 +48,8 @@ def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype
         InputError: an unknown name, or weights that cannot be loaded (for instance without a network).
         UnsupportedModelError: the name is no plain vision transformer.
     """
+    if device is not None:
+        check_device(device)
     return Explainer(registry.load(name, device, dtype))
 
 
@@ -78,11 +79,7 @@ def wrap(
         UnsupportedModelError: a model that is not known and comes without an anatomy.
         InputError: labels that are no names for the model's logits, or audio_encoder for a classifier.
     """
-    for name, value, kind in (("anatomy", anatomy, ViTAnatomy), ("audio_encoder", audio_encoder, AudioEncoder)):
-        if value is not None and not isinstance(value, kind):
-            raise InputError(f"{name} is a legrad.{kind.__name__}, got {shown(value)}")
-    if anatomy is not None and not isinstance(model, nn.Module):
-        raise InputError(f"model is a torch.nn.Module, got {shown(model)}")
+    check_parts(model, transform, tokenizer, anatomy, audio_encoder)
     adapter = registry.adapt(model) if anatomy is None else Adapter(model, anatomy)
     adapter, transform, tokenizer = registry.tools(adapter, transform, tokenizer)
     if tokenizer is not None:
@@ -92,7 +89,12 @@ def wrap(
     if labels is not None:
         adapter = replace(adapter, labels=class_names(labels, adapter.anatomy))
     if audio_encoder is not None:
-        adapter = with_audio_encoder(adapter, audio_encoder)
+        if adapter.anatomy.output == "logits":
+            raise InputError(
+                f"audio_encoder is for models that embed images and sounds in one space; {type(model).__name__} is a "
+                "classifier, whose output is logits: leave audio_encoder out, or wrap a model with an embedding"
+            )
+        adapter = replace(adapter, audio_encoder=audio_encoder)
     return Explainer(adapter, own_anatomy=anatomy is not None)
 
 
@@ -106,9 +108,7 @@ class Explainer:
 
     def __init__(self, adapter: Adapter, own_anatomy: bool = False) -> None:
         self._adapter = adapter
-        self._own_anatomy = own_anatomy
         self._first_use = FirstUse(adapter.anatomy, check_positions=own_anatomy)
-        self._first_uses: dict[tuple[str, ...], FirstUse] = {}
 
     def __repr__(self) -> str:
         return f"Explainer({self._name}, {self.anatomy!r})"
@@ -143,9 +143,10 @@ class Explainer:
         Raises:
             InputError: no such device.
         """
+        check_device(device)
         try:
-            self.model.to(torch.device(device))
-        except (RuntimeError, TypeError, AssertionError) as error:
+            self.model.to(device)
+        except (RuntimeError, AssertionError) as error:
             if ran_out(error):
                 raise
             raise InputError(f"the model cannot be moved to {shown(device)}: {first_line(error)}") from error
@@ -155,6 +156,7 @@ class Explainer:
 
     # -- the steps ------------------------------------------------------------------------------------------------
 
+    @guarded
     def prepare(
         self,
         images: Images,
@@ -176,8 +178,9 @@ class Explainer:
         """
         check_choice("fit", fit, FITS)
         with ordinary_tensors():
-            return Inputs(next(self._queue(images, size, fit, None, value_range, allow_private_urls).windows()))
+            return Inputs(next(self._queue(images, size, fit, value_range, allow_private_urls).windows()))
 
+    @guarded
     def embed(
         self, targets: Targets, memory: Literal["auto"] | int = "auto", allow_private_urls: bool = True
     ) -> EmbeddedTargets:
@@ -197,11 +200,12 @@ class Explainer:
         if any(isinstance(target, list) for target in as_list(targets)):
             raise InputError("embed takes targets for all images; give explain a list of lists")
         targets = downloaded(targets, allow_private_urls)
-        with self._undisturbed_model():
+        with ordinary_tensors(), self._undisturbed_model():
             resolved, _ = Resolver(self._adapter, self.anatomy, 0, check_memory(memory)).resolve(targets)
         origin = Origin(self._name, self.model, self.anatomy.tower)
         return EmbeddedTargets(tuple(replace(target, origin=origin) for target in resolved))
 
+    @guarded
     def predict(
         self,
         images: Images,
@@ -222,25 +226,20 @@ class Explainer:
             InputError: an argument or image that cannot be used.
         """
         check_choice("fit", fit, FITS)
-        answers: list[Tensor] = []
         with ordinary_tensors():
-            windows: Iterator[Any]
+            windows: Iterable[Tensor | Sequence[Input]]
             if isinstance(images, Tensor) and images.ndim == len(self.anatomy.shape) + 1:
-                count, windows = len(images), iter([checked_tensor(images, self.anatomy, size, fit)])
+                tensor = checked_tensor(images, self.anatomy, size, fit)
+                count, windows = len(tensor), [tensor]
             else:
-                queue = self._queue(images, size, fit, 0)
+                queue = self._queue(images, size, fit, None, True, 0)
                 count, windows = len(queue), queue.windows(WINDOW)
             side_inputs = SideInputs(inputs, count, self.anatomy)
-            for window in windows:
-                with self._undisturbed_model():
-                    for anatomy, batch in plain_batches(self.anatomy, window):
-                        start = sum(map(len, answers))
-                        bound = side_inputs.bound(anatomy, range(start, start + len(batch)))
-                        answers.append(final_answer(bound, bound.run(batch)).cpu())
-        return torch.cat(answers)
+            return final_answers(self.anatomy, windows, side_inputs, self._undisturbed_model)
 
     # -- the public call ------------------------------------------------------------------------------------------
 
+    @guarded
     def explain(
         self,
         images: Images,
@@ -287,7 +286,7 @@ class Explainer:
             inputs: what the model takes beside the images, by name: tensors or arrays with one row per image, handed to
                 its forward pass, and to read-outs that have a parameter of that name.
             value_range: (low, high), the values of images that become black and white, in the files' own units, such as
-                (0, 4095) or a window of Hounsfield units; default what a file declares (docs/inputs.md).
+                (0, 4095) or a window of Hounsfield units; default what a file declares.
             allow_private_urls: False refuses URLs of local and private addresses, for services (docs/inputs.md).
 
         Returns:
@@ -301,10 +300,19 @@ class Explainer:
             FlatMapWarning: a map without contrast (returned as zeros).
         """
         request = checked_request(
-            self.anatomy, layers, readout, method, fit, null_target, null_threshold, keep_layers, memory
+            self.anatomy,
+            layers,
+            readout,
+            method,
+            fit,
+            null_target,
+            null_threshold,
+            keep_layers,
+            memory,
+            value_range,
         )
         with ordinary_tensors():
-            queue = self._queue(images, size, fit, request.kept_bytes, value_range, allow_private_urls)
+            queue = self._queue(images, size, fit, request.value_range, allow_private_urls, request.kept_bytes)
             targets, null_target = (downloaded(target, allow_private_urls) for target in (targets, null_target))
             side_inputs = SideInputs(inputs, len(queue), self.anatomy)
             with self._undisturbed_model():
@@ -313,8 +321,7 @@ class Explainer:
                 resolved, valid = resolver.resolve(targets, request.method.own_labels(anatomy, targets))
                 null = None if null_target is None else resolver.resolve_null(null_target)
             question = Question(request, resolved if null is None else [*resolved, null], side_inputs)
-            first_use = self._first_use_with(side_inputs.names)
-            explained, results = explain_queue(question, queue, self.anatomy, first_use, self._undisturbed_model)
+            explained, results = explain_queue(question, queue, self.anatomy, self._first_use, self._undisturbed_model)
             return assemble(
                 results,
                 explained,
@@ -324,7 +331,7 @@ class Explainer:
                 same_for_all_targets=not request.method.targets,
                 layers=request.layers,
                 axes=self.anatomy.axes,
-                settings=request.settings(self._name, self.anatomy, explained[0], null) | depth.setting(value_range),
+                settings=request.settings(self._name, self.anatomy, explained[0], null),
             )
 
     def explain_audio(
@@ -347,8 +354,8 @@ class Explainer:
 
         Args:
             sounds: path, URL, waveform, (waveform, rate), a list of those, or spectrograms, as in ``explain``.
-            targets, layers, readout, method, null_target, null_threshold, keep_layers, memory, inputs: as in
-                ``explain``, and ``allow_private_urls``.
+            targets, layers, readout, method, null_target, null_threshold, keep_layers, memory, inputs,
+                allow_private_urls: as in ``explain``.
 
         Raises:
             UnsupportedModelError: the model has no audio tower, or none that is a transformer that we know.
@@ -374,26 +381,17 @@ class Explainer:
             allow_private_urls=allow_private_urls,
         )
 
-    @contextlib.contextmanager
-    def _undisturbed_model(self) -> Iterator[None]:
-        """This thread's alone, in evaluation mode, without gradients.
+    def _undisturbed_model(self) -> Borrowing:
+        """A with-block with the model this thread's alone, in evaluation mode; used inside ``ordinary_tensors``.
 
         Copies of the tower for other input sizes are made inside, from the tower in its evaluation mode. Files and URLs
         are read outside, so that no thread waits for another's.
         """
-        with (
-            ordinary_tensors(),
-            exclusive(self.anatomy.blocks[0]),
-            evaluation_mode(self.model),
-            evaluation_mode(self.anatomy.tower, self.anatomy.call_settings),
-        ):
-            yield
+        return Together(
+            lambda: exclusive(self.anatomy.blocks[0]),
+            lambda: evaluation_mode(self.model),
+            lambda: evaluation_mode(self.anatomy.tower, self.anatomy.call_settings),
+        )
 
     def _queue(self, images: Images, *options: Any) -> InputQueue:
         return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, *options)
-
-    def _first_use_with(self, names: tuple[str, ...]) -> FirstUse:
-        """The truth check's results for calls with side inputs of these names."""
-        if not names:
-            return self._first_use
-        return self._first_uses.setdefault(names, FirstUse(self.anatomy, self._own_anatomy))

@@ -1,8 +1,10 @@
 """Arrays in, images out: overlays, figures, animations. No global state, no window."""
 
+import contextlib
 import io
 import math
 import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,15 +64,17 @@ def uneven_ticks(centres: "Sequence[float]") -> list[tuple[float, str]]:
 
 def load_matplotlib() -> Any:
     """Import matplotlib, which an unknown backend in the environment would prevent: nothing here needs one."""
+    if "matplotlib" in sys.modules:
+        return sys.modules["matplotlib"]
+    backend = os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib
-    except ValueError:
-        backend = os.environ.pop("MPLBACKEND", None)
-        try:
-            import matplotlib
-        finally:
-            if backend is not None:
-                os.environ["MPLBACKEND"] = backend
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
     return matplotlib
 
 

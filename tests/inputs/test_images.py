@@ -504,6 +504,9 @@ def test_expand_of_a_folder_that_may_not_be_read(folder, monkeypatch):
         list(images.expand([str(folder)]))
 
 
+# -- names of results ---------------------------------------------------------------------------------------------
+
+
 @pytest.mark.skipif(os.name == "nt", reason="names there are not bytes")
 def test_a_file_name_that_is_no_utf8(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from legrad.bench.benchmark import Benchmark
+from legrad.bench.code import code_digest
+from legrad.bench.content import Contents
 from legrad.bench.journal import Journal, Key
 from legrad.bench.model import ModelUnderTest
 from legrad.bench.result import Result, finite, summarise
 from legrad.bench.variants import Variant
+from legrad.checks import check_count
 from legrad.datasets import Dataset, Sample
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.names import slug
@@ -91,6 +94,7 @@ def run(
         InputError: unknown methods, unusable data or folder; with ``strict`` any problem.
     """
     _check_methods(methods)
+    check_count("seed", seed, 0)
     keys = _unique_keys(data)
     progress = progress or Progress()
     for line in data.facts.get("problems", ()):
@@ -99,18 +103,17 @@ def run(
         progress.problem(f"{data.name}: {line}")
     benchmark.prepare(model, data)
     described = describe(benchmark, model, data, seed)
-    present = set(keys)
     with Journal(out / f"{benchmark.name}.jsonl") as journal:
         work = _Run(benchmark, model, data, keys, list(methods), limits, seed, strict, progress, clock, journal)
         work.settings = digest(described)
+        work.check_records()
         try:
             work.all_items()
         finally:  # an interrupted run leaves a result of what there is
             result = summarise(
                 benchmark,
                 described,
-                # an image that failed and was taken out of the data since is no problem of it
-                [record for record in journal.of(work.settings) if "scores" in record or record["key"] in present],
+                [record for record in journal.of(work.settings) if work.is_current(record)],
                 methods=methods,
                 unsupported=work.unsupported,
                 cuts=work.cuts,
@@ -133,6 +136,7 @@ def describe(benchmark: Benchmark, model: ModelUnderTest, data: Dataset, seed: i
         "data": {"name": data.name, **data.facts},
         "seed": seed,
         "legrad": legrad.__version__,
+        "code": code_digest(),
     }
 
 
@@ -186,6 +190,7 @@ class _Run:
         failures: method -> problems of the items that failed at their first try.
         working: methods that have measured an item, in this call or before.
         tried: (method, key) of the items that earlier calls measured, or tried to.
+        contents: what the items are made of.
     """
 
     benchmark: Benchmark
@@ -207,6 +212,50 @@ class _Run:
     failures: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     working: set[str] = field(default_factory=set)
     tried: set[tuple[str, str]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.contents = Contents(self.data)
+        self._indices = {key: index for index, key in enumerate(self.keys)}
+
+    def check_records(self) -> None:
+        """Look at what earlier runs measured.
+
+        Raises:
+            InputError: scores that are none of this benchmark's.
+        """
+        records = [record for record in self.journal.of(self.settings) if "scores" in record]
+        timeless = next((record for record in records if "seconds" not in record), None)
+        if timeless is not None:
+            raise self.journal.damaged(timeless, "no 'seconds'")
+        if records and self._why_useless([record["scores"] for record in records]):
+            for record in records:
+                why = self._why_useless([record["scores"]])
+                if why:
+                    raise self.journal.damaged(record, why)
+        changed = {record["key"] for record in records if not self.is_current(record)} & self._indices.keys()
+        if changed:
+            self.progress.problem(
+                f"{self.data.name}: {len(changed)} items have changed since they were measured, such as "
+                f"{min(changed)}; they are measured again"
+            )
+
+    def _why_useless(self, items: list[dict[str, Any]]) -> str:
+        """What is wrong with scores, or ""."""
+        try:
+            for metric in self.benchmark.metrics.values():
+                metric.statistic(items)(np.ones(len(items)))
+        except Exception as error:  # whatever arithmetic makes of them
+            return _line(error)
+        return ""
+
+    def is_current(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record is of an item that the data has, as it is now."""
+        index = self._indices.get(record["key"])
+        return index is not None and ("scores" not in record or record.get("content", "") == self.contents[index])
+
+    def _is_done(self, index: int, method: str) -> bool:
+        key = Key(self.keys[index], method, self.settings)
+        return self.journal.has(key) and self.journal.done(key, self.contents[index])
 
     def all_items(self) -> None:
         """Batch by batch, every method on the same samples; each batch is on disk before the next one starts."""
@@ -255,7 +304,7 @@ class _Run:
             if method in self.unsupported:
                 continue
             within = batch[: max(0, allowed[method] - first)]
-            new = [i for i in within if not self.journal.done(Key(self.keys[i], method, self.settings))]
+            new = [i for i in within if not self._is_done(i, method)]
             self.progress.advanced(len(within) - len(new))
             if new:
                 pending[method] = new
@@ -323,7 +372,10 @@ class _Run:
         samples, records = {}, []
         for index in sorted({index for indices in pending.values() for index in indices}):
             try:
-                samples[index] = self.data[index]
+                sample = self.data[index]
+                if sample.key != self.keys[index]:
+                    raise InputError(f"{self.data.name} calls it {sample.key!r}, its keys() {self.keys[index]!r}")
+                samples[index] = sample
             except Exception as error:
                 line = self._problem(self.keys[index], error)
                 records += [
@@ -359,7 +411,13 @@ class _Run:
         ]
 
     def _record(self, key: str, method: str, **content: Any) -> dict[str, Any]:
-        return {"key": key, "method": method, "settings": self.settings, **content}
+        return {
+            "key": key,
+            "method": method,
+            "settings": self.settings,
+            "content": self.contents[self._indices[key]],
+            **content,
+        }
 
     def _problem(self, where: str, error: Exception) -> str:
         """Report an item that failed, in one line; raise it if the run is strict."""

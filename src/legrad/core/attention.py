@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from legrad.errors import UnsupportedModelError
 from legrad.relevance import attention_gradient
@@ -80,6 +80,11 @@ class AttentionTap(TorchFunctionMode):
         self._kind = kind
         self._verify = verify
         self._differentiate = differentiate
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave the mode, once: an interrupt may have come after an earlier attempt."""
+        if self in _get_current_function_mode_stack():
+            super().__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from legrad.core.attention import (
     Attention,
@@ -33,6 +32,7 @@ from legrad.core.attention import (
     ValuesTap,
     WholeTap,
 )
+from legrad.core.undo import Borrowing, Hook, Hooks
 from legrad.errors import TruthCheckError
 
 # The pass whose hooks answer in this thread, or none: ``visit`` may run the model again.
@@ -53,7 +53,8 @@ def has_foreign_hooks(block: nn.Module) -> bool:
 
 def _only_observes(hook: Callable[..., Any]) -> bool:
     """Whether a hook is ours and changes nothing; the pass around this one, or another thread's, may have set it."""
-    return getattr(hook, "__func__", None) is StreamingForward.record_call
+    function = hook.function if isinstance(hook, Hook) else hook
+    return getattr(function, "__func__", None) is StreamingForward.record_call
 
 
 def _detached(output: Any, copy: bool = False) -> Any:
@@ -77,7 +78,7 @@ def _first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()))
 
 
-class StreamingForward:
+class StreamingForward(Borrowing):
     """One forward pass of the vision tower that visits the chosen blocks as they finish.
 
     Use it once, inside ``state.evaluation_mode``. Only the calling thread's forward is seen, and not those that
@@ -109,6 +110,8 @@ class StreamingForward:
         self._runs = dict.fromkeys(sorted({*self._layers, self._last}), 0)
         self._last_output: Any = None
         self._open_taps: list[AttentionTap] = []
+        self._hooks = Hooks()
+        self._enclosing_pass = getattr(_session, "current", None)
 
     def run(self, forward: Callable[[], Tensor]) -> tuple[Tensor, Any]:
         """Run the model.
@@ -122,42 +125,39 @@ class StreamingForward:
         Raises:
             TruthCheckError: a chosen block did not run, or ran more than once.
         """
-        enclosing_pass = getattr(_session, "current", None)
-        handles: list[RemovableHandle] = []
-        try:
-            for handle in self._registered():
-                handles.append(handle)
+        with self, self._hooks:
+            self._register()
             _session.current = self
             output = forward()
-        finally:
-            _session.current = enclosing_pass
-            for handle in handles:
-                handle.remove()
-            while self._open_taps:  # an exception ended a block early
-                self._open_taps.pop().__exit__(None, None, None)
         _require_one_run(self._blocks, self._runs)
         return output, self._last_output
 
-    def _registered(self) -> Iterator[RemovableHandle]:
-        """Register the hooks, one at a time."""
+    def give_back(self) -> None:
+        """Nothing of this pass is running any more."""
+        _session.current = self._enclosing_pass
+        while self._open_taps:  # an exception ended a block early
+            self._open_taps[-1].__exit__(None, None, None)
+            self._open_taps.pop()
+
+    def _register(self) -> None:
         watched_modules: dict[int, nn.Module] = {}
         for layer in self._runs:
             block = self._blocks[layer]
             if self._tap and layer in self._layers:
-                yield block.register_forward_pre_hook(partial(self._enter, layer))
+                self._hooks.before(block, partial(self._enter, layer))
                 leaves = [module for module in block.modules() if not list(module.children())] if self._verify else []
                 # blocks may share modules
                 watched_modules.update({id(module): module for module in self._watched.get(layer, leaves)})
             # prepended, so that the user's own hooks see detached outputs and run without gradients
-            yield block.register_forward_hook(partial(self._leave, layer), prepend=True)
+            self._hooks.after(block, partial(self._leave, layer), prepend=True)
         for module in watched_modules.values():
-            yield module.register_forward_hook(self.record_call)
+            self._hooks.after(module, self.record_call)
 
     def _is_running(self) -> bool:
         """Whether this thread runs the model for this pass, and not for one that ``visit`` started."""
         return getattr(_session, "current", None) is self
 
-    def _enter(self, layer: int, module: nn.Module, args: Any) -> None:
+    def _enter(self, layer: int, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Hook in front of a block."""
         if not self._is_running():
             return
@@ -183,8 +183,9 @@ class StreamingForward:
         self._runs[layer] += 1
         calls: list[AttentionCall] = []
         if self._tap and layer in self._layers:
-            tap = self._open_taps.pop()
+            tap = self._open_taps[-1]
             tap.__exit__(None, None, None)
+            self._open_taps.pop()
             calls = tap.calls
         keep = layer == self._last
         try:
@@ -214,22 +215,15 @@ def record(blocks: Sequence[nn.Module]) -> Iterator[list[Any]]:
     """The detached outputs of all blocks of the forward passes that this thread runs inside."""
     outputs: list[Any] = [None] * len(blocks)
     thread = threading.get_ident()
-    handles: list[RemovableHandle] = []
 
-    def keep(index: int) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if threading.get_ident() == thread:
-                outputs[index] = _detached(output)
+    def keep(index: int, module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == thread:
+            outputs[index] = _detached(output)
 
-        return hook
-
-    try:
+    with Hooks() as hooks:
         for index, block in enumerate(blocks):
-            handles.append(block.register_forward_hook(keep(index), prepend=True))
+            hooks.after(block, partial(keep, index), prepend=True)
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def block_input(run: Callable[[], Tensor], block: nn.Module) -> Any:
@@ -241,11 +235,9 @@ def block_input(run: Callable[[], Tensor], block: nn.Module) -> Any:
         if threading.get_ident() == thread:
             inputs.append(_detached(_first_argument(args, kwargs)))
 
-    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with Hooks() as hooks:
+        hooks.before(block, hook)
         run()
-    finally:
-        handle.remove()
     return inputs[0]
 
 
@@ -294,15 +286,10 @@ def forward_with_graph(
     """
     tap = WholeTap(kind, replacements or {}, attend)
     recorder = _GraphRecorder(blocks, tap)
-    handles: list[RemovableHandle] = []
-    try:
-        for handle in recorder.registered(cut):
-            handles.append(handle)
+    with Hooks() as hooks:
+        recorder.register(hooks, cut)
         with torch.no_grad(), tap:
             output = run()
-    finally:
-        for handle in handles:
-            handle.remove()
     return recorder.graph(output)
 
 
@@ -317,14 +304,14 @@ class _GraphRecorder:
         self._spans: list[slice] = [slice(0)] * len(blocks)
         self._thread = threading.get_ident()
 
-    def registered(self, cut: Callable[[nn.Module], bool] | None) -> Iterator[RemovableHandle]:
-        """Register the hooks, one at a time."""
+    def register(self, hooks: Hooks, cut: Callable[[nn.Module], bool] | None) -> None:
+        """Register the hooks; ``cut`` as for ``forward_with_graph``."""
         for layer, block in enumerate(self._blocks):
-            yield block.register_forward_pre_hook(partial(self._enter, layer), with_kwargs=True)
-            yield block.register_forward_hook(partial(self._leave, layer))
+            hooks.before(block, partial(self._enter, layer))
+            hooks.after(block, partial(self._leave, layer))
             for child in block.children():
                 if cut is not None and cut(child):
-                    yield child.register_forward_hook(lambda _module, _args, output: _detached(output))
+                    hooks.after(child, lambda _module, _args, output: _detached(output))
 
     def _enter(self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:
@@ -362,23 +349,22 @@ def forward_values_only(run: Callable[[], Tensor], block: nn.Module) -> tuple[An
     """
     outputs: list[Any] = []
     tap = ValuesTap()
-    inside = contextlib.ExitStack()  # left at the block's end, or by an exception
     thread = threading.get_ident()
 
-    def enter(module: nn.Module, args: Any) -> None:
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
         if threading.get_ident() == thread:
-            inside.enter_context(tap)
+            tap.__enter__()
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         if threading.get_ident() == thread:
-            inside.close()
+            tap.__exit__(None, None, None)
             outputs.append(_detached(output))
 
-    handles = [block.register_forward_pre_hook(enter), block.register_forward_hook(leave, prepend=True)]
-    try:
-        with inside:
+    with Hooks() as hooks:
+        hooks.before(block, enter)
+        hooks.after(block, leave, prepend=True)
+        try:
             run()
-    finally:
-        for handle in handles:
-            handle.remove()
+        finally:
+            tap.__exit__(None, None, None)  # an exception ended the block early
     return outputs[0], len(tap.calls)

@@ -82,6 +82,11 @@ class ImageFolder:
         """Paths below the folder of images."""
         return [name for name, _ in self._items]
 
+    def files(self, index: int) -> list[Path]:
+        """The files that decide about item ``index``."""
+        labels = [self._root / name for name in ("meta.bin", f"{_DEVKIT}.tar.gz")]
+        return [inside(self._images, self._items[index][0]), *filter(Path.is_file, labels)]
+
     def __getitem__(self, index: int) -> Sample:
         """Item ``index``, see ``Dataset``."""
         name, label = self._items[index]

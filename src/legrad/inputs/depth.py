@@ -38,11 +38,6 @@ def checked(value_range: Any) -> Range | None:
     return low, high
 
 
-def setting(value_range: Any) -> dict[str, list[float]]:
-    """A user's range for the record of what made a result; nothing without one."""
-    return {} if value_range is None else {"value_range": [float(value) for value in value_range]}
-
-
 def declared(image: Image.Image) -> Range | None:
     """(black, white) of an opened file whose pixels are not loaded yet; None if nothing declares it.
 

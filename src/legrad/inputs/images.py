@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from legrad.checks import first_line
 from legrad.errors import InputError, warn
 from legrad.inputs import depth, formats
 from legrad.inputs.urls import Download, fetched, is_url, shown
@@ -65,7 +64,7 @@ def read(
         except (InputError, UserWarning):  # warnings that the caller has turned into errors
             raise
         except Exception as error:  # a lazily opened file may be broken, or closed by now
-            raise InputError(f"cannot read {name or 'the PIL image'}: {first_line(error)}") from error
+            raise InputError(f"cannot read {name or 'the PIL image'}: {error or type(error).__name__}") from error
         _warn_of_frames(count, name or "the PIL image")
         return image
     if isinstance(source, np.ndarray):
@@ -88,7 +87,7 @@ def path_of(source: "str | os.PathLike[Any]") -> str:
     try:
         return os.fsdecode(source)
     except Exception as error:  # of the caller's own class
-        raise InputError(f"{type(source).__name__} gives no path: {first_line(error)}") from error
+        raise InputError(f"{type(source).__name__} gives no path: {error or type(error).__name__}") from error
 
 
 def _of_array(array: "NDArray[Any]", value_range: depth.Range | None) -> Image.Image:
@@ -255,7 +254,7 @@ def _files_in(folder: Path, suffixes: frozenset[str]) -> list[str]:
     try:
         files = [path for path in _entries(folder) if path.suffix.lower() in suffixes and path.is_file()]
     except OSError as error:
-        raise InputError(f"cannot read the folder {folder}: {first_line(error)}") from error
+        raise InputError(f"cannot read the folder {folder}: {error}") from error
     return [str(path) for path in files]
 
 

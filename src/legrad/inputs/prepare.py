@@ -5,7 +5,6 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
@@ -14,9 +13,9 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from legrad.checks import check_switch
 from legrad.errors import InputError, UserLine, user_line, warn, warnings_at
-from legrad.inputs import depth, geometry, images, sounds, spectrograms, transforms, urls, videos, views
+from legrad.inputs import depth, geometry, images, sounds, spectrograms, tensors, transforms, urls, videos, views
+from legrad.inputs.ahead import read_ahead
 from legrad.inputs.originals import Allowance, ImageFile, stamp_of
 from legrad.inputs.tensors import InputLayout, check_unfitted, checked_tensor, tensor_shape
 from legrad.inputs.transforms import MakeTransform
@@ -136,26 +135,23 @@ class InputQueue:
         if len(self) == 1:
             yield [_result(self._jobs[0])]
             return
-        step, line = count or len(self._jobs), user_line()
-        jobs = (functools.partial(_result, job, line) for job in self._jobs)
-        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "legrad-images") as pool:
-            futures = [pool.submit(job) for job in itertools.islice(jobs, step)]
-            try:
-                while futures:
-                    # two windows at most: one that is used, one that is being read
-                    following = [pool.submit(job) for job in itertools.islice(jobs, step)]
-                    window = [future.result() for future in futures]
-                    futures = following
-                    yield window
-                    del window
-            finally:
-                pool.shutdown(cancel_futures=True)
+        step = count or len(self)
+        line = user_line()
+        jobs = [functools.partial(_result_of_thread, line, job) for job in self._jobs]
+        # two windows at most: one that is used, one that is being read
+        with contextlib.closing(read_ahead(jobs, min(_THREADS, os.cpu_count() or 1), 2 * step)) as inputs:
+            while window := list(itertools.islice(inputs, step)):
+                yield window
+                del window
 
 
-def _result(job: Input | Callable[[], Input], line: UserLine | None = None) -> Input:
-    """``line``: of the user's code, in another thread."""
-    with contextlib.nullcontext() if line is None else warnings_at(line):
-        return job if isinstance(job, Input) else job()
+def _result(job: Input | Callable[[], Input]) -> Input:
+    return job if isinstance(job, Input) else job()
+
+
+def _result_of_thread(line: UserLine, job: Input | Callable[[], Input]) -> Input:
+    with warnings_at(line):
+        return _result(job)
 
 
 def sources(
@@ -165,9 +161,9 @@ def sources(
     unpack: Unpack | None = None,
     size: int | Sequence[int] | None = None,
     fit: str = "model",
-    kept_bytes: int | None = None,
     value_range: Any = None,
     allow_private_urls: bool = True,
+    kept_bytes: int | None = None,
 ) -> InputQueue:
     """The queue of inputs to read and preprocess.
 
@@ -179,8 +175,8 @@ def sources(
         layout: of the model's input.
         make_transform: of the model; None if it carries no preprocessing.
         unpack: of the model's processor, for batches that are not simply a tensor.
-        kept_bytes: originals of image files beyond so many bytes are read again when they are shown; None keeps all.
         size, fit, value_range, allow_private_urls: as for ``Explainer.explain``.
+        kept_bytes: originals of image files beyond so many bytes are read again when they are shown; None keeps all.
 
     Raises:
         InputError: nothing, an image in memory that cannot be read, a tensor of another shape or type, or inputs that
@@ -190,7 +186,7 @@ def sources(
         UserWarning: ``size`` is so large that the answer will be long in coming.
     """
     kind = layout.axes[0]
-    value_range, public_only = depth.checked(value_range), not check_switch("allow_private_urls", allow_private_urls)
+    value_range = depth.checked(value_range)
     if kind == "frequency" and isinstance(source, Tensor) and source.ndim == 1:
         source = source.numpy(force=True)  # a waveform
     if isinstance(source, Tensor | Mapping | Inputs):
@@ -215,11 +211,13 @@ def sources(
             f"tensor {tensor_shape(layout)}"
         )
     transform = make_transform(None if size is None else _size(size, layout), fit)
+    public_only = not allow_private_urls
     if kind == "rows":
         read = functools.partial(images.read, value_range=value_range, public_only=public_only)
-        items = [item if isinstance(item, str | os.PathLike | urls.Download) else read(item) for item in items]
-        make = functools.partial(_of_image, read, transform, layout.shape[0], Allowance(kept_bytes))
-        return InputQueue([functools.partial(make, item, index) for index, item in enumerate(items)])
+        lazy = (str, os.PathLike, urls.Download)
+        items = [item if isinstance(item, lazy) else read(item) for item in items]
+        reader = _ImageReader(transform, layout.shape[0], read, Allowance(kept_bytes))
+        return InputQueue([functools.partial(reader, item, index) for index, item in enumerate(items)])
     if kind == "frames":
         frames = [videos.read(item, layout.shape[0], value_range, public_only) for item in items]
         inputs = [_of_video(*video, transform, layout.shape[1], index) for index, video in enumerate(frames)]
@@ -278,25 +276,35 @@ def stack(inputs: Sequence[Input], device: torch.device, dtype: torch.dtype) -> 
     return torch.stack(rows, out=batch).to(device, non_blocking=True).to(dtype)
 
 
-def _of_image(
-    read: Callable[[Any], PIL.Image.Image],
-    transform: Any,
-    channels: int,
-    allowance: Allowance,
-    source: Any,
-    index: int,
-) -> Input:
-    """``source``: a path or URL, or an image that was read."""
-    path = images.path_of(source) if isinstance(source, str | os.PathLike) and not urls.is_url(source) else None
-    stamp = None if path is None or not os.path.isfile(path) else stamp_of(path)
-    image = source if isinstance(source, PIL.Image.Image) else read(source)
-    placement = transforms.follow(transform, (image.height, image.width))
-    # images that were read from a file know where they came from
-    name = str(image.info.get(images.SOURCE, f"image {index}"))
-    tensor, original = transforms.applied(transform, image, placement, channels, name), np.asarray(image)
-    if path is not None and stamp is not None and not allowance.take(original.nbytes):
-        return Input(tensor, placement, ImageFile(os.path.abspath(path), stamp, read), name)
-    return Input(tensor, placement, original, name)
+@dataclass(frozen=True)
+class _ImageReader:
+    """Reads and preprocesses images, perhaps in several threads.
+
+    Attributes:
+        transform: of the model.
+        channels: of its input.
+        read: path, URL or download -> upright RGB image.
+        allowance: of originals that are kept.
+    """
+
+    transform: Any
+    channels: int
+    read: Callable[[Any], PIL.Image.Image]
+    allowance: Allowance
+
+    def __call__(self, source: Any, index: int) -> Input:
+        """``source``: an upright RGB image, or what is read."""
+        is_file = isinstance(source, str | os.PathLike) and not urls.is_url(source) and os.path.isfile(source)
+        stamp = stamp_of(source) if is_file else (0, 0)
+        image = source if isinstance(source, PIL.Image.Image) else self.read(source)
+        placement = transforms.follow(self.transform, (image.height, image.width))
+        # images that were read from a file know where they came from
+        name = str(image.info.get(images.SOURCE, f"image {index}"))
+        tensor = _transformed(image, self.transform, placement, self.channels, name)
+        original: Any = np.asarray(image)
+        if is_file and not self.allowance.take(original.nbytes):
+            original = ImageFile(os.path.abspath(os.fsdecode(source)), stamp, self.read)
+        return Input(tensor, placement, original, name)
 
 
 def _of_video(
@@ -310,7 +318,7 @@ def _of_video(
     """Frames go through the transform one by one."""
     name = path or f"video {index}"
     placement = transforms.follow(transform, (frames[0].height, frames[0].width))
-    tensor = torch.stack([transforms.applied(transform, frame, placement, channels, name) for frame in frames])
+    tensor = torch.stack([_transformed(frame, transform, placement, channels, name) for frame in frames])
     return Input(tensor, placement, np.stack([np.asarray(frame) for frame in frames]), name, timing)
 
 
@@ -338,6 +346,44 @@ def _of_waveform(tensor: Tensor, name: str, rate: int | None = None) -> Input:
     placement = geometry.Placement((rows, image.shape[1]), (1, len(tensor)), (1 / rows, float(column)))
     frequencies = () if rate is None else tuple((np.arange(rows) * rate / 2 / (rows - 1)).tolist())
     return Input(tensor, placement, image, name, frequencies=frequencies)
+
+
+def _transformed(image: Any, transform: Any, placement: geometry.Placement, channels: int, name: str) -> Tensor:
+    """What a transform makes of an image; ``InputError`` if a model of ``channels`` channels cannot take it."""
+    try:
+        tensor = transform(image)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # a user's own steps may raise anything
+        raise InputError(f"the transform fails on {name}: {error or type(error).__name__}") from error
+    if not isinstance(tensor, Tensor):
+        raise InputError(
+            f"the transform returned {type(tensor).__name__} for {name}, a tensor is expected: is a ToTensor() missing "
+            "in it?"
+        )
+    if tensor.ndim != 3 or tensor.shape[0] != channels or not tensor.numel():
+        raise InputError(
+            f"the transform made {tuple(tensor.shape)} of {name}, the model takes ({channels}, height, width); "
+            f"preprocess yourself and pass a float tensor (batch, {channels}, height, width)"
+        )
+    if tuple(tensor.shape[1:]) != placement.input:
+        raise InputError(
+            f"the transform gave {tuple(tensor.shape[1:])} pixels where {placement.input} were expected from its "
+            f"steps; preprocess yourself and pass a float tensor (batch, {channels}, height, width)"
+        )
+    if tensor.dtype == torch.bool or not tensor.is_floating_point():
+        warn(
+            f"the transform makes {str(tensor.dtype).removeprefix('torch.')} of {name}, which is not normalised: does "
+            "it lack ToDtype(torch.float32, scale=True), or ToTensor() in place of PILToTensor()?"
+        )
+        return tensor.float()
+    if not tensors.is_usable(tensor):
+        raise InputError(f"the transform made a tensor {tensors.kind(tensor)} of {name}, dense floats are expected")
+    try:
+        tensors.check_values(tensor[None], "input", of_pixels=True)
+    except InputError as error:
+        raise InputError(str(error).replace("input 0", f"what the transform made of {name}")) from None
+    return tensor
 
 
 def _of_tensor(tensor: Tensor, layout: InputLayout, make_transform: MakeTransform | None) -> list[Input]:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from legrad.checks import first_line
 from legrad.errors import InputError, warn
 from legrad.inputs import tensors, urls
 from legrad.inputs.images import path_of
@@ -157,7 +156,7 @@ def _of_file(file: Any, name: str) -> tuple[Any, int]:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"cannot read {name}: {first_line(error)}") from error
+        raise InputError(f"cannot read {name}: {error}") from error
     except Exception as error:  # a damaged header raises anything in the standard library, also without a text
         reason = str(error) or "its header is damaged"
     if hasattr(file, "seek"):

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from legrad.checks import first_line
 from legrad.errors import InputError
 from legrad.inputs import depth, formats, images, urls
 from legrad.inputs.geometry import Timing
@@ -74,7 +73,7 @@ def read(
             with open(name, "rb") as file:
                 frames, timing = _of_file(file, name, count, read_frame)
         except OSError as error:
-            raise InputError(f"cannot read {name}: {first_line(error)}") from error
+            raise InputError(f"cannot read {name}: {error}") from error
     else:
         frames, timing = _of_object(source, count, read_frame)
     sizes = {frame.size for frame in frames}
@@ -116,7 +115,7 @@ def _of_file(file: Any, name: str, count: int, read_frame: ReadFrame) -> tuple[l
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: {error}; make the video smaller first") from error
     except Exception as error:  # Pillow's readers let anything through when a file is broken
-        raise InputError(f"cannot read {name}: {first_line(error)}") from error
+        raise InputError(f"cannot read {name}: {error or type(error).__name__}") from error
     with image:
         return _animated(image, name, count, read_frame)
 
@@ -144,7 +143,7 @@ def _animated(image: Image.Image, name: str, count: int, read_frame: ReadFrame) 
         # frames of an animation have no name of their own
         raise InputError(str(error).replace("the PIL image", name)) from error
     except Exception as error:  # Pillow's readers let anything through when a file is broken
-        raise InputError(f"cannot read the frames of {name}: {first_line(error)}") from error
+        raise InputError(f"cannot read the frames of {name}: {error or type(error).__name__}") from error
     finally:
         with contextlib.suppress(Exception):
             image.seek(before)
@@ -192,5 +191,5 @@ def _decoded(file: Any, name: str, count: int, read_frame: ReadFrame) -> tuple[l
     except InputError:
         raise
     except Exception as error:  # a broken file can raise anything in its reader
-        raise InputError(f"cannot read {name} as a video: {first_line(error)}") from error
+        raise InputError(f"cannot read {name} as a video: {error or type(error).__name__}") from error
     return [read_frame(frames[index]) for index in indices], _timing(indices, [1000 / rate] * total if rate else [])

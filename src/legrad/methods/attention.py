@@ -14,6 +14,7 @@ from legrad.core.positions import random_input
 from legrad.core.score import Function, NoTarget
 from legrad.core.streaming import explain_batch
 from legrad.core.truth import at_least_float32
+from legrad.core.undo import guarded
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.methods.call import MethodInput
 from legrad.methods.method import Method
@@ -58,6 +59,7 @@ def _of_head(head: int, attention: Tensor, _: Tensor, patches: slice) -> Tensor:
     return attention[:, head].mean(1)
 
 
+@guarded
 def num_heads(anatomy: ViTAnatomy) -> int:
     """How many heads the explained attention has, counted in a forward pass of a random image.
 

@@ -1,13 +1,12 @@
 """The record of one model: its anatomy, and what its library knows of preprocessing, texts, labels and sounds."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from legrad.errors import InputError
 from legrad.inputs import sounds
 from legrad.inputs.geometry import Size
 from legrad.models.anatomy import ViTAnatomy
@@ -65,17 +64,3 @@ class Adapter:
     audio_encoder: AudioEncoder | None = None
     name: str = ""
     audio_adapter: "Adapter | None" = None
-
-
-def with_audio_encoder(adapter: Adapter, encoder: AudioEncoder) -> Adapter:
-    """A model that is told how sounds are embedded in the space of its images.
-
-    Raises:
-        InputError: the model is a classifier.
-    """
-    if adapter.anatomy.output == "logits":
-        raise InputError(
-            f"audio_encoder is for models that embed images and sounds in one space; {type(adapter.model).__name__} is "
-            "a classifier, whose output is logits: leave audio_encoder out, or wrap a model with an embedding"
-        )
-    return replace(adapter, audio_encoder=encoder)
