@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from legrad.checks import first_line
 from legrad.errors import InputError, warn
 from legrad.inputs import depth, formats
 from legrad.inputs.urls import Download, fetched, is_url, shown
@@ -64,7 +65,7 @@ def read(
         except (InputError, UserWarning):  # warnings that the caller has turned into errors
             raise
         except Exception as error:  # a lazily opened file may be broken, or closed by now
-            raise InputError(f"cannot read {name or 'the PIL image'}: {error or type(error).__name__}") from error
+            raise InputError(f"cannot read {name or 'the PIL image'}: {first_line(error)}") from error
         _warn_of_frames(count, name or "the PIL image")
         return image
     if isinstance(source, np.ndarray):
@@ -87,7 +88,7 @@ def path_of(source: "str | os.PathLike[Any]") -> str:
     try:
         return os.fsdecode(source)
     except Exception as error:  # of the caller's own class
-        raise InputError(f"{type(source).__name__} gives no path: {error or type(error).__name__}") from error
+        raise InputError(f"{type(source).__name__} gives no path: {first_line(error)}") from error
 
 
 def _of_array(array: "NDArray[Any]", value_range: depth.Range | None) -> Image.Image:
@@ -112,7 +113,9 @@ def _open(file: Any, name: str, value_range: depth.Range | None) -> Image.Image:
             image = _upright_rgb(opened, name, value_range)
             count = _frames(opened)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{name} has too many pixels to be opened safely: {error}; make it smaller first") from error
+        raise InputError(
+            f"{name} has too many pixels to be opened safely: {first_line(error)}; make it smaller first"
+        ) from error
     except (InputError, UserWarning):
         raise
     except Exception as error:  # Pillow's readers let anything through when a file is broken
@@ -254,7 +257,7 @@ def _files_in(folder: Path, suffixes: frozenset[str]) -> list[str]:
     try:
         files = [path for path in _entries(folder) if path.suffix.lower() in suffixes and path.is_file()]
     except OSError as error:
-        raise InputError(f"cannot read the folder {folder}: {error}") from error
+        raise InputError(f"cannot read the folder {folder}: {first_line(error)}") from error
     return [str(path) for path in files]
 
 

@@ -13,8 +13,9 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from legrad.checks import check_switch
 from legrad.errors import InputError, UserLine, user_line, warn, warnings_at
-from legrad.inputs import depth, geometry, images, sounds, spectrograms, tensors, transforms, urls, videos, views
+from legrad.inputs import depth, geometry, images, sounds, spectrograms, transforms, urls, videos, views
 from legrad.inputs.ahead import read_ahead
 from legrad.inputs.originals import Allowance, ImageFile, stamp_of
 from legrad.inputs.tensors import InputLayout, check_unfitted, checked_tensor, tensor_shape
@@ -186,7 +187,7 @@ def sources(
         UserWarning: ``size`` is so large that the answer will be long in coming.
     """
     kind = layout.axes[0]
-    value_range = depth.checked(value_range)
+    value_range, public_only = depth.checked(value_range), not check_switch("allow_private_urls", allow_private_urls)
     if kind == "frequency" and isinstance(source, Tensor) and source.ndim == 1:
         source = source.numpy(force=True)  # a waveform
     if isinstance(source, Tensor | Mapping | Inputs):
@@ -211,7 +212,6 @@ def sources(
             f"tensor {tensor_shape(layout)}"
         )
     transform = make_transform(None if size is None else _size(size, layout), fit)
-    public_only = not allow_private_urls
     if kind == "rows":
         read = functools.partial(images.read, value_range=value_range, public_only=public_only)
         lazy = (str, os.PathLike, urls.Download)
@@ -294,16 +294,17 @@ class _ImageReader:
 
     def __call__(self, source: Any, index: int) -> Input:
         """``source``: an upright RGB image, or what is read."""
-        is_file = isinstance(source, str | os.PathLike) and not urls.is_url(source) and os.path.isfile(source)
-        stamp = stamp_of(source) if is_file else (0, 0)
+        path = images.path_of(source) if isinstance(source, str | os.PathLike) and not urls.is_url(source) else ""
+        is_file = os.path.isfile(path)
+        stamp = stamp_of(path) if is_file else (0, 0)
         image = source if isinstance(source, PIL.Image.Image) else self.read(source)
         placement = transforms.follow(self.transform, (image.height, image.width))
         # images that were read from a file know where they came from
         name = str(image.info.get(images.SOURCE, f"image {index}"))
-        tensor = _transformed(image, self.transform, placement, self.channels, name)
+        tensor = transforms.applied(self.transform, image, placement, self.channels, name)
         original: Any = np.asarray(image)
         if is_file and not self.allowance.take(original.nbytes):
-            original = ImageFile(os.path.abspath(os.fsdecode(source)), stamp, self.read)
+            original = ImageFile(os.path.abspath(path), stamp, self.read)
         return Input(tensor, placement, original, name)
 
 
@@ -318,7 +319,7 @@ def _of_video(
     """Frames go through the transform one by one."""
     name = path or f"video {index}"
     placement = transforms.follow(transform, (frames[0].height, frames[0].width))
-    tensor = torch.stack([_transformed(frame, transform, placement, channels, name) for frame in frames])
+    tensor = torch.stack([transforms.applied(transform, frame, placement, channels, name) for frame in frames])
     return Input(tensor, placement, np.stack([np.asarray(frame) for frame in frames]), name, timing)
 
 
@@ -346,44 +347,6 @@ def _of_waveform(tensor: Tensor, name: str, rate: int | None = None) -> Input:
     placement = geometry.Placement((rows, image.shape[1]), (1, len(tensor)), (1 / rows, float(column)))
     frequencies = () if rate is None else tuple((np.arange(rows) * rate / 2 / (rows - 1)).tolist())
     return Input(tensor, placement, image, name, frequencies=frequencies)
-
-
-def _transformed(image: Any, transform: Any, placement: geometry.Placement, channels: int, name: str) -> Tensor:
-    """What a transform makes of an image; ``InputError`` if a model of ``channels`` channels cannot take it."""
-    try:
-        tensor = transform(image)
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # a user's own steps may raise anything
-        raise InputError(f"the transform fails on {name}: {error or type(error).__name__}") from error
-    if not isinstance(tensor, Tensor):
-        raise InputError(
-            f"the transform returned {type(tensor).__name__} for {name}, a tensor is expected: is a ToTensor() missing "
-            "in it?"
-        )
-    if tensor.ndim != 3 or tensor.shape[0] != channels or not tensor.numel():
-        raise InputError(
-            f"the transform made {tuple(tensor.shape)} of {name}, the model takes ({channels}, height, width); "
-            f"preprocess yourself and pass a float tensor (batch, {channels}, height, width)"
-        )
-    if tuple(tensor.shape[1:]) != placement.input:
-        raise InputError(
-            f"the transform gave {tuple(tensor.shape[1:])} pixels where {placement.input} were expected from its "
-            f"steps; preprocess yourself and pass a float tensor (batch, {channels}, height, width)"
-        )
-    if tensor.dtype == torch.bool or not tensor.is_floating_point():
-        warn(
-            f"the transform makes {str(tensor.dtype).removeprefix('torch.')} of {name}, which is not normalised: does "
-            "it lack ToDtype(torch.float32, scale=True), or ToTensor() in place of PILToTensor()?"
-        )
-        return tensor.float()
-    if not tensors.is_usable(tensor):
-        raise InputError(f"the transform made a tensor {tensors.kind(tensor)} of {name}, dense floats are expected")
-    try:
-        tensors.check_values(tensor[None], "input", of_pixels=True)
-    except InputError as error:
-        raise InputError(str(error).replace("input 0", f"what the transform made of {name}")) from None
-    return tensor
 
 
 def _of_tensor(tensor: Tensor, layout: InputLayout, make_transform: MakeTransform | None) -> list[Input]:

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from legrad.checks import first_line
 from legrad.errors import InputError
 
 URL_BYTES = 50_000_000
@@ -101,7 +102,7 @@ def download(url: str, public_only: bool = False) -> bytes:
     except TimeoutError as error:
         raise allowance.too_slow() from error
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = str(error) or type(error).__name__
+        reason = first_line(error)
         raise InputError(f"cannot read {name}: {reason[:200]}") from error
     raise InputError(f"cannot read {name}: more than {_REDIRECTS} redirects")
 
