@@ -92,17 +92,25 @@ def path_of(source: "str | os.PathLike[Any]") -> str:
 
 
 def _of_array(array: "NDArray[Any]", value_range: depth.Range | None) -> Image.Image:
+    if isinstance(array, np.ma.MaskedArray):
+        raise InputError("a masked array is no image: say what stands behind its mask with array.filled(value)")
     grey_or_rgb = array.ndim in (2, 3) and array.shape[2:] in ((), (3,)) and array.size > 0
     if value_range is not None and grey_or_rgb and array.dtype.kind in "biuf":
         if not np.isfinite(array).all():
             raise InputError("the array image holds NaN or infinite values")
         return Image.fromarray(depth.scaled(array, value_range)).convert("RGB")
     if array.dtype != np.uint8 or not grey_or_rgb:
-        raise InputError(
-            f"an array image is (height, width, 3) uint8, got {array.shape} {array.dtype}; other numbers need "
-            "value_range=(low, high), the values of black and white; normalised input goes in as a float tensor "
-            "(batch, channels, height, width)"
+        hint = (
+            "other numbers need value_range=(low, high), the values of black and white; normalised input goes in as a "
+            "float tensor (batch, channels, height, width)"
         )
+        if array.shape[2:] == (4,):
+            hint = "four channels with opacity go in as PIL.Image.fromarray(array)"
+        elif array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] > 3:
+            hint = "put the channels last: array.transpose(1, 2, 0)"
+        elif array.shape[2:] == (1,):
+            hint = "grey is (height, width): array[..., 0]"
+        raise InputError(f"an array image is (height, width, 3) uint8, got {array.shape} {array.dtype}; {hint}")
     return depth.colours_in_range(Image.fromarray(array).convert("RGB"), "the array image", (0.0, 255.0), None)
 
 

@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 
 from legrad.checks import check_switch
-from legrad.errors import InputError, UserLine, user_line, warn, warnings_at
+from legrad.errors import InputError, UserLine, user_line, warnings_at
 from legrad.inputs import depth, geometry, images, sounds, spectrograms, transforms, urls, videos, views
 from legrad.inputs.ahead import read_ahead
 from legrad.inputs.originals import Allowance, ImageFile, stamp_of
-from legrad.inputs.tensors import InputLayout, check_unfitted, checked_tensor, tensor_shape
+from legrad.inputs.tensors import InputLayout, check_size, check_unfitted, checked_tensor, tensor_shape
 from legrad.inputs.transforms import MakeTransform
 
 _THREADS = 16  # reading and resizing images release the GIL
 _ROWS = 8  # images of a batch whose pixels are computed at once, to bound memory
-_LARGE = 64  # times as many pixels as the model's own input: attention takes thousands of times as long
 # names under which processors of transformers return their tensors
 _BATCHED = ("pixel_values", "pixel_values_videos", "input_values", "input_features")
 
@@ -182,9 +181,6 @@ def sources(
     Raises:
         InputError: nothing, an image in memory that cannot be read, a tensor of another shape or type, or inputs that
             were prepared for another model.
-
-    Warns:
-        UserWarning: ``size`` is so large that the answer will be long in coming.
     """
     kind = layout.axes[0]
     value_range, public_only = depth.checked(value_range), not check_switch("allow_private_urls", allow_private_urls)
@@ -211,7 +207,10 @@ def sources(
             "this model carries no preprocessing: give legrad.wrap(model, transform=...), or pass a normalised float "
             f"tensor {tensor_shape(layout)}"
         )
-    transform = make_transform(None if size is None else _size(size, layout), fit)
+    asked = None if size is None else geometry.as_size(size)
+    if asked is not None and kind == "rows":
+        check_size(*asked, layout)
+    transform = make_transform(asked, fit)
     if kind == "rows":
         read = functools.partial(images.read, value_range=value_range, public_only=public_only)
         lazy = (str, os.PathLike, urls.Download)
@@ -225,18 +224,6 @@ def sources(
         check_unfitted(None, "model", value_range)
         inputs = [_of_sound(item, transform, index, public_only) for index, item in enumerate(items)]
     return InputQueue(inputs)
-
-
-def _size(size: int | Sequence[int], layout: InputLayout) -> geometry.Size:
-    """What a user asks for, with a warning if the model will be busy with it for long."""
-    height, width = geometry.as_size(size)
-    times = height * width / (layout.shape[-2] * layout.shape[-1])
-    if times > _LARGE:
-        warn(
-            f"size={size!r} has {times:,.0f} times as many patches as the model's own input of {layout.shape[-2]} x "
-            f"{layout.shape[-1]} pixels, and attention takes up to {times**2:,.0f} times as long"
-        )
-    return height, width
 
 
 def _of_this_model(item: Input, layout: InputLayout) -> Input:

@@ -232,6 +232,8 @@ def _channels(waveform: Any, name: str) -> "NDArray[np.float32]":
             waveform = (waveform.float() if waveform.is_floating_point() else waveform).numpy()
         except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, quantised, without data
             raise InputError(f"{name}: a waveform is a dense tensor with data, got {tensors.kind(waveform)}") from error
+    if isinstance(waveform, np.ma.MaskedArray):
+        raise InputError(f"{name} is a masked array: say what stands behind its mask with array.filled(value)")
     if not isinstance(waveform, np.ndarray) or waveform.ndim not in (1, 2) or waveform.dtype.kind not in "iuf":
         kind = f"{waveform.shape} {waveform.dtype}" if isinstance(waveform, np.ndarray) else type(waveform).__name__
         raise InputError(f"{_KINDS}, got {kind}")

@@ -160,7 +160,7 @@ def applied(transform: Any, image: Any, placement: Placement, channels: int, nam
             f"the transform gave {tuple(tensor.shape[1:])} pixels where {placement.input} were expected from its "
             f"steps; preprocess yourself and pass a float tensor (batch, {channels}, height, width)"
         )
-    if tensor.dtype == torch.bool or not tensor.is_floating_point():
+    if not tensor.is_floating_point() and not tensor.is_complex():
         warn(
             f"the transform makes {str(tensor.dtype).removeprefix('torch.')} of {name}, which is not normalised: does "
             "it lack ToDtype(torch.float32, scale=True), or ToTensor() in place of PILToTensor()?"

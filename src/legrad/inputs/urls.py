@@ -96,7 +96,8 @@ def download(url: str, public_only: bool = False) -> bytes:
                 location = response.headers.get("Location")
             if location is None:
                 raise InputError(f"cannot read {name}: a redirect (HTTP {response.status}) without a location")
-            url = urllib.parse.urljoin(url, location)
+            # headers come as Latin-1, and what servers write there is UTF-8
+            url = urllib.parse.urljoin(url, location.encode("latin-1").decode("utf-8", "surrogateescape"))
     except InputError:
         raise
     except TimeoutError as error:
