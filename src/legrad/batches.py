@@ -47,8 +47,8 @@ class Question:
         """What may be computed in closed form for inputs like the first one, image ``row`` of the call.
 
         Raises:
-            TruthCheckError: the model is not what its anatomy says.
-            InputError: the model's own output holds NaN or infinite values.
+            TruthCheckError: the model is not what its anatomy says, or its own output holds NaN.
+            InputError: the input is so far out of range that the output holds NaN.
         """
         batch = stack([first], anatomy.device, anatomy.dtype)
         bound = self._side_inputs.bound(anatomy, [row])
@@ -58,7 +58,7 @@ class Question:
             check_output(bound, batch)  # NaN is told where it comes from
             raise
         # a block may look plain for one row of side inputs, and not for the next
-        return Shortcuts(token_spans=shortcuts.token_spans) if self._side_inputs.names else shortcuts
+        return Shortcuts() if bound.side_inputs else shortcuts
 
     def results(
         self, anatomy: ViTAnatomy, inputs: Sequence[Input], members: Sequence[int], shortcuts: Shortcuts
@@ -182,7 +182,7 @@ def explain_queue(
         question: what the call computes.
         queue: its images.
         anatomy: of the model's own size.
-        first_use: of the model, with these names of side inputs.
+        first_use: of the model.
         undisturbed_model: this thread's alone; files and URLs are read outside.
 
     Returns:

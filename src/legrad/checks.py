@@ -68,8 +68,8 @@ def check_texts(name: str, value: Any) -> tuple[str, ...]:
     texts: tuple[Any, ...] = ()
     if not isinstance(value, str | bytes) and isinstance(value, Iterable):
         texts = tuple(value)
-    wrong = next((text for text in texts if not isinstance(text, str) or not text.strip()), None)
-    if not texts or wrong is not None:
-        what = shown(value) if wrong is None else f"{shown(wrong)} among them"
-        raise InputError(f"{name} is a non-empty sequence of texts that say something, got {what}")
-    return texts
+    wrong = [text for text in texts if not isinstance(text, str) or not text.strip()]
+    if not texts or wrong:
+        came = f"{shown(wrong[0])} among them" if wrong else shown(value)
+        raise InputError(f"{name}: a non-empty sequence of texts that say something is expected, got {came}")
+    return tuple(map(str, texts))

@@ -25,7 +25,7 @@ from legrad.models import registry
 from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
 from legrad.models.side_inputs import SideInputs
-from legrad.request import checked_request
+from legrad.request import check_device, check_parts, checked_request
 from legrad.results.assemble import assemble
 from legrad.results.explanation import Explanation
 from legrad.targets.downloads import downloaded
@@ -48,6 +48,8 @@ def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype
         InputError: an unknown name, or weights that cannot be loaded (for instance without a network).
         UnsupportedModelError: the name is no plain vision transformer.
     """
+    if device is not None:
+        check_device(device)
     return Explainer(registry.load(name, device, dtype))
 
 
@@ -77,11 +79,7 @@ def wrap(
         UnsupportedModelError: a model that is not known and comes without an anatomy.
         InputError: labels that are no names for the model's logits, or audio_encoder for a classifier.
     """
-    for name, value, kind in (("anatomy", anatomy, ViTAnatomy), ("audio_encoder", audio_encoder, AudioEncoder)):
-        if value is not None and not isinstance(value, kind):
-            raise InputError(f"{name} is a legrad.{kind.__name__}, got {shown(value)}")
-    if anatomy is not None and not isinstance(model, nn.Module):
-        raise InputError(f"model is a torch.nn.Module, got {shown(model)}")
+    check_parts(model, transform, tokenizer, anatomy, audio_encoder)
     adapter = registry.adapt(model) if anatomy is None else Adapter(model, anatomy)
     adapter, transform, tokenizer = registry.tools(adapter, transform, tokenizer)
     if tokenizer is not None:
@@ -110,9 +108,7 @@ class Explainer:
 
     def __init__(self, adapter: Adapter, own_anatomy: bool = False) -> None:
         self._adapter = adapter
-        self._own_anatomy = own_anatomy
         self._first_use = FirstUse(adapter.anatomy, check_positions=own_anatomy)
-        self._first_uses: dict[tuple[str, ...], FirstUse] = {}
 
     def __repr__(self) -> str:
         return f"Explainer({self._name}, {self.anatomy!r})"
@@ -147,9 +143,10 @@ class Explainer:
         Raises:
             InputError: no such device.
         """
+        check_device(device)
         try:
-            self.model.to(torch.device(device))
-        except (RuntimeError, TypeError, AssertionError) as error:
+            self.model.to(device)
+        except (RuntimeError, AssertionError) as error:
             if ran_out(error):
                 raise
             raise InputError(f"the model cannot be moved to {shown(device)}: {first_line(error)}") from error
@@ -324,8 +321,7 @@ class Explainer:
                 resolved, valid = resolver.resolve(targets, request.method.own_labels(anatomy, targets))
                 null = None if null_target is None else resolver.resolve_null(null_target)
             question = Question(request, resolved if null is None else [*resolved, null], side_inputs)
-            first_use = self._first_use_with(side_inputs.names)
-            explained, results = explain_queue(question, queue, self.anatomy, first_use, self._undisturbed_model)
+            explained, results = explain_queue(question, queue, self.anatomy, self._first_use, self._undisturbed_model)
             return assemble(
                 results,
                 explained,
@@ -399,9 +395,3 @@ class Explainer:
 
     def _queue(self, images: Images, *options: Any) -> InputQueue:
         return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, *options)
-
-    def _first_use_with(self, names: tuple[str, ...]) -> FirstUse:
-        """The truth check's results for calls with side inputs of these names."""
-        if not names:
-            return self._first_use
-        return self._first_uses.setdefault(names, FirstUse(self.anatomy, self._own_anatomy))

@@ -1,11 +1,14 @@
-"""What one call of ``explain`` asks for: its arguments, checked and made definite."""
+"""Arguments of ``load``, ``wrap`` and ``explain``, checked; what one call of ``explain`` asks for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+from torch import nn
+
 from legrad import methods
-from legrad.checks import check_number, check_switch
+from legrad.checks import check_number, check_switch, shown
 from legrad.choices import FITS, READOUTS, check_choice
 from legrad.core.memory import check_memory
 from legrad.core.score import ResolvedTarget
@@ -13,8 +16,27 @@ from legrad.errors import InputError
 from legrad.inputs import depth
 from legrad.inputs.originals import KEPT_BYTES
 from legrad.inputs.prepare import Input
+from legrad.models.adapter import AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
 from legrad.versions import version
+
+
+def check_device(device: Any) -> None:
+    """Raise ``InputError`` unless it is a device or a text."""
+    if not isinstance(device, str | torch.device):
+        raise InputError(f"device is a name such as 'cpu' or 'cuda:1', or a torch.device, got {shown(device)}")
+
+
+def check_parts(model: Any, transform: Any, tokenizer: Any, anatomy: Any, audio_encoder: Any) -> None:
+    """Raise ``InputError`` for arguments of ``wrap`` of a wrong type."""
+    for name, value, kind in (("anatomy", anatomy, ViTAnatomy), ("audio_encoder", audio_encoder, AudioEncoder)):
+        if value is not None and not isinstance(value, kind):
+            raise InputError(f"{name} is a legrad.{kind.__name__}, got {shown(value)}")
+    for name, function in (("transform", transform), ("tokenizer", tokenizer)):
+        if function is not None and not callable(function):
+            raise InputError(f"{name} is a function or a processor of transformers, got {shown(function)}")
+    if anatomy is not None and not isinstance(model, nn.Module):
+        raise InputError(f"model is a torch.nn.Module, got {shown(model)}")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from legrad.errors import InputError
+from legrad.errors import InputError, TruthCheckError
 from legrad.models.anatomy import ViTAnatomy
 
 _LARGEST_INPUT = 100  # normalised images lie within a few units of zero
@@ -24,13 +24,17 @@ def nonfinite_weight(module: nn.Module) -> str | None:
 
 
 def check_output(anatomy: ViTAnatomy, batch: Tensor) -> None:
-    """Raise ``InputError``, with where it comes from, if the model's own output holds NaN or infinite values.
+    """Say where it comes from if the model's own output holds NaN or infinite values.
 
     Call it inside ``state.evaluation_mode``.
 
     Args:
         anatomy: for the size of ``batch``.
         batch: (images, *anatomy.shape) in the model's dtype.
+
+    Raises:
+        InputError: the input is far out of range.
+        TruthCheckError: it comes from the model: a weight, its precision, its arithmetic.
     """
     if bool(torch.isfinite(anatomy.run(batch)).all()):
         return
@@ -38,9 +42,12 @@ def check_output(anatomy: ViTAnatomy, batch: Tensor) -> None:
     if name is not None:
         reason = f"its weight {name} does (diverged training, or a damaged file?)"
     elif largest > _LARGEST_INPUT:
-        reason = f"the input is far out of range: it reaches {largest:.2g}, normalised inputs stay within a few units"
+        raise InputError(
+            f"the model's own output holds NaN or infinite values: the input is far out of range, it reaches "
+            f"{largest:.2g}; normalised inputs stay within a few units"
+        )
     elif batch.dtype == torch.float16:
         reason = "float16 overflows in this model; use bfloat16 or float32"
     else:
         reason = "weights and input are finite, so it arises inside the model"
-    raise InputError(f"the model's own output holds NaN or infinite values: {reason}")
+    raise TruthCheckError(f"the model's own output holds NaN or infinite values: {reason}")

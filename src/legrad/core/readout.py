@@ -13,7 +13,7 @@ from torch import Tensor
 from legrad.core import state
 from legrad.core.score import ResolvedTarget, scored
 from legrad.errors import TruthCheckError
-from legrad.models.anatomy import ViTAnatomy
+from legrad.models.anatomy import Readout, ViTAnatomy
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,13 @@ class Reader:
 
     Args:
         anatomy: the model's.
-        readout: the name of one of its read-outs.
+        readout: one of its read-outs.
     """
 
-    def __init__(self, anatomy: ViTAnatomy, readout: str) -> None:
-        self._anatomy, self._name = anatomy, readout
-        self._readout = anatomy.readouts[readout]
+    def __init__(self, anatomy: ViTAnatomy, readout: Readout) -> None:
+        self._readout = readout
         self._in_float = state.InFloat(anatomy.tower, anatomy.blocks)
         self._copies = anatomy.num_prefix_tokens + 1
-
-    def for_images(self, indices: Sequence[int]) -> "Reader":
-        """The same read-out for some of the images of a batch, which may have inputs of their own."""
-        anatomy = self._anatomy.for_images(indices)
-        return self if anatomy is self._anatomy else Reader(anatomy, self._name)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """(batch, tokens, dim) -> (batch, features)."""
@@ -67,17 +61,16 @@ class Reader:
         """Which tokens the read-out depends on, by differentiating one arbitrary direction of its feature.
 
         Args:
-            tokens: of a block and the first image, (1, tokens, dim), at least float32.
+            tokens: of a block, (1, tokens, dim), at least float32.
         """
-        reader = self.for_images([0])
-        gradient = _direction_gradient(reader, tokens)
+        gradient = _direction_gradient(self, tokens)
         rows = _nonzero_rows(gradient).tolist()
         if not rows:
             return TokenSpan(None)
         span = TokenSpan((rows[0], rows[-1] + 1))
         grad_rows = span.select(gradient)
         equal = bool((grad_rows - grad_rows[:, :1]).abs().max() <= 1e-5 * grad_rows.abs().max())
-        return span if equal and reader.depends_on_mean_only(span, tokens) else TokenSpan(None)
+        return span if equal and self.depends_on_mean_only(span, tokens) else TokenSpan(None)
 
     def depends_on_mean_only(self, span: TokenSpan, tokens: Tensor) -> bool:
         """Do copies of the span's mean give the same feature as the tokens, (batch, tokens, dim), at least float32?"""

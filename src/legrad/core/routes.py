@@ -112,7 +112,7 @@ def _layer_in_closed_form(
                     chunk_tokens = at_least_float32(tokens[chunk])
                     indices = range(first, first + len(chunk_tokens))
                     chunk_targets = [target.rows(indices) for target in targets[target_chunk]]
-                    grad = layer_pass.reader.for_images(indices).grad_at_tokens(span, chunk_tokens, chunk_targets)
+                    grad = layer_pass.reader.grad_at_tokens(span, chunk_tokens, chunk_targets)
                 else:
                     grad = grad_tokens[chunk, target_chunk]
                 grad, scale = scaled_for_half(grad, tokens.dtype, 2)

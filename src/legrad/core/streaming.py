@@ -77,7 +77,7 @@ def explain_batch(
     if not keep_until_answer and any(target.needs_answer for target in targets):
         answer = final_answer(anatomy, anatomy.run(batch))
         targets = [target.with_answer(answer) for target in targets]
-    reader = Reader(anatomy, readout)
+    reader = Reader(anatomy, anatomy.readouts[readout])
     tails = shortcuts.tails if reduction is relevance.key_relevance else {}
     tails = {layer: tail for layer, tail in tails.items() if layer in layers and tail.fits(anatomy.blocks[layer])}
     streaming_pass = _StreamingPass(

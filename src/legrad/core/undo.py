@@ -2,7 +2,8 @@
 
 A with-block alone is not enough: Ctrl-C may come after something was changed and before the block has begun, or inside
 the clean-up itself. So every ``Borrowing`` enters a list of its thread before it takes anything, giving back may be
-done twice, and ``guarded``, around each public call, gives back whatever the list still holds, and puts torch's modes back.
+done twice, and ``guarded``, around each public call, gives back whatever the list still holds, and puts torch's modes
+back.
 """
 
 import contextlib

@@ -329,6 +329,11 @@ class ViTAnatomy:
             )
         return relevance.on_grid(keys, self.num_prefix_keys, self.grid)
 
+    @property
+    def side_inputs(self) -> tuple[str, ...]:
+        """Names of what its forward pass gets beside the images, ascending."""
+        return ()
+
     def for_images(self, indices: Sequence[int]) -> "ViTAnatomy":
         """The anatomy for some of the images of a batch: the same, but where they have inputs beside the pixels."""
         return self

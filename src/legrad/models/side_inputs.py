@@ -36,11 +36,6 @@ class SideInputs:
         _check_names(anatomy, list(inputs or {}))
         self._inputs = {name: _checked(name, value, count) for name, value in (inputs or {}).items()}
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Ascending."""
-        return tuple(sorted(self._inputs))
-
     def bound(self, anatomy: ViTAnatomy, rows: Sequence[int]) -> ViTAnatomy:
         """The anatomy with the side inputs of some images; the anatomy itself if there are none."""
         if not self._inputs:
@@ -62,6 +57,11 @@ class _AnatomyWithInputs(ViTAnatomy):
     plain: ViTAnatomy | None = None
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def side_inputs(self) -> tuple[str, ...]:
+        """Names of what its forward pass gets beside the images, ascending."""
+        return tuple(sorted(self.inputs))
+
     def for_images(self, indices: Sequence[int]) -> ViTAnatomy:
         """With the side inputs of some of the images."""
         assert self.plain is not None
@@ -70,16 +70,9 @@ class _AnatomyWithInputs(ViTAnatomy):
 
 def _bound(anatomy: ViTAnatomy, inputs: Mapping[str, Tensor]) -> ViTAnatomy:
     values: dict[str, Any] = {item.name: getattr(anatomy, item.name) for item in fields(ViTAnatomy)}
-    in_dtype = {
-        name: tensor.to(anatomy.dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()
-    }
+    in_dtype = _as_type(inputs, anatomy.dtype)
     # read-outs compute in float32 at least
-    in_float = {
-        name: tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor
-        for name, tensor in inputs.items()
-    }
-    if anatomy.dtype == torch.float64:
-        in_float = in_dtype
+    in_float = _as_type(inputs, torch.promote_types(anatomy.dtype, torch.float32))
     readouts = readouts_given(anatomy.readouts)
     takes = {name: _takes(readout.function, inputs) for name, readout in readouts.items()}
     if any(takes.values()):  # else those that the anatomy made itself can stay too
@@ -89,6 +82,11 @@ def _bound(anatomy: ViTAnatomy, inputs: Mapping[str, Tensor]) -> ViTAnatomy:
         }
     values["run"] = _with_rows(anatomy.run, in_dtype)
     return _AnatomyWithInputs(**values, plain=anatomy, inputs=inputs)
+
+
+def _as_type(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Floats in a type; indices and the like stay what they are."""
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
 
 
 def _with_rows(function: Callable[..., Tensor], inputs: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:

@@ -41,13 +41,11 @@ class Prompts(ByValue):
         Raises:
             InputError: a name or templates that are no texts, or templates without ``{}``.
         """
-        check_texts("the name of Prompts", [self.name])
-        templates = () if isinstance(self.templates, str) else check_texts("templates of Prompts", self.templates)
-        if not templates or not all("{}" in template for template in templates):
-            raise InputError(
-                f"templates is a non-empty sequence of texts with '{{}}' in them, got {shown(self.templates)}"
-            )
-        return [template.replace("{}", self.name) for template in templates]
+        (name,) = check_texts("the name of legrad.Prompts", [self.name])
+        templates = check_texts("templates", self.templates)
+        if not all("{}" in template for template in templates):
+            raise InputError(f"templates: texts with '{{}}' in them are expected, got {shown(self.templates)}")
+        return [template.replace("{}", name) for template in templates]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +70,7 @@ class ZeroShot(ByValue):
         Raises:
             InputError: names that are no texts.
         """
-        return [Prompts(name, self.templates) for name in check_texts("the names of ZeroShot", self.names)]
+        return [Prompts(name, self.templates) for name in check_texts("the names of legrad.ZeroShot", self.names)]
 
 
 @dataclass(frozen=True, eq=False)
