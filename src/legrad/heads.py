@@ -10,7 +10,6 @@ The mean over heads and layers is LeGrad's own map. A head's number says nothing
 nothing to do with head 3 of the next. So ``of_heads`` also chooses by what the heads do.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from legrad.checks import shown
 from legrad.choices import Fit, ReadoutName
-from legrad.errors import InputError
+from legrad.errors import InputError, warn
 from legrad.inputs.prepare import Images
 from legrad.methods.heads import CHOICES, EVERY_HEAD, num_heads, of_heads
 from legrad.models.anatomy import ViTAnatomy
@@ -78,5 +77,5 @@ def head_relevance(
 
 def count(anatomy: ViTAnatomy) -> int:
     """Deprecated name of ``num_heads``."""
-    warnings.warn("legrad.heads.count is called num_heads now", DeprecationWarning, stacklevel=2)
+    warn("legrad.heads.count is called num_heads now", DeprecationWarning)
     return num_heads(anatomy)

@@ -15,7 +15,8 @@ from PIL import Image
 import legrad
 from legrad import atomic
 from legrad.names import fold
-from legrad.results.folder import _FILE_KEYS, Folder, Manifest
+from legrad.results.folder import Folder
+from legrad.results.manifest import _FILE_KEYS, Manifest
 
 
 def test_save_writes_what_the_manifest_names(tmp_path):
@@ -393,7 +394,8 @@ from pathlib import Path
 sys.path[:0] = [{tests!r}]
 from legrad import atomic
 from legrad.names import fold
-from legrad.results.folder import _FILE_KEYS, Folder, Manifest
+from legrad.results.folder import Folder
+from legrad.results.manifest import _FILE_KEYS, Manifest
 from results.killed import rounds
 
 def kill_after(count):

@@ -171,7 +171,7 @@ def _measure(
     from legrad.bench.data import open_data
     from legrad.bench.runner import Limits, run
     from legrad.cli.options import parse_layers
-    from legrad.results.folder import folder_path
+    from legrad.results.manifest import folder_path
 
     layer_choice, class_names, folder = parse_layers(layers), _names(names), folder_path(out)
     check_count("--seed", seed, 0)
@@ -247,7 +247,7 @@ def everything(
     import legrad
     from legrad.bench.report.comparison import headlines, metric_title, summary_sentence
     from legrad.bench.study import FULL, QUICK, Scale, study
-    from legrad.results.folder import folder_path
+    from legrad.results.manifest import folder_path
 
     folder = folder_path(out)
     check_count("--seed", seed, 0)
@@ -281,7 +281,7 @@ def everything(
 @app.command()
 def report(folder: Annotated[str, typer.Argument(help="The --out of a run.")]) -> None:
     """Markdown, CSV and figures from all results in a folder."""
-    from legrad.results.folder import folder_path
+    from legrad.results.manifest import folder_path
 
     _print_report(folder_path(folder))
 

@@ -95,7 +95,8 @@ def explain(
     }
     from legrad.inputs import depth, urls
     from legrad.methods import METHODS, find
-    from legrad.results.folder import Folder, folder_path
+    from legrad.results.folder import Folder
+    from legrad.results.manifest import folder_path
     from legrad.results.save import save_images
     from legrad.results.view import Style
 

@@ -7,7 +7,6 @@ of a plain forward pass. They are rough upper bounds.
 import gc
 import itertools
 import math
-import warnings
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 from legrad.checks import shown, whole_number
-from legrad.errors import InputError, LeGradError
+from legrad.errors import InputError, LeGradError, warn
 from legrad.models.anatomy import ViTAnatomy
 
 # images of one pass at most, by device: larger batches are not faster
@@ -84,10 +83,7 @@ class Budget:
             ) from error
         if not self._warned:
             self._warned = True
-            warnings.warn(
-                "out of memory: going on with smaller chunks. memory= (bytes) chooses them small from the start",
-                stacklevel=4,
-            )
+            warn("out of memory: going on with smaller chunks. memory= (bytes) chooses them small from the start")
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -2,13 +2,12 @@
 
 import math
 import struct
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from legrad.errors import InputError
+from legrad.errors import InputError, warn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,9 +109,7 @@ def deep_in_8_bits(image: Image.Image, name: str, own: Range | None, value_range
     values = np.asarray(image, np.float64)
     finite = np.isfinite(values)
     if not finite.all():
-        warnings.warn(
-            f"{name} holds {int((~finite).sum())} NaN or infinite values; they become black", UserWarning, stacklevel=2
-        )
+        warn(f"{name} holds {int((~finite).sum())} NaN or infinite values; they become black")
     low, high = (float(end) for end in (values[finite].min(), values[finite].max())) if finite.any() else (0.0, 0.0)
     # a file that says 12 of 16 bits may hold them as the upper ones, as it should
     if own is not None and high > own[1]:
@@ -139,11 +136,9 @@ def _guessed(low: float, high: float, mode: str, name: str) -> Range:
         chosen = (-1.0, 1.0)
     else:
         chosen = (min(0.0, low), high) if low >= 0 else (low, high if high > low else low + 1)
-    warnings.warn(
+    warn(
         f"{name} does not say what its values {low:g} to {high:g} mean: {chosen[0]:g} is taken for black and "
-        f"{chosen[1]:g} for white; give value_range=(low, high) to choose",
-        UserWarning,
-        stacklevel=2,
+        f"{chosen[1]:g} for white; give value_range=(low, high) to choose"
     )
     return chosen
 
@@ -202,19 +197,15 @@ def _warn_of_little_contrast(low: float, high: float, own: Range, name: str) -> 
     if not 0 < share < _LEAST:
         return
     bits = 2 ** math.ceil(math.log2(max(high, 1) + 1)) - 1
-    warnings.warn(
+    warn(
         f"{name} uses {share:.1%} of its range, values {low:g} to {high:g} of {own[0]:g} to {own[1]:g}: the model sees "
-        f"hardly any contrast. If they mean another range, give value_range=(low, high), such as (0, {bits})",
-        UserWarning,
-        stacklevel=2,
+        f"hardly any contrast. If they mean another range, give value_range=(low, high), such as (0, {bits})"
     )
 
 
 def _warn_of_nothing_left(pixels: "NDArray[np.uint8]", low: float, high: float, chosen: Range, name: str) -> None:
     if low < high and pixels.min() == pixels.max():
-        warnings.warn(
+        warn(
             f"{name}: no pixel differs within value_range=({chosen[0]:g}, {chosen[1]:g}); its values go from {low:g} "
-            f"to {high:g}",
-            UserWarning,
-            stacklevel=2,
+            f"to {high:g}"
         )

@@ -4,7 +4,6 @@ import glob
 import io
 import os
 import threading
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from legrad.errors import InputError
+from legrad.errors import InputError, warn
 from legrad.inputs import depth, formats
 from legrad.inputs.urls import Download, fetched, is_url, shown
 
@@ -132,11 +131,9 @@ def _frames(image: Image.Image) -> int:
 
 def _warn_of_frames(count: int, name: str) -> None:
     if count > 1:
-        warnings.warn(
+        warn(
             f"{name} holds {count} frames or pages and this model takes single images: only one is "
-            "explained, of a file the first",
-            UserWarning,
-            stacklevel=3,
+            "explained, of a file the first"
         )
 
 

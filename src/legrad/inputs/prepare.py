@@ -4,7 +4,6 @@ import contextlib
 import functools
 import itertools
 import os
-import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
@@ -14,7 +13,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from legrad.errors import InputError
+from legrad.errors import InputError, UserLine, user_line, warn, warnings_at
 from legrad.inputs import depth, geometry, images, sounds, spectrograms, tensors, transforms, urls, videos, views
 from legrad.inputs.ahead import read_ahead
 from legrad.inputs.originals import Allowance, ImageFile, stamp_of
@@ -137,7 +136,8 @@ class InputQueue:
             yield [_result(self._jobs[0])]
             return
         step = count or len(self)
-        jobs = [functools.partial(_result, job) for job in self._jobs]
+        line = user_line()
+        jobs = [functools.partial(_result_of_thread, line, job) for job in self._jobs]
         # two windows at most: one that is used, one that is being read
         with contextlib.closing(read_ahead(jobs, min(_THREADS, os.cpu_count() or 1), step)) as inputs:
             while window := list(itertools.islice(inputs, step)):
@@ -147,6 +147,11 @@ class InputQueue:
 
 def _result(job: Input | Callable[[], Input]) -> Input:
     return job if isinstance(job, Input) else job()
+
+
+def _result_of_thread(line: UserLine, job: Input | Callable[[], Input]) -> Input:
+    with warnings_at(line):
+        return _result(job)
 
 
 def sources(
@@ -227,11 +232,9 @@ def _size(size: int | Sequence[int], layout: InputLayout) -> geometry.Size:
     height, width = geometry.as_size(size)
     times = height * width / (layout.shape[-2] * layout.shape[-1])
     if times > _LARGE:
-        warnings.warn(
+        warn(
             f"size={size!r} has {times:,.0f} times as many patches as the model's own input of {layout.shape[-2]} x "
-            f"{layout.shape[-1]} pixels, and attention takes up to {times**2:,.0f} times as long",
-            UserWarning,
-            stacklevel=4,
+            f"{layout.shape[-1]} pixels, and attention takes up to {times**2:,.0f} times as long"
         )
     return height, width
 
@@ -369,11 +372,9 @@ def _transformed(image: Any, transform: Any, placement: geometry.Placement, chan
             f"steps; preprocess yourself and pass a float tensor (batch, {channels}, height, width)"
         )
     if tensor.dtype == torch.bool or not tensor.is_floating_point():
-        warnings.warn(
+        warn(
             f"the transform makes {str(tensor.dtype).removeprefix('torch.')} of {name}, which is not normalised: does "
-            "it lack ToDtype(torch.float32, scale=True), or ToTensor() in place of PILToTensor()?",
-            UserWarning,
-            stacklevel=4,
+            "it lack ToDtype(torch.float32, scale=True), or ToTensor() in place of PILToTensor()?"
         )
         return tensor.float()
     if not tensors.is_usable(tensor):

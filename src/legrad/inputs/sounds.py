@@ -6,7 +6,6 @@ import io
 import math
 import os
 import re
-import warnings
 import wave
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from legrad.errors import InputError
+from legrad.errors import InputError, warn
 from legrad.inputs import tensors, urls
 from legrad.inputs.images import path_of
 
@@ -141,7 +140,7 @@ def check(waveform: "NDArray[np.float32]", rate: int, name: str, shortest: float
     if clipped >= _CLIPPED[1]:
         raise InputError(f"{share}, so that little of the sound is left; record it at a lower level")
     if clipped >= _CLIPPED[0]:
-        warnings.warn(f"{share}, which may mislead the model", UserWarning, stacklevel=2)
+        warn(f"{share}, which may mislead the model")
 
 
 def _of_file(file: Any, name: str) -> tuple[Any, int]:

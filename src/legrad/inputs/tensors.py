@@ -1,14 +1,13 @@
 """Tensors that are given as input: whether a model can take them, and what is wrong with those that it cannot."""
 
 import contextlib
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from legrad.errors import InputError
+from legrad.errors import InputError, warn
 
 _NAMES = {
     "rows": "(batch, {channels}, height, width)",
@@ -93,11 +92,9 @@ def check_values(batch: Tensor, what: str, of_pixels: bool, first: int = 0) -> N
     low, high = (float(end) for end in batch.aminmax())
     if low > -_FAR and high < _FAR:
         if of_pixels and low >= 0 and _PIXELS < high <= 255 and batch.shape[-3] == 3:
-            warnings.warn(
+            warn(
                 f"the {what} has values up to {high:g}, as pixels of 8 bits have them: models want them normalised, "
-                "unless they do that themselves",
-                UserWarning,
-                stacklevel=3,
+                "unless they do that themselves"
             )
         return
     for index, row in enumerate(batch, first):

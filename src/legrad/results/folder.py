@@ -15,93 +15,18 @@ Results of an earlier run stay until the new ones are complete; a new file in th
 
 import contextlib
 import itertools
-import json
 import os
-import re
-import secrets
-import socket
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
-from legrad.atomic import Fingerprint, WriteError, fits, is_fingerprint, lock, parse_json, publish
+from legrad.atomic import Fingerprint, WriteError, fits, publish
 from legrad.atomic import fingerprint as fingerprint_of
-from legrad.checks import shown
 from legrad.errors import InputError
 from legrad.names import fold
-
-FORMAT = "legrad results 1"
-JOURNAL = ".legrad-journal"
-_FILE_KEYS = ("figure", "arrays", "overlay", "animation", "layers_figure")  # of the manifest: their values are files
-
-
-@dataclass
-class Manifest:
-    """What a manifest says.
-
-    Attributes:
-        entries: one per image: names of its files and what is in them, its ``targets`` a list of such records.
-        files: name -> fingerprint.
-        facts: of the run, above all entries; what is different for an entry stands in the entry itself.
-    """
-
-    entries: list[dict[str, Any]] = field(default_factory=list)
-    files: dict[str, Fingerprint] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path) -> "Manifest | None":
-        """None if there is none, or none of ours."""
-        try:
-            content = parse_json(path.read_bytes())
-            return cls.of(content) if content["format"] == FORMAT else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> "Manifest":
-        """Out of the parsed JSON; anything that is not as we write it raises."""
-        entries, files = list(content["images"]), dict(content["files"])
-        for entry in entries:
-            files_of(entry)
-        # a name with path parts in it is not ours
-        own = {name: known for name, known in files.items() if name == Path(name).name and is_fingerprint(known)}
-        return cls(entries, own, {key: content[key] for key in content if key not in ("format", "images", "files")})
-
-    def content(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {"format": FORMAT, **self.facts, "images": self.entries, "files": self.files}
-
-    def write(self, path: Path, staging: Path) -> None:
-        """Whole or not at all; ``staging`` is a folder for the draft.
-
-        Raises:
-            WriteError: it cannot be written.
-        """
-        # file names may hold bytes that are no UTF-8: Python's escape for those is JSON's too
-        text = json.dumps(self.content(), indent=2, ensure_ascii=False)
-        draft = staging / path.name
-        try:
-            staging.mkdir(exist_ok=True)
-            draft.write_bytes(text.encode("utf-8", "backslashreplace"))
-            draft.replace(path)
-        except OSError as error:
-            raise WriteError.of(path, error) from error
-
-    def own_files(self, entries: Sequence[dict[str, Any]]) -> dict[str, Fingerprint]:
-        """The files of some entries with their fingerprints."""
-        return {name: self.files[name] for entry in entries for name in files_of(entry) if name in self.files}
-
-    def with_own_facts(self, entry: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-        """One of our entries as it stands below other facts."""
-        return {**{key: value for key, value in self.facts.items() if facts.get(key) != value}, **entry}
-
-
-def files_of(entry: Mapping[str, Any]) -> list[str]:
-    """The names of all files of an entry."""
-    return [record[key] for record in (entry, *entry["targets"]) for key in _FILE_KEYS if key in record]
+from legrad.results.journal import FolderJournal, complete, remove
+from legrad.results.manifest import Manifest, files_of, folder_path, manifest_path, numbered, stem_of
 
 
 class Folder:
@@ -141,7 +66,7 @@ class Folder:
         self._old = Manifest()  # what other runs wrote
         self._replaced: list[dict[str, Any]] = []
         self._depth = 0
-        self._journal: _Journal | None = None
+        self._journal: FolderJournal | None = None
         try:
             self._made = not self.root.exists()
             self.root.mkdir(parents=True, exist_ok=True)
@@ -161,16 +86,16 @@ class Folder:
             else:
                 self._abandon()
 
-    def _opened(self) -> "_Journal":
+    def _opened(self) -> "FolderJournal":
         """The journal, which no other run has; at the first call what a killed run left is mended.
 
         Raises:
             WriteError: another run writes into the folder.
         """
         if self._journal is None:
-            journal = _Journal(self.root)
+            journal = FolderJournal(self.root)
             try:
-                self.manifest = _manifest_path(self.root)
+                self.manifest = manifest_path(self.root)
                 self._before = Manifest.read(self.manifest) or Manifest()
                 others = [e for e in self._before.entries if not self._written.keys() & set(files_of(e))]
                 self._old = Manifest(others, self._before.own_files(others), self._before.facts)
@@ -192,7 +117,7 @@ class Folder:
         """
         self._opened()
         self._replaced += [e for e in self._old.entries if e.get("image") == image and e not in self._replaced]
-        kept = {fold(_stem_of(entry)) for entry in self._old.entries if entry not in self._replaced}
+        kept = {fold(stem_of(entry)) for entry in self._old.entries if entry not in self._replaced}
         chosen = next(name for name in numbered(stem) if fold(name) not in self._stems | kept)
         self._stems.add(fold(chosen))
         return chosen
@@ -270,7 +195,7 @@ class Folder:
             final = self._current()
             if removed or self._staged:
                 self._journal.append({"commit": final.content(), "remove": removed})
-                _complete(self.root, self.manifest, final, removed, self._staged, self._journal.staging)
+                complete(self.root, self.manifest, final, removed, self._staged, self._journal.staging)
                 self._saved = len(self.entries)
             elif len(self.entries) > self._saved:
                 self._save()
@@ -308,7 +233,7 @@ class Folder:
     def _remove_unnamed(self) -> None:
         named = {name for entry in self.entries for name in files_of(entry)}
         for name in self._written.keys() - named - self._staged:
-            _remove(self.root / name, self._written[name])
+            remove(self.root / name, self._written[name])
         self._written = {name: known for name, known in self._written.items() if name in named}
         self.files = [path for path in self.files if path.name in named]
 
@@ -334,184 +259,3 @@ class Folder:
     def _save(self) -> None:
         self._current().write(self.manifest, self._opened().staging)
         self._saved = len(self.entries)
-
-
-def _complete(
-    root: Path, path: Path, final: Manifest, removed: Mapping[str, Fingerprint], staged: set[str], staging: Path
-) -> None:
-    """Put the new results in the place of the old ones; done again from the start, it goes on where it was.
-
-    At every moment the manifest names only files that are there.
-    """
-    waiting = [entry for entry in final.entries if staged.intersection(files_of(entry))]
-    interim = [entry for entry in final.entries if entry not in waiting]
-    Manifest(interim, final.own_files(interim), final.facts).write(path, staging)
-    for name, known in removed.items():
-        if not fits(root / name, final.files.get(name)):  # unless its successor is there already
-            _remove(root / name, known)
-    for name in sorted(staged):
-        if (staging / name).is_file() and not fits(root / name, final.files.get(name)):
-            try:
-                publish(staging / name, root / name)
-            except OSError as error:
-                raise WriteError.of(root / name, error) from error
-    final.write(path, staging)
-
-
-class _Journal:
-    """The journal of a folder: opened by one run at a time, which first mends what a killed one left."""
-
-    def __init__(self, root: Path) -> None:
-        self._root, self._path = root, root / JOURNAL
-        self.staging = root / f".legrad-{secrets.token_hex(6)}"
-        self._file = self._open()
-        try:
-            self._mend()
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _open(self) -> BinaryIO:
-        while True:
-            try:
-                if self._path.is_symlink() or (self._path.exists() and not self._path.is_file()):
-                    raise WriteError(f"{self._path} is no file of legrad's; move it away, or save elsewhere")
-                file = self._path.open("a+b")
-                if not lock(file):
-                    writer = self._lines(file)[:1]
-                    file.close()
-                    who = f" (process {writer[0].get('pid')} on {writer[0].get('host')})" if writer else ""
-                    raise WriteError(f"another run{who} writes into {self._root}; wait for it, or save elsewhere")
-                # the run that held it may have removed it while we waited for the lock
-                if self._path.exists() and os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
-                    return file
-                file.close()
-            except OSError as error:
-                raise WriteError(f"cannot write into {self._root}: {error.strerror or error}") from error
-
-    def _lines(self, file: BinaryIO) -> list[dict[str, Any]]:
-        """The whole lines; a killed run may have left half a line at the end."""
-        file.seek(0)
-        lines = []
-        for line in file.read().split(b"\n")[:-1]:
-            with contextlib.suppress(ValueError):
-                value = parse_json(line)
-                lines += [value] if isinstance(value, dict) else []
-        return lines
-
-    def _mend(self) -> None:
-        """Finish or undo what a killed run did, out of its journal."""
-        lines = self._lines(self._file)
-        if not lines:
-            if os.fstat(self._file.fileno()).st_size and not self._is_begun():
-                raise WriteError(f"{self._path} is no journal of legrad's; move it away, or save elsewhere")
-            return
-        head, *rest = lines
-        staging_name, manifest_name = head.get("staging"), head.get("manifest")
-        if head.get("format") != FORMAT or not isinstance(staging_name, str) or not isinstance(manifest_name, str):
-            raise WriteError(f"{self._path} is no journal of legrad's; move it away, or save elsewhere")
-        if not re.fullmatch(r"\.legrad-[0-9a-f]{12}", staging_name) or Path(manifest_name).name != manifest_name:
-            raise WriteError(f"{self._path} is damaged; move it away, or save elsewhere")
-        staging, path = self._root / staging_name, self._root / manifest_name
-        written = {
-            line["name"]: line
-            for line in rest
-            if is_fingerprint(line) and isinstance(line.get("name"), str) and Path(line["name"]).name == line["name"]
-        }
-        commit = next((line for line in rest if "commit" in line), None)
-        if commit is not None:
-            waiting = {name for name, line in written.items() if line.get("staged")}
-            try:
-                final, removed = Manifest.of(commit["commit"]), dict(commit["remove"])
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise WriteError(f"{self._path} is damaged; move it away, or save elsewhere") from None
-            _complete(self._root, path, final, removed, waiting, staging)
-        manifest = Manifest.read(path) or Manifest()
-        for name, known in written.items():
-            if not known.get("staged") and name not in manifest.files:
-                _remove(self._root / name, known)
-        _clear_staging(staging, [*written, manifest_name])
-
-    def _is_begun(self) -> bool:
-        """Whether the file is the beginning of our first line."""
-        self._file.seek(0)
-        return json.dumps({"format": FORMAT}).encode()[:-1].startswith(self._file.read(20)[:20])
-
-    def start(self, manifest_name: str) -> None:
-        """Write the first line, and nothing else."""
-        try:
-            self._file.truncate(0)
-            head = {"format": FORMAT, "staging": self.staging.name, "manifest": manifest_name}
-            self.append({**head, "pid": os.getpid(), "host": socket.gethostname()})
-        except OSError as error:
-            raise WriteError(f"cannot write into {self._root}: {error.strerror or error}") from error
-
-    def append(self, line: Mapping[str, Any]) -> None:
-        """One line; the system has it when this returns, though not yet the disk."""
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()
-
-    def close(self, remove: bool) -> None:
-        """Let others write; ``remove``: nothing is left to mend."""
-        with contextlib.suppress(OSError):
-            if remove:
-                names = os.listdir(self.staging) if self.staging.is_dir() else []
-                _clear_staging(self.staging, names)
-                self._path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # a full disk: what is buffered is of no use any more
-            self._file.close()
-        if remove and os.name == "nt":  # where an open file cannot be removed
-            with contextlib.suppress(OSError):
-                self._path.unlink(missing_ok=True)
-
-
-def _clear_staging(staging: Path, names: Sequence[str]) -> None:
-    if staging.is_symlink():
-        return
-    for name in names:
-        with contextlib.suppress(OSError):
-            (staging / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        staging.rmdir()
-
-
-def _remove(path: Path, known: Fingerprint) -> None:
-    """Remove a file if it is still what we wrote."""
-    if fits(path, known):
-        with contextlib.suppress(OSError):
-            path.unlink()
-
-
-def _manifest_path(root: Path) -> Path:
-    """The manifest of ours in a folder, or where to write one."""
-    if (root / "manifest.json").is_dir():
-        raise WriteError(f"cannot write {root / 'manifest.json'}: it is a folder")
-    try:
-        names = [name for name in os.listdir(root) if re.fullmatch(r"manifest(-\d+)?\.json", name)]
-    except OSError as error:
-        raise WriteError(f"cannot write into {root}: {error.strerror or error}") from error
-    for name in sorted(names, key=lambda name: (len(name), name)):
-        if not (root / name).is_symlink() and Manifest.read(root / name) is not None:
-            return root / name
-    return next(root / f"{stem}.json" for stem in numbered("manifest") if not os.path.lexists(root / f"{stem}.json"))
-
-
-def folder_path(root: Any) -> Path:
-    """A path that can be a folder's; ``InputError`` for anything else."""
-    try:
-        text = os.fsdecode(root)
-    except TypeError:
-        raise InputError(f"the folder is a path, got {type(root).__name__}") from None
-    if not text or "\0" in text:
-        raise InputError(f"the folder is a path, got {shown(text)}")
-    return Path(text)
-
-
-def numbered(stem: str) -> Iterator[str]:
-    """STEM, STEM-2, STEM-3 and so on without end."""
-    return itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-
-
-def _stem_of(entry: Mapping[str, Any]) -> str:
-    """The stem that an entry's files have."""
-    return Path(str(entry.get("figure", ""))).stem.removesuffix("--figure")

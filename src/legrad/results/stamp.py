@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from legrad.atomic import WriteError, publish
 from legrad.names import fold
-from legrad.results.folder import folder_path, numbered
+from legrad.results.manifest import folder_path, numbered
 
 _KEY = "legrad"  # of the text in the file, which is a digest of its pixels
 

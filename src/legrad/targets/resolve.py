@@ -3,7 +3,6 @@
 import difflib
 import functools
 import operator
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from legrad.choices import check_choice
 from legrad.core.score import Direction, Function, NeedsAnswer, NoTarget, ResolvedTarget, contrast, one_hot, per_image
 from legrad.core.state import evaluation_mode, weights_version
 from legrad.core.truth import final_answer
-from legrad.errors import InputError
+from legrad.errors import InputError, warn
 from legrad.inputs.prepare import Input, sources, stack
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import ViTAnatomy
@@ -358,9 +357,7 @@ def _on_normalized(function: Callable[[Tensor], Tensor], feature: Tensor) -> Ten
 def _warn_of_classes_for_all(labels: Sequence[int]) -> None:
     first = ", ".join(f"[{label}]" for label in labels[:3])
     spelling = f"[{first}, ...]" if len(labels) > 3 else f"[{first}]"
-    warnings.warn(
+    warn(
         f"{len(labels)} class indices for {len(labels)} images: every image is explained for all of them. For one "
-        f"class per image give a list for each, {spelling}, as labels[:, None].tolist() of a tensor does",
-        UserWarning,
-        stacklevel=4,
+        f"class per image give a list for each, {spelling}, as labels[:, None].tolist() of a tensor does"
     )

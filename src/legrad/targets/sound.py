@@ -1,7 +1,6 @@
 """Sounds as targets: checked clips -> embeddings, for models that embed sounds in the space of their images."""
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from legrad.checks import first_line, shown
 from legrad.core import state
 from legrad.core.finite import nonfinite_weight
 from legrad.core.memory import ran_out
-from legrad.errors import InputError, LeGradError
+from legrad.errors import InputError, LeGradError, warn
 from legrad.inputs import images, sounds, urls
 from legrad.models.adapter import AudioEncoder
 from legrad.targets.kinds import Audio
@@ -64,11 +63,9 @@ def _waveform(source: Any, target: Audio, encoder: AudioEncoder, name: str) -> "
     sounds.check(waveform, rate, name, encoder.shortest)
     duration = waveform.shape[1] / rate
     if encoder.longest is not None and duration > encoder.longest:
-        warnings.warn(
+        warn(
             f"{name} lasts {duration:.2f} s, the model is made for {encoder.longest} s at most; say what it is to hear "
-            "with legrad.Audio(sound, start=..., end=...), or cut the file",
-            UserWarning,
-            stacklevel=8,
+            "with legrad.Audio(sound, start=..., end=...), or cut the file"
         )
     return sounds.resampled(sounds.mono(waveform), rate, encoder.rate, name)
 

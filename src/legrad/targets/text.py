@@ -1,6 +1,5 @@
 """Texts -> embeddings: tokenize them, find those that were truncated silently, encode them in batches that fit."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from legrad.checks import first_line, shown
 from legrad.core.finite import nonfinite_weight
 from legrad.core.memory import ran_out, texts_per_forward
-from legrad.errors import InputError, LeGradError
+from legrad.errors import InputError, LeGradError, warn
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import ViTAnatomy
 
@@ -225,8 +224,4 @@ def _quoted(texts: Sequence[str]) -> str:
 def _warn_of_truncation(texts: Sequence[str]) -> None:
     first = texts[0] if len(texts[0]) <= 80 else f"{texts[0][:60]} … {texts[0][-15:]}"
     others = f" ({len(texts) - 1} more texts are cut too)" if len(texts) > 1 else ""
-    warnings.warn(
-        f"the text {first!r} is longer than the model's context: its end is cut off and plays no part{others}",
-        UserWarning,
-        stacklevel=6,
-    )
+    warn(f"the text {first!r} is longer than the model's context: its end is cut off and plays no part{others}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from legrad.atomic import Fingerprint, WriteError, fingerprint, fits, is_fingerprint, parse_json, write_atomically
 from legrad.names import fold
-from legrad.results.folder import numbered
+from legrad.results.manifest import numbered
 
 _BEGIN, _END = "\n<!-- legrad bench report ", " -->\n"
 
