@@ -190,7 +190,7 @@ def explain_queue(
     """
     inputs: list[Input] = []
     results: list[PassResult] = []
-    with contextlib.closing(queue.windows(WINDOW)) as windows:
+    with contextlib.closing(queue.windows(question.request.window(anatomy))) as windows:
         for window in windows:
             start = len(inputs)
             inputs += window

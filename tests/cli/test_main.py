@@ -651,6 +651,13 @@ def test_a_method_that_knows_no_target_needs_none(run):
     assert_error(run("explain", "a.png", "--method", "gradcam"), "say what to look for", "raw-attention, rollout")
 
 
+def test_attention_head_by_head(run):
+    photo("a.png")
+    code, out, err = run("explain", "a.png", "--method", "raw-attention:heads=each")
+    assert code == 0, err
+    assert "head 3" in out
+
+
 # -- the terminal ---------------------------------------------------------------------------------------------------
 
 

@@ -95,13 +95,13 @@ def explain(
         "keep_layers": per_layer,
     }
     from legrad.inputs import depth, urls
-    from legrad.methods import METHODS
+    from legrad.methods import METHODS, find
     from legrad.results.folder import Folder
     from legrad.results.manifest import folder_path
     from legrad.results.save import save_images
     from legrad.results.view import Style
 
-    arguments["method"] = check_choice("method", method, list(METHODS))
+    arguments["method"] = kind = find(method)
     arguments["value_range"] = value_range = depth.checked(value_range)
     style, root = Style(0.65, cmap), folder_path(out)
     _check_files(image or [], similar or [], audio or [])
@@ -109,7 +109,7 @@ def explain(
         if texts:
             check_texts(option, texts)
     targets = _targets(text or [], label or [], similar or [], audio or [], zeroshot or [], predicted)
-    if not targets and not contrast and METHODS[method].targets:
+    if not targets and not contrast and kind.targets:
         if image:
             raise InputError(
                 "say what to look for: -t 'a photo of a dog' (repeat it), --class, --predicted, --zeroshot, --similar, "
