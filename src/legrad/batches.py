@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from legrad.core.first_use import Gradients
 from legrad.core.memory import Budget, images_per_forward, ran_out
 from legrad.core.planning import Shortcuts
 from legrad.core.score import ResolvedTarget
@@ -31,6 +32,9 @@ class Question:
         self, method: Method, targets: Sequence[ResolvedTarget], layers: Sequence[int], readout: str, memory: str | int
     ) -> None:
         self.method, self.targets, self.layers, self.readout, self.memory = method, targets, layers, readout, memory
+        # LeGrad differentiates one block at a time
+        others: Gradients = "all" if method.needs == "gradients" else "none"
+        self.gradients: Gradients = "layers" if method.function is None else others
         self._needs_answer = any(target.needs_answer for target in targets)
         self._budgets: dict[tuple[int, ...], Budget] = {}
 

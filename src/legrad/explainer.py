@@ -394,7 +394,6 @@ class Explainer:
                 for input_size, members in by_size(inputs, len(inputs) - len(window)).items():
                     anatomy = self.anatomy.at(input_size)
                     first = stack([inputs[members[0]]], anatomy.device, anatomy.dtype)
-                    results.extend(
-                        question.results(anatomy, inputs, members, self._first_use.shortcuts_for(first, anatomy))
-                    )
+                    shortcuts = self._first_use.shortcuts_for(first, anatomy, question.gradients)
+                    results.extend(question.results(anatomy, inputs, members, shortcuts))
         return inputs, results

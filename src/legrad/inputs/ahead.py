@@ -43,7 +43,8 @@ def read_ahead(jobs: Sequence[Callable[[], T]], threads: int, ahead: int) -> Gen
         BaseException: what a job raises; those after it are not begun any more.
     """
     slots: list[_Slot[T]] = [_Slot(index < ahead) for index in range(len(jobs))]
-    numbers, stopped = itertools.count(), []
+    numbers = itertools.count()
+    stopped: list[bool] = []
 
     def work() -> None:
         while (index := next(numbers)) < len(jobs):
