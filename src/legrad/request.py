@@ -1,5 +1,6 @@
 """Arguments of ``load``, ``wrap`` and ``explain``, checked; what one call of ``explain`` asks for."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -39,6 +40,9 @@ def check_parts(model: Any, transform: Any, tokenizer: Any, anatomy: Any, audio_
         raise InputError(f"model is a torch.nn.Module, got {shown(model)}")
 
 
+_WINDOW = 256  # images that are ready at once, at most
+
+
 @dataclass(frozen=True)
 class Request:
     """The checked arguments of a call, beside its images and targets.
@@ -67,6 +71,11 @@ class Request:
     def kept_bytes(self) -> int:
         """Bytes of originals that are kept in memory; others are read again when they are shown."""
         return KEPT_BYTES if self.memory == "auto" else self.memory // 4
+
+    def window(self, anatomy: ViTAnatomy) -> int:
+        """Images that are ready at once; as many more are being read meanwhile."""
+        per_image = math.prod(anatomy.shape) * torch.float32.itemsize
+        return max(1, min(_WINDOW, self.kept_bytes // (2 * per_image)))
 
     def settings(self, model: str, anatomy: ViTAnatomy, first: Input, null: ResolvedTarget | None) -> dict[str, Any]:
         """What made a result, ready for JSON."""

@@ -139,7 +139,7 @@ class InputQueue:
         line = user_line()
         jobs = [functools.partial(_result_of_thread, line, job) for job in self._jobs]
         # two windows at most: one that is used, one that is being read
-        with contextlib.closing(read_ahead(jobs, min(_THREADS, os.cpu_count() or 1), 2 * step)) as inputs:
+        with contextlib.closing(read_ahead(jobs, min(_THREADS, os.cpu_count() or 1), step)) as inputs:
             while window := list(itertools.islice(inputs, step)):
                 yield window
                 del window
