@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from legrad.core import state
+from legrad.core.gradients import gradient_check
 from legrad.core.memory import block_bytes
 from legrad.core.positions import no_position_check, position_check, random_input
 from legrad.core.truth import truth_check
@@ -92,7 +93,10 @@ def examine(
         _facts(explainer, anatomy, report)
         anatomy = side_inputs.bound(anatomy, [0])
         batch = random_input(anatomy, seed)
-        checks: dict[str, Callable[[ViTAnatomy, Tensor], None]] = {"truth check": truth_check}
+        checks: dict[str, Callable[[ViTAnatomy, Tensor], object]] = {
+            "truth check": truth_check,
+            "gradient check": gradient_check,
+        }
         if why := no_position_check(anatomy):
             report.add("position check", f"not run: {why}")
         else:

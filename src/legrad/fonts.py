@@ -25,6 +25,8 @@ def families(text: str) -> list[str] | None:
     import matplotlib
 
     chosen = list(matplotlib.rcParams["font.family"])
+    if text.isascii():
+        return chosen
     missing = _letters(text).difference(*map(_coverage, chosen))
     others = _other_families() if missing else {}
     while missing:

@@ -94,11 +94,23 @@ def check_alpha(alpha: float) -> float:
     raise InputError(f"alpha lies in [0, 1], got {shown(alpha)}")
 
 
+def _numbers(values: Any, expected: str) -> "NDArray[Any]":
+    """An array of at least two dimensions; raises ``InputError`` for anything else."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError):  # tensors on a device, or with a graph
+        array = np.empty(0)
+    if array.ndim < 2 or array.size == 0 or array.dtype.kind not in "buif":
+        raise InputError(f"{expected}, got {shown(values)}")
+    return array
+
+
 def rgb(image: "NDArray[Any]") -> "NDArray[np.uint8]":
     """An image (..., H, W, 3) of one with any number of channels.
 
     (H, W) and one channel are grey, of two the mean is, of more the first three count.
     """
+    image = _numbers(image, "an image is an array (H, W, 3) uint8")
     if image.ndim < 3:
         image = image[..., None]
     channels = image.shape[-1]
@@ -110,6 +122,7 @@ def rgb(image: "NDArray[Any]") -> "NDArray[np.uint8]":
 def colours(saliency: "NDArray[Any]", cmap: str = "inferno") -> "NDArray[np.uint8]":
     """Saliency (H, W) in [0, 1] -> RGB (H, W, 3) uint8 through a matplotlib colour map."""
     check_cmap(cmap)
+    saliency = _numbers(saliency, "saliency is an array (H, W) in [0, 1]")
     return load_matplotlib().colormaps[cmap](np.clip(saliency, 0, 1), bytes=True)[..., :3]
 
 
@@ -136,7 +149,7 @@ def overlay(
         InputError: another alpha, sizes that differ, or an unknown colour map.
     """
     alpha = check_alpha(alpha)
-    image = rgb(image)
+    image, saliency = rgb(image), _numbers(saliency, "saliency is an array (H, W) in [0, 1]")
     if image.shape[:2] != saliency.shape:
         raise InputError(f"image {image.shape[:2]} and saliency {saliency.shape} differ in size")
     pixels = image * (1 - alpha) + colours(saliency, cmap) * alpha

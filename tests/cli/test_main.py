@@ -784,3 +784,36 @@ def test_what_a_folder_run_leaves_out_is_said(run, tmp_path, monkeypatch):
     assert (
         "b.heic is not an image that Pillow can read: a HEIC image, as phones make them: pip install pillow-heif" in err
     )
+
+
+def test_results_are_not_explained_again(run):
+    photo("cat.png")
+    run("explain", "cat.png", "-t", "a cow", "--out", ".")
+    code, _, err = run("explain", ".", "-t", "a pig", "--out", ".")
+    assert code == 0
+    assert (
+        err.splitlines(keepends=True)[-1]
+        == "warning: 2 results of an earlier run in . are left out, such as cat--a-cow.png\n"
+    )
+    assert [entry["image"] for entry in manifest(".")["images"]] == ["cat.png"]
+    assert sorted(os.listdir()) == ["cat--a-pig.png", "cat--figure.png", "cat.npz", "cat.png", "manifest.json"]
+    code, _, _ = run("explain", "cat--a-pig.png", "-t", "a pig", "--out", "other")
+    assert code == 0
+    assert_error(run("explain", "other", "-t", "a pig", "--out", "other"), "are results of an earlier run")
+
+
+def test_an_interrupt_keeps_what_is_finished(run, monkeypatch, explainer):
+    original = explainer.explain
+
+    def explain(images, targets, **options):
+        if any(image.width == 33 for image in images):
+            raise KeyboardInterrupt
+        return original(images, targets, **options)
+
+    monkeypatch.setattr(explainer, "explain", explain)
+    sizes = [40] * 8 + [33]
+    for index, width in enumerate(sizes):
+        Image.new("RGB", (width, 30)).save(f"{index}.png")
+    code, _, err = run("explain", *(f"{index}.png" for index in range(9)), "-t", "a dog")
+    assert (code, err) == (130, "interrupted: 8 images are in legrad-out; earlier results, if there were any, stay\n")
+    assert len(manifest()["images"]) == 8

@@ -352,3 +352,18 @@ def test_figures_of_others_get_fonts_too():
     figure.subplots().set_title(f"a {CAT[0]} b")
     viz.png(figure)
     assert figure.axes[0].get_title() == "a ? b"
+
+
+@pytest.mark.parametrize("image", ["x", None, 1, 1.0])
+def test_timing_of_no_image(image):
+    with pytest.raises(legrad.InputError, match=r"image is a whole number|there are 1 images"):
+        handmade.explanation().timing(image)
+
+
+@pytest.mark.parametrize("size", ["x", [], (1,), (1, 2, 3), 0, -1, 1.5, (0, 4), None])
+def test_sizes_of_saliency(size):
+    if size is None:
+        assert handmade.explanation().saliency(size).shape == (1, 2, 24, 32)
+    else:
+        with pytest.raises(legrad.InputError):
+            handmade.explanation().saliency(size)

@@ -440,3 +440,24 @@ def test_killed_at_any_moment(tmp_path):
         assert set(os.listdir(folder)) == named(folder) | {"mine.png"}, step
         images = {entry["image"] for entry in json.loads((folder / "manifest.json").read_text())["images"]}
         assert images in ({"z"},) if step % 2 else images in ({"z"}, {"a", "b", "z"}, {"mine", "a", "c", "z"}), step
+
+
+def test_ten_thousand_results_take_their_time_once(tmp_path):
+    """No name or image looks at all others: a folder of many results is as quick per image as one of few."""
+    looked = [0]
+
+    class Entries(list):
+        def __iter__(self):
+            looked[0] += len(self)
+            return super().__iter__()
+
+    with Folder(tmp_path) as folder:
+        for index in range(50):
+            put(folder, f"image-{index}", targets=())
+    for clear in (False, True):
+        with Folder(tmp_path, clear=clear) as folder:
+            folder._old.entries = Entries(folder._old.entries)
+            for index in range(50):
+                put(folder, f"image-{index}", targets=())
+            assert looked[0] == 0
+    assert set(listing(tmp_path)) == named(tmp_path)

@@ -14,14 +14,14 @@ import numpy as np
 
 from legrad.bench.benchmark import Benchmark
 from legrad.bench.code import code_digest
-from legrad.bench.content import Contents
-from legrad.bench.journal import Journal, Key
+from legrad.bench.journal import Journal
 from legrad.bench.model import ModelUnderTest
+from legrad.bench.records import Records, one_line
 from legrad.bench.result import Result, finite, summarise
 from legrad.bench.variants import Variant
 from legrad.checks import check_count
 from legrad.datasets import Dataset, Sample
-from legrad.errors import InputError, LeGradError, UnsupportedModelError
+from legrad.errors import InputError, UnsupportedModelError
 from legrad.names import slug
 
 _LARGEST_SPLIT = 8  # samples; a benchmark with larger batches gets whole ones only
@@ -106,14 +106,17 @@ def run(
     with Journal(out / f"{benchmark.name}.jsonl") as journal:
         work = _Run(benchmark, model, data, keys, list(methods), limits, seed, strict, progress, clock, journal)
         work.settings = digest(described)
-        work.check_records()
+        work.records = Records(journal, work.settings, data, keys)
+        changed = work.records.check(benchmark)
+        if changed:
+            progress.problem(f"{data.name}: {changed}")
         try:
             work.all_items()
         finally:  # an interrupted run leaves a result of what there is
             result = summarise(
                 benchmark,
                 described,
-                [record for record in journal.of(work.settings) if work.is_current(record)],
+                work.records.current(),
                 methods=methods,
                 unsupported=work.unsupported,
                 cuts=work.cuts,
@@ -190,7 +193,7 @@ class _Run:
         failures: method -> problems of the items that failed at their first try.
         working: methods that have measured an item, in this call or before.
         tried: (method, key) of the items that earlier calls measured, or tried to.
-        contents: what the items are made of.
+        records: what is in the journal under the settings.
     """
 
     benchmark: Benchmark
@@ -212,50 +215,7 @@ class _Run:
     failures: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     working: set[str] = field(default_factory=set)
     tried: set[tuple[str, str]] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.contents = Contents(self.data)
-        self._indices = {key: index for index, key in enumerate(self.keys)}
-
-    def check_records(self) -> None:
-        """Look at what earlier runs measured.
-
-        Raises:
-            InputError: scores that are none of this benchmark's.
-        """
-        records = [record for record in self.journal.of(self.settings) if "scores" in record]
-        timeless = next((record for record in records if "seconds" not in record), None)
-        if timeless is not None:
-            raise self.journal.damaged(timeless, "no 'seconds'")
-        if records and self._why_useless([record["scores"] for record in records]):
-            for record in records:
-                why = self._why_useless([record["scores"]])
-                if why:
-                    raise self.journal.damaged(record, why)
-        changed = {record["key"] for record in records if not self.is_current(record)} & self._indices.keys()
-        if changed:
-            self.progress.problem(
-                f"{self.data.name}: {len(changed)} items have changed since they were measured, such as "
-                f"{min(changed)}; they are measured again"
-            )
-
-    def _why_useless(self, items: list[dict[str, Any]]) -> str:
-        """What is wrong with scores, or ""."""
-        try:
-            for metric in self.benchmark.metrics.values():
-                metric.statistic(items)(np.ones(len(items)))
-        except Exception as error:  # whatever arithmetic makes of them
-            return _line(error)
-        return ""
-
-    def is_current(self, record: Mapping[str, Any]) -> bool:
-        """Whether a record is of an item that the data has, as it is now."""
-        index = self._indices.get(record["key"])
-        return index is not None and ("scores" not in record or record.get("content", "") == self.contents[index])
-
-    def _is_done(self, index: int, method: str) -> bool:
-        key = Key(self.keys[index], method, self.settings)
-        return self.journal.has(key) and self.journal.done(key, self.contents[index])
+    records: Records = field(init=False)
 
     def all_items(self) -> None:
         """Batch by batch, every method on the same samples; each batch is on disk before the next one starts."""
@@ -304,7 +264,7 @@ class _Run:
             if method in self.unsupported:
                 continue
             within = batch[: max(0, allowed[method] - first)]
-            new = [i for i in within if not self._is_done(i, method)]
+            new = [i for i in within if not self.records.is_done(i, method)]
             self.progress.advanced(len(within) - len(new))
             if new:
                 pending[method] = new
@@ -392,7 +352,7 @@ class _Run:
         try:
             scores = self.benchmark.measure(self.model, samples, method)
         except UnsupportedModelError as error:
-            self._drop(method, _line(error))
+            self._drop(method, one_line(error))
             return []
         except Exception as error:
             if len(samples) == 1 or self.strict:
@@ -415,13 +375,13 @@ class _Run:
             "key": key,
             "method": method,
             "settings": self.settings,
-            "content": self.contents[self._indices[key]],
+            "content": self.records.content(key),
             **content,
         }
 
     def _problem(self, where: str, error: Exception) -> str:
         """Report an item that failed, in one line; raise it if the run is strict."""
-        line = _line(error)
+        line = one_line(error)
         if self.strict:
             raise InputError(f"{where}: {line}") from error
         self.progress.problem(f"{where}: {line}")
@@ -432,9 +392,3 @@ class _Run:
         if self.strict:
             raise InputError(f"{method}: {why}")
         self.progress.problem(f"{method}: {why}")
-
-
-def _line(error: Exception) -> str:
-    """An exception as one line; its kind is named if it is not one of ours."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, LeGradError) else f"{type(error).__name__}: {text}"

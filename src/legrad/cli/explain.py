@@ -13,7 +13,7 @@ import legrad
 from legrad.atomic import WriteError
 from legrad.checks import check_texts
 from legrad.choices import FITS, READOUTS, check_choice
-from legrad.cli.consoles import console, plain, print_error, stderr
+from legrad.cli.consoles import console, plain, print_error, print_warning, stderr
 from legrad.cli.options import parse_layers, parse_size
 from legrad.errors import InputError, LeGradError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from legrad.results.folder import Folder
 
 _BATCH = 8
+_INTERRUPTED = 130  # as shells have it
 
 
 Images = Annotated[list[str] | None, typer.Argument(help="Files, folders, globs or URLs. Default: a sample scene.")]
@@ -120,20 +121,28 @@ def explain(
     explainer = legrad.load(model, device=device)
     _check_model(explainer, model, bool(audio), bool(label))
     explainer, sources = _sources(explainer, model, image or [])
+    sources = _without_results(root, sources, image or [])
     if contrast:
         # numbers are classes of a classifier, and texts for other models
         side = _class if explainer.anatomy.output == "logits" else str
         targets.append(legrad.Contrast(side(contrast[0]), side(contrast[1])))
     still = explainer.anatomy.axes[0] == "rows"
-    with Folder(root, clear=True) as folder:
 
-        def explain_batch(batch: list[Any]) -> "Explanation":
-            return explainer.explain(batch, targets or None, **arguments)
+    def explain_batch(batch: list[Any]) -> "Explanation":
+        return explainer.explain(batch, targets or None, **arguments)
 
-        def save(explanation: "Explanation", index: int) -> None:
-            save_images(explanation, folder, [index], style, per_layer)
+    def save(explanation: "Explanation", index: int) -> None:
+        save_images(explanation, folder, [index], style, per_layer)
 
-        problems = _in_batches(explain_batch, save, sources, still, value_range)
+    folder = Folder(root, clear=True)
+    try:
+        with folder:
+            problems = _in_batches(explain_batch, save, sources, still, value_range)
+    except KeyboardInterrupt:
+        print_error(
+            f"{len(folder.entries)} images are in {root}; earlier results, if there were any, stay", "interrupted:"
+        )
+        raise typer.Exit(_INTERRUPTED) from None
     _print_results(folder)
     if len(problems) > 1 and not folder.entries and len({problem for _, problem in problems}) == 1:
         raise InputError(problems[0][1])  # the fault lies with targets or options
@@ -208,6 +217,27 @@ def _sources(explainer: "Explainer", model: str, arguments: list[str]) -> "tuple
     for note in filter(None, (images.left_out(argument, suffixes) for argument in arguments)):
         print_error(note, "[yellow]note:[/yellow]")
     return explainer, paths
+
+
+def _without_results(root: Path, sources: list[str], arguments: list[str]) -> list[str]:
+    """What an earlier run wrote into a folder is not explained with the images in it, unless it is named itself."""
+    from legrad.atomic import fits
+    from legrad.results.manifest import Manifest, manifest_path
+
+    if not root.is_dir():
+        return sources
+    manifest, folder = Manifest.read(manifest_path(root)) or Manifest(), root.resolve()
+
+    def is_result(source: str) -> bool:
+        path = Path(source)
+        return path.parent.resolve() == folder and source not in arguments and fits(path, manifest.files.get(path.name))
+
+    results = [source for source in sources if is_result(source)]
+    if results and len(results) == len(sources):
+        raise InputError(f"all images in {root} are results of an earlier run; say which to explain, by name")
+    if results:
+        print_warning(f"{len(results)} results of an earlier run in {root} are left out, such as {results[0]}")
+    return [source for source in sources if source not in results]
 
 
 def _class(text: str) -> int | str:

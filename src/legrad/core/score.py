@@ -15,14 +15,15 @@ from torch import Tensor
 
 from legrad.checks import first_line, shown
 from legrad.core.memory import ran_out
+from legrad.equality import ByValue
 from legrad.errors import InputError
 
 # for all images, or one per image
 Label = str | tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class ResolvedTarget(ABC):
+@dataclass(frozen=True, eq=False)
+class ResolvedTarget(ByValue, ABC):
     """A score of the read-out's feature.
 
     Attributes:
@@ -69,7 +70,7 @@ class ResolvedTarget(ABC):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Direction(ResolvedTarget):
     """The inner product of the feature with a direction.
 
@@ -100,7 +101,7 @@ class Direction(ResolvedTarget):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Function(ResolvedTarget):
     """A user's function of the feature. It gets a copy: what it changes in place, no other target sees.
 
@@ -165,7 +166,7 @@ class Function(ResolvedTarget):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PerImage(ResolvedTarget):
     """A target of its own for every image; None where an image has none: a score of zero.
 
@@ -207,7 +208,7 @@ class PerImage(ResolvedTarget):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NeedsAnswer(ResolvedTarget):
     """A target that depends on the model's answer, such as its predicted class.
 
@@ -232,7 +233,7 @@ class NeedsAnswer(ResolvedTarget):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NoTarget(ResolvedTarget):
     """The place of a target, for methods whose maps depend on none: the score is 0.
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from legrad.checks import first_line
+
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of the formats that are opened; HEIF where pillow-heif is installed."""
 
@@ -57,9 +59,14 @@ def reason(file: Any, error: Exception) -> str:
         if text.startswith(start) or head.startswith(start):
             return kind
     if isinstance(error, UnidentifiedImageError):
+        if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return (
+                "a TIFF of a kind that Pillow does not read (several bands, colour of 32 bits, ...), or a damaged one: "
+                "read it otherwise, and give the array with value_range=(low, high), or a tensor"
+            )
         # Pillow's own message repeats the name, or says <_io.BytesIO object at 0x...>
         return f"cannot identify its format ({_NAMES} are read)" if head else "the file is empty"
-    return str(error) or type(error).__name__
+    return first_line(error)
 
 
 def _head(file: Any) -> bytes:

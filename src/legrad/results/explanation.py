@@ -210,7 +210,12 @@ class Explanation:
         return view.figure(saliency, titles, name, Style(alpha, cmap), "each layer is scaled by itself")
 
     def timing(self, image: int = 0) -> geometry.Timing:
-        """When the frames of a video, or a sound, are in the original; an empty record where nothing is known."""
+        """When the frames of a video, or a sound, are in the original; an empty record where nothing is known.
+
+        Raises:
+            InputError: no such image.
+        """
+        image, _ = self._indices(image, 0)
         return self.timings[image] if self.timings else geometry.Timing()
 
     def view(self, image: int) -> ImageView:

@@ -64,7 +64,9 @@ class Folder:
         self.manifest = self.root / "manifest.json"
         self._before = Manifest()  # as it was when the folder was opened
         self._old = Manifest()  # what other runs wrote
-        self._replaced: list[dict[str, Any]] = []
+        self._kept: dict[int, dict[str, Any]] = {}  # place in the old manifest -> entry
+        self._places: dict[Any, list[int]] = {}  # image -> its places there
+        self._removable: dict[str, Fingerprint] = {}  # files of the old entries that are not kept
         self._depth = 0
         self._journal: FolderJournal | None = None
         try:
@@ -99,7 +101,12 @@ class Folder:
                 self._before = Manifest.read(self.manifest) or Manifest()
                 others = [e for e in self._before.entries if not self._written.keys() & set(files_of(e))]
                 self._old = Manifest(others, self._before.own_files(others), self._before.facts)
-                self._replaced = list(others) if self._clear else []
+                self._kept = {} if self._clear else dict(enumerate(others))
+                self._removable = self._old.own_files(others) if self._clear else {}
+                self._places = {}
+                for place, entry in self._kept.items():
+                    self._places.setdefault(entry.get("image"), []).append(place)
+                    self._stems.add(fold(stem_of(entry)))
                 self._staged.clear()
                 journal.start(self.manifest.name)
             except BaseException:
@@ -116,9 +123,11 @@ class Folder:
             stem: as it should be.
         """
         self._opened()
-        self._replaced += [e for e in self._old.entries if e.get("image") == image and e not in self._replaced]
-        kept = {fold(stem_of(entry)) for entry in self._old.entries if entry not in self._replaced}
-        chosen = next(name for name in numbered(stem) if fold(name) not in self._stems | kept)
+        for place in self._places.pop(image, []):
+            entry = self._kept.pop(place)
+            self._removable |= self._old.own_files([entry])
+            self._stems.discard(fold(stem_of(entry)))
+        chosen = next(name for name in numbered(stem) if fold(name) not in self._stems)
         self._stems.add(fold(chosen))
         return chosen
 
@@ -186,7 +195,7 @@ class Folder:
             self._abandon()
             return
         try:
-            removed = self._old.own_files(self._replaced)
+            removed = self._removable
             for name in self._staged:
                 if not fits(self.root / name, removed.get(name)):
                     raise WriteError(
@@ -241,12 +250,12 @@ class Folder:
         if fold(name) in self._names:
             return False
         path = self.root / name
-        return not os.path.lexists(path) or fits(path, self._old.own_files(self._replaced).get(name))
+        return not os.path.lexists(path) or fits(path, self._removable.get(name))
 
     def _current(self) -> Manifest:
         """The manifest of what is kept and what is new."""
         facts = self._facts[-1] if self._facts else self._old.facts
-        kept = [entry for entry in self._old.entries if entry not in self._replaced]
+        kept = list(self._kept.values())
         manifest = Manifest(facts=facts)
         manifest.entries = [self._old.with_own_facts(entry, facts) for entry in kept]
         for entry, own in zip(self.entries, self._facts, strict=True):

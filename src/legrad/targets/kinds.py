@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from legrad.checks import check_texts, shown, whole_number
 from legrad.core.score import Direction, ResolvedTarget
+from legrad.equality import ByValue
 from legrad.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ DEFAULT_TEMPLATES = ("a photo of a {}.",)
 """What a name is put into where no templates are given."""
 
 
-@dataclass(frozen=True)
-class Prompts:
+@dataclass(frozen=True, eq=False)
+class Prompts(ByValue):
     """One target out of several texts: the mean of the normalised embeddings of all templates, normalised again.
 
     Attributes:
@@ -47,8 +48,8 @@ class Prompts:
         return [template.replace("{}", name) for template in templates]
 
 
-@dataclass(frozen=True)
-class ZeroShot:
+@dataclass(frozen=True, eq=False)
+class ZeroShot(ByValue):
     """The best match of several names, for every image by the model's own final answer.
 
     Attributes:
@@ -72,8 +73,8 @@ class ZeroShot:
         return [Prompts(name, self.templates) for name in check_texts("the names of legrad.ZeroShot", self.names)]
 
 
-@dataclass(frozen=True)
-class Similar:
+@dataclass(frozen=True, eq=False)
+class Similar(ByValue):
     """Similarity to another image: its own feature is the target.
 
     Attributes:
@@ -83,8 +84,8 @@ class Similar:
     image: "str | Image | Any"
 
 
-@dataclass(frozen=True)
-class Audio:
+@dataclass(frozen=True, eq=False)
+class Audio(ByValue):
     """A sound as the target: where in the image is the thing that makes it, or that it names?
 
     For models that embed sounds in the space of their images, such as ``legrad.load("embedded:speech")``. Channels
@@ -105,16 +106,16 @@ class Audio:
     end: float | None = None
 
 
-@dataclass(frozen=True)
-class Contrast:
+@dataclass(frozen=True, eq=False)
+class Contrast(ByValue):
     """Difference of two scores: what speaks for ``a`` rather than for ``b``."""
 
     a: Any
     b: Any
 
 
-@dataclass(frozen=True)
-class Target:
+@dataclass(frozen=True, eq=False)
+class Target(ByValue):
     """A callable that says which feature it gets, such as a probe that was trained on the model's own output.
 
     Attributes:
@@ -156,8 +157,8 @@ class Origin:
         return bool(known) and not any(module is other for module in known for other in modules)
 
 
-@dataclass(frozen=True)
-class EmbeddedTargets(Sequence[ResolvedTarget]):
+@dataclass(frozen=True, eq=False)
+class EmbeddedTargets(ByValue, Sequence[ResolvedTarget]):
     """Targets that ``Explainer.embed`` has encoded, to be used in many calls of ``explain``.
 
     Attributes:
