@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from legrad import methods
-from legrad.checks import check_number, check_switch, shown
+from legrad.checks import check_count, check_number, check_switch, shown
 from legrad.choices import FITS, READOUTS, check_choice
 from legrad.core.memory import check_memory
 from legrad.core.score import ResolvedTarget
@@ -33,6 +33,10 @@ def check_parts(model: Any, transform: Any, tokenizer: Any, anatomy: Any, audio_
     for name, value, kind in (("anatomy", anatomy, ViTAnatomy), ("audio_encoder", audio_encoder, AudioEncoder)):
         if value is not None and not isinstance(value, kind):
             raise InputError(f"{name} is a legrad.{kind.__name__}, got {shown(value)}")
+    if audio_encoder is not None:
+        check_count("rate of legrad.AudioEncoder", audio_encoder.rate)
+        if not callable(audio_encoder.encode):
+            raise InputError(f"encode of legrad.AudioEncoder is a function, got {shown(audio_encoder.encode)}")
     for name, function in (("transform", transform), ("tokenizer", tokenizer)):
         if function is not None and not callable(function):
             raise InputError(f"{name} is a function or a processor of transformers, got {shown(function)}")

@@ -117,7 +117,7 @@ class Resolver:
             return self._embedding(target)
         if isinstance(target, str):
             if self._anatomy.output == "embedding":
-                return Direction(target, self._embed([target]))
+                return Direction(str(target), self._embed([target]))
             return self._label(target)
         if isinstance(target, bool | np.bool_):
             raise InputError("a bool is not a target; give a class index such as 3, or legrad.PREDICTED")
