@@ -276,6 +276,18 @@ def test_paths_of_bytes(tmp_path):
     assert names.read(OfBytes(tmp_path / "c.txt")) == {"0": "cow"}
 
 
+@pytest.mark.parametrize("name", ["a\nb.png", "a\r\nb.png", "a\u2028b.png"])
+@pytest.mark.parametrize("read", [*READERS.values(), names.read])
+def test_names_of_several_lines(tmp_path, read, name):
+    for exists in (False, True):
+        if exists:
+            (tmp_path / name).write_text("x")
+        with pytest.raises(legrad.InputError) as caught:
+            read(tmp_path / name)
+        assert len(str(caught.value).splitlines()) == 1
+        assert "b.png" in str(caught.value)
+
+
 @pytest.mark.parametrize("read", [*READERS.values(), names.read])
 def test_paths_that_are_none(read):
     with pytest.raises(legrad.InputError, match="OfNothing gives no path"):
