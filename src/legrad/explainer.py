@@ -261,7 +261,7 @@ class Explainer:
 
         Args:
             images: path, http(s) URL, PIL image, (H, W, 3) uint8 array, a list of those, or a normalised float tensor
-                (B, 3, H, W), whose H and W are the input size. For video models: a path or URL of an animation or
+                (B, channels, H, W); H and W are the input size. For video models: a path or URL of an animation or
                 video, (frames, H, W, 3) uint8, a list of frames, a list of those, or (B, frames, 3, H, W). For audio
                 models: a path or URL, a waveform (samples,) at the model's rate, (waveform, rate), a list of those, or
                 spectrograms (B, time, frequency). Or what ``prepare`` gave.
