@@ -134,6 +134,7 @@ def explain(
     def save(explanation: "Explanation", index: int) -> None:
         save_images(explanation, folder, [index], style, per_layer)
 
+    _print_left_out(image or [], explainer.anatomy.axes[0], root)
     folder = Folder(root, clear=True)
     try:
         with folder:
@@ -212,11 +213,17 @@ def _sources(explainer: "Explainer", model: str, arguments: list[str]) -> "tuple
                 "sounds such as hf:FOLDER (an Audio Spectrogram Transformer)"
             )
         explainer = explainer.audio_explainer
-    suffixes = _suffixes()[explainer.anatomy.axes[0]]
-    paths = list(images.expand(arguments, suffixes))
-    for note in filter(None, (images.left_out(argument, suffixes) for argument in arguments)):
-        print_error(note, "[yellow]note:[/yellow]")
-    return explainer, paths
+    return explainer, list(images.expand(arguments, _suffixes()[explainer.anatomy.axes[0]]))
+
+
+def _print_left_out(folders: list[str], kind: str, results: Path) -> None:
+    """What else is in folders than what is explained; of the folder of results that is clear."""
+    from legrad.inputs import images
+
+    for folder in folders:
+        note = images.left_out(folder, _suffixes()[kind])
+        if note is not None and Path(folder).resolve() != results.resolve():
+            print_error(note, "[yellow]note:[/yellow]")
 
 
 def _without_results(root: Path, sources: list[str], arguments: list[str]) -> list[str]:

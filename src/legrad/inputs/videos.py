@@ -79,7 +79,8 @@ def read(
         frames, timing = _of_object(source, count, read_frame)
     sizes = {frame.size for frame in frames}
     if len(sizes) > 1:
-        raise InputError(f"the frames of a video are of one size, got {sorted(sizes)} (width, height)")
+        what = "the frames of a video" if name is None else f"{name}: the frames of a video"
+        raise InputError(f"{what} are of one size, got {sorted(sizes)[:4]} (width, height)")
     return frames, name, timing
 
 
