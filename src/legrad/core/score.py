@@ -106,7 +106,15 @@ class Function(ResolvedTarget):
         Raises:
             InputError: the function returns something else, or something that does not depend on the feature.
         """
-        score = self.function(feature)
+        enabled = torch.is_grad_enabled()
+        # its own: what it writes there is seen by nobody else
+        score = self.function(feature.clone())
+        if torch.is_grad_enabled() != enabled:
+            torch.set_grad_enabled(enabled)
+            raise InputError(
+                f"target {self.label!r}: the callable switched gradients {'off' if enabled else 'on'} and left them so "
+                "(torch.set_grad_enabled); use a with-block inside it, or leave the mode alone"
+            )
         if not isinstance(score, Tensor) or score.shape != feature.shape[:1]:
             returned = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise InputError(
@@ -231,6 +239,6 @@ def contrast(a: ResolvedTarget, b: ResolvedTarget) -> ResolvedTarget:
 
 def one_hot(index: int, classes: int, label: str) -> Direction:
     """The logit of one class."""
-    direction = torch.zeros(1, classes)
+    direction = torch.zeros(1, classes, device="cpu", dtype=torch.float32)
     direction[0, index] = 1
     return Direction(label, direction)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from legrad import relevance
+from legrad.defaults import usual_defaults, with_usual_defaults
 from legrad.errors import InputError
 from legrad.inputs import geometry, images, sounds, spectrograms, transforms, videos
 from legrad.inputs.ahead import read_ahead
@@ -145,9 +146,13 @@ class InputQueue:
 
 
 def _result(job: Input | Callable[[], Input]) -> Input:
-    return job if isinstance(job, Input) else job()
+    if isinstance(job, Input):
+        return job
+    with usual_defaults():
+        return job()
 
 
+@with_usual_defaults
 def sources(
     source: Any,
     layout: InputLayout,

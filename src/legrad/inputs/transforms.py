@@ -114,5 +114,9 @@ def normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
         return transform.normalisation
     for step in getattr(transform, "transforms", [transform]):
         if type(step).__name__ in ("Normalize", "ImageClassification"):
-            return torch.as_tensor(step.mean).flatten().float(), torch.as_tensor(step.std).flatten().float()
+            return _numbers(step.mean), _numbers(step.std)
     return None
+
+
+def _numbers(values: Any) -> Tensor:
+    return torch.as_tensor(values, device="cpu", dtype=torch.float32).flatten()

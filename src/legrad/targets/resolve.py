@@ -12,13 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from legrad.core.memory import ran_out
 from legrad.core.score import Direction, Function, NeedsAnswer, ResolvedTarget, contrast, one_hot, per_image
-from legrad.core.state import evaluation_mode, weights_version
+from legrad.core.state import evaluation_mode
 from legrad.core.truth import final_answer
 from legrad.errors import InputError
 from legrad.inputs.prepare import Input, sources, stack
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import ViTAnatomy
+from legrad.models.versions import weights_version
 from legrad.targets.kinds import PREDICTED, Audio, Contrast, Prompts, Similar, ZeroShot, as_list
 from legrad.targets.sound import embed_sound
 from legrad.targets.text import token_ids, truncated_texts
@@ -51,14 +53,16 @@ class Resolver:
         """
         as_lists = as_list(targets)
         if not isinstance(as_lists[0], list):
-            return self._resolve_all(as_lists), torch.ones(self._num_images, len(as_lists), dtype=torch.bool)
+            return self._resolve_all(as_lists), torch.ones(
+                self._num_images, len(as_lists), dtype=torch.bool, device="cpu"
+            )
         if len(as_lists) != self._num_images:
             raise InputError(
                 f"got {len(as_lists)} lists of targets for {self._num_images} images; give one list per image"
             )
         rows = [self._resolve_all(of_image) for of_image in as_lists]
         count = max(map(len, rows))
-        valid = torch.tensor([[column < len(row) for column in range(count)] for row in rows])
+        valid = torch.tensor([[column < len(row) for column in range(count)] for row in rows], device="cpu")
         columns: list[ResolvedTarget] = []
         for column in range(count):
             of_each_image = [row[column] if column < len(row) else None for row in rows]
@@ -146,9 +150,9 @@ class Resolver:
             _warn_of_truncation(truncated)
         try:
             embedding = self._adapter.encode_text(ids.to(self._anatomy.device))
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, IndexError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            if ran_out(error):
+                raise
             shape = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
             raise InputError(
                 f"the text tower does not take what the tokenizer gives ({shape}): {str(error).splitlines()[0]}; is it "

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from legrad.defaults import usual_defaults, with_usual_defaults
 from legrad.errors import InputError
 
 Tokenize = Callable[[Sequence[str]], Any]
@@ -18,12 +19,13 @@ def token_ids(tokenize: Tokenize, texts: Sequence[str]) -> Any:
         InputError: the tokenizer failed, or returned something that is no table of ids.
     """
     try:
-        ids = tokenize(texts)
+        with usual_defaults():
+            ids = tokenize(texts)
     except Exception as error:  # anything that users wrote
         raise InputError(f"the tokenizer failed for {_quoted(texts)}: {error or type(error).__name__}") from error
     if isinstance(ids, list | tuple):
         try:
-            ids = torch.as_tensor(ids)
+            ids = torch.as_tensor(ids, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"the tokenizer returned a list that is no table of token ids ({error}); it has to return a tensor "
@@ -54,6 +56,7 @@ def truncated_texts(tokenize: Tokenize, texts: Sequence[str], ids: Any) -> list[
     if table is None:
         return []
     try:
+        tokenize = with_usual_defaults(tokenize)
         doubled = _table(tokenize([_twice(text) for text in texts]))
         if doubled is None or doubled.shape[1] > table.shape[1]:
             return []  # there was room for more than the longest of them
