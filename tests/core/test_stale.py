@@ -124,9 +124,7 @@ def test_a_block_that_never_agrees_goes_through_autograd():
         assert found_anew.call_count == 2
 
 
-@pytest.mark.parametrize(
-    "name", ["clip", "clip-quickgelu", "clip-layerscale", "clip-avg", "clipa", "vit-registers"]
-)
+@pytest.mark.parametrize("name", ["clip", "clip-quickgelu", "clip-layerscale", "clip-avg", "clipa", "vit-registers"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_comparison_holds_for_common_blocks(name, dtype):
     model = tiny.TOWERS[name]().to(dtype)

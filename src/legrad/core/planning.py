@@ -156,7 +156,12 @@ def _forms_that_hold(
 
 def _wave(tokens: Tensor, rows: slice) -> Tensor:
     """An arbitrary gradient at some of the tokens."""
-    wave = torch.linspace(0, 1, tokens.numel(), device=tokens.device).mul_(1e4).sin_().reshape(tokens.shape)
+    wave = (
+        torch.linspace(0, 1, tokens.numel(), device=tokens.device, dtype=torch.float32)
+        .mul_(1e4)
+        .sin_()
+        .reshape(tokens.shape)
+    )
     gradient = torch.zeros_like(tokens)
     gradient[:, rows] = wave[:, rows].to(gradient)
     return gradient.detach()

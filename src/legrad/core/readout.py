@@ -160,7 +160,9 @@ def _direction_gradient(read: Callable[[Tensor], Tensor], tokens: Tensor) -> Ten
     with torch.enable_grad():
         leaf = tokens.detach().requires_grad_()
         feature = read(leaf)
-        direction = torch.linspace(1, 2, feature.shape[-1], device="cpu", dtype=torch.float32).mul_(1e4).sin_().to(feature)
+        direction = (
+            torch.linspace(1, 2, feature.shape[-1], device="cpu", dtype=torch.float32).mul_(1e4).sin_().to(feature)
+        )
         if not feature.requires_grad or lacks_derivative(feature):
             return torch.zeros_like(leaf)
         (grad,) = torch.autograd.grad(feature @ direction, leaf, allow_unused=True)

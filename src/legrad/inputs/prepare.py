@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from legrad import relevance
-from legrad.defaults import usual_defaults, with_usual_defaults
+from legrad.defaults import usual_defaults, usual_dtype, with_usual_defaults
 from legrad.errors import InputError
 from legrad.inputs import geometry, images, sounds, spectrograms, transforms, videos
 from legrad.inputs.ahead import read_ahead
@@ -140,6 +140,10 @@ class InputQueue:
             return
         step = count or len(self)
         jobs = [functools.partial(_result, job) for job in self._jobs]
+        if not usual_dtype():  # nothing runs meanwhile that would see another one
+            for start in range(0, len(jobs), step):
+                yield [job() for job in jobs[start : start + step]]
+            return
         with contextlib.closing(read_ahead(jobs, min(_THREADS, os.cpu_count() or 1), 2 * step)) as inputs:
             while window := list(itertools.islice(inputs, step)):
                 yield window

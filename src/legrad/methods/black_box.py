@@ -109,7 +109,9 @@ def _random_masks(size: tuple[int, ...], count: int, side: int, keep: float, see
     shifts = [torch.randint(0, pixels, (count,), generator=generator, device="cpu").tolist() for pixels in cell]
     masks = []
     for top, left in zip(*shifts, strict=True):
-        coarse = (torch.rand(1, 1, side + 1, side + 1, generator=generator, device="cpu", dtype=torch.float32) < keep).float()
+        coarse = (
+            torch.rand(1, 1, side + 1, side + 1, generator=generator, device="cpu", dtype=torch.float32) < keep
+        ).float()
         large = F.interpolate(
             coarse, size=[(side + 1) * pixels for pixels in cell], mode="bilinear", align_corners=False
         )
