@@ -4,7 +4,7 @@ import glob
 import io
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -249,12 +249,13 @@ def _matches(pattern: str) -> set[str]:
     return found
 
 
-def left_out(source: str, suffixes: frozenset[str]) -> str | None:
-    """What ``expand`` leaves out of a folder, in a line; None if nothing, or if it is no folder."""
+def left_out(source: str, suffixes: frozenset[str], known: Container[Path] = ()) -> str | None:
+    """What ``expand`` leaves out of a folder, in a line; None if nothing but ``known`` files, or if it is no folder."""
     if not os.path.isdir(source):
         return None
     files = set(_files_in(Path(source), suffixes))
-    names = [path.name + "/" * path.is_dir() for path in _entries(Path(source)) if str(path) not in files]
+    others = [path for path in _entries(Path(source)) if str(path) not in files and path.resolve() not in known]
+    names = [path.name + "/" * path.is_dir() for path in others]
     if not names:
         return None
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
