@@ -109,6 +109,8 @@ def test_something_else_than_an_explainer(x):
         ({"anatomy": {}}, "anatomy"),
         ({"audio_encoder": "x"}, r"audio_encoder is a legrad\.AudioEncoder"),
         ({"audio_encoder": len}, "audio_encoder"),
+        ({"audio_encoder": legrad.AudioEncoder("fast", len)}, "rate of legrad.AudioEncoder"),
+        ({"audio_encoder": legrad.AudioEncoder(8000, "x")}, "encode of legrad.AudioEncoder"),
         ({"transform": 7}, "transform is a function"),
         ({"tokenizer": "x"}, "tokenizer is a function"),
     ],
@@ -128,6 +130,15 @@ def test_devices_that_are_none(explainer, device):
     for call in (explainer.to, lambda value: legrad.load("embedded", device=value)):
         with pytest.raises(legrad.InputError, match="device"):
             call(device)
+
+
+@pytest.mark.parametrize("maps", [None, 7, torch.zeros(1, 1, 4, 4), torch.zeros(1, 2, 1, 4, 4)])
+def test_methods_that_give_no_maps(explainer, x, maps):
+    from dataclasses import replace
+
+    method = replace(legrad.methods.METHODS["gradcam"], name="mine", function=lambda call: maps)
+    with pytest.raises(legrad.InputError, match=r"method 'mine': its function returns .*\(1, 1, layers, 4, 4\), got"):
+        explainer.explain(x, "cat", method=method)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from legrad import relevance
 from legrad.core.finite import check_output
-from legrad.core.first_use import FirstUse
+from legrad.core.first_use import FirstUse, Gradients
 from legrad.core.memory import Budget, images_per_forward, ran_out
 from legrad.core.planning import Shortcuts
 from legrad.core.score import Function, PerImage, ResolvedTarget
@@ -40,6 +40,9 @@ class Question:
 
     def __init__(self, request: Request, targets: Sequence[ResolvedTarget], side_inputs: SideInputs) -> None:
         self.request, self.targets, self._side_inputs = request, targets, side_inputs
+        # LeGrad differentiates one block at a time
+        others: Gradients = "all" if request.method.needs == "gradients" else "none"
+        self._gradients: Gradients = "layers" if request.method.function is None else others
         self._needs_answer = any(target.needs_answer for target in targets)
         self._budgets: dict[tuple[int, ...], Budget] = {}
 
@@ -53,7 +56,7 @@ class Question:
         batch = stack([first], anatomy.device, anatomy.dtype)
         bound = self._side_inputs.bound(anatomy, [row])
         try:
-            shortcuts = first_use.shortcuts_for(batch, bound)
+            shortcuts = first_use.shortcuts_for(batch, bound, self._gradients)
         except TruthCheckError:
             check_output(bound, batch)  # NaN is told where it comes from
             raise
@@ -190,7 +193,7 @@ def explain_queue(
     """
     inputs: list[Input] = []
     results: list[PassResult] = []
-    with contextlib.closing(queue.windows(WINDOW)) as windows:
+    with contextlib.closing(queue.windows(question.request.window(anatomy))) as windows:
         for window in windows:
             start = len(inputs)
             inputs += window

@@ -1,5 +1,6 @@
 """Arguments of ``load``, ``wrap`` and ``explain``, checked; what one call of ``explain`` asks for."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from legrad import methods
-from legrad.checks import check_number, check_switch, shown
+from legrad.checks import check_count, check_number, check_switch, shown
 from legrad.choices import FITS, READOUTS, check_choice
 from legrad.core.memory import check_memory
 from legrad.core.score import ResolvedTarget
@@ -32,11 +33,18 @@ def check_parts(model: Any, transform: Any, tokenizer: Any, anatomy: Any, audio_
     for name, value, kind in (("anatomy", anatomy, ViTAnatomy), ("audio_encoder", audio_encoder, AudioEncoder)):
         if value is not None and not isinstance(value, kind):
             raise InputError(f"{name} is a legrad.{kind.__name__}, got {shown(value)}")
+    if audio_encoder is not None:
+        check_count("rate of legrad.AudioEncoder", audio_encoder.rate)
+        if not callable(audio_encoder.encode):
+            raise InputError(f"encode of legrad.AudioEncoder is a function, got {shown(audio_encoder.encode)}")
     for name, function in (("transform", transform), ("tokenizer", tokenizer)):
         if function is not None and not callable(function):
             raise InputError(f"{name} is a function or a processor of transformers, got {shown(function)}")
     if anatomy is not None and not isinstance(model, nn.Module):
         raise InputError(f"model is a torch.nn.Module, got {shown(model)}")
+
+
+_WINDOW = 256  # images that are ready at once, at most
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,11 @@ class Request:
     def kept_bytes(self) -> int:
         """Bytes of originals that are kept in memory; others are read again when they are shown."""
         return KEPT_BYTES if self.memory == "auto" else self.memory // 4
+
+    def window(self, anatomy: ViTAnatomy) -> int:
+        """Images that are ready at once; as many more are being read meanwhile."""
+        per_image = math.prod(anatomy.shape) * torch.float32.itemsize
+        return max(1, min(_WINDOW, self.kept_bytes // (2 * per_image)))
 
     def settings(self, model: str, anatomy: ViTAnatomy, first: Input, null: ResolvedTarget | None) -> dict[str, Any]:
         """What made a result, ready for JSON."""

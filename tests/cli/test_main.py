@@ -468,7 +468,7 @@ def test_an_image_that_cannot_be_explained_does_not_stop_the_others(run, monkeyp
 def test_a_wrong_target_is_told_once(run):
     photo("a.png")
     photo("b.png")
-    assert_error(run("explain", "a.png", "b.png", "-t", " "), "--text is a non-empty sequence of texts")
+    assert_error(run("explain", "a.png", "b.png", "-t", " "), "--text", "texts that say something")
 
 
 # -- more targets, and exit codes ---------------------------------------------------------------------------------
@@ -652,6 +652,13 @@ def test_a_method_that_knows_no_target_needs_none(run):
     assert_error(run("explain", "a.png", "--method", "gradcam"), "say what to look for", "raw-attention, rollout")
 
 
+def test_attention_head_by_head(run):
+    photo("a.png")
+    code, out, err = run("explain", "a.png", "--method", "raw-attention:heads=each")
+    assert code == 0, err
+    assert "head 3" in out
+
+
 # -- the terminal ---------------------------------------------------------------------------------------------------
 
 
@@ -690,7 +697,7 @@ def test_nothing_is_no_value(run, monkeypatch, arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--seed", "-1"], ["--seed is a whole number from 0, got -1"]),
+        (["--seed", "-1"], ["--seed", "whole number from 0", "got -1"]),
         (["--out", ""], ["the folder is a path, got ''"]),
         (["--methods", ","], ["--methods takes names with commas between them"]),
         (["--methods", ""], ["--methods takes names with commas between them"]),

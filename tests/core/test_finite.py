@@ -1,5 +1,7 @@
 """NaN is told where it comes from: weights, input, precision."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -32,9 +34,19 @@ def test_an_input_far_out_of_range_is_told(method):
     model = tiny.randomised(timm.create_model("vit_tiny_patch16_224", num_classes=5, **tiny.SMALL))
     explainer = legrad.wrap(model)
     for _ in range(2):  # at the first use, and after it
-        with pytest.raises(legrad.InputError, match="the input is far out of range, it reaches 1e"):
+        with pytest.raises(legrad.InputError, match="far out of range"):
             explainer.explain(torch.ones(1, 3, 32, 32) * 1e30, 1, method=method)
         explainer.explain(images(), 1)
+
+
+def test_an_overflow_inside_the_model_is_told():
+    torch.manual_seed(0)
+    model = tiny.randomised(timm.create_model("vit_tiny_patch16_224", num_classes=5, **tiny.SMALL))
+    anatomy = legrad.wrap(model).anatomy
+    with torch.no_grad(), pytest.raises(legrad.InputError, match="far out of range, it reaches 1e"):
+        finite.check_output(anatomy, torch.ones(1, 3, 32, 32) * 1e30)
+    with torch.no_grad(), pytest.raises(legrad.TruthCheckError, match="it arises inside the model"):
+        finite.check_output(replace(anatomy, run=lambda batch: batch.sum((1, 2, 3))[:, None] / 0), images())
 
 
 def test_masks_of_minus_infinity_are_no_fault():

@@ -162,9 +162,13 @@ def test_a_forked_child_waits_for_no_lock_of_its_parents_threads():
             warnings.simplefilter("ignore")
             child = os.fork()
         if child == 0:
-            done = threading.Thread(
-                target=lambda: torch.set_num_threads(1) or (explainer.explain(x, t) and os._exit(7)), daemon=True
-            )
+
+            def explain():
+                torch.set_num_threads(1)
+                explainer.explain(x, t)
+                os._exit(7)
+
+            done = threading.Thread(target=explain, daemon=True)
             done.start()
             done.join(10)
             os._exit(8)

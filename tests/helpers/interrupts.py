@@ -1,8 +1,8 @@
 """Ctrl-C at every point where Python looks for signals: on entering and leaving a function.
 
 A profile function sees these points and raises ``KeyboardInterrupt`` at one of them, as a signal's handler would.
-``LEGRAD_INTERRUPTS=places`` tries every place in the code once, ``LEGRAD_INTERRUPTS=all`` every point of a call,
-instead of a sample.
+Instead of a sample ``LEGRAD_INTERRUPTS=places`` tries every place in the code once, ``LEGRAD_INTERRUPTS=all`` every
+point of a call.
 """
 
 import os
@@ -84,6 +84,7 @@ def state(model: torch.nn.Module) -> dict[str, Any]:
     from legrad.core import state as core_state
     from legrad.core import undo
 
+    tensors = [tensor for m in model.modules() for tensor in (*m._parameters.values(), *m._buffers.values())]
     return {
         "hooks": [
             (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._forward_pre_hooks_with_kwargs))
@@ -91,10 +92,7 @@ def state(model: torch.nn.Module) -> dict[str, Any]:
         ],
         "training": [m.training for m in model.modules()],
         "attributes": [sorted(k for k in vars(m)) for m in model.modules()],
-        "tensors": [id(t) for m in model.modules() for t in (*m._parameters.values(), *m._buffers.values())],
-        "dtypes": [
-            t.dtype for m in model.modules() for t in (*m._parameters.values(), *m._buffers.values()) if t is not None
-        ],
+        "tensors": [(id(tensor), getattr(tensor, "dtype", None)) for tensor in tensors],
         "fused": [getattr(m, "fused_attn", None) for m in model.modules()],
         "checkpointing": [getattr(m, "grad_checkpointing", None) for m in model.modules()],
         "grad": torch.is_grad_enabled(),

@@ -208,6 +208,8 @@ def test_arrays_of_any_numbers_by_the_users_word():
         assert is_ramp(images.read(values, value_range=(0, 200)), tolerance=2)
     with pytest.raises(legrad.InputError, match="NaN"):
         images.read(np.full((4, 4), np.nan), value_range=(0, 1))
+    with pytest.raises(legrad.InputError, match="a masked array is no image"):
+        images.read(np.ma.masked_array(np.zeros((4, 4), np.uint8), mask=True))
     with pytest.raises(legrad.InputError, match=r"uint8, got .*float64; other numbers need value_range="):
         images.read(np.zeros((4, 4)))
 
@@ -236,7 +238,10 @@ def test_a_range_that_leaves_nothing_is_told():
 
 @pytest.mark.parametrize(
     "wrong",
-    [(1,), (1, 1), (2, 1), (0, np.nan), (0, np.inf), 5, "ab", ("x", "y"), (0, 1, 2), [[0], [1]], np.zeros((2, 2))],
+    [
+        *((1,), (1, 1), (2, 1), (0, np.nan), (0, np.inf), (0, 1, 2), ("x", "y"), [[0], [1]], np.zeros((2, 2))),
+        *(5, "ab", "01", b"ab", {0: 1, 9: 2}, {0, 9}, (False, True), (0, 10**400), (0, 1j), iter((0, 1))),
+    ],
 )
 def test_what_is_no_range(explainer, wrong):
     with pytest.raises(legrad.InputError, match=r"value_range is \(low, high\)"):

@@ -125,6 +125,7 @@ def test_videos_do_not_open_other_files(tmp_path, text, name):
         (bytes(128) + b"DICM", "a DICOM file: read its pixels, and give the array with value_range="),
         (b"\xff\x0a\0\0", "a JPEG XL image"),
         (b"\x93NUMPY\x01\0", "a NumPy array"),
+        (b"II*\0" + bytes(60), r"a TIFF of a kind that Pillow does not read .* give the array with value_range="),
         (b"hello", r"cannot identify its format \(PNG, JPEG, "),
         (b"", "the file is empty"),
     ],

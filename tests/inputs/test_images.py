@@ -1,4 +1,4 @@
-"""Every odd input becomes an upright RGB image or one clear InputError; names of results are safe."""
+"""Every odd input becomes an upright RGB image or one clear InputError."""
 
 import http.server
 import io
@@ -502,9 +502,6 @@ def test_expand_of_a_folder_that_may_not_be_read(folder, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(legrad.InputError, match="cannot read the folder"):
         list(images.expand([str(folder)]))
-
-
-# -- names of results ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names there are not bytes")

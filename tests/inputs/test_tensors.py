@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision import transforms
 
 import legrad
-from legrad.inputs import prepare, tensors
+from legrad.inputs import tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*maps hardly depend")
 VECTOR = torch.randn(32, generator=torch.Generator().manual_seed(0))
@@ -96,6 +96,14 @@ def test_pixels_that_are_not_normalised_are_told(explainer):
         explainer.explain(torch.rand(1, 3, 32, 32) * 254, VECTOR)
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors(explainer, layout):
+    nested = torch.nested.nested_tensor([torch.rand(3, 32, 32)] * 2, layout=layout)
+    with pytest.raises(legrad.InputError, match=r"a nested tensor is no input; give \(batch, 3, height, width\)"):
+        explainer.explain(nested, VECTOR)
+
+
 def test_inputs_of_another_model_are_refused(explainer):
     inputs = classifier(4).prepare(torch.rand(1, 4, 32, 32))
     with pytest.raises(legrad.InputError, match=r"image 0 was prepared for another model: it is \(4, 32, 32\)"):
@@ -128,6 +136,16 @@ def test_inputs_of_another_model_are_refused(explainer):
 def test_transforms_that_give_no_input(steps, message, picture):
     with pytest.raises(legrad.InputError, match=message):
         with_transform(*steps).explain(picture, VECTOR)
+
+
+@pytest.mark.parametrize("odd", [lambda x: x.to("meta"), lambda x: x.to(torch.complex64), lambda x: x.to_sparse()])
+def test_odd_tensors_of_a_transform(odd, picture):
+    class ToTensor(transforms.ToTensor):
+        def __call__(self, image):
+            return odd(super().__call__(image))
+
+    with pytest.raises(legrad.InputError, match=r"the transform made a tensor .* of image 0, dense floats are exp"):
+        with_transform(ToTensor()).explain(picture, VECTOR)
 
 
 def test_integers_of_a_transform_are_told(picture):
@@ -212,13 +230,22 @@ def test_as_many_views_as_inputs(views):
 # -- sizes --------------------------------------------------------------------------------------------------------
 
 
-def test_a_size_that_takes_for_ever_is_told():
+@pytest.mark.parametrize("call", ["explain", "prepare"])
+def test_a_size_that_takes_for_ever_is_refused(call, picture):
+    embedded = legrad.load("embedded")
+    arguments = ["a cow"] if call == "explain" else []
+    message = r"5000 x 5000 pixels has 678 times as many patches as the model's own of 192 x 192, and attention takes"
+    with pytest.raises(legrad.InputError, match=message):
+        getattr(embedded, call)(picture, *arguments, size=5000)
+    with pytest.raises(legrad.InputError, match=message):
+        getattr(embedded, call)(torch.zeros(1, 3, 1, 1).expand(1, 3, 5000, 5000), *arguments)
+
+
+def test_a_size_that_takes_long_is_told():
     layout = legrad.wrap(tiny.clip()).anatomy
-    with pytest.warns(
-        UserWarning, match=r"size=5000 has 24,414 times as many patches as the model's own input of 32 x 32"
-    ):
-        assert prepare._size(5000, layout) == (5000, 5000)
-    assert prepare._size((256, 256), layout) == (256, 256)
+    with pytest.warns(UserWarning, match="2100 x 2100 pixels has 4,307 times as many patches"):
+        tensors.check_size(2100, 2100, layout)
+    tensors.check_size(2000, 2000, layout)
 
 
 def test_messages_have_the_models_own_channels():

@@ -342,6 +342,12 @@ def test_results_keep_secrets(explainer, tmp_path):
         assert SECRET.encode() not in path.read_bytes()
 
 
+def test_a_tls_server_that_says_nothing(monkeypatch):
+    monkeypatch.setattr(urls, "URL_SECONDS", 0.3)
+    with speaking(SLOW["nothing"]) as address, pytest.raises(legrad.InputError, match="took longer than"):
+        urls.download(address.replace("http", "https"))
+
+
 def test_names_of_urls():
     assert urls.shown("https://user:pw@host:8080/a/b@c.png?q=1#f") == "https://host:8080/a/b@c.png"
     assert urls.shown("http://[::1]:80/a.png") == "http://[::1]:80/a.png"
@@ -357,7 +363,10 @@ def test_the_request_is_quoted_and_names_the_host():
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             requests.append((self.path, self.headers["Host"]))
-            self.send_response(200)
+            self.send_response(302 if self.path == "/to" else 200)
+            if self.path == "/to":
+                self.wfile.write(b"".join(self._headers_buffer) + b"Location: /\xc3\xbc.png\r\n")
+                self._headers_buffer.clear()
             self.end_headers()
 
         def log_message(self, *_):
@@ -368,13 +377,14 @@ def test_the_request_is_quoted_and_names_the_host():
     thread.start()
     try:
         host = f"127.0.0.1:{server.server_port}"
-        for path in ("", "/a b\u00fc.png?x=\u00e4 b", "/\udcff.png", "/a%20b"):
+        for path in ("", "/a b\u00fc.png?x=\u00e4 b", "/\udcff.png", "/a%20b", "/to"):
             urls.download(f"http://{host}{path}")
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
-    assert requests == [("/", host), ("/a%20b%C3%BC.png?x=%C3%A4%20b", host), ("/%FF.png", host), ("/a%20b", host)]
+    paths = ["/", "/a%20b%C3%BC.png?x=%C3%A4%20b", "/%FF.png", "/a%20b", "/to", "/%C3%BC.png"]
+    assert requests == [(path, host) for path in paths]
 
 
 def test_proxies_are_used_but_not_by_services(monkeypatch):

@@ -204,6 +204,28 @@ def test_inputs_that_do_not_fit(images, inputs, message):
         assert "\n" not in str(told.value)
 
 
+def test_the_doctor_gives_it_a_row():
+    explainer = wrapped(Fused())
+    assert legrad.doctor.examine(explainer, inputs={"meta": torch.zeros(1, 7)}).healthy
+    with pytest.raises(legrad.InputError, match="this model needs 'meta' beside the images"):
+        legrad.doctor.examine(explainer)
+
+
+def test_another_image_has_no_second_input(images):
+    explainer = wrapped(Fused())
+    feature = replace(explainer.anatomy, output="feature")
+    explainer = legrad.wrap(explainer.model, anatomy=feature)
+    with pytest.raises(legrad.InputError, match="there is no 'meta' for the other image"):
+        explainer.explain(images.float(), legrad.Similar(images[0]), inputs={"meta": torch.zeros(IMAGES, 7)})
+
+
+def test_names_of_classes_of_a_model_with_metadata(images):
+    explainer = wrapped(Fused())
+    labels = [f"class of {index}" for index in range(5)]
+    named = legrad.wrap(explainer.model, anatomy=explainer.anatomy, labels=labels)
+    assert named.explain(images.float(), "class of 2", inputs={"meta": torch.zeros(IMAGES, 7)}).labels[0] == [labels[2]]
+
+
 def test_a_model_that_takes_images_only(images):
     with pytest.raises(legrad.InputError, match="takes no input 'meta' beside the images"):
         legrad.wrap(tiny.clip()).explain(images.float(), torch.randn(32), inputs={"meta": torch.zeros(IMAGES, 7)})

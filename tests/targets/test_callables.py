@@ -28,9 +28,21 @@ def test_a_callable_that_works_in_place_changes_its_own_copy_only(explainer, x):
     assert twin.distance(found.relevance, expected.relevance) < limits.FLOAT32
 
 
-def test_changes_behind_the_back_of_autograd_are_refused(explainer, x):
+def test_changes_behind_the_back_of_autograd_that_do_no_harm(explainer, x):
     def sly(feature):
         score = feature[:, 0] * 1.0
+        feature.data.zero_()
+        return score
+
+    embedding = torch.randn(32)
+    found, expected = (explainer.explain(x, [f, embedding, f]) for f in (sly, lambda feature: feature[:, 0] * 1.0))
+    assert torch.equal(found.scores, expected.scores)
+    assert torch.equal(found.relevance, expected.relevance)
+
+
+def test_changes_behind_the_back_of_autograd_are_refused(explainer, x):
+    def sly(feature):
+        score = feature[:, 0] * feature[:, 1]
         feature.data.zero_()
         return score
 

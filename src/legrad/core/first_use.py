@@ -1,16 +1,20 @@
 """What is checked and found out at the first use of an input shape."""
 
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
+from legrad.core.attention import AttentionCall
+from legrad.core.gradients import GradientCheck
 from legrad.core.planning import Planner, Shortcuts
 from legrad.core.positions import no_position_check, position_check, random_input
 from legrad.core.state import weights_version
 from legrad.core.truth import truth_check
 from legrad.errors import InputError
 from legrad.models.anatomy import ViTAnatomy
+
+Gradients = Literal["none", "layers", "all"]
 
 
 class FirstUse:
@@ -28,13 +32,16 @@ class FirstUse:
         self._anatomy, self._check_positions = anatomy, check_positions
         self._weights_version: tuple[Any, ...] = ()
         self.shortcuts: dict[tuple[Any, ...], Shortcuts] = {}
+        self._gradients_checked: set[Gradients] = set()
 
-    def shortcuts_for(self, image: Tensor, anatomy: ViTAnatomy) -> Shortcuts:
+    def shortcuts_for(self, image: Tensor, anatomy: ViTAnatomy, gradients: Gradients = "layers") -> Shortcuts:
         """What may be computed in closed form for inputs like this one. Call it inside ``state.evaluation_mode``.
 
         Args:
             image: (1, *anatomy.shape) in the model's dtype.
             anatomy: for its size.
+            gradients: which ones a method uses, and which are checked therefore: "layers" from the read-outs to each
+                layer's attention, "all" also through the whole model, or "none".
 
         Raises:
             TruthCheckError: the model is not what its anatomy says.
@@ -49,11 +56,28 @@ class FirstUse:
         version = weights_version(self._anatomy.tower)
         if version != self._weights_version:  # trained on, loaded, rebuilt: what was found out may hold no longer
             self.shortcuts.clear()
+            self._gradients_checked.clear()
             self._weights_version = version
-        if key not in self.shortcuts:
+        check = GradientCheck(anatomy)
+        check_layers = gradients != "none" and "layers" not in self._gradients_checked
+        if key not in self.shortcuts or check_layers:
             planner = Planner(anatomy)
-            truth_check(anatomy, image, planner.visit)
+
+            def inspect(layer: int, tokens: Tensor, calls: list[AttentionCall]) -> None:
+                planner.visit(layer, tokens, calls)
+                if check_layers:
+                    check.block(layer, tokens, calls)
+
+            tokens = truth_check(anatomy, image, inspect)
+            if check_layers:
+                check.readouts(tokens)
+                check.require_right()
+                self._gradients_checked.add("layers")
             if self._check_positions and not no_position_check(anatomy):
                 position_check(anatomy, random_input(anatomy))
             self.shortcuts[key] = planner.shortcuts
+        if gradients == "all" and "all" not in self._gradients_checked:
+            check.whole_model(image)
+            check.require_right()
+            self._gradients_checked.add("all")
         return self.shortcuts[key]

@@ -65,6 +65,15 @@ def _detached(output: Any, copy: bool = False) -> Any:
     return output
 
 
+def copied(value: Any) -> Any:
+    """Tensors inside tuples, lists and dictionaries, detached and copied: whoever gets them may write on them."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if type(value) in (tuple, list):
+        return type(value)(map(copied, value))
+    return {key: copied(item) for key, item in value.items()} if type(value) is dict else value
+
+
 def _require_one_run(blocks: Sequence[nn.Module], runs: Mapping[int, int]) -> None:
     for layer, count in runs.items():
         if count != 1:
@@ -76,6 +85,10 @@ def _require_one_run(blocks: Sequence[nn.Module], runs: Mapping[int, int]) -> No
 
 def _first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()))
+
+
+def _with_first_argument(args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> Any:
+    return ((value, *args[1:]), kwargs) if args else (args, {**kwargs, next(iter(kwargs)): value})
 
 
 class StreamingForward(Borrowing):
@@ -145,9 +158,9 @@ class StreamingForward(Borrowing):
             block = self._blocks[layer]
             if self._tap and layer in self._layers:
                 self._hooks.before(block, partial(self._enter, layer))
-                leaves = [module for module in block.modules() if not list(module.children())] if self._verify else []
+                inner = itertools.islice(block.modules(), 1, None) if self._verify else ()
                 # blocks may share modules
-                watched_modules.update({id(module): module for module in self._watched.get(layer, leaves)})
+                watched_modules.update({id(module): module for module in self._watched.get(layer, inner)})
             # prepended, so that the user's own hooks see detached outputs and run without gradients
             self._hooks.after(block, partial(self._leave, layer), prepend=True)
         for module in watched_modules.values():
@@ -163,6 +176,8 @@ class StreamingForward(Borrowing):
             return
         assert self._tap is not None
         self._open_taps.append(AttentionTap(self._tap, self._verify, differentiate=layer not in self._watched))
+        if self._verify:
+            self._open_taps[-1].arguments = copied((args, kwargs))
         self._open_taps[-1].__enter__()
 
     def record_call(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -170,6 +185,11 @@ class StreamingForward(Borrowing):
         if not self._is_running() or not self._open_taps:
             return
         tap = self._open_taps[-1]
+        if self._verify:
+            if args:
+                tap.modules.append(ModuleCall(module, args[0], output))
+            if list(module.children()):
+                return
         if not tap.calls:
             tap.before.append(module)
         elif args:
@@ -241,6 +261,20 @@ def block_input(run: Callable[[], Tensor], block: nn.Module) -> Any:
     return inputs[0]
 
 
+def run_shifted(run: Callable[[], Tensor], block: nn.Module, shift: Tensor) -> Tensor:
+    """The result of a forward pass in which something is added to what enters a block."""
+    thread = threading.get_ident()
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if threading.get_ident() != thread:
+            return None
+        return _with_first_argument(args, kwargs, _first_argument(args, kwargs) + shift)
+
+    with Hooks() as hooks:
+        hooks.before(block, hook)
+        return run()
+
+
 @dataclass
 class ForwardGraph:
     """One forward pass with the graph from the first block to the output.
@@ -267,6 +301,7 @@ def forward_with_graph(
     replacements: Replacements | None = None,
     attend: Callable[..., Tensor] = F.scaled_dot_product_attention,
     cut: Callable[[nn.Module], bool] | None = None,
+    gradients: bool = True,
 ) -> ForwardGraph:
     """Run the model once and keep the graph of all blocks and of what follows them, for methods that need gradients
     through the whole model. Only the result holds the graph.
@@ -280,12 +315,13 @@ def forward_with_graph(
         replacements: torch functions -> what to call instead from the first block on.
         attend: called in place of fused attention.
         cut: which direct children of blocks hand on their output without its graph.
+        gradients: False for methods that look at the values only: nothing has a graph.
 
     Raises:
         TruthCheckError: a block did not run, or ran more than once.
     """
     tap = WholeTap(kind, replacements or {}, attend)
-    recorder = _GraphRecorder(blocks, tap)
+    recorder = _GraphRecorder(blocks, tap, gradients)
     with Hooks() as hooks:
         recorder.register(hooks, cut)
         with torch.no_grad(), tap:
@@ -296,8 +332,8 @@ def forward_with_graph(
 class _GraphRecorder:
     """Collects the parts of a ``ForwardGraph``; block 0 starts it from a leaf, and switches gradients on."""
 
-    def __init__(self, blocks: Sequence[nn.Module], tap: WholeTap) -> None:
-        self._blocks, self._tap = blocks, tap
+    def __init__(self, blocks: Sequence[nn.Module], tap: WholeTap, gradients: bool) -> None:
+        self._blocks, self._tap, self._gradients = blocks, tap, gradients
         self._inputs: list[list[Any]] = [[] for _ in blocks]
         self._outputs: list[list[Any]] = [[] for _ in blocks]
         # which of the tap's attentions ran inside a block
@@ -317,10 +353,10 @@ class _GraphRecorder:
         if threading.get_ident() != self._thread:
             return None
         tokens, arguments = _first_argument(args, kwargs), None
-        if layer == 0:
+        if layer == 0 and self._gradients:
             torch.set_grad_enabled(True)
             tokens = tokens.detach().requires_grad_()
-            arguments = ((tokens, *args[1:]), kwargs) if args else (args, {**kwargs, next(iter(kwargs)): tokens})
+            arguments = _with_first_argument(args, kwargs, tokens)
         self._inputs[layer].append(tokens)
         self._spans[layer] = slice(len(self._tap.attentions), None)
         return arguments

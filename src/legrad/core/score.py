@@ -134,12 +134,20 @@ class Function(ResolvedTarget):
                 raise
             raise InputError(f"target {self.label!r}: the callable failed: {first_line(error)}") from error
         self._check(score, feature, node)
-        if copy._version == version and not torch.equal(copy, feature):
+        if copy._version == version and feature.requires_grad and not torch.equal(copy, feature):
+            self._check_hidden_change(score, copy, feature)
+        return score.to(feature)
+
+    def _check_hidden_change(self, score: Tensor, copy: Tensor, feature: Tensor) -> None:
+        """Raise ``InputError`` if what was written through ``.data``, unseen by autograd, changes the gradient."""
+        (changed,) = torch.autograd.grad(score.sum(), copy, retain_graph=True)
+        copy.data.copy_(feature.data)
+        (restored,) = torch.autograd.grad(score.sum(), copy, retain_graph=True)
+        if not torch.equal(changed, restored):
             raise InputError(
                 f"target {self.label!r}: the callable changes its feature through .data, behind the back of autograd; "
                 "let it work on a copy, feature.clone()"
             )
-        return score.to(feature)
 
     def _check(self, score: Any, feature: Tensor, node: Any) -> None:
         """Raise ``InputError`` unless it is one score per image that depends on the feature (its copy's graph node)."""

@@ -49,6 +49,12 @@ def with_raw_features(anatomy: ViTAnatomy) -> ViTAnatomy:
     return replace(anatomy, readouts=readouts)
 
 
+def coarsest(*dtypes: torch.dtype) -> torch.dtype:
+    """The type in which the fewest digits are kept: under an autocast of its own a model computes in less than its
+    weights' type."""
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+
+
 def _tolerance(dtype: torch.dtype) -> float:
     return 3e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-4
 
@@ -88,7 +94,7 @@ def truth_check(
     anatomy: ViTAnatomy,
     batch: Tensor,
     inspect: Callable[[int, Tensor, list[attention.AttentionCall]], None] | None = None,
-) -> None:
+) -> Tensor:
     """Compare a plain forward with the instrumented one, block by block if they differ, and every tapped attention
     with an explicit softmax on a few queries.
 
@@ -100,22 +106,27 @@ def truth_check(
         inspect: called as ``inspect(layer, tokens, attention_calls)`` for every block of the self-attention route that
             passed, with its graph.
 
+    Returns:
+        The last block's tokens, (1, tokens, dim), detached.
+
     Raises:
         TruthCheckError: says what differs, and where first.
     """
-    limit = _tolerance(batch.dtype)
+    precision = batch.dtype
     expected = anatomy.run(batch)
 
     def visit(layer: int, output: Any, calls: list[attention.AttentionCall]) -> bool:
+        nonlocal precision
         where = _name(anatomy, layer)
+        precision = coarsest(precision, anatomy.to_tokens(output).dtype, *(call.output.dtype for call in calls))
         if anatomy.route == "pooler":
             where = f"the attentional pooler on {where}"
             tokens = anatomy.to_tokens(output)
             feature, calls = hooks.tapped(lambda: native_feature(anatomy, tokens), anatomy.attention, verify=True)
-            check_same_output(feature, native_feature(anatomy, tokens), f"{where}, tapped,", batch.dtype)
+            check_same_output(feature, native_feature(anatomy, tokens), f"{where}, tapped,", precision)
         check_calls(anatomy, calls, where)
         for index, call in enumerate(calls):
-            if call.mismatch is None or not call.mismatch <= limit:
+            if call.mismatch is None or not call.mismatch <= _tolerance(precision):
                 raise TruthCheckError(
                     f"attention {index} of {where}: head outputs differ from softmax(QK^T)V by {call.mismatch:.2g} of "
                     "the largest value: values, mask, scale or head order were not captured as the model uses them"
@@ -128,13 +139,16 @@ def truth_check(
     in_blocks = anatomy.attention if anatomy.route == "self-attention" else None
     instrumented = hooks.StreamingForward(anatomy.blocks, all_layers, visit, in_blocks, verify=True)
     output, last = instrumented.run(lambda: anatomy.run(batch))
-    if not _distance(output, expected) <= limit:
-        raise TruthCheckError(f"instrumented and plain forward differ, {_first_difference(anatomy, batch)}")
-    native = native_feature(anatomy, anatomy.to_tokens(last))
-    check_same_output(native, expected, "the native read-out of the last block's tokens", batch.dtype)
+    if not _distance(output, expected) <= _tolerance(precision):
+        difference = _first_difference(anatomy, batch, _tolerance(precision))
+        raise TruthCheckError(f"instrumented and plain forward differ, {difference}")
+    tokens = anatomy.to_tokens(last)
+    native = native_feature(anatomy, tokens)
+    check_same_output(native, expected, "the native read-out of the last block's tokens", precision)
+    return tokens
 
 
-def _first_difference(anatomy: ViTAnatomy, batch: Tensor) -> str:
+def _first_difference(anatomy: ViTAnatomy, batch: Tensor, limit: float) -> str:
     """Where the instrumented forward leaves the plain one."""
     all_layers = range(len(anatomy.blocks))
     with hooks.record(anatomy.blocks) as plain_outputs:
@@ -149,6 +163,6 @@ def _first_difference(anatomy: ViTAnatomy, batch: Tensor) -> str:
     hooks.StreamingForward(anatomy.blocks, all_layers, visit, in_blocks).run(lambda: anatomy.run(batch))
     for layer in all_layers:
         distance = _distance(tapped_tokens[layer], anatomy.to_tokens(plain_outputs[layer]))
-        if not distance <= _tolerance(batch.dtype):
+        if not distance <= limit:
             return f"first at {_name(anatomy, layer)}, by {distance:.2g} of the largest value"
     return "but only after the last block: the tower's result is not a function of the blocks' tokens alone"

@@ -12,7 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 import torch
@@ -26,6 +26,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _AUTOCAST_DEVICES = ("cpu", "cuda", "mps")
+_SYMBOLIC_MODES = ("FakeTensorMode", "ProxyTorchDispatchMode", "FunctionalTensorMode")
 
 
 class _Thread(threading.local):
@@ -172,11 +173,33 @@ class _Call:
         """Give back what is still borrowed, and put modes back; may be called twice."""
         error = sys.exception()
         if error is not None and not isinstance(error, Exception):
-            # with-blocks of torch's own that the interrupt cut end with the frames that hold them
-            traceback.clear_frames(error.__traceback__)
+            _end_frames(error.__traceback__)
+            _leave_batching()
         _give_back(self._borrowed)
         self._modes.put_back()
         _thread.open_calls = self._open_calls
+
+
+def _end_frames(trace: TracebackType | None) -> None:
+    """Clear the frames of an interrupt: with-blocks that it cut while they were entered end with them."""
+    seen = set()
+    for frame, _ in traceback.walk_tb(trace):
+        inner: FrameType | None = frame
+        while inner is not None and inner not in seen:
+            seen.add(inner)
+            with contextlib.suppress(RuntimeError):  # it is running
+                inner.clear()
+            inner = inner.f_back
+
+
+def _leave_batching() -> None:
+    """Torch's own batching of gradients (``is_grads_batched``) counts its depth in plain steps; here it is 0."""
+    while True:
+        depth = torch._C._vmapmode_increment_nesting() - 1
+        torch._C._vmapmode_decrement_nesting()
+        if depth <= 0:
+            return
+        torch._C._vmapmode_decrement_nesting()
 
 
 def _give_back(count: int) -> None:
@@ -212,9 +235,7 @@ def guarded(function: Callable[P, T]) -> Callable[P, T]:
 def _refuse_transforms(name: str) -> None:
     transforms = [] if torch._C._functorch.peek_interpreter_stack() is None else ["a transform of torch.func"]
     modes = [type(mode).__name__ for mode in _get_current_dispatch_mode_stack()]
-    transforms += [
-        mode for mode in modes if mode in ("FakeTensorMode", "ProxyTorchDispatchMode", "FunctionalTensorMode")
-    ]
+    transforms += [mode for mode in modes if mode in _SYMBOLIC_MODES]
     if transforms:
         raise InputError(
             f"{name} needs tensors with numbers and runs its own derivatives, it cannot run inside {transforms[0]} "

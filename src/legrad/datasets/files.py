@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from legrad.checks import first_line
 from legrad.errors import InputError
 from legrad.inputs import formats, images
 
@@ -89,7 +90,7 @@ def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, st
                 # a short line leaves None
                 yield reader.line_num, {name: row[name] or "" for name in row if isinstance(name, str)}
         except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not a CSV table in UTF-8: {error}") from error
+            raise InputError(f"{path} is not a CSV table in UTF-8: {first_line(error)}") from error
 
 
 def header(path: Path) -> list[str]:
@@ -98,7 +99,7 @@ def header(path: Path) -> list[str]:
         try:
             return next(csv.reader(lines), [])
         except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not a CSV table in UTF-8: {error}") from error
+            raise InputError(f"{path} is not a CSV table in UTF-8: {first_line(error)}") from error
 
 
 def cells(path: Path) -> list[list[str]]:
@@ -107,14 +108,14 @@ def cells(path: Path) -> list[list[str]]:
         try:
             return [row for row in csv.reader(lines) if row]
         except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not a CSV table in UTF-8: {error}") from error
+            raise InputError(f"{path} is not a CSV table in UTF-8: {first_line(error)}") from error
 
 
 def _open(path: Path) -> Any:
     try:
         return open(path, newline="", encoding="utf-8-sig")
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+        raise InputError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def read_mask(path: Path) -> Image.Image:

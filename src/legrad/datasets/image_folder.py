@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from legrad.checks import first_line
 from legrad.datasets import names
 from legrad.datasets.files import PathLike, Problems, folder, image_paths, inside, refuse_empty
 from legrad.datasets.sample import Sample
@@ -115,7 +116,7 @@ def _meta_bin(path: Path) -> list[str]:
         _, labels = torch.load(path, weights_only=True)
         labels = [str(label) for label in labels]
     except Exception as error:  # torch.load documents no set of errors
-        raise InputError(f"{path} is not the meta.bin that torchvision writes: {error}") from error
+        raise InputError(f"{path} is not the meta.bin that torchvision writes: {first_line(error)}") from error
     return labels
 
 
@@ -131,7 +132,7 @@ def _synsets(root: Path) -> dict[int, str]:
     except InputError:
         raise
     except Exception as error:  # scipy's reader raises errors of any type for a broken file
-        raise InputError(f"{root}: the devkit's meta.mat cannot be read: {error}") from error
+        raise InputError(f"{root}: the devkit's meta.mat cannot be read: {first_line(error)}") from error
 
 
 def _devkit_file(root: Path, name: str) -> bytes:
@@ -147,7 +148,7 @@ def _devkit_file(root: Path, name: str) -> bytes:
                 if member is not None and tar.getmember(inner).size <= _DEVKIT_BYTES:
                     return member.read()
     except (OSError, tarfile.TarError, KeyError, EOFError, zlib.error) as error:
-        raise InputError(f"{root}: cannot read {inner} of the devkit: {error}") from error
+        raise InputError(f"{root}: cannot read {inner} of the devkit: {first_line(error)}") from error
     raise InputError(
         f"{root} holds images without class folders; their labels are in {_DEVKIT}.tar.gz (or unpacked, or as "
         f"torchvision's meta.bin), which is not there or lacks {name}"

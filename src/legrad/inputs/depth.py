@@ -1,12 +1,14 @@
 """Values of any depth -> 8 bits: by the range that the user gives, that the file declares, or a guess that is told."""
 
 import math
+import numbers
 import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from legrad.checks import shown
 from legrad.errors import InputError, warn
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 Range = tuple[float, float]  # (black, white)
 
 _LEAST = 0.1  # share of its range that an image uses; with less it has hardly any contrast
+_LARGEST = 1e300
 _SAMPLE = 64  # rows and columns of the sample that tells most images of full contrast
 _TIFF_BITS, _TIFF_WHITE = 258, 281  # tags: bits per sample, largest sample value
 
@@ -27,15 +30,20 @@ def checked(value_range: Any) -> Range | None:
     """
     if value_range is None:
         return None
-    try:
-        low, high = (float(value) for value in value_range)
-    except (TypeError, ValueError):
-        low = high = math.nan
-    if not (low < high and math.isfinite(high - low)):
-        raise InputError(
-            f"value_range is (low, high), the values that become black and white, with low < high; got {value_range!r}"
-        )
-    return low, high
+    ends = value_range.tolist() if hasattr(value_range, "tolist") else value_range  # arrays and tensors
+    if isinstance(ends, list | tuple) and len(ends) == 2 and all(_is_number(end) for end in ends):
+        low, high = (float(end) for end in ends)
+        if low < high and math.isfinite(high - low):
+            return low, high
+    raise InputError(
+        "value_range is (low, high), the values that become black and white, two numbers with low < high; got "
+        f"{shown(value_range)}"
+    )
+
+
+def _is_number(value: Any) -> bool:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and bool(-_LARGEST < value < _LARGEST)
 
 
 def declared(image: Image.Image) -> Range | None:

@@ -4,12 +4,15 @@ Pillow's full list has readers that hand a file to another program (PostScript t
 Only formats of images are opened here.
 """
 
+import functools
 import importlib
 import importlib.util
 import os
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
+
+from legrad.checks import first_line
 
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of the formats that are opened; HEIF where pillow-heif is installed."""
@@ -32,10 +35,15 @@ _OTHERS = {
 
 def open_image(file: Any) -> Image.Image:
     """``Image.open`` of a path or binary file, for the formats of ``FORMATS`` only."""
-    if "HEIF" not in Image.OPEN and importlib.util.find_spec("pillow_heif") is not None:
+    if "HEIF" not in Image.OPEN and _heif_is_installed():
         importlib.import_module("pillow_heif").register_heif_opener()
     Image.init()
     return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+@functools.cache
+def _heif_is_installed() -> bool:
+    return importlib.util.find_spec("pillow_heif") is not None
 
 
 def is_foreign(image: Image.Image) -> bool:
@@ -57,9 +65,14 @@ def reason(file: Any, error: Exception) -> str:
         if text.startswith(start) or head.startswith(start):
             return kind
     if isinstance(error, UnidentifiedImageError):
+        if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return (
+                "a TIFF of a kind that Pillow does not read (several bands, colour of 32 bits, ...), or a damaged one: "
+                "read it otherwise, and give the array with value_range=(low, high), or a tensor"
+            )
         # Pillow's own message repeats the name, or says <_io.BytesIO object at 0x...>
         return f"cannot identify its format ({_NAMES} are read)" if head else "the file is empty"
-    return str(error) or type(error).__name__
+    return first_line(error)
 
 
 def _head(file: Any) -> bytes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from legrad.checks import first_line
 from legrad.errors import InputError, warn
 from legrad.inputs import depth, formats
 from legrad.inputs.urls import Download, fetched, is_url, shown
@@ -64,7 +65,7 @@ def read(
         except (InputError, UserWarning):  # warnings that the caller has turned into errors
             raise
         except Exception as error:  # a lazily opened file may be broken, or closed by now
-            raise InputError(f"cannot read {name or 'the PIL image'}: {error or type(error).__name__}") from error
+            raise InputError(f"cannot read {name or 'the PIL image'}: {first_line(error)}") from error
         _warn_of_frames(count, name or "the PIL image")
         return image
     if isinstance(source, np.ndarray):
@@ -87,21 +88,29 @@ def path_of(source: "str | os.PathLike[Any]") -> str:
     try:
         return os.fsdecode(source)
     except Exception as error:  # of the caller's own class
-        raise InputError(f"{type(source).__name__} gives no path: {error or type(error).__name__}") from error
+        raise InputError(f"{type(source).__name__} gives no path: {first_line(error)}") from error
 
 
 def _of_array(array: "NDArray[Any]", value_range: depth.Range | None) -> Image.Image:
+    if isinstance(array, np.ma.MaskedArray):
+        raise InputError("a masked array is no image: say what stands behind its mask with array.filled(value)")
     grey_or_rgb = array.ndim in (2, 3) and array.shape[2:] in ((), (3,)) and array.size > 0
     if value_range is not None and grey_or_rgb and array.dtype.kind in "biuf":
         if not np.isfinite(array).all():
             raise InputError("the array image holds NaN or infinite values")
         return Image.fromarray(depth.scaled(array, value_range)).convert("RGB")
     if array.dtype != np.uint8 or not grey_or_rgb:
-        raise InputError(
-            f"an array image is (height, width, 3) uint8, got {array.shape} {array.dtype}; other numbers need "
-            "value_range=(low, high), the values of black and white; normalised input goes in as a float tensor "
-            "(batch, channels, height, width)"
+        hint = (
+            "other numbers need value_range=(low, high), the values of black and white; normalised input goes in as a "
+            "float tensor (batch, channels, height, width)"
         )
+        if array.shape[2:] == (4,):
+            hint = "four channels with opacity go in as PIL.Image.fromarray(array)"
+        elif array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] > 3:
+            hint = "put the channels last: array.transpose(1, 2, 0)"
+        elif array.shape[2:] == (1,):
+            hint = "grey is (height, width): array[..., 0]"
+        raise InputError(f"an array image is (height, width, 3) uint8, got {array.shape} {array.dtype}; {hint}")
     return depth.colours_in_range(Image.fromarray(array).convert("RGB"), "the array image", (0.0, 255.0), None)
 
 
@@ -112,7 +121,9 @@ def _open(file: Any, name: str, value_range: depth.Range | None) -> Image.Image:
             image = _upright_rgb(opened, name, value_range)
             count = _frames(opened)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{name} has too many pixels to be opened safely: {error}; make it smaller first") from error
+        raise InputError(
+            f"{name} has too many pixels to be opened safely: {first_line(error)}; make it smaller first"
+        ) from error
     except (InputError, UserWarning):
         raise
     except Exception as error:  # Pillow's readers let anything through when a file is broken
@@ -255,7 +266,7 @@ def _files_in(folder: Path, suffixes: frozenset[str]) -> list[str]:
     try:
         files = [path for path in _entries(folder) if path.suffix.lower() in suffixes and path.is_file()]
     except OSError as error:
-        raise InputError(f"cannot read the folder {folder}: {error}") from error
+        raise InputError(f"cannot read the folder {folder}: {first_line(error)}") from error
     return [str(path) for path in files]
 
 

@@ -13,16 +13,16 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from legrad.errors import InputError, UserLine, user_line, warn, warnings_at
-from legrad.inputs import depth, geometry, images, sounds, spectrograms, tensors, transforms, urls, videos, views
+from legrad.checks import check_switch
+from legrad.errors import InputError, UserLine, user_line, warnings_at
+from legrad.inputs import depth, geometry, images, sounds, spectrograms, transforms, urls, videos, views
 from legrad.inputs.ahead import read_ahead
 from legrad.inputs.originals import Allowance, ImageFile, stamp_of
-from legrad.inputs.tensors import InputLayout, check_unfitted, checked_tensor, tensor_shape
+from legrad.inputs.tensors import InputLayout, check_size, check_unfitted, checked_tensor, tensor_shape
 from legrad.inputs.transforms import MakeTransform
 
 _THREADS = 16  # reading and resizing images release the GIL
 _ROWS = 8  # images of a batch whose pixels are computed at once, to bound memory
-_LARGE = 64  # times as many pixels as the model's own input: attention takes thousands of times as long
 # names under which processors of transformers return their tensors
 _BATCHED = ("pixel_values", "pixel_values_videos", "input_values", "input_features")
 
@@ -139,7 +139,7 @@ class InputQueue:
         line = user_line()
         jobs = [functools.partial(_result_of_thread, line, job) for job in self._jobs]
         # two windows at most: one that is used, one that is being read
-        with contextlib.closing(read_ahead(jobs, min(_THREADS, os.cpu_count() or 1), 2 * step)) as inputs:
+        with contextlib.closing(read_ahead(jobs, min(_THREADS, os.cpu_count() or 1), step)) as inputs:
             while window := list(itertools.islice(inputs, step)):
                 yield window
                 del window
@@ -181,12 +181,9 @@ def sources(
     Raises:
         InputError: nothing, an image in memory that cannot be read, a tensor of another shape or type, or inputs that
             were prepared for another model.
-
-    Warns:
-        UserWarning: ``size`` is so large that the answer will be long in coming.
     """
     kind = layout.axes[0]
-    value_range = depth.checked(value_range)
+    value_range, public_only = depth.checked(value_range), not check_switch("allow_private_urls", allow_private_urls)
     if kind == "frequency" and isinstance(source, Tensor) and source.ndim == 1:
         source = source.numpy(force=True)  # a waveform
     if isinstance(source, Tensor | Mapping | Inputs):
@@ -210,8 +207,10 @@ def sources(
             "this model carries no preprocessing: give legrad.wrap(model, transform=...), or pass a normalised float "
             f"tensor {tensor_shape(layout)}"
         )
-    transform = make_transform(None if size is None else _size(size, layout), fit)
-    public_only = not allow_private_urls
+    asked = None if size is None else geometry.as_size(size)
+    if asked is not None and kind == "rows":
+        check_size(*asked, layout)
+    transform = make_transform(asked, fit)
     if kind == "rows":
         read = functools.partial(images.read, value_range=value_range, public_only=public_only)
         lazy = (str, os.PathLike, urls.Download)
@@ -225,18 +224,6 @@ def sources(
         check_unfitted(None, "model", value_range)
         inputs = [_of_sound(item, transform, index, public_only) for index, item in enumerate(items)]
     return InputQueue(inputs)
-
-
-def _size(size: int | Sequence[int], layout: InputLayout) -> geometry.Size:
-    """What a user asks for, with a warning if the model will be busy with it for long."""
-    height, width = geometry.as_size(size)
-    times = height * width / (layout.shape[-2] * layout.shape[-1])
-    if times > _LARGE:
-        warn(
-            f"size={size!r} has {times:,.0f} times as many patches as the model's own input of {layout.shape[-2]} x "
-            f"{layout.shape[-1]} pixels, and attention takes up to {times**2:,.0f} times as long"
-        )
-    return height, width
 
 
 def _of_this_model(item: Input, layout: InputLayout) -> Input:
@@ -294,16 +281,17 @@ class _ImageReader:
 
     def __call__(self, source: Any, index: int) -> Input:
         """``source``: an upright RGB image, or what is read."""
-        is_file = isinstance(source, str | os.PathLike) and not urls.is_url(source) and os.path.isfile(source)
-        stamp = stamp_of(source) if is_file else (0, 0)
+        path = images.path_of(source) if isinstance(source, str | os.PathLike) and not urls.is_url(source) else ""
+        is_file = os.path.isfile(path)
+        stamp = stamp_of(path) if is_file else (0, 0)
         image = source if isinstance(source, PIL.Image.Image) else self.read(source)
         placement = transforms.follow(self.transform, (image.height, image.width))
         # images that were read from a file know where they came from
         name = str(image.info.get(images.SOURCE, f"image {index}"))
-        tensor = _transformed(image, self.transform, placement, self.channels, name)
+        tensor = transforms.applied(self.transform, image, placement, self.channels, name)
         original: Any = np.asarray(image)
         if is_file and not self.allowance.take(original.nbytes):
-            original = ImageFile(os.path.abspath(os.fsdecode(source)), stamp, self.read)
+            original = ImageFile(os.path.abspath(path), stamp, self.read)
         return Input(tensor, placement, original, name)
 
 
@@ -318,7 +306,7 @@ def _of_video(
     """Frames go through the transform one by one."""
     name = path or f"video {index}"
     placement = transforms.follow(transform, (frames[0].height, frames[0].width))
-    tensor = torch.stack([_transformed(frame, transform, placement, channels, name) for frame in frames])
+    tensor = torch.stack([transforms.applied(transform, frame, placement, channels, name) for frame in frames])
     return Input(tensor, placement, np.stack([np.asarray(frame) for frame in frames]), name, timing)
 
 
@@ -346,44 +334,6 @@ def _of_waveform(tensor: Tensor, name: str, rate: int | None = None) -> Input:
     placement = geometry.Placement((rows, image.shape[1]), (1, len(tensor)), (1 / rows, float(column)))
     frequencies = () if rate is None else tuple((np.arange(rows) * rate / 2 / (rows - 1)).tolist())
     return Input(tensor, placement, image, name, frequencies=frequencies)
-
-
-def _transformed(image: Any, transform: Any, placement: geometry.Placement, channels: int, name: str) -> Tensor:
-    """What a transform makes of an image; ``InputError`` if a model of ``channels`` channels cannot take it."""
-    try:
-        tensor = transform(image)
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # a user's own steps may raise anything
-        raise InputError(f"the transform fails on {name}: {error or type(error).__name__}") from error
-    if not isinstance(tensor, Tensor):
-        raise InputError(
-            f"the transform returned {type(tensor).__name__} for {name}, a tensor is expected: is a ToTensor() missing "
-            "in it?"
-        )
-    if tensor.ndim != 3 or tensor.shape[0] != channels or not tensor.numel():
-        raise InputError(
-            f"the transform made {tuple(tensor.shape)} of {name}, the model takes ({channels}, height, width); "
-            f"preprocess yourself and pass a float tensor (batch, {channels}, height, width)"
-        )
-    if tuple(tensor.shape[1:]) != placement.input:
-        raise InputError(
-            f"the transform gave {tuple(tensor.shape[1:])} pixels where {placement.input} were expected from its "
-            f"steps; preprocess yourself and pass a float tensor (batch, {channels}, height, width)"
-        )
-    if tensor.dtype == torch.bool or not tensor.is_floating_point():
-        warn(
-            f"the transform makes {str(tensor.dtype).removeprefix('torch.')} of {name}, which is not normalised: does "
-            "it lack ToDtype(torch.float32, scale=True), or ToTensor() in place of PILToTensor()?"
-        )
-        return tensor.float()
-    if not tensors.is_usable(tensor):
-        raise InputError(f"the transform made a tensor {tensors.kind(tensor)} of {name}, dense floats are expected")
-    try:
-        tensors.check_values(tensor[None], "input", of_pixels=True)
-    except InputError as error:
-        raise InputError(str(error).replace("input 0", f"what the transform made of {name}")) from None
-    return tensor
 
 
 def _of_tensor(tensor: Tensor, layout: InputLayout, make_transform: MakeTransform | None) -> list[Input]:

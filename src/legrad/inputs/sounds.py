@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from legrad.checks import first_line
 from legrad.errors import InputError, warn
 from legrad.inputs import tensors, urls
 from legrad.inputs.images import path_of
@@ -156,9 +157,9 @@ def _of_file(file: Any, name: str) -> tuple[Any, int]:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"cannot read {name}: {error}") from error
+        raise InputError(f"cannot read {name}: {first_line(error)}") from error
     except Exception as error:  # a damaged header raises anything in the standard library, also without a text
-        reason = str(error) or "its header is damaged"
+        reason = first_line(error)
     if hasattr(file, "seek"):
         file.seek(0)
     if importlib.util.find_spec("soundfile") is None:
@@ -231,6 +232,8 @@ def _channels(waveform: Any, name: str) -> "NDArray[np.float32]":
             waveform = (waveform.float() if waveform.is_floating_point() else waveform).numpy()
         except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, quantised, without data
             raise InputError(f"{name}: a waveform is a dense tensor with data, got {tensors.kind(waveform)}") from error
+    if isinstance(waveform, np.ma.MaskedArray):
+        raise InputError(f"{name} is a masked array: say what stands behind its mask with array.filled(value)")
     if not isinstance(waveform, np.ndarray) or waveform.ndim not in (1, 2) or waveform.dtype.kind not in "iuf":
         kind = f"{waveform.shape} {waveform.dtype}" if isinstance(waveform, np.ndarray) else type(waveform).__name__
         raise InputError(f"{_KINDS}, got {kind}")

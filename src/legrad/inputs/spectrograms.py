@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from legrad import relevance
+from legrad.checks import first_line
 from legrad.errors import InputError, warn
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def features(extractor: Any, waveform: "NDArray[np.float32]") -> Spectrogram:
     try:
         values = extractor(waveform, sampling_rate=rate, return_tensors="pt")["input_values"][0]
     except (ValueError, RuntimeError, AssertionError) as error:
-        raise InputError(f"no spectrogram out of {len(waveform)} samples at {rate} Hz: {error}") from error
+        raise InputError(f"no spectrogram out of {len(waveform)} samples at {rate} Hz: {first_line(error)}") from error
     if values.ndim == 1:
         return Spectrogram(values, len(values), 1 / rate)
     padding = np.zeros(1, np.float32)

@@ -15,6 +15,9 @@ _NAMES = {
     "frequency": "(batch, time, frequency)",
 }
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# pixels, and how many times the model's own: attention takes the square of that longer
+_LARGE, _LARGE_TIMES = 4_000_000, 64
+_TOO_LARGE, _TOO_LARGE_TIMES = 16_000_000, 256
 _FAR = 1e6  # beyond any normalised or physical value
 _PIXELS = 30.0  # normalised pixels stay far below, those of 8 bits go up to 255
 
@@ -61,16 +64,42 @@ def checked_tensor(
     """
     check_unfitted(size, fit)
     rows, shape = layout.axes[0] == "rows", layout.shape
+    if tensor.is_nested:
+        raise InputError(f"a nested tensor is no input; give {tensor_shape(layout)}, or images in a list")
     # the last two are the input size, which the anatomy judges
     fits = tensor.ndim == len(shape) + 1 and tensor.shape[1:-2] == shape[:-2]
     if not fits or not is_usable(tensor) or tensor.numel() == 0:
         sides = "" if rows else f" (here {' x '.join(map(str, shape))} each)"
         wanted = f"tensor input is normalised float {tensor_shape(layout)} with at least one image{sides}"
         raise InputError(f"{wanted}, got {kind(tensor)}")
+    if rows:
+        check_size(tensor.shape[-2], tensor.shape[-1], layout)
     check_values(tensor, "input", rows or layout.axes[0] == "frames")
     # a tensor made under inference mode cannot take part in autograd
     tensor = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
     return tensor
+
+
+def check_size(height: int, width: int, layout: InputLayout) -> None:
+    """Refuse an input size, (height, width) in pixels, that would take for ever.
+
+    Raises:
+        InputError: hundreds of times the pixels of the model's own input.
+
+    Warns:
+        UserWarning: it will take long.
+    """
+    own_height, own_width = layout.shape[-2:]
+    times = height * width / (own_height * own_width)
+    if height * width <= _LARGE or times <= _LARGE_TIMES:
+        return
+    message = (
+        f"an input of {height} x {width} pixels has {times:,.0f} times as many patches as the model's own of "
+        f"{own_height} x {own_width}, and attention takes up to {times**2:,.0f} times as long"
+    )
+    if height * width > _TOO_LARGE and times > _TOO_LARGE_TIMES:
+        raise InputError(f"{message}; give a smaller size")
+    warn(message)
 
 
 def check_values(batch: Tensor, what: str, of_pixels: bool, first: int = 0) -> None:

@@ -7,7 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from legrad.errors import InputError
+from legrad.checks import first_line
+from legrad.errors import InputError, warn
+from legrad.inputs import tensors
 from legrad.inputs.geometry import Placement, Size, pair
 
 MakeTransform = Callable[[Size | None, str], Any]
@@ -133,3 +135,41 @@ def own_or_library(transform: Any, library_transform: MakeTransform | None) -> M
         return library_transform(size, fit)
 
     return make_transform
+
+
+def applied(transform: Any, image: Any, placement: Placement, channels: int, name: str) -> Tensor:
+    """What a transform makes of an image; ``InputError`` if a model of ``channels`` channels cannot take it."""
+    try:
+        tensor = transform(image)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # a user's own steps may raise anything
+        raise InputError(f"the transform fails on {name}: {first_line(error)}") from error
+    if not isinstance(tensor, Tensor):
+        raise InputError(
+            f"the transform returned {type(tensor).__name__} for {name}, a tensor is expected: is a ToTensor() missing "
+            "in it?"
+        )
+    if tensor.ndim != 3 or tensor.shape[0] != channels or not tensor.numel():
+        raise InputError(
+            f"the transform made {tuple(tensor.shape)} of {name}, the model takes ({channels}, height, width); "
+            f"preprocess yourself and pass a float tensor (batch, {channels}, height, width)"
+        )
+    if tuple(tensor.shape[1:]) != placement.input:
+        raise InputError(
+            f"the transform gave {tuple(tensor.shape[1:])} pixels where {placement.input} were expected from its "
+            f"steps; preprocess yourself and pass a float tensor (batch, {channels}, height, width)"
+        )
+    if not tensor.is_floating_point() and not tensor.is_complex():
+        warn(
+            f"the transform makes {str(tensor.dtype).removeprefix('torch.')} of {name}, which is not normalised: does "
+            "it lack ToDtype(torch.float32, scale=True), or ToTensor() in place of PILToTensor()?"
+        )
+        return tensor.float()
+    if not tensors.is_usable(tensor):
+        raise InputError(f"the transform made a tensor {tensors.kind(tensor)} of {name}, dense floats are expected")
+    try:
+        tensors.check_values(tensor[None], "input", of_pixels=True)
+    except InputError as error:
+        raise InputError(str(error).replace("input 0", f"what the transform made of {name}")) from None
+    return tensor

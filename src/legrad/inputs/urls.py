@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from legrad.checks import first_line
 from legrad.errors import InputError
 
 URL_BYTES = 50_000_000
@@ -95,13 +96,14 @@ def download(url: str, public_only: bool = False) -> bytes:
                 location = response.headers.get("Location")
             if location is None:
                 raise InputError(f"cannot read {name}: a redirect (HTTP {response.status}) without a location")
-            url = urllib.parse.urljoin(url, location)
+            # headers come as Latin-1, and what servers write there is UTF-8
+            url = urllib.parse.urljoin(url, location.encode("latin-1").decode("utf-8", "surrogateescape"))
     except InputError:
         raise
     except TimeoutError as error:
         raise allowance.too_slow() from error
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = str(error) or type(error).__name__
+        reason = first_line(error)
         raise InputError(f"cannot read {name}: {reason[:200]}") from error
     raise InputError(f"cannot read {name}: more than {_REDIRECTS} redirects")
 

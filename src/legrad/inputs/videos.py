@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from legrad.checks import first_line
 from legrad.errors import InputError
 from legrad.inputs import depth, formats, images, urls
 from legrad.inputs.geometry import Timing
@@ -73,12 +74,13 @@ def read(
             with open(name, "rb") as file:
                 frames, timing = _of_file(file, name, count, read_frame)
         except OSError as error:
-            raise InputError(f"cannot read {name}: {error}") from error
+            raise InputError(f"cannot read {name}: {first_line(error)}") from error
     else:
         frames, timing = _of_object(source, count, read_frame)
     sizes = {frame.size for frame in frames}
     if len(sizes) > 1:
-        raise InputError(f"the frames of a video are of one size, got {sorted(sizes)} (width, height)")
+        what = "the frames of a video" if name is None else f"{name}: the frames of a video"
+        raise InputError(f"{what} are of one size, got {sorted(sizes)[:4]} (width, height)")
     return frames, name, timing
 
 
@@ -113,9 +115,9 @@ def _of_file(file: Any, name: str, count: int, read_frame: ReadFrame) -> tuple[l
         file.seek(0)
         return _decoded(file, name, count, read_frame)
     except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: {error}; make the video smaller first") from error
+        raise InputError(f"{name}: {first_line(error)}; make the video smaller first") from error
     except Exception as error:  # Pillow's readers let anything through when a file is broken
-        raise InputError(f"cannot read {name}: {error or type(error).__name__}") from error
+        raise InputError(f"cannot read {name}: {first_line(error)}") from error
     with image:
         return _animated(image, name, count, read_frame)
 
@@ -143,7 +145,7 @@ def _animated(image: Image.Image, name: str, count: int, read_frame: ReadFrame) 
         # frames of an animation have no name of their own
         raise InputError(str(error).replace("the PIL image", name)) from error
     except Exception as error:  # Pillow's readers let anything through when a file is broken
-        raise InputError(f"cannot read the frames of {name}: {error or type(error).__name__}") from error
+        raise InputError(f"cannot read the frames of {name}: {first_line(error)}") from error
     finally:
         with contextlib.suppress(Exception):
             image.seek(before)
@@ -191,5 +193,5 @@ def _decoded(file: Any, name: str, count: int, read_frame: ReadFrame) -> tuple[l
     except InputError:
         raise
     except Exception as error:  # a broken file can raise anything in its reader
-        raise InputError(f"cannot read {name} as a video: {error or type(error).__name__}") from error
+        raise InputError(f"cannot read {name} as a video: {first_line(error)}") from error
     return [read_frame(frames[index]) for index in indices], _timing(indices, [1000 / rate] * total if rate else [])

@@ -27,7 +27,7 @@ def raw_attention(call: MethodInput) -> Tensor:
 
     Class token: its row; averaged models: mean over the patches' rows; attentional pooler: its own attention.
     """
-    return layer_maps(forward(call), lambda a, _, patches: a.mean((1, 2)), gradients=False)
+    return layer_maps(forward(call, gradients=False), lambda a, _, patches: a.mean((1, 2)), gradients=False)
 
 
 RAW_ATTENTION = Method(
@@ -136,7 +136,7 @@ def rollout(call: MethodInput) -> Tensor:
 
     Of a pooler: its own attention times the rollout of the blocks.
     """
-    graph = forward(call)
+    graph = forward(call, gradients=False)
     product = None
     for layer in call.layers:
         mean = _mean([attention.probabilities().mean(1) for attention in graph.attentions(layer)])

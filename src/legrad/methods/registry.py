@@ -1,6 +1,7 @@
 """All methods by name, and one pass of any of them."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -121,6 +122,18 @@ def explain_batch(
             layers,
             readout,
         )
-        maps.append(method.function(call).detach().cpu())
+        maps.append(_checked_maps(method, call, method.function(call)).detach().cpu())
         answers.append(call.answer().detach().cpu())
     return Explained(torch.cat(maps), torch.cat(answers), list(scores))
+
+
+def _checked_maps(method: Method, call: MethodInput, maps: Any) -> Tensor:
+    """What a method's function returned; raises ``InputError`` unless these are maps."""
+    expected = (len(call.batch), len(call.scores), "layers", *call.anatomy.grid)
+    fits = isinstance(maps, Tensor) and maps.ndim == len(expected)
+    if not fits or (*maps.shape[:2], "layers", *maps.shape[3:]) != expected:
+        raise InputError(
+            f"method {method.name!r}: its function returns a tensor (images, targets, layers, *grid), here "
+            f"({', '.join(map(str, expected))}), got {shown(maps)}"
+        )
+    return cast(Tensor, maps)

@@ -140,13 +140,21 @@ def _check_names(anatomy: ViTAnatomy, names: list[Any]) -> None:
             f"this model takes no input {unknown[0]!r} beside the images, {takes}; an anatomy of your own may: "
             "run=lambda images, meta: ... (docs/explain-your-own-model.md)"
         )
-    required = [name for name in known if parameters[name].default is inspect.Parameter.empty]
-    missing = [name for name in required if name not in names]
+    missing = [name for name in required_inputs(anatomy) if name not in names]
     if missing:
         raise InputError(
             f"this model needs {', '.join(map(repr, missing))} beside the images: "
             f"inputs={{{missing[0]!r}: one row per image}}"
         )
+
+
+def required_inputs(anatomy: ViTAnatomy) -> list[str]:
+    """Names of what the model cannot run without, beside the images."""
+    return [
+        name
+        for name, parameter in (_parameters(anatomy.run) or {}).items()
+        if parameter.kind is not parameter.VAR_KEYWORD and parameter.default is parameter.empty
+    ]
 
 
 def _takes(function: Callable[..., Any], inputs: Mapping[str, Tensor]) -> list[str]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from legrad.checks import check_switch
 from legrad.inputs import urls
 from legrad.targets.kinds import Audio, Contrast, Similar
 
@@ -17,6 +18,7 @@ def downloaded(targets: Any, allow_private_urls: bool = True) -> Any:
     Raises:
         InputError: a URL that cannot be read, see ``urls.download``.
     """
+    check_switch("allow_private_urls", allow_private_urls)
     if isinstance(targets, list | tuple):
         return [downloaded(target, allow_private_urls) for target in targets]
     if isinstance(targets, Similar):

@@ -21,6 +21,7 @@ from legrad.errors import InputError, warn
 from legrad.inputs.prepare import Input, sources, stack
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import ViTAnatomy
+from legrad.models.side_inputs import required_inputs
 from legrad.targets.kinds import (
     PREDICTED,
     Audio,
@@ -116,7 +117,7 @@ class Resolver:
             return self._embedding(target)
         if isinstance(target, str):
             if self._anatomy.output == "embedding":
-                return Direction(target, self._embed([target]))
+                return Direction(str(target), self._embed([target]))
             return self._label(target)
         if isinstance(target, bool | np.bool_):
             raise InputError("a bool is not a target; give a class index such as 3, or legrad.PREDICTED")
@@ -278,6 +279,11 @@ class Resolver:
     def _similar(self, target: Similar) -> ResolvedTarget:
         if self._anatomy.output == "logits":
             raise InputError("Similar is for models with an embedding; this one is a classifier")
+        if self._anatomy.side_inputs:
+            raise InputError(
+                f"legrad.Similar: there is no {self._anatomy.side_inputs[0]!r} for the other image; give its feature, "
+                "a tensor (features,)"
+            )
         image = target.image
         if isinstance(image, Tensor) and image.ndim == len(self._anatomy.shape):
             image = image[None]
@@ -321,6 +327,8 @@ def class_names(labels: Sequence[str], anatomy: ViTAnatomy) -> tuple[str, ...]:
     names = () if isinstance(labels, str) or not isinstance(labels, Iterable) else tuple(labels)
     if not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"labels is a sequence of class names, got {shown(labels)}")
+    if required_inputs(anatomy):  # classes cannot be counted without them
+        return names
     with evaluation_mode(anatomy.tower, anatomy.call_settings), torch.no_grad():
         count = _num_classes(anatomy)
     if len(names) != count:
