@@ -29,7 +29,7 @@ _STEPS = (1e-2, 1e-1, 1.0)
 _LITTLE_DOUBT, _TOO_MUCH_DOUBT = 0.05, 0.5
 _LIMIT = {False: 0.02, True: 0.1}  # of the finite difference's length; True: in half precision
 _UNNOTICEABLE = 1e-3  # a module without a gradient that matters less than that is let be
-_PROJECTIONS = 4
+_PROJECTIONS = 2
 _NOISE, _CHANGED_SHARE = 0.1, 0.1
 
 _NO_GRADIENT = "hands on no gradient"
