@@ -15,7 +15,7 @@ from legrad.core.attention import Attention, Replacements
 from legrad.core.truth import (
     ATTENTION_NAMES,
     at_least_float32,
-    check_same_output,
+    check_read_out,
     coarsest,
     final_answer,
     native_feature,
@@ -49,10 +49,10 @@ def forward(
         lambda: anatomy.run(call.batch), anatomy.blocks, anatomy.attention, replacements, attend, cut, gradients
     )
     call.output = graph.output.detach()
-    native = native_feature(anatomy, anatomy.to_tokens(graph.block_outputs[-1]).detach())
     seen = [attention for layer in [*graph.attentions, graph.attentions_after] for attention in layer]
     precision = coarsest(call.batch.dtype, *(attention.output.dtype for attention in seen))
-    check_same_output(native, call.output, "the native read-out of the last block's tokens", precision)
+    tokens = anatomy.to_tokens(graph.block_outputs[-1]).detach()
+    check_read_out(anatomy, tokens, call.output, call.batch, precision)
     return Pass(call, graph, frozen_norm, precision)
 
 
