@@ -1,7 +1,7 @@
 """Facts and checks of a model, on a random image: what ``legrad doctor`` reports."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,7 @@ from legrad.errors import InputError, LeGradError
 from legrad.explainer import Explainer
 from legrad.inputs import geometry
 from legrad.models.anatomy import ViTAnatomy
+from legrad.models.side_inputs import SideInputs
 
 _MEGA = 1 << 20
 
@@ -57,7 +58,12 @@ class Report:
 
 
 @guarded
-def examine(explainer: Explainer, size: int | Sequence[int] | None = None, seed: int = 0) -> Report:
+def examine(
+    explainer: Explainer,
+    size: int | Sequence[int] | None = None,
+    seed: int = 0,
+    inputs: Mapping[str, Tensor] | None = None,
+) -> Report:
     """Facts and checks of a model.
 
     The truth check runs on random input; so does the position check: pixels of one patch are changed, and the token
@@ -67,12 +73,17 @@ def examine(explainer: Explainer, size: int | Sequence[int] | None = None, seed:
         explainer: the model.
         size: input size in pixels, int or (H, W); default the model's own.
         seed: of the random image.
+        inputs: what the model takes beside the images, one row each, see ``Explainer.explain``.
 
     Returns:
         The report; a failed check is a finding, not an exception.
+
+    Raises:
+        InputError: no such size, or inputs that the model does not take or misses.
     """
     report = Report()
     default = explainer.anatomy
+    side_inputs = SideInputs(inputs, 1, default)
     with (
         state.exclusive(default.blocks[0]),
         state.evaluation_mode(explainer.model),
@@ -80,6 +91,7 @@ def examine(explainer: Explainer, size: int | Sequence[int] | None = None, seed:
     ):
         anatomy = default if size is None else default.at(geometry.as_size(size))
         _facts(explainer, anatomy, report)
+        anatomy = side_inputs.bound(anatomy, [0])
         batch = random_input(anatomy, seed)
         checks: dict[str, Callable[[ViTAnatomy, Tensor], object]] = {
             "truth check": truth_check,
@@ -96,7 +108,7 @@ def examine(explainer: Explainer, size: int | Sequence[int] | None = None, seed:
             except LeGradError as error:
                 report.add(name, str(error), False)
         if report.healthy:
-            _costs(explainer, anatomy, batch, report)
+            _costs(explainer, anatomy, batch, report, inputs)
     for note in anatomy.notes:
         report.add("note", note)
     return report
@@ -160,7 +172,9 @@ def _targets(explainer: Explainer) -> str:
     return "embeddings, Similar, callables (the model has no head)"
 
 
-def _costs(explainer: Explainer, anatomy: ViTAnatomy, batch: Tensor, report: Report) -> None:
+def _costs(
+    explainer: Explainer, anatomy: ViTAnatomy, batch: Tensor, report: Report, inputs: Mapping[str, Tensor] | None
+) -> None:
     """One measured explanation next to one bare forward pass."""
 
     def seconds(function: Callable[[], object]) -> float:
@@ -171,7 +185,7 @@ def _costs(explainer: Explainer, anatomy: ViTAnatomy, batch: Tensor, report: Rep
         return time.perf_counter() - start
 
     def explain() -> object:
-        return explainer.explain(batch, lambda feature: feature[:, 0])
+        return explainer.explain(batch, lambda feature: feature[:, 0], inputs=inputs)
 
     explain()
     forward_time = min(seconds(lambda: anatomy.run(batch)) for _ in range(3))

@@ -137,7 +137,7 @@ def test_nan_does_not_pass_for_equal():
     model = tiny.clip()
     with torch.no_grad():
         model.visual.proj[0, 0] = torch.nan
-    with pytest.raises(legrad.TruthCheckError):
+    with pytest.raises(legrad.TruthCheckError, match="its weight proj does"):
         explain(model)
 
 
@@ -243,18 +243,3 @@ def test_causal_attention_is_seen_as_masked():
     _, calls = hooks.tapped(lambda: F.scaled_dot_product_attention(q, q, q, is_causal=True), verify=True)
     assert calls[0].mismatch < limits.FLOAT32
     assert calls[0].keep[0, 0].tolist() == torch.ones(5, 5).tril().bool().tolist()
-
-
-def test_nan_is_told_where_it_comes_from():
-    x, t = torch.randn(1, 3, 32, 32), torch.randn(32)
-    model = tiny.clip()
-    explainer = legrad.wrap(model)
-    with pytest.raises(legrad.InputError, match=r"values reach 1e\+30.*check your preprocessing"):
-        explainer.explain(x.sign() * 1e30, t)
-    explainer.explain(x, t)
-    with pytest.raises(legrad.InputError, match=r"values reach 1e\+30"):
-        explainer.explain(x.sign() * 1e30, t)
-    with torch.no_grad():
-        model.visual.transformer.resblocks[2].mlp.c_fc.weight[0, 0] = torch.nan
-    with pytest.raises(legrad.TruthCheckError, match=r"weights of it, first 'transformer.resblocks.2.mlp.c_fc.weight'"):
-        explainer.explain(x, t)

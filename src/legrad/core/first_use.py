@@ -28,7 +28,7 @@ class FirstUse:
         check_positions: where the patches lie is checked too, for a user's own anatomy.
 
     Attributes:
-        shortcuts: (shape, dtype, device) of an input -> what may be computed in closed form.
+        shortcuts: (shape, dtype, device, names of side inputs) of an input -> what may be computed in closed form.
     """
 
     def __init__(self, anatomy: ViTAnatomy, check_positions: bool = False) -> None:
@@ -55,7 +55,7 @@ class FirstUse:
             raise InputError(
                 "the model was made under torch.inference_mode() and cannot be differentiated; load it outside"
             )
-        key = (tuple(image.shape), image.dtype, image.device)
+        key = (tuple(image.shape), image.dtype, image.device, anatomy.side_inputs)
         version = weights_version(self._anatomy.tower), settings_version(self._anatomy.tower)
         if version != self._version:  # trained on, loaded, rebuilt, switched: what was found out may hold no longer
             self.shortcuts.clear()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,10 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from legrad.core import attention, hooks, state
-from legrad.errors import InputError, TruthCheckError
-from legrad.models.anatomy import ViTAnatomy
-
-_FAR_OUT = 1e3  # normalised pixels lie within about 10
+from legrad.errors import TruthCheckError
+from legrad.models.anatomy import Readout, ViTAnatomy, readouts_given
 
 ATTENTION_NAMES = {"fused": "scaled-dot-product attentions", "softmax": "softmax attentions"}
 
@@ -29,7 +28,8 @@ def native_feature(anatomy: ViTAnatomy, tokens: Tensor) -> Tensor:
 
 
 def final_answer(anatomy: ViTAnatomy, output: Tensor) -> Tensor:
-    """The model's own answer in at least float32: raw logits, or L2-normalised embeddings.
+    """The model's own answer in at least float32, L2-normalised as the native read-out says: usually embeddings and
+    features are, logits are not.
 
     Args:
         anatomy: the model's.
@@ -39,7 +39,14 @@ def final_answer(anatomy: ViTAnatomy, output: Tensor) -> Tensor:
         (batch, features).
     """
     output = at_least_float32(output)
-    return output if anatomy.output == "logits" else F.normalize(output, dim=-1)
+    return F.normalize(output, dim=-1) if anatomy.readouts["native"].normalize else output
+
+
+def with_raw_features(anatomy: ViTAnatomy) -> ViTAnatomy:
+    """The same model whose read-outs and answers are not normalised."""
+    given = readouts_given(anatomy.readouts)
+    readouts = {name: Readout(readout.function, normalize=False) for name, readout in given.items()}
+    return replace(anatomy, readouts=readouts)
 
 
 def coarsest(*dtypes: torch.dtype) -> torch.dtype:
@@ -67,51 +74,6 @@ def check_same_output(output: Tensor, expected: Tensor, what: str, dtype: torch.
             f"{what} differs from the model's own output by {distance:.2g} of its largest value (shapes "
             f"{tuple(output.shape)} and {tuple(expected.shape)}): this model is not what its anatomy says"
         )
-
-
-def check_read_out(anatomy: ViTAnatomy, tokens: Tensor, output: Tensor, batch: Tensor, precision: torch.dtype) -> None:
-    """Raise unless the native read-out of the last block's tokens is what the model returned.
-
-    Args:
-        anatomy: for the size of ``batch``.
-        tokens: (batch, tokens, dim), of the last block.
-        output: the model's, (batch, features).
-        batch: its input.
-        precision: see ``coarsest``.
-
-    Raises:
-        TruthCheckError: it is not, or the model's output is NaN.
-        InputError: the input is far out of range.
-    """
-    native = native_feature(anatomy, tokens)
-    try:
-        check_same_output(native, output, "the native read-out of the last block's tokens", precision)
-    except TruthCheckError:
-        require_finite(anatomy, output, batch)
-        raise
-
-
-def require_finite(anatomy: ViTAnatomy, output: Tensor, batch: Tensor) -> None:
-    """Raise if the model's output holds NaN or infinite values, and say where they come from."""
-    if bool(torch.isfinite(output).all()):
-        return
-    for name, tensor in (*anatomy.tower.named_parameters(), *anatomy.tower.named_buffers()):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise TruthCheckError(
-                f"the model's own output is NaN or infinite, and so are weights of it, first {name!r} of "
-                f"{type(anatomy.tower).__name__}: load sound weights (did a training diverge?)"
-            )
-    largest = float(batch.abs().max())
-    if not largest <= _FAR_OUT:
-        raise InputError(
-            f"the model's own output is NaN or infinite for this input, whose values reach {largest:.3g}; normalised "
-            "images lie within about 10 of zero: check your preprocessing"
-        )
-    dtype = str(anatomy.dtype).removeprefix("torch.")
-    raise TruthCheckError(
-        f"the model's own output is NaN or infinite though its weights and its input are finite: it overflows in "
-        f"{dtype}; use float32 or bfloat16, or look at its forward pass"
-    )
 
 
 def check_calls(anatomy: ViTAnatomy, calls: list[attention.AttentionCall], where: str) -> None:
@@ -152,7 +114,6 @@ def truth_check(
     """
     precision = batch.dtype
     expected = anatomy.run(batch)
-    require_finite(anatomy, expected, batch)
 
     def visit(layer: int, output: Any, calls: list[attention.AttentionCall]) -> bool:
         nonlocal precision
@@ -182,7 +143,8 @@ def truth_check(
         difference = _first_difference(anatomy, batch, _tolerance(precision))
         raise TruthCheckError(f"instrumented and plain forward differ, {difference}")
     tokens = anatomy.to_tokens(last)
-    check_read_out(anatomy, tokens, expected, batch, precision)
+    native = native_feature(anatomy, tokens)
+    check_same_output(native, expected, "the native read-out of the last block's tokens", precision)
     return tokens
 
 

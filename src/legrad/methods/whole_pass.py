@@ -15,7 +15,7 @@ from legrad.core.attention import Attention, Replacements
 from legrad.core.truth import (
     ATTENTION_NAMES,
     at_least_float32,
-    check_read_out,
+    check_same_output,
     coarsest,
     final_answer,
     native_feature,
@@ -49,10 +49,10 @@ def forward(
         lambda: anatomy.run(call.batch), anatomy.blocks, anatomy.attention, replacements, attend, cut, gradients
     )
     call.output = graph.output.detach()
+    native = native_feature(anatomy, anatomy.to_tokens(graph.block_outputs[-1]).detach())
     seen = [attention for layer in [*graph.attentions, graph.attentions_after] for attention in layer]
     precision = coarsest(call.batch.dtype, *(attention.output.dtype for attention in seen))
-    tokens = anatomy.to_tokens(graph.block_outputs[-1]).detach()
-    check_read_out(anatomy, tokens, call.output, call.batch, precision)
+    check_same_output(native, call.output, "the native read-out of the last block's tokens", precision)
     return Pass(call, graph, frozen_norm, precision)
 
 
@@ -87,7 +87,7 @@ class Pass:
         output = self.graph.output
         final = at_least_float32(output.detach()).requires_grad_()
         with torch.enable_grad():
-            if self.frozen_norm and self.anatomy.output != "logits":
+            if self.frozen_norm and self.anatomy.readouts["native"].normalize:
                 feature = final / final.detach().norm(dim=-1, keepdim=True)
             else:
                 feature = final_answer(self.anatomy, final)
@@ -191,7 +191,8 @@ class Pass:
         Found by differentiating the head.
         """
         tokens = self.last_tokens.detach()[:1]
-        return readout.rows_read(lambda leaf: native_feature(self.anatomy, leaf), at_least_float32(tokens))
+        anatomy = self.anatomy.for_images([0])
+        return readout.rows_read(lambda leaf: native_feature(anatomy, leaf), at_least_float32(tokens))
 
 
 def layer_maps(graph: Pass, formula: Callable[[Tensor, Tensor, slice], Tensor], gradients: bool = True) -> Tensor:
