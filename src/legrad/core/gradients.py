@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from legrad.core import hooks
 from legrad.core.attention import AttentionCall, ModuleCall, ShiftTap
+from legrad.core.graph import forward_with_graph
 from legrad.core.memory import ran_out
 from legrad.core.readout import Reader, is_without_derivative, lacks_derivative
 from legrad.core.truth import at_least_float32, coarsest, truth_check
@@ -133,7 +134,7 @@ class GradientCheck:
         anatomy = self.anatomy
         names = {id(module): name for name, module in anatomy.tower.named_modules()}
         with Watched(list(anatomy.tower.modules())[1:]) as watched:
-            graph = hooks.forward_with_graph(lambda: anatomy.run(image), anatomy.blocks, anatomy.attention)
+            graph = forward_with_graph(lambda: anatomy.run(image), anatomy.blocks, anatomy.attention)
         leaf = graph.block_inputs[0]
 
         def shifted(shift: Tensor) -> Tensor:
