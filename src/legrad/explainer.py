@@ -14,13 +14,13 @@ from legrad.checks import first_line, shown
 from legrad.choices import FITS, Fit, ReadoutName, check_choice
 from legrad.core.first_use import FirstUse
 from legrad.core.memory import check_memory, ran_out
-from legrad.core.state import evaluation_mode, exclusive
+from legrad.core.state import evaluation_mode, exclusive, ordinary_tensors
 from legrad.core.undo import Borrowing, Together, guarded
 from legrad.deprecation import renamed_arguments, renamed_fields
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.inputs import transforms
 from legrad.inputs.prepare import Images, Input, InputQueue, Inputs, sources
-from legrad.inputs.tensors import checked_tensor, ordinary_tensors
+from legrad.inputs.tensors import checked_tensor
 from legrad.models import registry
 from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import ViTAnatomy

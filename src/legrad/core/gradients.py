@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from legrad.core import hooks
 from legrad.core.attention import AttentionCall, ModuleCall, ShiftTap
+from legrad.core.graph import forward_with_graph
 from legrad.core.memory import ran_out
 from legrad.core.readout import Reader, is_without_derivative, lacks_derivative
 from legrad.core.truth import at_least_float32, coarsest, truth_check
@@ -29,7 +30,7 @@ _STEPS = (1e-2, 1e-1, 1.0)
 _LITTLE_DOUBT, _TOO_MUCH_DOUBT = 0.05, 0.5
 _LIMIT = {False: 0.02, True: 0.1}  # of the finite difference's length; True: in half precision
 _UNNOTICEABLE = 1e-3  # a module without a gradient that matters less than that is let be
-_PROJECTIONS = 4
+_PROJECTIONS = 2
 _NOISE, _CHANGED_SHARE = 0.1, 0.1
 
 _NO_GRADIENT = "hands on no gradient"
@@ -133,7 +134,7 @@ class GradientCheck:
         anatomy = self.anatomy
         names = {id(module): name for name, module in anatomy.tower.named_modules()}
         with Watched(list(anatomy.tower.modules())[1:]) as watched:
-            graph = hooks.forward_with_graph(lambda: anatomy.run(image), anatomy.blocks, anatomy.attention)
+            graph = forward_with_graph(lambda: anatomy.run(image), anatomy.blocks, anatomy.attention)
         leaf = graph.block_inputs[0]
 
         def shifted(shift: Tensor) -> Tensor:

@@ -174,6 +174,11 @@ class _NoAutocast(Borrowing):
             torch.set_autocast_enabled(self._device, True)
 
 
+def ordinary_tensors() -> Borrowing:
+    """A with-block outside inference mode, without gradients: what is made inside can be used in training code."""
+    return Together(_OutsideInference, _NoGrad)
+
+
 def evaluation_mode(model: nn.Module, settings: Iterable[tuple[Any, str, Any]] = ()) -> Borrowing:
     """A with-block with the model in eval mode, without gradients, outside inference mode and autocast; afterwards all
     is as before.
