@@ -4,6 +4,7 @@ Pillow's full list has readers that hand a file to another program (PostScript t
 Only formats of images are opened here.
 """
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -34,10 +35,15 @@ _OTHERS = {
 
 def open_image(file: Any) -> Image.Image:
     """``Image.open`` of a path or binary file, for the formats of ``FORMATS`` only."""
-    if "HEIF" not in Image.OPEN and importlib.util.find_spec("pillow_heif") is not None:
+    if "HEIF" not in Image.OPEN and _heif_is_installed():
         importlib.import_module("pillow_heif").register_heif_opener()
     Image.init()
     return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+@functools.cache
+def _heif_is_installed() -> bool:
+    return importlib.util.find_spec("pillow_heif") is not None
 
 
 def is_foreign(image: Image.Image) -> bool:
