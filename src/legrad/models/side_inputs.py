@@ -112,7 +112,7 @@ def _with_rows(function: Callable[..., Tensor], inputs: Mapping[str, Tensor]) ->
 
 
 def _checked(name: str, value: Any, count: int) -> Tensor:
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
         try:
             value = torch.tensor(value, device="cpu")
         except TypeError as error:
