@@ -33,7 +33,9 @@ from legrad.core.attention import (
     ValuesTap,
     WholeTap,
 )
-from legrad.errors import TruthCheckError
+from legrad.core.block_values import detached, first_argument, with_first
+from legrad.errors import InputError, TruthCheckError
+from legrad.models.functions import first_tensor
 
 # The pass whose hooks answer in this thread, or none: ``visit`` may run the model again.
 _session = threading.local()
@@ -56,25 +58,27 @@ def _only_observes(hook: Callable[..., Any]) -> bool:
     return getattr(hook, "__func__", None) is StreamingForward.record_call
 
 
-def _detached(output: Any, copy: bool = False) -> Any:
-    if isinstance(output, Tensor):
-        return output.detach().clone() if copy else output.detach()
-    if isinstance(output, tuple):
-        return tuple(_detached(item, copy) for item in output)
-    return output
-
-
 def _require_one_run(blocks: Sequence[nn.Module], runs: Mapping[int, int]) -> None:
     for layer, count in runs.items():
         if count != 1:
             raise TruthCheckError(
                 f"block {layer} ({type(blocks[layer]).__name__}) ran {count} times in one forward pass, expected once: "
-                "its tokens cannot be explained"
+                f"its tokens cannot be explained{_OUT_OF_LOOP if count == 0 else ''}"
             )
 
 
-def _first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return args[0] if args else next(iter(kwargs.values()))
+_OUT_OF_LOOP = (
+    "; blocks are modules that the model calls: where its forward writes them out (pairs of attention and MLP in a "
+    "loop), wrap each in a module and give `run` a forward that calls those (docs/explain-your-own-model.md)"
+)
+
+
+def _refuse_inference_mode() -> None:
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "the model's forward runs its blocks under torch.inference_mode(), where nothing can be differentiated: "
+            "use torch.no_grad() there, or give the anatomy a `run` without it"
+        )
 
 
 class StreamingForward:
@@ -162,6 +166,7 @@ class StreamingForward:
         if not self._is_running():
             return
         assert self._tap is not None
+        _refuse_inference_mode()
         self._open_taps.append(AttentionTap(self._tap, self._verify, differentiate=layer not in self._watched))
         self._open_taps[-1].__enter__()
 
@@ -173,13 +178,14 @@ class StreamingForward:
         if not tap.calls:
             tap.before.append(module)
         elif args:
-            tensors = (args[0], output) if self._verify else (_detached(args[0]), _detached(output))
+            tensors = (args[0], output) if self._verify else (detached(args[0]), detached(output))
             tap.calls[-1].after.append(ModuleCall(module, *tensors))
 
     def _leave(self, layer: int, module: nn.Module, args: Any, output: Any) -> Any:
         """Hook after a block: visit it, and hand on its output without the graph."""
         if not self._is_running():
             return None
+        _refuse_inference_mode()
         self._runs[layer] += 1
         calls: list[AttentionCall] = []
         if self._tap and layer in self._layers:
@@ -195,7 +201,7 @@ class StreamingForward:
         finally:
             _session.current = self
             torch.set_grad_enabled(False)
-        output = _detached(output, copy=keep)
+        output = detached(output, copy=keep)
         if layer == self._last:
             self._last_output = output
         return output
@@ -219,7 +225,7 @@ def record(blocks: Sequence[nn.Module]) -> Iterator[list[Any]]:
     def keep(index: int) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if threading.get_ident() == thread:
-                outputs[index] = _detached(output)
+                outputs[index] = detached(output)
 
         return hook
 
@@ -239,7 +245,7 @@ def block_input(run: Callable[[], Tensor], block: nn.Module) -> Any:
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == thread:
-            inputs.append(_detached(_first_argument(args, kwargs)))
+            inputs.append(detached(first_argument(args, kwargs)))
 
     handle = block.register_forward_pre_hook(hook, with_kwargs=True)
     try:
@@ -324,16 +330,19 @@ class _GraphRecorder:
             yield block.register_forward_hook(partial(self._leave, layer))
             for child in block.children():
                 if cut is not None and cut(child):
-                    yield child.register_forward_hook(lambda _module, _args, output: _detached(output))
+                    yield child.register_forward_hook(lambda _module, _args, output: detached(output))
 
     def _enter(self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:
             return None
-        tokens, arguments = _first_argument(args, kwargs), None
-        if layer == 0:
+        _refuse_inference_mode()
+        argument, arguments = first_argument(args, kwargs), None
+        tokens = first_tensor(argument)
+        if layer == 0 and tokens is not None:
             torch.set_grad_enabled(True)
-            tokens = tokens.detach().requires_grad_()
-            arguments = ((tokens, *args[1:]), kwargs) if args else (args, {**kwargs, next(iter(kwargs)): tokens})
+            leaf = tokens.detach().requires_grad_()
+            argument, tokens = with_first(argument, leaf), leaf
+            arguments = ((argument, *args[1:]), kwargs) if args else (args, {**kwargs, next(iter(kwargs)): argument})
         self._inputs[layer].append(tokens)
         self._spans[layer] = slice(len(self._tap.attentions), None)
         return arguments
@@ -372,7 +381,7 @@ def forward_values_only(run: Callable[[], Tensor], block: nn.Module) -> tuple[An
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         if threading.get_ident() == thread:
             inside.close()
-            outputs.append(_detached(output))
+            outputs.append(detached(output))
 
     handles = [block.register_forward_pre_hook(enter), block.register_forward_hook(leave, prepend=True)]
     try:
