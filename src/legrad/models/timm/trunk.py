@@ -32,6 +32,14 @@ def check_plain(trunk: nn.Module) -> None:
         )
 
 
+def has_own_forward(trunk: Any) -> bool:
+    """Whether a plain ViT is of a user's subclass, or got a function, that replaces a step of timm's forward."""
+    kinds = [kind.__name__ for kind in type(trunk).__mro__ if kind.__module__.startswith("timm.")]
+    steps = [getattr(trunk, step, None) for step in ("forward", "forward_features", "forward_head", "pool")]
+    modules = [str(getattr(step, "__module__", "timm.")) for step in steps]
+    return bool(set(kinds) & set(PLAIN_CLASSES)) and not all(module.startswith("timm.") for module in modules)
+
+
 def has_pooler(trunk: Any) -> bool:
     """Whether the image feature comes out of an attentional pooler."""
     return trunk.attn_pool is not None if hasattr(trunk, "attn_pool") else False
