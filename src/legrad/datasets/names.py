@@ -39,7 +39,7 @@ def read(path: PathLike) -> dict[str, str]:
             pairs = _of_table([line.split(maxsplit=1) for line in lines if line.strip()])
     except InputError:
         raise
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise InputError(f"{source} does not hold class names: {error}") from error
     names = {key.strip(): name.strip() for key, name in pairs}
     if len(names) < len(pairs):
