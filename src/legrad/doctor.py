@@ -15,6 +15,7 @@ from legrad.errors import InputError, LeGradError
 from legrad.explainer import Explainer
 from legrad.inputs import geometry
 from legrad.models.anatomy import ViTAnatomy
+from legrad.targets.classes import num_classes
 
 _MEGA = 1 << 20
 
@@ -136,9 +137,19 @@ def _facts(explainer: Explainer, anatomy: ViTAnatomy, report: Report) -> None:
     shape = " x ".join(map(str, anatomy.shape))
     axes = {"frames": " (frames, channels, height, width)", "frequency": " (time, frequency)"}.get(anatomy.axes[0], "")
     report.add("grid", f"{grid} ({', '.join(anatomy.axes)}) at {shape}{axes}")
+    report.add("output", _output(explainer))
     report.add("read-out", f"{anatomy.default_readout} by default, of {', '.join(sorted(anatomy.readouts))}")
     report.add("targets", _targets(explainer))
     report.add("input sizes", allowed_sizes(explainer.anatomy))
+
+
+def _output(explainer: Explainer) -> str:
+    """What the model returns, counted in a forward pass, and which names its classes have."""
+    width, adapter = num_classes(explainer.adapter), explainer.adapter
+    if explainer.anatomy.output != "logits":
+        return f"{explainer.anatomy.output} of {width} numbers"
+    names = f"named {adapter.labels[0]!r}, ..." if adapter.labels else "without names: give labels= to legrad.wrap"
+    return f"logits of {width} classes, {names}"
 
 
 def _targets(explainer: Explainer) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -15,34 +14,34 @@ from legrad.choices import FITS, READOUTS, Fit, ReadoutName, check_choice
 from legrad.core.first_use import FirstUse
 from legrad.core.memory import check_memory
 from legrad.core.score import ResolvedTarget
-from legrad.core.state import evaluation_mode, exclusive
-from legrad.core.truth import final_answer
+from legrad.core.state import evaluation_mode, exclusive, not_compiled
+from legrad.core.truth import final_answer, plain_answer
 from legrad.deprecation import renamed_arguments, renamed_fields
 from legrad.errors import InputError, UnsupportedModelError
-from legrad.inputs import geometry
 from legrad.inputs.prepare import (
     Images,
     Input,
     InputQueue,
     Inputs,
-    MakeTransform,
     by_size,
     checked_tensor,
     sources,
     stack,
 )
-from legrad.models import registry
+from legrad.models import checks, registry
 from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
+from legrad.recipe import ByName, Copyable, OfModel
 from legrad.results.assemble import PassResult, assemble
 from legrad.results.explanation import Explanation
 from legrad.targets.kinds import EmbeddedTargets, Targets, as_list
-from legrad.targets.resolve import Resolver, class_names
+from legrad.targets.resolve import Resolver
 from legrad.versions import installed
 
 _WINDOW = 256  # images that a device gets at once
 
 
+@not_compiled
 def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> "Explainer":
     """Build a pretrained model with its preprocessing and tokenizer.
 
@@ -58,9 +57,11 @@ def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype
         InputError: an unknown name, or weights that cannot be loaded (for instance without a network).
         UnsupportedModelError: the name is no plain vision transformer.
     """
-    return Explainer(registry.load(name, device, dtype))
+    recipe = ByName(name, device, dtype)
+    return Explainer(recipe.adapter(), recipe=recipe)
 
 
+@not_compiled
 @renamed_arguments(hearing="audio_encoder")
 def wrap(
     model: nn.Module,
@@ -85,49 +86,26 @@ def wrap(
 
     Raises:
         UnsupportedModelError: a model that is not known and comes without an anatomy.
-        InputError: labels that are no names for the model's logits, or audio_encoder for a classifier.
+        InputError: an argument of another type, labels that are no names for the model's logits, audio_encoder for a
+            classifier, or a model without weights.
+
+    Warns:
+        UserWarning: the model carries class names, but not as many as it has classes: they are not used.
     """
-    adapter = registry.adapt(model) if anatomy is None else Adapter(model, anatomy)
-    adapter, transform, tokenizer = registry.tools(adapter, transform, tokenizer)
-    if tokenizer is not None:
-        adapter = replace(adapter, tokenize=lambda texts: tokenizer(list(texts)))
-    if transform is not None:
-        adapter = replace(adapter, transform=_transform_or_library(transform, adapter.transform))
-    if labels is not None:
-        adapter = replace(adapter, labels=class_names(labels, adapter.anatomy))
-    if audio_encoder is not None:
-        if adapter.anatomy.output == "logits":
-            raise InputError(
-                f"audio_encoder is for models that embed images and sounds in one space; {type(model).__name__} is a "
-                "classifier, whose output is logits: leave audio_encoder out, or wrap a model with an embedding"
-            )
-        adapter = replace(adapter, audio_encoder=audio_encoder)
-    return Explainer(adapter, own_anatomy=anatomy is not None)
-
-
-def _transform_or_library(transform: Any, library_transform: MakeTransform | None) -> MakeTransform:
-    """A user's transform where nothing is asked of it, else the library's."""
-
-    def make_transform(size: geometry.Size | None, fit: str) -> Any:
-        if size is None and fit == "model":
-            return transform
-        if library_transform is None:
-            raise InputError("with your own transform only size=None and fit='model' are possible")
-        return library_transform(size, fit)
-
-    return make_transform
+    recipe = OfModel(model, transform, tokenizer, anatomy, labels, audio_encoder)
+    return Explainer(recipe.adapter(), own_anatomy=anatomy is not None, recipe=recipe)
 
 
 @renamed_fields(listener="audio_explainer")
-class Explainer:
+class Explainer(Copyable):
     """A model that can be asked where it looked. Made by ``load`` or ``wrap``.
 
     ``explain`` does all of it; its steps can be used alone: ``prepare`` reads and preprocesses images, ``embed``
     encodes targets, ``predict`` is the model's own answer.
     """
 
-    def __init__(self, adapter: Adapter, own_anatomy: bool = False) -> None:
-        self._adapter = adapter
+    def __init__(self, adapter: Adapter, own_anatomy: bool = False, recipe: "ByName | OfModel | None" = None) -> None:
+        self._adapter, self._recipe = adapter, recipe
         self._first_use = FirstUse(adapter.anatomy, check_positions=own_anatomy)
 
     def __repr__(self) -> str:
@@ -158,7 +136,8 @@ class Explainer:
         return self._adapter.name or type(self.model).__name__
 
     def to(self, device: torch.device | str) -> "Explainer":
-        """Move the model; returns itself."""
+        """Move the model; returns itself. Raises ``InputError`` for a device that is not there."""
+        registry.check_device(device)
         self.model.to(device)
         if self._adapter.audio_encoder is not None and self._adapter.audio_encoder.tower is not None:
             self._adapter.audio_encoder.tower.to(device)
@@ -166,6 +145,7 @@ class Explainer:
 
     # -- the steps ------------------------------------------------------------------------------------------------
 
+    @not_compiled
     def prepare(self, images: Images, size: int | Sequence[int] | None = None, fit: Fit = "model") -> Inputs:
         """Read and preprocess images once, for several calls.
 
@@ -181,6 +161,7 @@ class Explainer:
         check_choice("fit", fit, FITS)
         return Inputs(next(self._queue(images, size, fit).windows()))
 
+    @not_compiled
     def embed(self, targets: Targets) -> EmbeddedTargets:
         """Encode targets once, for many calls: ``explain(..., targets=explainer.embed(texts))``.
 
@@ -199,6 +180,7 @@ class Explainer:
             resolved, _ = Resolver(self._adapter, self.anatomy, 0).resolve(targets)
         return EmbeddedTargets(tuple(resolved))
 
+    @not_compiled
     def predict(self, images: Images, size: int | Sequence[int] | None = None, fit: Fit = "model") -> Tensor:
         """The model's own final answer.
 
@@ -220,11 +202,12 @@ class Explainer:
             else:
                 pieces = input_batches(self.anatomy, next(self._queue(images, size, fit).windows()))
             for anatomy, batch in pieces:
-                answers.append(final_answer(anatomy, anatomy.run(batch)).cpu())
+                answers.append(final_answer(anatomy, plain_answer(anatomy, batch)).cpu())
         return torch.cat(answers)
 
     # -- the public call ------------------------------------------------------------------------------------------
 
+    @not_compiled
     def explain(
         self,
         images: Images,
@@ -286,6 +269,8 @@ class Explainer:
         if readout_name not in self.anatomy.readouts:
             raise InputError(f"this model has no {readout_name} read-out, only {', '.join(self.anatomy.readouts)}")
         with self._undisturbed_model():
+            if self.anatomy.is_made(readout_name):
+                self._first_use.check_mean_readout()
             queue = self._queue(images, size, fit)
             resolver = Resolver(self._adapter, self.anatomy, len(queue))
             resolved, valid = resolver.resolve(targets)
@@ -304,6 +289,7 @@ class Explainer:
                 settings=self._settings(question, inputs[0], fit, null, null_threshold),
             )
 
+    @not_compiled
     def explain_audio(
         self,
         sounds: Images,
@@ -371,6 +357,7 @@ class Explainer:
         Inference mode is left for the whole call: results made under it could not be used in training code. Copies of
         the tower for other input sizes are made inside, from the tower in its evaluation mode.
         """
+        checks.weights(self.anatomy.tower)
         with (
             torch.inference_mode(False),
             torch.no_grad(),
