@@ -81,7 +81,7 @@ def _contender(case: Case, workload: Workload) -> Call:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that are installed here."""
+    """Versions of what is installed here; not by ``legrad.versions``, which environments of rivals lack."""
     installed = {}
     for name in DISTRIBUTIONS:
         try:

@@ -2,10 +2,11 @@
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from legrad.atomic import draft_of, write_atomically
+from legrad.atomic import draft_of, fingerprint, fits, publish, write_atomically
 from legrad.errors import InputError
 
 
@@ -60,3 +61,39 @@ def test_nowhere_to_write(tmp_path):
     with pytest.raises(InputError, match="cannot write"):
         write_atomically(tmp_path / "folder", b"")
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_threads_that_write_one_file_leave_a_whole_one(tmp_path):
+    contents = {bytes([number]) * 50_000 for number in range(8)}
+
+    def write(data):
+        for _ in range(5):
+            write_atomically(tmp_path / "a", data)
+            assert (tmp_path / "a").read_bytes() in contents
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, contents))
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_publish_replaces_nothing(tmp_path, monkeypatch):
+    for without_links in (False, True):
+        if without_links:
+            monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "no links here")))
+        (tmp_path / "draft").write_text("new")
+        (tmp_path / "mine").write_text("mine")
+        with pytest.raises(FileExistsError):
+            publish(tmp_path / "draft", tmp_path / "mine")
+        publish(tmp_path / "draft", tmp_path / f"free-{without_links}")
+        assert (tmp_path / f"free-{without_links}").read_text() == "new"
+        assert (tmp_path / "mine").read_text() == "mine"
+    assert not (tmp_path / "draft").exists()
+
+
+def test_fits(tmp_path):
+    (tmp_path / "a").write_bytes(b"data")
+    (tmp_path / "link").symlink_to("a")
+    assert fits(tmp_path / "a", fingerprint(b"data"))
+    for name, data in (("a", b"dato"), ("a", b"data2"), ("link", b"data"), ("absent", b""), (".", b"")):
+        assert not fits(tmp_path / name, fingerprint(data))
+    assert not fits(tmp_path / "a", None)

@@ -131,3 +131,62 @@ def test_list_pretrained_prints_and_returns_pairs(capsys):
     assert ("ViT-B-16", "laion2b_s34b_b88k") in pairs
     assert not [name for name, _ in pairs if name.startswith(("RN", "convnext"))]
     assert "laion2b_s34b_b88k" in capsys.readouterr().out
+
+
+def test_visualize_loses_no_map_and_no_file(tmp_path):
+    maps, image = torch.rand(2, 8, 8), Image.new("RGB", (8, 8))
+    mine = tmp_path / "heatmap_a-cat.png"
+    Image.new("RGB", (8, 8), "red").save(mine)
+    before = mine.read_bytes()
+    for _ in range(2):
+        legrad.visualize(image, maps, text_prompts=["a cat", "a cat!"], save_path=tmp_path)
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert names == ["heatmap_a-cat-2.png", "heatmap_a-cat-3.png", "heatmap_a-cat.png"]
+        assert mine.read_bytes() == before
+    with Image.open(tmp_path / "heatmap_a-cat-2.png") as result:
+        painted = result.convert("RGB")
+    painted.putpixel((0, 0), (1, 2, 3))
+    painted.save(tmp_path / "heatmap_a-cat-2.png")
+    legrad.visualize(image, maps, text_prompts=["a cat", "a cat!"], save_path=tmp_path)
+    with Image.open(tmp_path / "heatmap_a-cat-2.png") as result:
+        assert result.getpixel((0, 0)) == (1, 2, 3)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text_prompts": ["a"]}, "one text per map: got 1 text_prompts for 2 heatmaps"),
+        ({"text_prompts": "ab"}, "one text per map: got 1"),
+        ({"text_prompts": ["a"] * 3}, "got 3 text_prompts"),
+        ({"heatmaps": None}, r"heatmaps are a tensor \(1, texts, H, W\) or \(texts, H, W\), got NoneType"),
+        ({"heatmaps": torch.rand(8, 8)}, r"got Tensor \(8, 8\)"),
+        ({"image": None}, "PIL image or a tensor"),
+        ({"alpha": "x"}, r"alpha lies in \[0, 1\], got 'x'"),
+        ({"save_path": __file__}, "cannot write into .*test_compat.py"),
+        ({"save_path": 7}, "the folder is a path, got int"),
+        ({"save_path": "a\0b"}, "the folder is a path, got 'a"),
+    ],
+)
+def test_visualize_says_what_is_wrong(changes, message):
+    arguments = {"image": Image.new("RGB", (8, 8)), "heatmaps": torch.rand(2, 8, 8), **changes}
+    with pytest.raises(legrad.InputError, match=message):
+        legrad.visualize(**arguments)
+
+
+def test_wrong_types_for_the_authors_names():
+    import open_clip
+
+    transform = open_clip.image_transform(32, is_train=False)
+    for call, message in [
+        (lambda: legrad.LeWrapper(tiny.clip(), "x"), "layer_index is a whole number, got 'x'"),
+        (lambda: legrad.LeWrapper(tiny.clip(), None), "layer_index is a whole number, got None"),
+        (lambda: legrad.LePreprocess(None, 32), "preprocess is open_clip's transform, .*got NoneType"),
+        (lambda: legrad.LePreprocess(transform, 0), "image_size is a whole number from 1, got 0"),
+        (lambda: legrad.LePreprocess(transform, "x"), "image_size is a whole number from 1, got 'x'"),
+        (lambda: legrad.LeWrapper(tiny.clip()).compute_legrad("x"), "text_embedding is a tensor, got str"),
+        (lambda: legrad.LeWrapper(tiny.clip()).compute_legrad(torch.rand(1, 32), "x"), "image is a tensor, got str"),
+    ]:
+        with pytest.raises(legrad.InputError, match=message):
+            call()
+    assert legrad.LeWrapper(tiny.clip(), np.int64(-1))._layers == [3]

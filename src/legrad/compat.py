@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from legrad import relevance, viz
+from legrad.checks import check_count, shown, whole_number
 from legrad.errors import InputError
 from legrad.explainer import wrap
-from legrad.results.folder import slug
+from legrad.names import slug
+from legrad.results import stamp
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,9 +66,12 @@ class LeWrapper(nn.Module):
         self.model = model
         self._explainer = wrap(model)
         depth = len(self._explainer.anatomy.blocks)
-        if not -depth <= layer_index < depth:
-            raise InputError(f"layer_index={layer_index} is outside the model's {depth} blocks")
-        self._layers = list(range(layer_index % depth, depth))
+        index = whole_number(layer_index)
+        if index is None:
+            raise InputError(f"layer_index is a whole number, got {shown(layer_index)}")
+        if not -depth <= index < depth:
+            raise InputError(f"layer_index={index} is outside the model's {depth} blocks")
+        self._layers = list(range(index % depth, depth))
         self._image: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -103,8 +108,11 @@ class LeWrapper(nn.Module):
             (images, texts, height, width) in [0, 1], on the device of the image.
 
         Raises:
-            InputError: there is no image, or it does not fit the model.
+            InputError: there is no image, or it or the embedding does not fit the model.
         """
+        for name, value in (("text_embedding", text_embedding), ("image", image)):
+            if not isinstance(value, Tensor) and (value is not None or name != "image"):
+                raise InputError(f"{name} is a tensor, got {type(value).__name__}")
         image = self._image if image is None else image
         if image is None:
             raise InputError("compute_legrad needs image=(images, 3, height, width), or encode_image before it")
@@ -161,14 +169,23 @@ class LePreprocess(nn.Module):
     Args:
         preprocess: open_clip's transform; its last three steps are kept.
         image_size: side of the square in pixels.
+
+    Raises:
+        InputError: no such transform, or no such size.
     """
 
     def __init__(self, preprocess: Any, image_size: int) -> None:
         super().__init__()
         from torchvision.transforms import Compose, InterpolationMode, Resize
 
+        image_size, steps = check_count("image_size", image_size), getattr(preprocess, "transforms", ())
+        if len(steps) < 3:
+            raise InputError(
+                "preprocess is open_clip's transform, a Compose of at least three steps, got "
+                f"{type(preprocess).__name__}"
+            )
         resize = Resize((image_size, image_size), interpolation=InterpolationMode.BICUBIC)
-        self.transform = Compose([resize, *preprocess.transforms[-3:]])
+        self.transform = Compose([resize, *steps[-3:]])
 
     def forward(self, image: "Image") -> Tensor:
         """Image -> (3, image_size, image_size)."""
@@ -190,20 +207,30 @@ def visualize(
         heatmaps: (1, texts, H, W) or (texts, H, W) in [0, 1].
         alpha: opacity of the colours.
         text_prompts: titles.
-        save_path: folder that gets a ``heatmap_TEXT.png`` per map.
+        save_path: folder that gets a ``heatmap_TEXT.png`` per map; a file that is not of an earlier call is never
+            replaced, the new one gets a number.
 
     Raises:
-        InputError: ``image`` is neither a PIL image nor a tensor.
+        InputError: ``image`` is neither a PIL image nor a tensor, ``heatmaps`` are no maps or of another number than
+            ``text_prompts``, or the folder cannot be written.
     """
+    if not isinstance(heatmaps, Tensor) or heatmaps.ndim < 3:
+        shape = f" {tuple(heatmaps.shape)}" if isinstance(heatmaps, Tensor) else ""
+        raise InputError(
+            f"heatmaps are a tensor (1, texts, H, W) or (texts, H, W), got {type(heatmaps).__name__}{shape}"
+        )
+    viz.check_alpha(alpha)
     maps = heatmaps.detach().float().cpu().flatten(0, -3)
     pixels = _pixels(image, (maps.shape[-2], maps.shape[-1]))
+    text_prompts = [text_prompts] if isinstance(text_prompts, str) else text_prompts
     titles = [str(title) for title in (text_prompts if text_prompts is not None else range(len(maps)))]
+    if len(titles) != len(maps):
+        raise InputError(f"one text per map: got {len(titles)} text_prompts for {len(maps)} heatmaps")
     panels = [viz.overlay(pixels, heatmap.numpy(), alpha=alpha, cmap="jet") for heatmap in maps]
     if save_path is not None:
-        folder = Path(save_path)
-        folder.mkdir(parents=True, exist_ok=True)
-        for title, panel in zip(titles, panels, strict=True):
-            panel.save(folder / f"heatmap_{slug(title)}.png")
+        stamp.save_pngs(
+            save_path, [(f"heatmap_{slug(title)}", panel) for title, panel in zip(titles, panels, strict=True)]
+        )
     figure = viz.figure(pixels, panels, titles, cmap="jet")
     _display(figure)
     return figure
@@ -228,6 +255,7 @@ def _pixels(image: "Tensor | Image", size: tuple[int, int]) -> "NDArray[np.uint8
 
 def _display(figure: "Figure") -> None:
     """Display a figure in a notebook, or in a window where matplotlib's backend has one."""
+    viz.load_matplotlib()
     import matplotlib.pyplot as plt
     import numpy as np
 

@@ -1,9 +1,10 @@
 """Names of the last release that still work for one more, each with a ``DeprecationWarning``."""
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
+
+from legrad.errors import warn
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,5 +49,4 @@ def _old_attribute(old: str, new: str) -> property:
 
 
 def _warn(old: str, new: str) -> None:
-    # the user's line: behind this function and the one that noticed
-    warnings.warn(f"{old} is called {new} now", DeprecationWarning, stacklevel=3)
+    warn(f"{old} is called {new} now", DeprecationWarning)

@@ -1,20 +1,23 @@
 """Facts and checks of a model, on a random image: what ``legrad doctor`` reports."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from legrad.core import state
+from legrad.core.gradients import gradient_check
 from legrad.core.memory import block_bytes
 from legrad.core.positions import no_position_check, position_check, random_input
 from legrad.core.truth import truth_check
+from legrad.core.undo import guarded
 from legrad.errors import InputError, LeGradError
 from legrad.explainer import Explainer
 from legrad.inputs import geometry
 from legrad.models.anatomy import ViTAnatomy
+from legrad.models.side_inputs import SideInputs
 from legrad.targets.classes import num_classes
 
 _MEGA = 1 << 20
@@ -55,7 +58,13 @@ class Report:
         self.findings.append(Finding(what, value, good))
 
 
-def examine(explainer: Explainer, size: int | Sequence[int] | None = None, seed: int = 0) -> Report:
+@guarded
+def examine(
+    explainer: Explainer,
+    size: int | Sequence[int] | None = None,
+    seed: int = 0,
+    inputs: Mapping[str, Tensor] | None = None,
+) -> Report:
     """Facts and checks of a model.
 
     The truth check runs on random input; so does the position check: pixels of one patch are changed, and the token
@@ -65,12 +74,17 @@ def examine(explainer: Explainer, size: int | Sequence[int] | None = None, seed:
         explainer: the model.
         size: input size in pixels, int or (H, W); default the model's own.
         seed: of the random image.
+        inputs: what the model takes beside the images, one row each, see ``Explainer.explain``.
 
     Returns:
         The report; a failed check is a finding, not an exception.
+
+    Raises:
+        InputError: no such size, or inputs that the model does not take or misses.
     """
     report = Report()
     default = explainer.anatomy
+    side_inputs = SideInputs(inputs, 1, default)
     with (
         state.exclusive(default.blocks[0]),
         state.evaluation_mode(explainer.model),
@@ -78,8 +92,12 @@ def examine(explainer: Explainer, size: int | Sequence[int] | None = None, seed:
     ):
         anatomy = default if size is None else default.at(geometry.as_size(size))
         _facts(explainer, anatomy, report)
+        anatomy = side_inputs.bound(anatomy, [0])
         batch = random_input(anatomy, seed)
-        checks: dict[str, Callable[[ViTAnatomy, Tensor], None]] = {"truth check": truth_check}
+        checks: dict[str, Callable[[ViTAnatomy, Tensor], object]] = {
+            "truth check": truth_check,
+            "gradient check": gradient_check,
+        }
         if why := no_position_check(anatomy):
             report.add("position check", f"not run: {why}")
         else:
@@ -91,7 +109,8 @@ def examine(explainer: Explainer, size: int | Sequence[int] | None = None, seed:
             except LeGradError as error:
                 report.add(name, str(error), False)
         if report.healthy:
-            _costs(explainer, anatomy, batch, report)
+            report.add("output", _output(explainer, anatomy))
+            _costs(explainer, anatomy, batch, report, inputs)
     for note in anatomy.notes:
         report.add("note", note)
     return report
@@ -137,15 +156,14 @@ def _facts(explainer: Explainer, anatomy: ViTAnatomy, report: Report) -> None:
     shape = " x ".join(map(str, anatomy.shape))
     axes = {"frames": " (frames, channels, height, width)", "frequency": " (time, frequency)"}.get(anatomy.axes[0], "")
     report.add("grid", f"{grid} ({', '.join(anatomy.axes)}) at {shape}{axes}")
-    report.add("output", _output(explainer))
     report.add("read-out", f"{anatomy.default_readout} by default, of {', '.join(sorted(anatomy.readouts))}")
     report.add("targets", _targets(explainer))
     report.add("input sizes", allowed_sizes(explainer.anatomy))
 
 
-def _output(explainer: Explainer) -> str:
+def _output(explainer: Explainer, anatomy: ViTAnatomy) -> str:
     """What the model returns, counted in a forward pass, and which names its classes have."""
-    width, adapter = num_classes(explainer.adapter), explainer.adapter
+    width, adapter = num_classes(anatomy, explainer.model), explainer.adapter
     if explainer.anatomy.output != "logits":
         return f"{explainer.anatomy.output} of {width} numbers"
     names = f"named {adapter.labels[0]!r}, ..." if adapter.labels else "without names: give labels= to legrad.wrap"
@@ -165,7 +183,9 @@ def _targets(explainer: Explainer) -> str:
     return "embeddings, Similar, callables (the model has no head)"
 
 
-def _costs(explainer: Explainer, anatomy: ViTAnatomy, batch: Tensor, report: Report) -> None:
+def _costs(
+    explainer: Explainer, anatomy: ViTAnatomy, batch: Tensor, report: Report, inputs: Mapping[str, Tensor] | None
+) -> None:
     """One measured explanation next to one bare forward pass."""
 
     def seconds(function: Callable[[], object]) -> float:
@@ -176,7 +196,7 @@ def _costs(explainer: Explainer, anatomy: ViTAnatomy, batch: Tensor, report: Rep
         return time.perf_counter() - start
 
     def explain() -> object:
-        return explainer.explain(batch, lambda feature: feature[:, 0])
+        return explainer.explain(batch, lambda feature: feature[:, 0], inputs=inputs)
 
     explain()
     forward_time = min(seconds(lambda: anatomy.run(batch)) for _ in range(3))

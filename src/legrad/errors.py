@@ -8,6 +8,15 @@ LeGradError
 FlatMapWarning        (UserWarning) a relevance map without any contrast
 """
 
+import contextlib
+import contextvars
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
 
 class LeGradError(Exception):
     """Base of everything that this library raises on purpose."""
@@ -27,3 +36,48 @@ class TruthCheckError(LeGradError):
 
 class FlatMapWarning(UserWarning):
     """A map (or score) does not depend on the image's patches; it is returned as zeros."""
+
+
+@dataclass(frozen=True)
+class UserLine:
+    """A line of code outside this package, as ``warnings.warn_explicit`` takes it."""
+
+    filename: str
+    lineno: int
+    module: str
+    registry: dict[Any, Any]
+
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_caller: contextvars.ContextVar[UserLine | None] = contextvars.ContextVar("legrad_caller", default=None)
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the user's code that called this package, however deep inside it something was noticed."""
+    line = _caller.get() or user_line()
+    warnings.warn_explicit(message, category, line.filename, line.lineno, line.module, line.registry)
+
+
+def user_line() -> UserLine:
+    """Who called this package."""
+    frame: Any = sys._getframe(1)
+    caller = frame
+    while frame is not None:  # to the end: libraries call back into the package
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            caller = frame.f_back or frame
+        frame = frame.f_back
+    while caller.f_back is not None and caller.f_code.co_filename.startswith("<frozen importlib"):
+        caller = caller.f_back
+    names = caller.f_globals
+    registry = names.setdefault("__warningregistry__", {})
+    return UserLine(caller.f_code.co_filename, caller.f_lineno, names.get("__name__", "<unknown>"), registry)
+
+
+@contextlib.contextmanager
+def warnings_at(line: UserLine) -> Iterator[None]:
+    """In another thread: its warnings point at the line that ``user_line`` found where the work was given out."""
+    token = _caller.set(line)
+    try:
+        yield
+    finally:
+        _caller.reset(token)

@@ -1,47 +1,40 @@
 """``load`` and ``wrap`` a model, ``explain`` images: the steps in order."""
 
-import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from legrad import methods
-from legrad.batches import Question, input_batches, tensor_batches
-from legrad.choices import FITS, READOUTS, Fit, ReadoutName, check_choice
+from legrad.batches import WINDOW, Question, explain_queue, final_answers
+from legrad.checks import first_line, shown
+from legrad.choices import FITS, Fit, ReadoutName, check_choice
 from legrad.core.first_use import FirstUse
-from legrad.core.memory import check_memory
-from legrad.core.score import ResolvedTarget
+from legrad.core.memory import check_memory, ran_out
 from legrad.core.state import evaluation_mode, exclusive, not_compiled
-from legrad.core.truth import final_answer, plain_answer
+from legrad.core.undo import Borrowing, Together, guarded
 from legrad.deprecation import renamed_arguments, renamed_fields
 from legrad.errors import InputError, UnsupportedModelError
-from legrad.inputs.prepare import (
-    Images,
-    Input,
-    InputQueue,
-    Inputs,
-    by_size,
-    checked_tensor,
-    sources,
-    stack,
-)
-from legrad.models import checks, registry
+from legrad.inputs.prepare import Images, Input, InputQueue, Inputs, sources
+from legrad.inputs.tensors import checked_tensor, ordinary_tensors
+from legrad.models import checks
 from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
+from legrad.models.side_inputs import SideInputs
 from legrad.recipe import ByName, Copyable, OfModel
-from legrad.results.assemble import PassResult, assemble
+from legrad.request import check_device, checked_request
+from legrad.results.assemble import assemble
 from legrad.results.explanation import Explanation
-from legrad.targets.kinds import EmbeddedTargets, Targets, as_list
+from legrad.targets.downloads import downloaded
+from legrad.targets.kinds import EmbeddedTargets, Origin, Targets, as_list
 from legrad.targets.resolve import Resolver
-from legrad.versions import installed
-
-_WINDOW = 256  # images that a device gets at once
 
 
 @not_compiled
+@guarded
 def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> "Explainer":
     """Build a pretrained model with its preprocessing and tokenizer.
 
@@ -63,6 +56,7 @@ def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype
 
 @not_compiled
 @renamed_arguments(hearing="audio_encoder")
+@guarded
 def wrap(
     model: nn.Module,
     transform: Any = None,
@@ -104,7 +98,7 @@ class Explainer(Copyable):
     encodes targets, ``predict`` is the model's own answer.
     """
 
-    def __init__(self, adapter: Adapter, own_anatomy: bool = False, recipe: "ByName | OfModel | None" = None) -> None:
+    def __init__(self, adapter: Adapter, own_anatomy: bool = False, recipe: ByName | OfModel | None = None) -> None:
         self._adapter, self._recipe = adapter, recipe
         self._first_use = FirstUse(adapter.anatomy, check_positions=own_anatomy)
 
@@ -136,9 +130,18 @@ class Explainer(Copyable):
         return self._adapter.name or type(self.model).__name__
 
     def to(self, device: torch.device | str) -> "Explainer":
-        """Move the model; returns itself. Raises ``InputError`` for a device that is not there."""
-        registry.check_device(device)
-        self.model.to(device)
+        """Move the model; returns itself.
+
+        Raises:
+            InputError: no such device.
+        """
+        check_device(device)
+        try:
+            self.model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            if ran_out(error):
+                raise
+            raise InputError(f"the model cannot be moved to {shown(device)}: {first_line(error)}") from error
         if self._adapter.audio_encoder is not None and self._adapter.audio_encoder.tower is not None:
             self._adapter.audio_encoder.tower.to(device)
         return self
@@ -146,11 +149,19 @@ class Explainer(Copyable):
     # -- the steps ------------------------------------------------------------------------------------------------
 
     @not_compiled
-    def prepare(self, images: Images, size: int | Sequence[int] | None = None, fit: Fit = "model") -> Inputs:
+    @guarded
+    def prepare(
+        self,
+        images: Images,
+        size: int | Sequence[int] | None = None,
+        fit: Fit = "model",
+        value_range: tuple[float, float] | None = None,
+        allow_private_urls: bool = True,
+    ) -> Inputs:
         """Read and preprocess images once, for several calls.
 
         Args:
-            images, size, fit: as for ``explain``.
+            images, size, fit, value_range, allow_private_urls: as for ``explain``.
 
         Returns:
             The model's inputs with their originals; ``explain`` and ``predict`` take them in place of images.
@@ -159,14 +170,20 @@ class Explainer(Copyable):
             InputError: an argument or image that cannot be used.
         """
         check_choice("fit", fit, FITS)
-        return Inputs(next(self._queue(images, size, fit).windows()))
+        with ordinary_tensors():
+            return Inputs(next(self._queue(images, size, fit, value_range, allow_private_urls).windows()))
 
     @not_compiled
-    def embed(self, targets: Targets) -> EmbeddedTargets:
+    @guarded
+    def embed(
+        self, targets: Targets, memory: Literal["auto"] | int = "auto", allow_private_urls: bool = True
+    ) -> EmbeddedTargets:
         """Encode targets once, for many calls: ``explain(..., targets=explainer.embed(texts))``.
 
         Args:
             targets: one or several, as for ``explain``, the same for all images.
+            memory: bytes that the text tower may take, or "auto".
+            allow_private_urls: as for ``explain``.
 
         Returns:
             The targets, resolved; ``embeddings`` are their directions (targets, features) where they have one.
@@ -176,42 +193,53 @@ class Explainer(Copyable):
         """
         if any(isinstance(target, list) for target in as_list(targets)):
             raise InputError("embed takes targets for all images; give explain a list of lists")
-        with self._undisturbed_model():
-            resolved, _ = Resolver(self._adapter, self.anatomy, 0).resolve(targets)
-        return EmbeddedTargets(tuple(resolved))
+        targets = downloaded(targets, allow_private_urls)
+        with ordinary_tensors(), self._undisturbed_model():
+            resolved, _ = Resolver(self._adapter, self.anatomy, 0, check_memory(memory)).resolve(targets)
+        origin = Origin(self._name, self.model, self.anatomy.tower)
+        return EmbeddedTargets(tuple(replace(target, origin=origin) for target in resolved))
 
     @not_compiled
-    def predict(self, images: Images, size: int | Sequence[int] | None = None, fit: Fit = "model") -> Tensor:
+    @guarded
+    def predict(
+        self,
+        images: Images,
+        size: int | Sequence[int] | None = None,
+        fit: Fit = "model",
+        inputs: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """The model's own final answer.
 
         Args:
-            images, size, fit: as for ``explain``; a tensor stays on its device until its turn comes.
+            images, size, fit, inputs: as for ``explain``; a tensor stays on its device until its turn comes.
 
         Returns:
             (images, features), detached, on the CPU, at least float32: raw logits of classifiers, else L2-normalised
-            embeddings.
+            embeddings (unless an anatomy's native read-out says ``normalize=False``).
 
         Raises:
             InputError: an argument or image that cannot be used.
         """
         check_choice("fit", fit, FITS)
-        answers: list[Tensor] = []
-        with self._undisturbed_model():
+        with ordinary_tensors():
+            windows: Iterable[Tensor | Sequence[Input]]
             if isinstance(images, Tensor) and images.ndim == len(self.anatomy.shape) + 1:
-                pieces = tensor_batches(self.anatomy, checked_tensor(images, self.anatomy, size, fit))
+                tensor = checked_tensor(images, self.anatomy, size, fit)
+                count, windows = len(tensor), [tensor]
             else:
-                pieces = input_batches(self.anatomy, next(self._queue(images, size, fit).windows()))
-            for anatomy, batch in pieces:
-                answers.append(final_answer(anatomy, plain_answer(anatomy, batch)).cpu())
-        return torch.cat(answers)
+                queue = self._queue(images, size, fit, None, True, 0)
+                count, windows = len(queue), queue.windows(WINDOW)
+            side_inputs = SideInputs(inputs, count, self.anatomy)
+            return final_answers(self.anatomy, windows, side_inputs, self._undisturbed_model)
 
     # -- the public call ------------------------------------------------------------------------------------------
 
     @not_compiled
+    @guarded
     def explain(
         self,
         images: Images,
-        targets: Targets,
+        targets: Targets | None = None,
         layers: int | Sequence[int] | None = None,
         readout: ReadoutName = "auto",
         method: str | methods.Method = "legrad",
@@ -221,6 +249,9 @@ class Explainer(Copyable):
         null_threshold: float = 0.8,
         keep_layers: bool = False,
         memory: Literal["auto"] | int = "auto",
+        inputs: Mapping[str, Tensor] | None = None,
+        value_range: tuple[float, float] | None = None,
+        allow_private_urls: bool = True,
     ) -> Explanation:
         """Where did the model look, for these targets? LeGrad, arXiv:2404.03214.
 
@@ -232,8 +263,10 @@ class Explainer(Copyable):
                 spectrograms (B, time, frequency). Or what ``prepare`` gave.
             targets: one or several of: text (used verbatim, no template), class index, embedding (features,),
                 ``Prompts``, ``ZeroShot``, ``Similar``, ``Audio``, ``Contrast``, ``PREDICTED``, or a callable that gets
-                the float32 read-out (B, features) and returns (B,). A list of lists gives every image its own.
-                Or what ``embed`` gave.
+                the read-out (B, features), at least float32, and returns (B,): L2-normalised of models with an
+                embedding or feature, raw logits of classifiers; ``Target(callable, feature="raw")`` gets it before
+                the normalisation. A list of lists gives every image its own. Or what ``embed`` gave. None for methods
+                whose maps depend on no target (raw-attention, rollout, controls).
             layers: None for all, k for the last k blocks, or a sequence of indices (negative ones count from the end).
             readout: how a layer's tokens become the scored feature. "published": as the authors' code, "native": the
                 model's own head, "auto": published for class-token models, native for the others.
@@ -246,6 +279,11 @@ class Explainer(Copyable):
             keep_layers: keep the relevance of every layer too.
             memory: bytes that explaining may take beyond the model, or "auto" (half of what is free). Images and
                 targets are worked off in chunks that fit; if memory runs out all the same, the chunks are halved.
+            inputs: what the model takes beside the images, by name: tensors or arrays with one row per image, handed to
+                its forward pass, and to read-outs that have a parameter of that name.
+            value_range: (low, high), the values of images that become black and white, in the files' own units, such as
+                (0, 4095) or a window of Hounsfield units; default what a file declares.
+            allow_private_urls: False refuses URLs of local and private addresses, for services (docs/inputs.md).
 
         Returns:
             An ``Explanation``; its tensors are detached and on the CPU, in the order of the input.
@@ -257,43 +295,48 @@ class Explainer(Copyable):
         Warns:
             FlatMapWarning: a map without contrast (returned as zeros).
         """
-        check_choice("readout", readout, READOUTS)
-        check_choice("fit", fit, FITS)
-        check_memory(memory)
-        if not 0 <= null_threshold <= 1:
-            raise InputError(f"null_threshold lies in [0, 1], got {null_threshold}")
-        kind = methods.find(method)
-        kind.check(self.anatomy, layers, readout, null_target, keep_layers)
-        blocks = kind.blocks(layers, len(self.anatomy.blocks))
-        readout_name = str(self.anatomy.default_readout) if readout == "auto" else readout
-        if readout_name not in self.anatomy.readouts:
-            raise InputError(f"this model has no {readout_name} read-out, only {', '.join(self.anatomy.readouts)}")
-        with self._undisturbed_model():
-            if self.anatomy.is_made(readout_name):
-                self._first_use.check_mean_readout()
-            queue = self._queue(images, size, fit)
-            resolver = Resolver(self._adapter, self.anatomy, len(queue))
-            resolved, valid = resolver.resolve(targets)
-            null = None if null_target is None else resolver.resolve_null(null_target)
-            question = Question(kind, resolved if null is None else [*resolved, null], blocks, readout_name, memory)
-            inputs, results = self._explain_queue(question, queue)
+        request = checked_request(
+            self.anatomy,
+            layers,
+            readout,
+            method,
+            fit,
+            null_target,
+            null_threshold,
+            keep_layers,
+            memory,
+            value_range,
+        )
+        with ordinary_tensors():
+            queue = self._queue(images, size, fit, request.value_range, allow_private_urls, request.kept_bytes)
+            targets, null_target = (downloaded(target, allow_private_urls) for target in (targets, null_target))
+            side_inputs = SideInputs(inputs, len(queue), self.anatomy)
+            with self._undisturbed_model():
+                if self.anatomy.is_made(request.readout):
+                    self._first_use.check_mean_readout(side_inputs.bound(self.anatomy, [0]))
+                anatomy = side_inputs.bound(self.anatomy, [0])
+                resolver = Resolver(self._adapter, anatomy, len(queue), request.memory)
+                resolved, valid = resolver.resolve(targets, request.method.own_labels(anatomy, targets))
+                null = None if null_target is None else resolver.resolve_null(null_target)
+            question = Question(request, resolved if null is None else [*resolved, null], side_inputs)
+            explained, results = explain_queue(question, queue, self.anatomy, self._first_use, self._undisturbed_model)
             return assemble(
                 results,
-                inputs,
+                explained,
                 valid,
-                null_threshold=null_threshold if null else None,
-                keep_layers=keep_layers,
-                same_for_all_targets=not kind.targets,
-                layers=blocks,
+                null_threshold=request.null_threshold if null else None,
+                keep_layers=request.keep_layers,
+                same_for_all_targets=not request.method.targets,
+                layers=request.layers,
                 axes=self.anatomy.axes,
-                settings=self._settings(question, inputs[0], fit, null, null_threshold),
+                settings=request.settings(self._name, self.anatomy, explained[0], null),
             )
 
     @not_compiled
     def explain_audio(
         self,
         sounds: Images,
-        targets: Targets,
+        targets: Targets | None = None,
         layers: int | Sequence[int] | None = None,
         readout: ReadoutName = "auto",
         method: str | methods.Method = "legrad",
@@ -301,6 +344,8 @@ class Explainer(Copyable):
         null_threshold: float = 0.8,
         keep_layers: bool = False,
         memory: Literal["auto"] | int = "auto",
+        inputs: Mapping[str, Tensor] | None = None,
+        allow_private_urls: bool = True,
     ) -> Explanation:
         """Where in time and frequency did the model listen, for these targets?
 
@@ -308,7 +353,8 @@ class Explainer(Copyable):
 
         Args:
             sounds: path, URL, waveform, (waveform, rate), a list of those, or spectrograms, as in ``explain``.
-            targets, layers, readout, method, null_target, null_threshold, keep_layers, memory: as in ``explain``.
+            targets, layers, readout, method, null_target, null_threshold, keep_layers, memory, inputs,
+                allow_private_urls: as in ``explain``.
 
         Raises:
             UnsupportedModelError: the model has no audio tower, or none that is a transformer that we know.
@@ -330,57 +376,22 @@ class Explainer(Copyable):
             null_threshold=null_threshold,
             keep_layers=keep_layers,
             memory=memory,
+            inputs=inputs,
+            allow_private_urls=allow_private_urls,
         )
 
-    def _settings(
-        self, question: Question, first: Input, fit: str, null: ResolvedTarget | None, null_threshold: float
-    ) -> dict[str, Any]:
-        """What made a result, ready for JSON."""
-        return {
-            "model": self._name,
-            "method": question.method.name,
-            "layers": list(question.layers),
-            "readout": question.readout if question.method.readout else None,
-            "fit": fit,
-            "input_size": list(first.placement.input),
-            "null_target": None if null is None else null.label_of(0),
-            "null_threshold": null_threshold,
-            "device": str(self.anatomy.device),
-            "dtype": str(self.anatomy.dtype).removeprefix("torch."),
-            "versions": installed("legrad", "torch", self.anatomy.library),
-        }
+    def _undisturbed_model(self) -> Borrowing:
+        """A with-block with the model this thread's alone, in evaluation mode; used inside ``ordinary_tensors``.
 
-    @contextlib.contextmanager
-    def _undisturbed_model(self) -> Iterator[None]:
-        """This thread's alone, in evaluation mode, without gradients.
-
-        Inference mode is left for the whole call: results made under it could not be used in training code. Copies of
-        the tower for other input sizes are made inside, from the tower in its evaluation mode.
+        Copies of the tower for other input sizes are made inside, from the tower in its evaluation mode. Files and URLs
+        are read outside, so that no thread waits for another's.
         """
         checks.weights(self.anatomy.tower)
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-            exclusive(self.anatomy.blocks[0]),
-            evaluation_mode(self.model),
-            evaluation_mode(self.anatomy.tower, self.anatomy.call_settings),
-        ):
-            yield
+        return Together(
+            lambda: exclusive(self.anatomy.blocks[0]),
+            lambda: evaluation_mode(self.model),
+            lambda: evaluation_mode(self.anatomy.tower, self.anatomy.call_settings),
+        )
 
-    def _queue(self, images: Images, size: int | Sequence[int] | None, fit: str) -> InputQueue:
-        return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, size, fit)
-
-    def _explain_queue(self, question: Question, queue: InputQueue) -> tuple[list[Input], list[PassResult]]:
-        """Read and explain; while a device works on one window of images, the CPU prepares the next."""
-        inputs: list[Input] = []
-        results: list[PassResult] = []
-        with contextlib.closing(queue.windows(None if self.anatomy.device.type == "cpu" else _WINDOW)) as windows:
-            for window in windows:
-                inputs += window
-                for input_size, members in by_size(inputs, len(inputs) - len(window)).items():
-                    anatomy = self.anatomy.at(input_size)
-                    first = stack([inputs[members[0]]], anatomy.device, anatomy.dtype)
-                    results.extend(
-                        question.results(anatomy, inputs, members, self._first_use.shortcuts_for(first, anatomy))
-                    )
-        return inputs, results
+    def _queue(self, images: Images, *options: Any) -> InputQueue:
+        return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, *options)

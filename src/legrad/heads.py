@@ -4,18 +4,20 @@
 
     heads.head_relevance(explainer, "photo.jpg", "a photo of a dog")         # (images, targets, layers, heads, *grid)
     explainer.explain("photo.jpg", "a photo of a dog", method=heads.of_heads([0, 3]))
+    explainer.explain("photo.jpg", method="raw-attention:heads=each")        # a map of attention for every head
 
 The mean over heads and layers is LeGrad's own map. A head's number says nothing across layers: head 3 of one block has
 nothing to do with head 3 of the next. So ``of_heads`` also chooses by what the heads do.
 """
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor
 
+from legrad.checks import shown
 from legrad.choices import Fit, ReadoutName
+from legrad.errors import InputError, warn
 from legrad.inputs.prepare import Images
 from legrad.methods.heads import CHOICES, EVERY_HEAD, num_heads, of_heads
 from legrad.models.anatomy import ViTAnatomy
@@ -45,13 +47,14 @@ def head_relevance(
     size: int | Sequence[int] | None = None,
     fit: Fit = "model",
     memory: Literal["auto"] | int = "auto",
+    inputs: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Relevance of every head of every layer.
 
     Args:
         explainer: of any model whose heads can be told apart; the heads are those of the explained attention, in models
             with an attentional pooler the pooler's.
-        images, targets, layers, readout, size, fit, memory: as ``Explainer.explain`` takes them.
+        images, targets, layers, readout, size, fit, memory, inputs: as ``Explainer.explain`` takes them.
 
     Returns:
         (images, targets, layers, heads, *grid), raw, non-negative, on the CPU. The mean over the heads is
@@ -61,10 +64,12 @@ def head_relevance(
         UnsupportedModelError: a model that folds its heads into the batch.
         InputError, TruthCheckError: as ``Explainer.explain``.
     """
-    defaults: dict[str, Any] = {"readout": "auto", "size": None, "fit": "model", "memory": "auto"}
-    values: dict[str, Any] = {"readout": readout, "size": size, "fit": fit, "memory": memory}
+    if not callable(getattr(explainer, "explain", None)):
+        raise InputError(f"head_relevance takes what legrad.load or legrad.wrap gave, got {shown(explainer)}")
+    defaults: dict[str, Any] = {"readout": "auto", "size": None, "fit": "model", "memory": "auto", "inputs": None}
+    values: dict[str, Any] = {"readout": readout, "size": size, "fit": fit, "memory": memory, "inputs": inputs}
     # a default is not handed on: whatever explains may have its own, as the benchmark's model under test
-    arguments = {name: value for name, value in values.items() if value != defaults[name]}
+    arguments = {name: value for name, value in values.items() if value is not defaults[name]}
     explanation = explainer.explain(images, targets, layers=layers, method=EVERY_HEAD, keep_layers=True, **arguments)
     assert explanation.layer_relevance is not None
     return explanation.layer_relevance.unflatten(2, (len(explanation.layers), -1))
@@ -72,5 +77,5 @@ def head_relevance(
 
 def count(anatomy: ViTAnatomy) -> int:
     """Deprecated name of ``num_heads``."""
-    warnings.warn("legrad.heads.count is called num_heads now", DeprecationWarning, stacklevel=2)
+    warn("legrad.heads.count is called num_heads now", DeprecationWarning)
     return num_heads(anatomy)

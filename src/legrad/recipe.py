@@ -16,11 +16,11 @@ from torch import nn
 from legrad.core.first_use import first_that_holds
 from legrad.core.state import weights_version
 from legrad.errors import InputError
-from legrad.inputs import geometry
-from legrad.inputs.prepare import MakeTransform
+from legrad.inputs import transforms
 from legrad.models import checks, registry
 from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
+from legrad.request import check_device, check_parts
 from legrad.targets import classes
 
 
@@ -40,6 +40,8 @@ class ByName:
 
     def adapter(self) -> Adapter:
         """Load the model; random numbers stay as they were."""
+        if self.device is not None:
+            check_device(self.device)
         with _random_state_kept():
             adapter = classes.without_foreign_names(registry.load(self.name, self.device, self.dtype))
         self.version = weights_version(adapter.model)
@@ -80,7 +82,7 @@ class OfModel:
 
     def adapter(self) -> Adapter:
         """Recognise the model, and put what the user gave in place of what its library knows."""
-        self._check()
+        check_parts(self.model, self.transform, self.tokenizer, self.anatomy, self.audio_encoder)
         adapter = registry.adapt(self.model) if self.anatomy is None else Adapter(self.model, self.anatomy)
         checks.weights(adapter.anatomy.tower)
         if adapter.candidates:
@@ -90,7 +92,7 @@ class OfModel:
         if tokenizer is not None:
             adapter = replace(adapter, tokenize=lambda texts: tokenizer(list(texts)))
         if transform is not None:
-            adapter = replace(adapter, transform=_transform_or_library(transform, adapter.transform))
+            adapter = replace(adapter, transform=transforms.own_or_library(transform, adapter.transform))
         named = self.labels is not None
         adapter = classes.named(adapter, self.labels) if named else classes.without_foreign_names(adapter)
         if self.audio_encoder is not None:
@@ -102,21 +104,6 @@ class OfModel:
                 )
             adapter = replace(adapter, audio_encoder=self.audio_encoder)
         return adapter
-
-    def _check(self) -> None:
-        if not isinstance(self.model, nn.Module):
-            raise InputError(
-                f"expected a torch.nn.Module, got {type(self.model).__name__}; to load by name use legrad.load"
-            )
-        kinds = {"anatomy": (ViTAnatomy, "legrad.ViTAnatomy"), "audio_encoder": (AudioEncoder, "legrad.AudioEncoder")}
-        for name, (kind, kind_name) in kinds.items():
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, kind):
-                raise InputError(f"{name} is a {kind_name}, got {type(value).__name__}")
-        for name, kind_name in (("transform", "image -> tensor"), ("tokenizer", "texts -> token ids")):
-            value = getattr(self, name)
-            if value is not None and not callable(value):
-                raise InputError(f"{name} is a function, {kind_name}, got {type(value).__name__}")
 
     def parts(self, adapter: Adapter) -> tuple[Any, ...]:
         """The arguments.
@@ -174,19 +161,6 @@ class _Nowhere(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         return len(data)
-
-
-def _transform_or_library(transform: Any, library_transform: MakeTransform | None) -> MakeTransform:
-    """A user's transform where nothing is asked of it, else the library's."""
-
-    def make_transform(size: geometry.Size | None, fit: str) -> Any:
-        if size is None and fit == "model":
-            return transform
-        if library_transform is None:
-            raise InputError("with your own transform only size=None and fit='model' are possible")
-        return library_transform(size, fit)
-
-    return make_transform
 
 
 @contextmanager

@@ -1,16 +1,18 @@
-"""Versions of installed distributions, for the settings of results."""
+"""Versions of distributions, for the settings of results."""
 
 import importlib.metadata
 
 _DISTRIBUTIONS = {"open_clip": "open_clip_torch"}
 
 
-def installed(*libraries: str) -> dict[str, str]:
-    """Import name or distribution -> version, "unknown" where it is not installed as a distribution."""
-    versions = {}
-    for name in libraries:
-        try:
-            versions[name] = importlib.metadata.version(_DISTRIBUTIONS.get(name, name))
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "unknown"
-    return versions
+def version(name: str) -> str | None:
+    """The version of an import name or distribution; None where it is not installed as a distribution."""
+    try:
+        return importlib.metadata.version(_DISTRIBUTIONS.get(name, name))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def versions(*names: str) -> dict[str, str]:
+    """The versions of those that are installed."""
+    return {name: number for name in names if (number := version(name)) is not None}

@@ -1,15 +1,20 @@
 """Arrays in, images out: overlays, figures, animations. No global state, no window."""
 
+import contextlib
 import io
 import math
-import warnings
+import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from legrad import fonts
+from legrad.checks import shown
 from legrad.errors import InputError
+from legrad.names import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,20 +62,68 @@ def uneven_ticks(centres: "Sequence[float]") -> list[tuple[float, str]]:
     return ticks
 
 
+def load_matplotlib() -> Any:
+    """Import matplotlib, which an unknown backend in the environment would prevent: nothing here needs one."""
+    if "matplotlib" in sys.modules:
+        return sys.modules["matplotlib"]
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+    return matplotlib
+
+
 def check_cmap(cmap: str) -> None:
     """Raise ``InputError`` unless matplotlib has a colour map of this name."""
-    import matplotlib
+    if not isinstance(cmap, str) or cmap not in load_matplotlib().colormaps:
+        raise InputError(f"matplotlib has no colour map {shown(cmap)}; try 'inferno', 'viridis', 'magma' or 'jet'")
 
-    if cmap not in matplotlib.colormaps:
-        raise InputError(f"matplotlib has no colour map {cmap!r}; try 'inferno', 'viridis', 'magma' or 'jet'")
+
+def check_alpha(alpha: float) -> float:
+    """An opacity, of Python, numpy or torch; raises ``InputError`` unless it is one."""
+    try:
+        if not isinstance(alpha, str | bool) and 0 <= float(alpha) <= 1:
+            return float(alpha)
+    except (TypeError, ValueError, RuntimeError):  # what is no single number
+        pass
+    raise InputError(f"alpha lies in [0, 1], got {shown(alpha)}")
+
+
+def _numbers(values: Any, expected: str) -> "NDArray[Any]":
+    """An array of at least two dimensions; raises ``InputError`` for anything else."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError):  # tensors on a device, or with a graph
+        array = np.empty(0)
+    if array.ndim < 2 or array.size == 0 or array.dtype.kind not in "buif":
+        raise InputError(f"{expected}, got {shown(values)}")
+    return array
+
+
+def rgb(image: "NDArray[Any]") -> "NDArray[np.uint8]":
+    """An image (..., H, W, 3) of one with any number of channels.
+
+    (H, W) and one channel are grey, of two the mean is, of more the first three count.
+    """
+    image = _numbers(image, "an image is an array (H, W, 3) uint8")
+    if image.ndim < 3:
+        image = image[..., None]
+    channels = image.shape[-1]
+    if channels == 2:
+        image = image.mean(-1, keepdims=True)
+    return np.asarray(np.repeat(image, 3, -1) if channels < 3 else image[..., :3], np.uint8)
 
 
 def colours(saliency: "NDArray[Any]", cmap: str = "inferno") -> "NDArray[np.uint8]":
     """Saliency (H, W) in [0, 1] -> RGB (H, W, 3) uint8 through a matplotlib colour map."""
-    import matplotlib
-
     check_cmap(cmap)
-    return matplotlib.colormaps[cmap](np.clip(saliency, 0, 1), bytes=True)[..., :3]
+    saliency = _numbers(saliency, "saliency is an array (H, W) in [0, 1]")
+    return load_matplotlib().colormaps[cmap](np.clip(saliency, 0, 1), bytes=True)[..., :3]
 
 
 def overlay(
@@ -83,7 +136,7 @@ def overlay(
     """Colour an image by saliency.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (H, W, 3) uint8; of other numbers of channels see ``rgb``.
         saliency: (H, W) in [0, 1].
         seen: (H, W) bool, False where the model saw nothing: these pixels become grey and hatched.
         alpha: opacity of the colours, in [0, 1].
@@ -95,8 +148,8 @@ def overlay(
     Raises:
         InputError: another alpha, sizes that differ, or an unknown colour map.
     """
-    if not 0 <= alpha <= 1:
-        raise InputError(f"alpha lies in [0, 1], got {alpha}")
+    alpha = check_alpha(alpha)
+    image, saliency = rgb(image), _numbers(saliency, "saliency is an array (H, W) in [0, 1]")
     if image.shape[:2] != saliency.shape:
         raise InputError(f"image {image.shape[:2]} and saliency {saliency.shape} differ in size")
     pixels = image * (1 - alpha) + colours(saliency, cmap) * alpha
@@ -129,9 +182,14 @@ def figure(
         columns: images per row.
         axes: x and y; None for images without scales.
         note: a line below.
+
+    A line that no installed font can draw is replaced by the number of its panel.
     """
+    load_matplotlib()
     from matplotlib.figure import Figure
 
+    names = _Names()
+    image = rgb(image)
     count = 1 + len(panels)
     columns = min(columns, count)
     rows = math.ceil(count / columns)
@@ -144,7 +202,7 @@ def figure(
     for axis in grid.flat:
         axis.set_axis_off()
     # the last row may have more axes than there are panels
-    for axis, content, title in zip(grid.flat, [image, *panels], [name, *titles], strict=False):
+    for number, (axis, content, title) in enumerate(zip(grid.flat, [image, *panels], [name, *titles], strict=False)):
         if axes is None:
             axis.imshow(np.asarray(content))
         else:
@@ -156,8 +214,8 @@ def figure(
                 if scale.ticks:
                     matplotlib_axis.set_ticks(*zip(*scale.ticks, strict=True))
             axis.tick_params(labelsize=8)
-        axis.set_title(_short(title, round(38 * side / _PANEL)), fontsize=10, parse_math=False)
-    _finish(result, grid, cmap, note)
+        names.write(axis, title, number, round(38 * side / _PANEL))
+    _finish(result, grid, cmap, names.with_note(note))
     return result
 
 
@@ -181,23 +239,25 @@ def film(
         cmap: colour map of the bar.
         note: a line below.
     """
+    load_matplotlib()
     from matplotlib.figure import Figure
 
+    names = _Names()
     height, width = np.asarray(rows[0][0]).shape[:2]
     aspect = min(max(height / width, 0.2), 5)
     side = min(3.2, 12 / len(labels))
     size = (side * len(labels) + 0.9, (side * aspect + 0.45) * len(rows))
     result = Figure(figsize=size, dpi=110, layout="constrained")
     axes = result.subplots(len(rows), len(labels), squeeze=False)
-    for strip, row, title in zip(axes, rows, titles, strict=True):
+    for number, (strip, row, title) in enumerate(zip(axes, rows, titles, strict=True)):
         # the layout ignores the width of titles, so this one may run over the panels to its right
-        strip[0].set_title(_short(title.replace("\n", "  "), 100), fontsize=10, loc="left", parse_math=False)
+        names.write(strip[0], title, number, 100, loc="left", separator="  ")
         for axis, image in zip(strip, row, strict=True):
             axis.imshow(np.asarray(image))
             axis.set(xticks=[], yticks=[], frame_on=False)
     for axis, label in zip(axes[-1], labels, strict=True):
         axis.set_xlabel(label, fontsize=8)
-    _finish(result, axes, cmap, note)
+    _finish(result, axes, cmap, names.with_note(note))
     return result
 
 
@@ -217,11 +277,41 @@ def upside_down(image: Image.Image) -> Image.Image:
     return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
 
 
-def _short(title: str, longest: int = 38) -> str:
-    """Cut every line of a title to what fits above a panel."""
-    # matplotlib cannot draw bytes of a file name that are not UTF-8
-    title = title.encode("utf-8", "replace").decode()
-    return "\n".join(line if len(line) <= longest else line[: longest - 1] + "…" for line in title.split("\n"))
+class _Names:
+    """Titles in whatever script; those that no font can draw become numbers, explained in the note."""
+
+    def __init__(self) -> None:
+        self._numbers: list[str] = []
+
+    def write(
+        self, axis: Any, title: str, number: int, longest: int, separator: str = "\n", loc: str = "center"
+    ) -> None:
+        """Set the title of a panel: number 0 is the original, the others are the targets."""
+        lines = []
+        for line in title.split("\n"):
+            text = fonts.without_joiners(printable(line))
+            if fonts.families(text) is None:
+                text = f"[{number or 'image'}]"
+                self._numbers.append(text)
+            lines.append(_short(text, longest))
+        text = separator.join(lines)
+        axis.set_title(
+            text,
+            fontsize=10,
+            loc=loc,
+            parse_math=False,
+            **({} if text.isascii() else {"fontfamily": fonts.families(text)}),
+        )
+
+    def with_note(self, note: str) -> str:
+        """A note that says what the numbers are."""
+        numbers = ", ".join(dict.fromkeys(self._numbers))
+        missing = f"{numbers}: in letters that no font here has; the text is in the manifest" if numbers else ""
+        return "; ".join(filter(None, (note, missing)))
+
+
+def _short(line: str, longest: int) -> str:
+    return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def gif(frames: "Sequence[Image.Image]", seconds: float = 0.2) -> bytes:
@@ -236,10 +326,8 @@ def png(image: Any) -> bytes:
     """A PIL image or a matplotlib figure as PNG."""
     buffer = io.BytesIO()
     if hasattr(image, "savefig"):
-        with warnings.catch_warnings():
-            # titles in Chinese or with emojis: matplotlib draws boxes for glyphs that its font lacks
-            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-            image.savefig(buffer, format="png")
+        fonts.fit(image)
+        image.savefig(buffer, format="png")
     else:
         image.save(buffer, format="PNG")
     return buffer.getvalue()

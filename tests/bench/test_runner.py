@@ -1,18 +1,24 @@
 """The runner and its journal: nothing lost, nothing doubled, nothing hidden."""
 
 import json
+import os
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import pytest
 from helpers.fakes import Data, ModelUnderTest, block, scene
+from PIL import Image
 
 from legrad.bench.benchmark import Metric
+from legrad.bench.code import code_digest
+from legrad.bench.content import Contents
 from legrad.bench.journal import Journal, Key
+from legrad.bench.report.page import report
 from legrad.bench.result import Result
 from legrad.bench.runner import Limits, Progress, run, share_out
 from legrad.bench.summaries import compare, mean, ratio
+from legrad.datasets import ImageFolder
 from legrad.errors import InputError, UnsupportedModelError
 
 
@@ -370,3 +376,220 @@ def test_ratio_of_sums():
     assert statistic(np.array([1.0, 1.0])) == 0.5
     assert statistic(np.array([2.0, 0.0])) == pytest.approx(1 / 3)
     assert np.isnan(statistic(np.zeros(2)))
+
+
+# -- records that are not what they should be -----------------------------------------------------------------------
+
+
+def damage(tmp_path, change):
+    """Change the second line of the journal."""
+    journal = tmp_path / "area.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    record = json.loads(lines[1])
+    lines[1] = change(record)
+    journal.write_text("".join(lines))
+    return journal.read_bytes()
+
+
+def replaced(**values):
+    return lambda record: json.dumps({**record, **values}) + "\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _: "[" * 100_000 + "\n",
+        lambda _: "{}\n",
+        lambda _: "7\n",
+        replaced(scores="text"),
+        replaced(scores={}),
+        replaced(scores=None),
+        replaced(scores=[1]),
+        replaced(scores={"other": 1}),
+        replaced(scores={"area": "large"}),
+        replaced(scores={"area": [1, 2]}),
+        replaced(scores={"area": {}}),
+        replaced(seconds="long"),
+        replaced(seconds=None),
+        replaced(seconds=-1),
+        replaced(seconds=True),
+        lambda record: json.dumps({key: value for key, value in record.items() if key != "seconds"}) + "\n",
+        lambda record: json.dumps({key: value for key, value in record.items() if key != "scores"}) + "\n",
+        replaced(key=7),
+        replaced(method=None),
+        replaced(settings=[]),
+        replaced(content=3),
+    ],
+)
+def test_a_damaged_record_is_named_by_its_line(go, tmp_path, change):
+    go(five())
+    before = damage(tmp_path, change)
+    with pytest.raises(InputError, match=r"area\.jsonl, line 2, is damaged \(.*\); delete that line") as raised:
+        go(five())
+    assert "\n" not in str(raised.value)
+    assert (tmp_path / "area.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"mine", b'{"a": 1}', b'{"a": 1}\n{"b"', b"# notes\n"])
+def test_a_file_of_somebody_else_is_no_journal_and_stays(go, tmp_path, content):
+    (tmp_path / "area.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match=r"area\.jsonl, line 1, is damaged"):
+        go(five())
+    assert (tmp_path / "area.jsonl").read_bytes() == content
+
+
+def test_a_result_does_not_replace_what_is_none(go, tmp_path):
+    go(five())
+    (path,) = tmp_path.glob("*.json")
+    path.write_text("{}")
+    with pytest.raises(InputError, match=r"area-fake-.*\.json is in the way, and is not replaced"):
+        go(five())
+    assert path.read_text() == "{}"
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "x", None, True])
+def test_a_seed_is_a_whole_number(go, seed):
+    with pytest.raises(InputError, match="seed is a whole number from 0, got"):
+        go(five(), seed=seed)
+
+
+def test_a_full_disk_ends_a_run_in_one_line(go, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match=r"cannot write .*area\.jsonl: No space left on device"):
+        go(five())
+
+
+# -- what has changed since -----------------------------------------------------------------------------------------
+
+
+def test_an_item_with_new_content_is_measured_again(go):
+    data, told = five(), []
+    go(data)
+    data.samples[2] = scene("item-2", {"square": block((0, 2), (0, 3))})
+    result, asked = go(data, progress=Progress(problem=told.append))
+    assert areas(result) == {"item-0": 1, "item-1": 2, "item-2": 6, "item-3": 4, "item-4": 5}
+    assert [keys for _, keys in asked] == [["item-2"]]
+    assert told == ["tiny: 1 items have changed since they were measured, such as item-2; they are measured again"]
+    again, asked = go(data)
+    assert (areas(again), asked) == (areas(result), [])
+
+
+def test_an_item_that_is_gone_is_in_no_result(go):
+    data = five()
+    go(data)
+    data.samples.pop()
+    result, _ = go(data)
+    assert set(areas(result)) == {f"item-{i}" for i in range(4)}
+
+
+def test_files_decide_about_the_items_of_a_folder(tmp_path):
+    paths = []
+    for index in range(3):
+        path = tmp_path / "data" / f"class-{index % 2}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(path)
+        paths.append(path)
+    contents = Contents(ImageFolder(tmp_path / "data"))
+    before = [contents[index] for index in range(3)]
+    assert len(set(before)) == 3
+    stat = paths[0].stat()
+    data = bytearray(paths[0].read_bytes())
+    data[-20] ^= 1
+    paths[0].write_bytes(data)
+    os.utime(paths[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))  # neither size nor time says anything
+    data_set = ImageFolder(tmp_path / "data")
+    after = dict(zip(data_set.keys(), map(Contents(data_set).__getitem__, range(3)), strict=True))
+    assert {key for key, value in after.items() if value not in before} == {"class-0/0.png"}
+
+
+def test_other_code_measures_anew(go, monkeypatch):
+    go(five())
+    assert go(five())[1] == []
+    monkeypatch.setattr("legrad.bench.runner.code_digest", lambda: "other")
+    assert sum(len(keys) for _, keys in go(five())[1]) == 5
+
+
+def test_the_code_is_what_computes(tmp_path, monkeypatch):
+    root = tmp_path / "legrad"
+    for name in ("__init__.py", "core/a.py", "cli/b.py", "viz.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("1")
+    monkeypatch.setattr("legrad.__file__", str(root / "__init__.py"))
+
+    def changed(name):
+        before = code_digest.__wrapped__()
+        (root / name).write_text("2")
+        return code_digest.__wrapped__() != before
+
+    assert [changed(name) for name in ("core/a.py", "cli/b.py", "viz.py", "__init__.py")] == [True, False, False, True]
+
+
+# -- reports --------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_replaces_its_own_files_only(go, tmp_path):
+    go(five())
+    mine = {"report.md": "# mine", "report.csv": "a,b"}
+    for name, text in mine.items():
+        (tmp_path / name).write_text(text)
+    for _ in range(2):
+        assert report(tmp_path) == tmp_path / "report-2.md"
+        assert {name: (tmp_path / name).read_text() for name in mine} == mine
+        assert (tmp_path / "report-2.csv").is_file()
+        (figure,) = (tmp_path / "figures").iterdir()
+    figure.write_bytes(b"painted over")
+    report(tmp_path)
+    assert figure.read_bytes() == b"painted over"
+    assert f"figures/{figure.stem}-2.png" in (tmp_path / "report-2.md").read_text()
+    (tmp_path / "report-2.md").write_text((tmp_path / "report-2.md").read_text().replace("Benchmark", "My"))
+    assert report(tmp_path) == tmp_path / "report-3.md"
+
+
+def test_a_file_where_the_figures_should_be(go, tmp_path):
+    go(five())
+    (tmp_path / "figures").write_text("mine")
+    with pytest.raises(InputError, match=r"cannot write .*figures"):
+        report(tmp_path)
+
+
+def test_a_report_of_names_that_are_no_utf8(go, tmp_path):
+    data = five()
+    data.samples[1] = None
+    data.keys = lambda: ["item-0", os.fsdecode(b"\xff.png"), "item-2", "item-3", "item-4"]
+    go(data)
+    assert rb"\udcff.png" in report(tmp_path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: [],
+        lambda content: {**content, "methods": "text"},
+        lambda content: {**content, "methods": {}},
+        lambda content: {**content, "metrics": {}},
+        lambda content: {**content, "settings": {}},
+        lambda content: {**content, "settings": {**content["settings"], "subject": 7}},
+        lambda content: {**content, "scores": {"legrad": [1]}},
+        lambda content: {**content, "problems": ["text"]},
+        lambda content: {**content, "chance": None},
+        lambda content: {**content, "statistics": {"paired with": "other"}},
+        lambda content: {**content, "metrics": {"area": {"title": 7, "better": "higher", "meaning": ""}}},
+        lambda content: {
+            **content,
+            "methods": {"legrad": {"items": 5, "problems": 0, "metrics": {"area": {"value": 1}}}},
+        },
+        lambda content: {**content, "versions": {"legrad": None}},
+        lambda content: {**content, "cuts": [None]},
+    ],
+)
+def test_a_damaged_result_is_left_out_of_a_report(go, tmp_path, change):
+    result, _ = go(five())
+    (tmp_path / "other.json").write_text(json.dumps(change(result.content)))
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.warns(UserWarning, match=r"left out of the report: .*(other|deep)\.json is not a result") as told:
+        page = report(tmp_path)
+    assert len([one for one in told if "left out" in str(one.message)]) == 2
+    assert page.read_text().count("## area") == 1

@@ -16,6 +16,7 @@ from PIL import Image
 import legrad
 from legrad.cli import consoles, explain, main
 from legrad.cli.options import parse_layers, parse_size
+from legrad.results.folder import Folder
 
 # whether a map is flat or hardly depends on the text is the weights' business
 pytestmark = pytest.mark.filterwarnings("ignore:.*maps (are flat|hardly depend)")
@@ -205,7 +206,7 @@ def test_odd_names(run):
     assert ":dog:" in out
     assert "[red]" in out
     assert "[b]" in out
-    assert manifest()["images"][0]["targets"][0]["overlay"] == "red-cat--b-dog-x.png"
+    assert manifest()["images"][0]["targets"][0]["overlay"] == "red-cat-\u732b--b-dog-\u72ac-x.png"
     assert_error(run("explain", "[red] :dog:.png", "-t", "a dog"), "[red] :dog:.png")
 
 
@@ -342,7 +343,7 @@ def test_no_target(run):
 
 def test_empty_text(run):
     photo("a.png")
-    assert_error(run("explain", "a.png", "-t", " "), "empty")
+    assert_error(run("explain", "a.png", "-t", " "), "--text", "empty")
 
 
 @pytest.mark.parametrize("given", ["3", "-1"])
@@ -467,7 +468,7 @@ def test_an_image_that_cannot_be_explained_does_not_stop_the_others(run, monkeyp
 def test_a_wrong_target_is_told_once(run):
     photo("a.png")
     photo("b.png")
-    assert_error(run("explain", "a.png", "b.png", "-t", " "), "text target is empty")
+    assert_error(run("explain", "a.png", "b.png", "-t", " "), "--text is a non-empty sequence of texts")
 
 
 # -- more targets, and exit codes ---------------------------------------------------------------------------------
@@ -563,3 +564,256 @@ def test_help_version_and_completion_load_no_torch(loaded_by):
     )
     completion += "\nwith contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): cli.main()"
     assert not heavy & loaded_by(completion)
+
+
+# -- files of the user, and results ---------------------------------------------------------------------------------
+
+
+def test_results_beside_the_image(run):
+    photo("cat.png")
+    before = Path("cat.png").read_bytes()
+    for _ in range(2):
+        code, _, err = run("explain", "cat.png", "-t", "a cow", "--out", ".")
+        assert (code, err) == (0, "")
+        assert Path("cat.png").read_bytes() == before
+        assert sorted(os.listdir()) == [
+            "cat--a-cow.png",
+            "cat--figure.png",
+            "cat.npz",
+            "cat.png",
+            "manifest.json",
+        ]
+
+
+def test_a_second_run_into_one_folder_is_refused(run):
+    photo("a.png")
+    with Folder("legrad-out"):
+        assert_error(run("explain", "a.png", "-t", "a cow"), "another run (process", "writes into legrad-out")
+
+
+def full_after(count):
+    """``Path.write_bytes`` of a disk that takes so many files."""
+    write, room = Path.write_bytes, [count]
+
+    def write_bytes(path, data):
+        room[0] -= 1
+        if room[0] < 0:
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    return write_bytes
+
+
+def test_a_full_disk_ends_a_run_once(run, monkeypatch):
+    for name in "abcd":
+        photo(f"{name}.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full_after(6))  # one image and its manifest, and a part of the next
+        assert_error(run("explain", "a.png", "b.png", "c.png", "d.png", "-t", "a cow"), "No space left on device")
+    assert [entry["image"] for entry in manifest()["images"]] == ["a.png"]
+    assert sorted(os.listdir("legrad-out")) == ["a--a-cow.png", "a.npz", "a.png", "manifest.json"]
+    before = {path.name: path.read_bytes() for path in Path("legrad-out").iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full_after(4))
+        assert_error(run("explain", "a.png", "b.png", "-t", "a dog"), "No space left on device")
+    assert {path.name: path.read_bytes() for path in Path("legrad-out").iterdir()} == before
+
+
+@pytest.mark.parametrize("error", [legrad.TruthCheckError, legrad.UnsupportedModelError, RuntimeError, MemoryError])
+def test_whatever_is_wrong_with_one_image(run, monkeypatch, explainer, error):
+    original = explainer.explain
+
+    def explain(images, targets, **options):
+        if any(image.width == 33 for image in images):
+            raise error("33 is\nnot a number")
+        return original(images, targets, **options)
+
+    monkeypatch.setattr(explainer, "explain", explain)
+    for name, width in (("a", 40), ("b", 33), ("c", 50)):
+        Image.new("RGB", (width, 30)).save(f"{name}.png")
+    Path("d.png").write_text("not an image")
+    code, _, err = run("explain", "a.png", "b.png", "c.png", "d.png", "-t", "a dog")
+    assert code == 1
+    kind = "" if issubclass(error, legrad.LeGradError) else f"{error.__name__}: "
+    assert sorted(err.splitlines())[0] == f"error: b.png: {kind}33 is not a number"
+    assert err.count("\n") == 2
+    assert [entry["image"] for entry in manifest()["images"]] == ["a.png", "c.png"]
+    code, out, err = run("explain", "b.png", "d.png", "-t", "a dog")
+    assert (code, out, err.count("error: ")) == (2, "", 2)
+    assert [entry["image"] for entry in manifest()["images"]] == ["a.png", "c.png"]  # nothing new: the old ones stay
+
+
+def test_a_method_that_knows_no_target_needs_none(run):
+    photo("a.png")
+    code, _, err = run("explain", "a.png", "--method", "raw-attention")
+    assert (code, err) == (0, "")
+    assert len(manifest()["images"][0]["targets"]) == 1
+    assert_error(run("explain", "a.png", "--method", "gradcam"), "say what to look for", "raw-attention, rollout")
+
+
+def test_attention_head_by_head(run):
+    photo("a.png")
+    code, out, err = run("explain", "a.png", "--method", "raw-attention:heads=each")
+    assert code == 0, err
+    assert "head 3" in out
+
+
+# -- the terminal ---------------------------------------------------------------------------------------------------
+
+
+def test_file_names_do_not_steer_the_terminal(run):
+    name = "\x1b[31mred\u202e.png"
+    photo(name)
+    code, out, err = run("explain", name, "-t", "\x1b[2Ja cow")
+    assert code == 0
+    assert "\x1b" not in out + err
+    assert "\u202e" not in out + err
+    assert r"\x1b[31mred\u202e.png" in out
+    Path(name).write_text("not an image")
+    _, out, err = run("explain", name, "-t", "a cow")
+    assert "\x1b" not in out + err
+    assert_error(run("explain", "\x1b[2J.png", "-t", "a cow"), r"\x1b[2J.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--zeroshot", ""], ["--zeroshot", "texts that say something", "''"]),
+        (["--zeroshot", "cow", "--zeroshot", " "], ["--zeroshot", "' '"]),
+        (["-t", ""], ["--text", "''"]),
+        (["--class", ""], ["--class", "''"]),
+        (["--contrast", "a", ""], ["--contrast", "''"]),
+        (["-t", "a cow", "--out", ""], ["the folder is a path, got ''"]),
+    ],
+)
+def test_nothing_is_no_value(run, monkeypatch, arguments, words):
+    monkeypatch.setattr(legrad, "load", None)
+    photo("a.png")
+    assert_error(run("explain", "a.png", *arguments), *words)
+    assert os.listdir() == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--seed", "-1"], ["--seed is a whole number from 0, got -1"]),
+        (["--out", ""], ["the folder is a path, got ''"]),
+        (["--methods", ","], ["--methods takes names with commas between them"]),
+        (["--methods", ""], ["--methods takes names with commas between them"]),
+    ],
+)
+def test_benchmark_options_are_checked_first(run, monkeypatch, arguments, words):
+    monkeypatch.setattr(legrad, "load", None)
+    assert_error(run("bench", "localisation", *arguments), *words)
+    assert os.listdir() == []
+    if arguments[0] != "--methods":
+        assert_error(run("bench", "all", *arguments), *words)
+
+
+def test_models_of_one_long_path_have_folders_of_their_own():
+    from legrad.cli.bench import _model_folder
+
+    names = [f"hf:/{'a long path/' * 9}{end}" for end in ("one", "two")]
+    assert len({_model_folder(name) for name in names}) == 2
+    assert _model_folder("embedded:map") == "embedded-map"
+
+
+def test_markup_in_a_models_name(run, monkeypatch, explainer):
+    monkeypatch.setattr(legrad, "load", lambda *_, **__: explainer)
+    code, out, _ = run("doctor", "hf:[/x]")
+    assert code == 0
+    assert "hf:[/x]" in out
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize("arguments", [["methods"], ["--help"], ["explain", "--help"], ["--version"]])
+def test_an_output_that_takes_nothing(tmp_path, arguments):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "legrad.cli", *arguments],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=600,
+        )
+    assert (done.returncode, done.stderr) == (2, "error: cannot write the output: No space left on device\n")
+
+
+BACKEND = """
+import os, sys
+sys.path.insert(0, {tests!r})
+os.environ["MPLBACKEND"] = "nonsense"
+from helpers import handmade
+from legrad.bench.report import figures
+explanation = handmade.explanation()
+explanation.overlay(), explanation.figure(), explanation._repr_png_(), figures._new()
+assert os.environ["MPLBACKEND"] == "nonsense"
+"""
+
+
+def test_a_backend_that_does_not_exist_is_not_asked_for():
+    code = BACKEND.format(tests=str(Path(__file__).parents[1]))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# -- depth of images, phones, links -------------------------------------------------------------------------------
+
+
+def test_value_range(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ramp = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(ramp).save("12in16.png")
+    code, _, err = run("explain", "12in16.png", "-t", "a dog", "--value-range", "0", "4095")
+    assert (code, err) == (0, "")
+    assert manifest()["settings"]["value_range"] == [0, 4095]
+    code, _, err = run("explain", "12in16.png", "-t", "a dog", "--value-range", "5", "1")
+    assert (code, "value_range is (low, high)" in err) == (2, True)
+
+
+def test_what_a_folder_run_leaves_out_is_said(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photos/more").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save("photos/a.png")
+    Path("photos/notes.txt").touch()
+    Path("photos/b.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    code, _, err = run("explain", "photos", "-t", "a dog")
+    assert code == 1
+    assert "note: of the folder photos this is left out, for its suffix or as a folder: more/, notes.txt" in err
+    assert (
+        "b.heic is not an image that Pillow can read: a HEIC image, as phones make them: pip install pillow-heif" in err
+    )
+
+
+def test_results_are_not_explained_again(run):
+    photo("cat.png")
+    run("explain", "cat.png", "-t", "a cow", "--out", ".")
+    code, _, err = run("explain", ".", "-t", "a pig", "--out", ".")
+    assert code == 0
+    assert (
+        err.splitlines(keepends=True)[-1]
+        == "warning: 2 results of an earlier run in . are left out, such as cat--a-cow.png\n"
+    )
+    assert [entry["image"] for entry in manifest(".")["images"]] == ["cat.png"]
+    assert sorted(os.listdir()) == ["cat--a-pig.png", "cat--figure.png", "cat.npz", "cat.png", "manifest.json"]
+    code, _, _ = run("explain", "cat--a-pig.png", "-t", "a pig", "--out", "other")
+    assert code == 0
+    assert_error(run("explain", "other", "-t", "a pig", "--out", "other"), "are results of an earlier run")
+
+
+def test_an_interrupt_keeps_what_is_finished(run, monkeypatch, explainer):
+    original = explainer.explain
+
+    def explain(images, targets, **options):
+        if any(image.width == 33 for image in images):
+            raise KeyboardInterrupt
+        return original(images, targets, **options)
+
+    monkeypatch.setattr(explainer, "explain", explain)
+    sizes = [40] * 8 + [33]
+    for index, width in enumerate(sizes):
+        Image.new("RGB", (width, 30)).save(f"{index}.png")
+    code, _, err = run("explain", *(f"{index}.png" for index in range(9)), "-t", "a dog")
+    assert (code, err) == (130, "interrupted: 8 images are in legrad-out; earlier results, if there were any, stay\n")
+    assert len(manifest()["images"]) == 8

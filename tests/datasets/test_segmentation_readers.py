@@ -361,3 +361,33 @@ def test_masks_of_another_size_or_kind(tmp_path):
     (tmp_path / "masks/a.png").write_bytes(b"broken")
     with pytest.raises(InputError, match="not a mask that Pillow can read"):
         MaskFolder(tmp_path)[0]
+
+
+# -- orientation --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "orientation"), [((8, 8), 6), ((8, 8), 2), ((8, 6), 3), ((8, 6), 4), ((8, 6), 2)])
+def test_masks_of_turned_images_are_not_guessed(tmp_path, size, orientation):
+    """The mask fits before and after the rotation."""
+    (tmp_path / "images").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.effect_noise(size, 90).convert("RGB").save(tmp_path / "images/a.jpg", exif=exif)
+    grey(tmp_path / "masks/a.png", np.tri(size[1], size[0]) * 255)
+    with pytest.raises(
+        InputError, match=rf"a\.png: its image was turned by its EXIF orientation {orientation}, and the"
+    ):
+        MaskFolder(tmp_path)[0]
+
+
+def test_masks_of_turned_images_whose_size_tells(tmp_path):
+    (tmp_path / "images").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.effect_noise((8, 6), 90).convert("RGB").save(tmp_path / "images/a.jpg", exif=exif)
+    grey(tmp_path / "masks/a.png", np.tri(8, 6) * 255)
+    assert MaskFolder(tmp_path)[0].masks["object"].shape == (8, 6)
+    exif[0x0112] = 1
+    Image.effect_noise((8, 8), 90).convert("RGB").save(tmp_path / "images/a.jpg", exif=exif)
+    grey(tmp_path / "masks/a.png", np.tri(8, 8) * 255)
+    assert MaskFolder(tmp_path)[0].masks["object"].shape == (8, 8)

@@ -138,12 +138,12 @@ def test_how_loud_a_sound_is_plays_no_part(tower):
 
 def test_time_and_pitch_have_their_places(tower):
     waveform = np.concatenate([np.zeros(RATE // 2), tone(3000, 0.5), np.zeros(SAMPLES - RATE)])
-    picture = tower.spectrograms(torch.from_numpy(waveform.astype(np.float32))[None])[0]
-    frame, band = divmod(int(picture.argmax()), MELS)
+    spectrogram = tower.spectrograms(torch.from_numpy(waveform.astype(np.float32))[None])[0]
+    frame, band = divmod(int(spectrogram.argmax()), MELS)
     assert 50 <= frame <= 100
     peaks = tower.mel_filters.argmax(0) * RATE / WINDOW
     assert abs(float(peaks[band]) - 3000) < 200
-    assert not picture[:45].any()
+    assert not spectrogram[:45].any()
 
 
 def test_a_word_is_laid_at_the_end_wherever_it_was():

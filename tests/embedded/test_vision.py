@@ -214,8 +214,8 @@ def test_shipped_models_are_exact(name, route, readout):
 def test_sample_scene():
     names = legrad.embedded.sample_names()
     assert set(names) <= set(legrad.embedded.NAMES)
-    with Image.open(legrad.embedded.SAMPLE) as picture:
-        assert min(picture.size) >= 192
+    with Image.open(legrad.embedded.SAMPLE) as image:
+        assert min(image.size) >= 192
 
 
 def test_images_of_another_size_keep_the_siblings_weights():

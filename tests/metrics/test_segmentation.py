@@ -42,13 +42,13 @@ def test_shapes_are_checked():
         segmentation.measure(np.zeros((4, 4)), np.zeros((4, 5), bool))
 
 
-def _picture(size):
+def _noise_image(size):
     return Image.fromarray(RNG.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
 
 @pytest.mark.parametrize("size", [(37, 20), (20, 37), (21, 21)])
 def test_frames_are_those_of_torchvision(size):
-    image, mask = _picture(size), RNG.random((size[1], size[0])) < 0.5
+    image, mask = _noise_image(size), RNG.random((size[1], size[0])) < 0.5
     squash = transforms.Resize((16, 16), transforms.InterpolationMode.BILINEAR)
     crop = transforms.Compose([transforms.Resize(16, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(16)])
     nearest = transforms.InterpolationMode.NEAREST
@@ -72,7 +72,7 @@ def test_points_are_floored_and_clipped():
     with pytest.raises(InputError, match="a crop would lose"):
         framing.frame_points(relative, (8, 8), 4, "crop")
     with pytest.raises(InputError, match="geometry is one of squash, crop, prs_compat"):
-        framing.frame_image(_picture((4, 4)), 4, "pad")
+        framing.frame_image(_noise_image((4, 4)), 4, "pad")
 
 
 MAP = np.array([[0.0, 0.5, 1.0], [0.6, 0.2, 0.4]])

@@ -132,6 +132,9 @@ def test_one_block_of_another_type(target):
         legrad.wrap(model).explain(torch.randn(1, 3, 64, 64), target)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.ao.quantization is deprecated", "ignore:.*are deprecated and will be removed"
+)
 def test_heads_with_and_without_a_matrix():
     class Product(nn.Module):
         def __init__(self):
@@ -150,6 +153,8 @@ def test_heads_with_and_without_a_matrix():
 
     for head in (nn.Linear(4, 3), nn.Sequential(nn.Dropout(), nn.Linear(4, 3)), Product(), Prototypes(), Plain()):
         assert holds_matrix(head)
+    quantised = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 3)), {nn.Linear})
+    assert holds_matrix(quantised[0])
     assert holds_matrix(nn.Parameter(torch.randn(4, 3)))
     for head in (
         None,

@@ -16,6 +16,7 @@ from helpers.matrix_rows import MATRIX, REFUSED, ROWS, SAMPLE, identity, kind
 import legrad
 from legrad.core import hooks, state
 from legrad.core.positions import random_input
+from legrad.versions import versions
 from tools import support_matrix
 
 
@@ -32,7 +33,7 @@ def test_the_matrix_shows_the_goal():
 
 def test_the_matrix_has_every_name():
     """Of the libraries as installed; a newer library asks for a new sweep."""
-    current = support_matrix.versions()
+    current = versions(*support_matrix.LIBRARIES)
     libraries = {"open_clip": "open_clip_torch", "timm": "timm", "torchvision": "torchvision"}
     for library, distribution in libraries.items():
         if MATRIX["versions"][distribution] == current[distribution]:

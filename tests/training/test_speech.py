@@ -74,9 +74,9 @@ def test_distortions_follow_their_seed_and_keep_their_measure():
 
 def test_masks_blank_a_band_and_a_stretch():
     augment = augmentation.Augmenter(0)
-    picture = torch.ones(20, FRAMES, MELS)
-    masked = augment.masked(picture, np.random.default_rng(0))
-    assert picture.all()
+    image = torch.ones(20, FRAMES, MELS)
+    masked = augment.masked(image, np.random.default_rng(0))
+    assert image.all()
     bands, frames = (masked == 0).all(1).sum(1), (masked == 0).all(2).sum(1)
     assert 5 < bands.max() <= augmentation.MASKED[0]
     assert 4 < frames.max() <= augmentation.MASKED[1]

@@ -12,6 +12,7 @@ from legrad.errors import InputError
 from legrad.explainer import Explainer
 from legrad.targets.kinds import Prompts
 
+# the protocol of the paper's code, without the full stop of ``targets.kinds.DEFAULT_TEMPLATES``, which is CLIP's
 TEMPLATES = ("a photo of a {}",)
 _WORDNET_ID = re.compile(r"n\d{8}")
 

@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 
 from legrad.bench.benchmark import Benchmark
-from legrad.bench.journal import Journal, Key
+from legrad.bench.code import code_digest
+from legrad.bench.journal import Journal
 from legrad.bench.model import ModelUnderTest
+from legrad.bench.records import Records, one_line
 from legrad.bench.result import Result, finite, summarise
 from legrad.bench.variants import Variant
+from legrad.checks import check_count
 from legrad.datasets import Dataset, Sample
-from legrad.errors import InputError, LeGradError, UnsupportedModelError
-from legrad.results.folder import slug
+from legrad.errors import InputError, UnsupportedModelError
+from legrad.names import slug
 
 _LARGEST_SPLIT = 8  # samples; a benchmark with larger batches gets whole ones only
 _GIVE_UP = 20  # samples that fail at their first try, without any success, after which a method is given up
@@ -91,6 +94,7 @@ def run(
         InputError: unknown methods, unusable data or folder; with ``strict`` any problem.
     """
     _check_methods(methods)
+    check_count("seed", seed, 0)
     keys = _unique_keys(data)
     progress = progress or Progress()
     for line in data.facts.get("problems", ()):
@@ -99,18 +103,20 @@ def run(
         progress.problem(f"{data.name}: {line}")
     benchmark.prepare(model, data)
     described = describe(benchmark, model, data, seed)
-    present = set(keys)
     with Journal(out / f"{benchmark.name}.jsonl") as journal:
         work = _Run(benchmark, model, data, keys, list(methods), limits, seed, strict, progress, clock, journal)
         work.settings = digest(described)
+        work.records = Records(journal, work.settings, data, keys)
+        changed = work.records.check(benchmark)
+        if changed:
+            progress.problem(f"{data.name}: {changed}")
         try:
             work.all_items()
         finally:  # an interrupted run leaves a result of what there is
             result = summarise(
                 benchmark,
                 described,
-                # an image that failed and was taken out of the data since is no problem of it
-                [record for record in journal.of(work.settings) if "scores" in record or record["key"] in present],
+                work.records.current(),
                 methods=methods,
                 unsupported=work.unsupported,
                 cuts=work.cuts,
@@ -133,6 +139,7 @@ def describe(benchmark: Benchmark, model: ModelUnderTest, data: Dataset, seed: i
         "data": {"name": data.name, **data.facts},
         "seed": seed,
         "legrad": legrad.__version__,
+        "code": code_digest(),
     }
 
 
@@ -186,6 +193,7 @@ class _Run:
         failures: method -> problems of the items that failed at their first try.
         working: methods that have measured an item, in this call or before.
         tried: (method, key) of the items that earlier calls measured, or tried to.
+        records: what is in the journal under the settings.
     """
 
     benchmark: Benchmark
@@ -207,6 +215,7 @@ class _Run:
     failures: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     working: set[str] = field(default_factory=set)
     tried: set[tuple[str, str]] = field(default_factory=set)
+    records: Records = field(init=False)
 
     def all_items(self) -> None:
         """Batch by batch, every method on the same samples; each batch is on disk before the next one starts."""
@@ -255,7 +264,7 @@ class _Run:
             if method in self.unsupported:
                 continue
             within = batch[: max(0, allowed[method] - first)]
-            new = [i for i in within if not self.journal.done(Key(self.keys[i], method, self.settings))]
+            new = [i for i in within if not self.records.is_done(i, method)]
             self.progress.advanced(len(within) - len(new))
             if new:
                 pending[method] = new
@@ -323,7 +332,10 @@ class _Run:
         samples, records = {}, []
         for index in sorted({index for indices in pending.values() for index in indices}):
             try:
-                samples[index] = self.data[index]
+                sample = self.data[index]
+                if sample.key != self.keys[index]:
+                    raise InputError(f"{self.data.name} calls it {sample.key!r}, its keys() {self.keys[index]!r}")
+                samples[index] = sample
             except Exception as error:
                 line = self._problem(self.keys[index], error)
                 records += [
@@ -340,7 +352,7 @@ class _Run:
         try:
             scores = self.benchmark.measure(self.model, samples, method)
         except UnsupportedModelError as error:
-            self._drop(method, _line(error))
+            self._drop(method, one_line(error))
             return []
         except Exception as error:
             if len(samples) == 1 or self.strict:
@@ -359,11 +371,17 @@ class _Run:
         ]
 
     def _record(self, key: str, method: str, **content: Any) -> dict[str, Any]:
-        return {"key": key, "method": method, "settings": self.settings, **content}
+        return {
+            "key": key,
+            "method": method,
+            "settings": self.settings,
+            "content": self.records.content(key),
+            **content,
+        }
 
     def _problem(self, where: str, error: Exception) -> str:
         """Report an item that failed, in one line; raise it if the run is strict."""
-        line = _line(error)
+        line = one_line(error)
         if self.strict:
             raise InputError(f"{where}: {line}") from error
         self.progress.problem(f"{where}: {line}")
@@ -374,9 +392,3 @@ class _Run:
         if self.strict:
             raise InputError(f"{method}: {why}")
         self.progress.problem(f"{method}: {why}")
-
-
-def _line(error: Exception) -> str:
-    """An exception as one line; its kind is named if it is not one of ours."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, LeGradError) else f"{type(error).__name__}: {text}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from legrad.atomic import WriteError
 from legrad.bench import registry
 from legrad.bench.cache import MapCache
 from legrad.bench.data import open_data
@@ -164,6 +165,8 @@ def study(
             model = registry.model_under_test(part.name, explainer, samples, names=names, cache=cache)
             methods = part.methods or registry.methods(part.name, explainer.anatomy)
             results.append(run(benchmark, model, samples, methods, out, limits, seed, strict, progress, clock))
+        except WriteError:  # no other part could be written either
+            raise
         except LeGradError as error:
             # a part that this model or data cannot have does not take the others with it
             if strict or (place == len(scaled) - 1 and not results):

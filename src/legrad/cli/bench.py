@@ -1,6 +1,7 @@
 """``legrad bench``: parse, call, print. Everything heavy is imported when a command runs."""
 
 import enum
+import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
-from legrad.cli.consoles import console, print_warning, stderr
+from legrad.checks import check_count
+from legrad.cli.consoles import console, plain, print_warning, stderr
 from legrad.errors import InputError
+from legrad.names import slug
 
 if TYPE_CHECKING:
     from legrad.bench.benchmark import Switch
@@ -38,7 +40,7 @@ Data = Annotated[
         "ImageNet's validation set, ADE20K Sound- or Speech-Prompted."
     ),
 ]
-Out = Annotated[Path, typer.Option(help="Folder for results; the same command goes on with an interrupted run.")]
+Out = Annotated[str, typer.Option(help="Folder for results; the same command goes on with an interrupted run.")]
 Items = Annotated[int | None, typer.Option(min=1, help="Samples per method. Default: all; 200 scenes.")]
 Minutes = Annotated[
     float | None, typer.Option(min=0.01, help="Time; item counts are cut to fit, and the result says so.")
@@ -74,6 +76,7 @@ _ABOUT = {
 }
 _RENAMED = {"fingerprint": "layer-importance"}  # names of the last release, which still work
 _DEFAULT_MODELS = {"audio": "embedded:speech"}
+_LONGEST_NAME = 50
 _SCENES = 200  # default number of embedded scenes, of which there is no end
 
 
@@ -146,7 +149,7 @@ def _measure(
     model: Model = "embedded",
     methods: Methods = None,
     data: Data = "embedded",
-    out: Out = Path("legrad-bench"),
+    out: Out = "legrad-bench",
     items: Items = None,
     minutes: Minutes = None,
     layers: Layers = None,
@@ -168,8 +171,11 @@ def _measure(
     from legrad.bench.data import open_data
     from legrad.bench.runner import Limits, run
     from legrad.cli.options import parse_layers
+    from legrad.results.manifest import folder_path
 
-    layer_choice, class_names = parse_layers(layers), _names(names)
+    layer_choice, class_names, folder = parse_layers(layers), _names(names), folder_path(out)
+    check_count("--seed", seed, 0)
+    chosen = _methods(methods)
     samples = open_data(
         data,
         settings.get("on", name),
@@ -198,15 +204,15 @@ def _measure(
             benchmark,
             model_under_test,
             samples,
-            _methods(methods) or registry.methods(name, anatomy),
-            out,
+            chosen or registry.methods(name, anatomy),
+            folder,
             Limits(items, seconds=None if minutes is None else 60 * minutes),
             seed,
             strict,
             display.progress,
         )
     _print(result)
-    _print_report(out)
+    _print_report(folder)
     _end([result])
 
 
@@ -224,7 +230,7 @@ def everything(
         list[str] | None, typer.Option(help="Repeat it for several; each gets a folder inside --out.")
     ] = None,
     data: Data = "embedded",
-    out: Out = Path("legrad-bench"),
+    out: Out = "legrad-bench",
     quick: Annotated[
         bool,
         typer.Option("--quick", help="Few images, no black boxes; about 3 minutes on two quiet cores."),
@@ -241,8 +247,10 @@ def everything(
     import legrad
     from legrad.bench.report.comparison import headlines, metric_title, summary_sentence
     from legrad.bench.study import FULL, QUICK, Scale, study
-    from legrad.results.folder import slug
+    from legrad.results.manifest import folder_path
 
+    folder = folder_path(out)
+    check_count("--seed", seed, 0)
     if quick and full:
         raise InputError("--quick and --full exclude each other")
     scale = QUICK if quick else FULL if full else Scale()
@@ -254,26 +262,28 @@ def everything(
             results = study(
                 explainer,
                 data,
-                out / slug(model_name),
+                folder / _model_folder(model_name),
                 scale,
                 names=class_names,
                 seed=seed,
                 strict=strict,
                 progress=display.progress,
             )
-        console.print(f"[bold]{escape(model_name)}[/bold]")
+        console.print(f"[bold]{plain(model_name)}[/bold]")
         for content, name in headlines([result.content for result in results]):
             line = f"{metric_title(content, name)}: {summary_sentence(content, name)}"
-            console.print(escape(line), soft_wrap=True, highlight=False)
+            console.print(plain(line), soft_wrap=True, highlight=False)
         measured += results
-    _print_report(out)
+    _print_report(folder)
     _end(measured)
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="The --out of a run.")]) -> None:
+def report(folder: Annotated[str, typer.Argument(help="The --out of a run.")]) -> None:
     """Markdown, CSV and figures from all results in a folder."""
-    _print_report(folder)
+    from legrad.results.manifest import folder_path
+
+    _print_report(folder_path(folder))
 
 
 def _names(path: Path | None) -> dict[str, str] | None:
@@ -288,7 +298,18 @@ def _methods(text: str | None) -> list[str]:
 
     if text is None:
         return []
-    return list(known_methods()) if text == "all" else [part.strip() for part in text.split(",") if part.strip()]
+    names = list(known_methods()) if text == "all" else [part.strip() for part in text.split(",")]
+    if not all(names):
+        raise InputError(f"--methods takes names with commas between them, got {text!r}")
+    return names
+
+
+def _model_folder(model: str) -> str:
+    """A folder name of its own for every model, however long the path to it is."""
+    name = slug(model)
+    if len(name) >= _LONGEST_NAME:
+        name += f"-{hashlib.sha256(model.encode('utf-8', 'replace')).hexdigest()[:8]}"
+    return name
 
 
 def _end(results: "Sequence[Result]") -> None:
@@ -338,7 +359,7 @@ class _Display:
         if line in self._problems:  # by another part of a study
             return
         self._problems.add(line)
-        stderr.print(f"[yellow]problem:[/yellow] {escape(line)}", soft_wrap=True, highlight=False)
+        stderr.print(f"[yellow]problem:[/yellow] {plain(line)}", soft_wrap=True, highlight=False)
 
 
 def _print(result: "Result") -> None:
@@ -351,14 +372,14 @@ def _print(result: "Result") -> None:
         for name in metrics:
             numbers = measured["metrics"].get(name) or {"value": None}
             cells.append("" if numbers["value"] is None else f"{numbers['value']:.3f}")
-        table.add_row(escape(method), *cells, str(measured["items"]))
+        table.add_row(plain(method), *cells, str(measured["items"]))
     console.print(table)
     for line in content["cuts"]:
-        console.print(f"cut: {escape(line)}", soft_wrap=True, highlight=False)
+        console.print(f"cut: {plain(line)}", soft_wrap=True, highlight=False)
 
 
 def _print_report(folder: Path) -> None:
     from legrad.bench.report.page import report as write
 
     page = write(folder)
-    console.print(f"report: {escape(str(page))}", soft_wrap=True, highlight=False)
+    console.print(f"report: {plain(str(page))}", soft_wrap=True, highlight=False)

@@ -6,21 +6,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Column, Table
 
 import legrad
+from legrad.atomic import WriteError
+from legrad.checks import check_texts
 from legrad.choices import FITS, READOUTS, check_choice
-from legrad.cli.consoles import console, print_error, stderr
+from legrad.cli.consoles import console, plain, print_error, print_warning, stderr
 from legrad.cli.options import parse_layers, parse_size
 from legrad.errors import InputError, LeGradError
 
 if TYPE_CHECKING:
     from legrad.explainer import Explainer
+    from legrad.results.explanation import Explanation
     from legrad.results.folder import Folder
 
 _BATCH = 8
+_INTERRUPTED = 130  # as shells have it
 
 
 Images = Annotated[list[str] | None, typer.Argument(help="Files, folders, globs or URLs. Default: a sample scene.")]
@@ -49,8 +52,14 @@ Readout = Annotated[str, typer.Option(help=" | ".join(READOUTS))]
 MethodName = Annotated[str, typer.Option(help="legrad, a baseline or a control; see `legrad methods`.")]
 Size = Annotated[str | None, typer.Option(help="Input size, 448 or HEIGHTxWIDTH. Default: the model's.")]
 FitName = Annotated[str, typer.Option(help=" | ".join(FITS))]
+ValueRange = Annotated[
+    tuple[float, float] | None,
+    typer.Option(metavar="LOW HIGH", help="Values that become black and white, such as 0 4095. Default: the file's."),
+]
 PerLayer = Annotated[bool, typer.Option("--per-layer", help="Add a figure with every layer.")]
-Out = Annotated[Path, typer.Option(help="Folder for the results; an earlier run's results in it are replaced.")]
+Out = Annotated[
+    str, typer.Option(help="Folder for the results; those of an earlier run are replaced, files of yours never.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")]
 ColourMap = Annotated[str, typer.Option(help="matplotlib colour map; jet for the authors' look.")]
 
@@ -70,8 +79,9 @@ def explain(
     method: MethodName = "legrad",
     size: Size = None,
     fit: FitName = "model",
+    value_range: ValueRange = None,
     per_layer: PerLayer = False,
-    out: Out = Path("legrad-out"),
+    out: Out = "legrad-out",
     device: Device = None,
     cmap: ColourMap = "inferno",
 ) -> None:
@@ -84,52 +94,86 @@ def explain(
         "fit": check_choice("fit", fit, FITS),
         "keep_layers": per_layer,
     }
-    from legrad import viz
-    from legrad.methods import METHODS
+    from legrad.inputs import depth, urls
+    from legrad.methods import METHODS, find
     from legrad.results.folder import Folder
+    from legrad.results.manifest import folder_path
+    from legrad.results.save import save_images
+    from legrad.results.view import Style
 
-    arguments["method"] = check_choice("method", method, list(METHODS))
-    viz.check_cmap(cmap)
+    arguments["method"] = kind = find(method)
+    arguments["value_range"] = value_range = depth.checked(value_range)
+    style, root = Style(0.65, cmap), folder_path(out)
     _check_files(image or [], similar or [], audio or [])
-    targets: list[Any] = [*(text or []), *map(_class, label or []), *map(legrad.Similar, similar or [])]
-    targets += map(legrad.Audio, audio or [])
-    if predicted:
-        targets.append(legrad.PREDICTED)
-    if zeroshot:
-        targets.append(legrad.ZeroShot(zeroshot))
-    if not targets and not contrast:
+    for option, texts in {"--text": text, "--class": label, "--zeroshot": zeroshot, "--contrast": contrast}.items():
+        if texts:
+            check_texts(option, texts)
+    targets = _targets(text or [], label or [], similar or [], audio or [], zeroshot or [], predicted)
+    if not targets and not contrast and kind.targets:
         if image:
             raise InputError(
                 "say what to look for: -t 'a photo of a dog' (repeat it), --class, --predicted, --zeroshot, --similar, "
-                "--audio or --contrast"
+                f"--audio or --contrast; only {', '.join(name for name in METHODS if not METHODS[name].targets)} "
+                "(--method) need no target"
             )
         targets = [f"a photo of a {name}" for name in legrad.embedded.sample_names()]
     model = model or ("embedded:speech" if audio else "embedded")
     explainer = legrad.load(model, device=device)
+    _check_model(explainer, model, bool(audio), bool(label))
+    explainer, sources = _sources(explainer, model, image or [])
+    sources = _without_results(root, sources, image or [])
+    if contrast:
+        # numbers are classes of a classifier, and texts for other models
+        side = _class if explainer.anatomy.output == "logits" else str
+        targets.append(legrad.Contrast(side(contrast[0]), side(contrast[1])))
+    still = explainer.anatomy.axes[0] == "rows"
+
+    def explain_batch(batch: list[Any]) -> "Explanation":
+        return explainer.explain(batch, targets or None, **arguments)
+
+    def save(explanation: "Explanation", index: int) -> None:
+        save_images(explanation, folder, [index], style, per_layer)
+
+    folder = Folder(root, clear=True)
+    try:
+        with folder:
+            problems = _in_batches(explain_batch, save, sources, still, value_range)
+    except KeyboardInterrupt:
+        print_error(
+            f"{len(folder.entries)} images are in {root}; earlier results, if there were any, stay", "interrupted:"
+        )
+        raise typer.Exit(_INTERRUPTED) from None
+    _print_results(folder)
+    if len(problems) > 1 and not folder.entries and len({problem for _, problem in problems}) == 1:
+        raise InputError(problems[0][1])  # the fault lies with targets or options
+    for source, problem in problems:
+        shown = urls.shown(source)
+        print_error(problem if shown in problem else f"{shown}: {problem}")
+    if problems:
+        raise typer.Exit(1 if folder.entries else 2)
+
+
+def _targets(
+    texts: list[str], labels: list[str], similar: list[str], audio: list[str], names: list[str], predicted: bool
+) -> list[Any]:
+    targets: list[Any] = [*texts, *map(_class, labels), *map(legrad.Similar, similar), *map(legrad.Audio, audio)]
+    if predicted:
+        targets.append(legrad.PREDICTED)
+    if names:
+        targets.append(legrad.ZeroShot(names))
+    return targets
+
+
+def _check_model(explainer: "Explainer", model: str, audio: bool, label: bool) -> None:
+    """Raise ``InputError`` for a model that does not know such targets."""
     if audio and explainer.adapter.audio_encoder is None:
         raise InputError(
             "--audio is for models that embed sounds in the space of their images, such as embedded:speech; "
             f"{model} does not"
         )
-    explainer, sources = _sources(explainer, model, image or [])
     if label and explainer.anatomy.output != "logits":
         other = "use -t" if explainer.anatomy.output == "embedding" else "it has no head: use --similar"
         raise InputError(f"--class needs a classifier, which {model} is not; {other}")
-    if contrast:
-        # numbers are classes of a classifier, and texts for other models
-        side = _class if explainer.anatomy.output == "logits" else str
-        targets.append(legrad.Contrast(side(contrast[0]), side(contrast[1])))
-    folder = Folder(out, clear=True)
-
-    def save(batch: list[Any]) -> None:
-        explainer.explain(batch, targets, **arguments).save(folder, per_layer, cmap)
-
-    problems = _in_batches(save, sources, still=explainer.anatomy.axes[0] == "rows")
-    _print_results(folder)
-    for problem in problems:
-        print_error(problem)
-    if problems:
-        raise typer.Exit(1 if folder.entries else 2)
 
 
 def _check_files(image: list[str], similar: list[str], audio: list[str]) -> None:
@@ -168,60 +212,101 @@ def _sources(explainer: "Explainer", model: str, arguments: list[str]) -> "tuple
                 "sounds such as hf:FOLDER (an Audio Spectrogram Transformer)"
             )
         explainer = explainer.audio_explainer
-    return explainer, list(images.expand(arguments, _suffixes()[explainer.anatomy.axes[0]]))
+    suffixes = _suffixes()[explainer.anatomy.axes[0]]
+    paths = list(images.expand(arguments, suffixes))
+    for note in filter(None, (images.left_out(argument, suffixes) for argument in arguments)):
+        print_error(note, "[yellow]note:[/yellow]")
+    return explainer, paths
+
+
+def _without_results(root: Path, sources: list[str], arguments: list[str]) -> list[str]:
+    """What an earlier run wrote into a folder is not explained with the images in it, unless it is named itself."""
+    from legrad.atomic import fits
+    from legrad.results.manifest import Manifest, manifest_path
+
+    if not root.is_dir():
+        return sources
+    manifest, folder = Manifest.read(manifest_path(root)) or Manifest(), root.resolve()
+
+    def is_result(source: str) -> bool:
+        path = Path(source)
+        return path.parent.resolve() == folder and source not in arguments and fits(path, manifest.files.get(path.name))
+
+    results = [source for source in sources if is_result(source)]
+    if results and len(results) == len(sources):
+        raise InputError(f"all images in {root} are results of an earlier run; say which to explain, by name")
+    if results:
+        print_warning(f"{len(results)} results of an earlier run in {root} are left out, such as {results[0]}")
+    return [source for source in sources if source not in results]
 
 
 def _class(text: str) -> int | str:
     return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
-def _in_batches(save: Callable[[list[Any]], None], sources: Sequence[str], still: bool) -> list[str]:
-    """Read images and hand them on in small batches; returns what went wrong with single ones.
+def _in_batches(
+    explain: "Callable[[list[Any]], Explanation]",
+    save: "Callable[[Explanation, int], None]",
+    sources: Sequence[str],
+    still: bool,
+    value_range: tuple[float, float] | None,
+) -> list[tuple[str, str]]:
+    """Read images, explain and save them in small batches; whatever is wrong with one does not stop the others.
 
     Args:
-        save: explains a batch and saves the result.
+        explain: explains a batch.
+        save: saves one image of it.
         sources: paths and URLs.
         still: images, which are read here; videos and sounds are handed on one by one, as paths.
+        value_range: of images, see ``Explainer.explain``.
+
+    Returns:
+        (source, what went wrong with it).
 
     Raises:
-        InputError: no image could be explained, all for the same reason: the fault lies with targets or options.
+        WriteError: the results cannot be written, which would be so for all others too.
     """
     from legrad.inputs import images
 
-    problems: list[str] = []
-    reasons: set[str] = set()
-    saved = 0
+    problems: list[tuple[str, str]] = []
     step = _BATCH if still else 1
 
-    def attempt(batch: list[Any]) -> None:
-        nonlocal saved
+    def attempt(batch: list[tuple[str, Any]]) -> None:
         try:
-            save(batch)
-            saved += len(batch)
-        except InputError as error:
-            if len(batch) > 1:  # find out which one it was
-                for image in batch:
-                    attempt([image])
-            else:
-                reasons.add(str(error))
-                name = batch[0].info.get(images.SOURCE) if still else batch[0]
-                problems.append(str(error) if str(name) in str(error) else f"{name}: {error}")
+            explanation = explain([image for _, image in batch])
+        except Exception as error:
+            if len(batch) == 1:
+                problems.append((batch[0][0], _line(error)))
+            else:  # find out which one it was
+                for item in batch:
+                    attempt([item])
+            return
+        for index, (source, _) in enumerate(batch):
+            try:
+                save(explanation, index)
+            except WriteError:
+                raise
+            except Exception as error:
+                problems.append((source, _line(error)))
 
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         task = progress.add_task("explaining", total=len(sources))
         for start in range(0, len(sources), step):
-            batch: list[Any] = []
+            batch: list[tuple[str, Any]] = []
             for source in sources[start : start + step]:
                 try:
-                    batch.append(images.read(source) if still else source)
-                except LeGradError as error:
-                    problems.append(str(error))
+                    batch.append((source, images.read(source, value_range=value_range) if still else source))
+                except Exception as error:
+                    problems.append((source, _line(error)))
             if batch:
                 attempt(batch)
             progress.advance(task, min(step, len(sources) - start))
-    if not saved and len(reasons) == 1:
-        raise InputError(reasons.pop())
     return problems
+
+
+def _line(error: Exception) -> str:
+    """An error of ours, or one of another kind with its name: one image must not end the work on all others."""
+    return str(error) if isinstance(error, LeGradError) else f"{type(error).__name__}: {error}"
 
 
 def _print_results(folder: "Folder") -> None:
@@ -233,10 +318,10 @@ def _print_results(folder: "Folder") -> None:
     for entry, name in zip(folder.entries, names, strict=True):
         title = name if names.count(name) == 1 else entry["image"]
         for record in entry["targets"]:
-            table.add_row(escape(title), escape(record["target"]), f"{record['score']:.3f}", record["overlay"])
+            table.add_row(plain(title), plain(record["target"]), f"{record['score']:.3f}", record["overlay"])
     console.print(table)
     for entry in folder.entries[:5]:
-        console.print(f"figure: {escape(str(folder.root / entry['figure']))}", soft_wrap=True, highlight=False)
+        console.print(f"figure: {plain(str(folder.root / entry['figure']))}", soft_wrap=True, highlight=False)
     if len(folder.entries) > 5:
         console.print(f"... and {len(folder.entries) - 5} more figures")
-    console.print(f"all files: {escape(str(folder.manifest))}", soft_wrap=True, highlight=False)
+    console.print(f"all files: {plain(str(folder.manifest))}", soft_wrap=True, highlight=False)

@@ -11,13 +11,12 @@ import warnings
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Column, Table
 
 import legrad
 from legrad.choices import check_choice
 from legrad.cli import bench
-from legrad.cli.consoles import console, print_error, print_warning
+from legrad.cli.consoles import console, drop_output, plain, print_error, print_warning
 from legrad.cli.explain import explain
 from legrad.cli.options import parse_size
 from legrad.errors import InputError, LeGradError
@@ -63,7 +62,7 @@ def models(
     ]
     for name, reason in rows:
         table.add_row(
-            escape(name), f"[red]not supported:[/red] {escape(reason)}" if reason else "[green]supported[/green]"
+            plain(name), f"[red]not supported:[/red] {plain(reason)}" if reason else "[green]supported[/green]"
         )
     if not rows:
         raise InputError(f"no model's name contains {filter!r}{f' in library {library!r}' if library else ''}")
@@ -98,10 +97,10 @@ def doctor(
     from legrad.doctor import examine
 
     report = examine(legrad.load(model, device=device), parse_size(size))
-    table = Table(Column(model, style="bold"), Column("", overflow="fold"), show_header=True)
+    table = Table(Column(plain(model), style="bold"), Column("", overflow="fold"), show_header=True)
     marks = {True: "[green]✓[/green] ", False: "[red]✗[/red] ", None: ""}
     for finding in report.findings:
-        table.add_row(finding.what, marks[finding.good] + escape(finding.value))
+        table.add_row(finding.what, marks[finding.good] + plain(finding.value))
     console.print(table)
     if not report.healthy:
         raise typer.Exit(1)
@@ -117,4 +116,8 @@ def main() -> None:
             app()
     except LeGradError as error:
         print_error(str(error))
+        raise SystemExit(2) from None
+    except OSError as error:  # of the terminal: files are written elsewhere, with errors of their own
+        drop_output()
+        print_error(f"cannot write the output: {error.strerror or error}")
         raise SystemExit(2) from None

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from legrad.errors import UnsupportedModelError
 from legrad.relevance import attention_gradient
@@ -51,6 +51,8 @@ class AttentionCall:
         projection: weight of the output projection where ``nn.MultiheadAttention`` hides it, (dim, heads * head_dim).
         before: the watched modules that ran in the block before its first attention.
         after: those that ran between this attention and the next one or the block's end, in order.
+        modules: if the pass verifies, all calls of modules inside the block, in the order in which they ended.
+        arguments: if the pass verifies, (args, kwargs) of the block, copied.
     """
 
     output: Tensor
@@ -60,6 +62,8 @@ class AttentionCall:
     projection: Tensor | None = None
     before: list[nn.Module] = field(default_factory=list)
     after: list[ModuleCall] = field(default_factory=list)
+    modules: list[ModuleCall] = field(default_factory=list)
+    arguments: Any = None
 
 
 class AttentionTap(TorchFunctionMode):
@@ -77,9 +81,16 @@ class AttentionTap(TorchFunctionMode):
         super().__init__()
         self.calls: list[AttentionCall] = []
         self.before: list[nn.Module] = []
+        self.modules: list[ModuleCall] = []
+        self.arguments: Any = None
         self._kind = kind
         self._verify = verify
         self._differentiate = differentiate
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave the mode, once: an interrupt may have come after an earlier attempt."""
+        if self in _get_current_function_mode_stack():
+            super().__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -95,7 +106,7 @@ class AttentionTap(TorchFunctionMode):
         if not attention.requires_grad:
             attention = attention.detach().requires_grad_()
         mismatch = float((attention.detach().float().sum(-1) - 1).abs().max()) if self._verify else None
-        self.calls.append(AttentionCall(attention, None, None, mismatch))
+        self._note(AttentionCall(attention, None, None, mismatch))
         torch.set_grad_enabled(True)
         return attention
 
@@ -125,14 +136,18 @@ class AttentionTap(TorchFunctionMode):
             # each group of query heads shares one value head
             head_value = value.detach() if groups == 1 else value.detach().repeat_interleave(groups, dim=1)
             keep = _visible(attn_mask, is_causal, query, key)
-            call = AttentionCall(output, head_value, keep, before=self.before)
+            call = AttentionCall(output, head_value, keep)
             if self._verify:
                 head_key = key if groups == 1 else key.repeat_interleave(groups, dim=1)
                 call.mismatch = _mismatch(query, head_key, call, attn_mask, scale)
-        self.calls.append(call)
+        self._note(call)
         if self._differentiate:
             torch.set_grad_enabled(True)
         return output
+
+    def _note(self, call: AttentionCall) -> None:
+        call.before, call.modules, call.arguments = self.before, self.modules, self.arguments
+        self.calls.append(call)
 
     def _multi_head(
         self,
@@ -352,3 +367,27 @@ class ValuesTap(AttentionTap):
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self.calls.append(AttentionCall(value, value, None))
         return _repeated(value, query)
+
+
+class ShiftTap(AttentionTap):
+    """Adds something to what one of the attentions hands on, and only that.
+
+    Args:
+        kind: as for ``AttentionTap``.
+        index: of the attention, in the order in which they run.
+        shift: added to the head outputs, or to the map where attention is written out.
+    """
+
+    def __init__(self, kind: Kind, index: int, shift: Tensor) -> None:
+        super().__init__(kind, differentiate=False)
+        self._left, self._shift = index, shift
+
+    def _softmax(self, attention: Tensor) -> Tensor:
+        return self._shifted(attention)
+
+    def _attention(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self._shifted(F.scaled_dot_product_attention(query, key, value, *args, **kwargs))
+
+    def _shifted(self, output: Tensor) -> Tensor:
+        self._left -= 1
+        return output + self._shift.to(output) if self._left == -1 else output

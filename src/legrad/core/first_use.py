@@ -3,19 +3,23 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
+from legrad.core.attention import AttentionCall
+from legrad.core.gradients import GradientCheck
 from legrad.core.hooks import record
 from legrad.core.memory import ran_out
 from legrad.core.planning import Planner, Shortcuts
 from legrad.core.positions import no_position_check, position_check, random_input
 from legrad.core.readout import takes_mean_token
 from legrad.core.state import evaluation_mode, weights_version
-from legrad.core.truth import distance, native_feature, plain_answer, tolerance, truth_check
+from legrad.core.truth import coarsest, distance, native_feature, plain_answer, tolerance, truth_check
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.models.anatomy import ViTAnatomy
+
+Gradients = Literal["none", "layers", "all"]
 
 
 def first_that_holds(anatomies: Sequence[ViTAnatomy]) -> ViTAnatomy:
@@ -34,10 +38,12 @@ def first_that_holds(anatomies: Sequence[ViTAnatomy]) -> ViTAnatomy:
         batch = random_input(anatomies[0])
         with record(anatomies[0].blocks) as outputs:
             expected = plain_answer(anatomies[0], batch)
+        # under an autocast of its own a model computes in less than its weights' type
+        limit = tolerance(coarsest(batch.dtype, expected.dtype, anatomies[0].to_tokens(outputs[-1]).dtype))
         fitting = {
             index: distance
             for index, anatomy in enumerate(anatomies)
-            if (distance := _readout_distance(anatomy, outputs[-1], expected)) <= tolerance(batch.dtype)
+            if (distance := _readout_distance(anatomy, outputs[-1], expected)) <= limit
         }
         for index in sorted(fitting, key=fitting.__getitem__):
             try:
@@ -74,7 +80,7 @@ class FirstUse:
         check_positions: where the patches lie is checked too, for a user's own anatomy.
 
     Attributes:
-        shortcuts: (shape, dtype, device) of an input -> what may be computed in closed form.
+        shortcuts: (shape, dtype, device, names of side inputs) of an input -> what may be computed in closed form.
     """
 
     def __init__(self, anatomy: ViTAnatomy, check_positions: bool = False) -> None:
@@ -82,11 +88,15 @@ class FirstUse:
         self._weights_version: tuple[Any, ...] = ()
         self._mean_readout_version: tuple[Any, ...] = ()
         self.shortcuts: dict[tuple[Any, ...], Shortcuts] = {}
+        self._gradients_checked: set[Gradients] = set()
 
-    def check_mean_readout(self) -> None:
+    def check_mean_readout(self, anatomy: ViTAnatomy) -> None:
         """Refuse a published read-out that was made of a native one which does not read a class token or an average.
 
         Call it inside ``state.evaluation_mode``.
+
+        Args:
+            anatomy: of the model's own size.
 
         Raises:
             InputError: the head reads single patches.
@@ -94,10 +104,9 @@ class FirstUse:
         version = weights_version(self._anatomy.tower)
         if version == self._mean_readout_version:
             return
-        batch = random_input(self._anatomy)
-        with record(self._anatomy.blocks) as outputs:
-            plain_answer(self._anatomy, batch)
-        if not takes_mean_token(self._anatomy, self._anatomy.to_tokens(outputs[-1])):
+        with record(anatomy.blocks) as outputs:
+            plain_answer(anatomy, random_input(anatomy))
+        if not takes_mean_token(anatomy, anatomy.to_tokens(outputs[-1])):
             raise InputError(
                 "readout='published' feeds the mean of all tokens to the model's head, and this head reads more than a "
                 "class token or an average of the patches: use readout='native', or give the anatomy a \"published\" "
@@ -105,12 +114,14 @@ class FirstUse:
             )
         self._mean_readout_version = version
 
-    def shortcuts_for(self, image: Tensor, anatomy: ViTAnatomy) -> Shortcuts:
+    def shortcuts_for(self, image: Tensor, anatomy: ViTAnatomy, gradients: Gradients = "layers") -> Shortcuts:
         """What may be computed in closed form for inputs like this one. Call it inside ``state.evaluation_mode``.
 
         Args:
             image: (1, *anatomy.shape) in the model's dtype.
             anatomy: for its size.
+            gradients: which ones a method uses, and which are checked therefore: "layers" from the read-outs to each
+                layer's attention, "all" also through the whole model, or "none".
 
         Raises:
             TruthCheckError: the model is not what its anatomy says.
@@ -121,15 +132,32 @@ class FirstUse:
             raise InputError(
                 "the model was made under torch.inference_mode() and cannot be differentiated; load it outside"
             )
-        key = (tuple(image.shape), image.dtype, image.device)
+        key = (tuple(image.shape), image.dtype, image.device, anatomy.side_inputs)
         version = weights_version(self._anatomy.tower)
         if version != self._weights_version:  # trained on, loaded, rebuilt: what was found out may hold no longer
             self.shortcuts.clear()
+            self._gradients_checked.clear()
             self._weights_version = version
-        if key not in self.shortcuts:
+        check = GradientCheck(anatomy)
+        check_layers = gradients != "none" and "layers" not in self._gradients_checked
+        if key not in self.shortcuts or check_layers:
             planner = Planner(anatomy)
-            truth_check(anatomy, image, planner.visit)
+
+            def inspect(layer: int, tokens: Tensor, calls: list[AttentionCall]) -> None:
+                planner.visit(layer, tokens, calls)
+                if check_layers:
+                    check.block(layer, tokens, calls)
+
+            tokens = truth_check(anatomy, image, inspect)
+            if check_layers:
+                check.readouts(tokens)
+                check.require_right()
+                self._gradients_checked.add("layers")
             if self._check_positions and not no_position_check(anatomy):
                 position_check(anatomy, random_input(anatomy))
             self.shortcuts[key] = planner.shortcuts
+        if gradients == "all" and "all" not in self._gradients_checked:
+            check.whole_model(image)
+            check.require_right()
+            self._gradients_checked.add("all")
         return self.shortcuts[key]

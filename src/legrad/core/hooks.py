@@ -21,7 +21,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from legrad.core.attention import (
     Attention,
@@ -33,8 +32,16 @@ from legrad.core.attention import (
     ValuesTap,
     WholeTap,
 )
-from legrad.core.block_values import detached, first_argument, with_first
-from legrad.errors import InputError, TruthCheckError
+from legrad.core.block_values import (
+    copied,
+    detached,
+    first_argument,
+    refuse_inference_mode,
+    with_first,
+    with_first_argument,
+)
+from legrad.core.undo import Borrowing, Hook, Hooks
+from legrad.errors import TruthCheckError
 from legrad.models.functions import first_tensor
 
 # The pass whose hooks answer in this thread, or none: ``visit`` may run the model again.
@@ -55,7 +62,8 @@ def has_foreign_hooks(block: nn.Module) -> bool:
 
 def _only_observes(hook: Callable[..., Any]) -> bool:
     """Whether a hook is ours and changes nothing; the pass around this one, or another thread's, may have set it."""
-    return getattr(hook, "__func__", None) is StreamingForward.record_call
+    function = hook.function if isinstance(hook, Hook) else hook
+    return getattr(function, "__func__", None) is StreamingForward.record_call
 
 
 def _require_one_run(blocks: Sequence[nn.Module], runs: Mapping[int, int]) -> None:
@@ -73,15 +81,7 @@ _OUT_OF_LOOP = (
 )
 
 
-def _refuse_inference_mode() -> None:
-    if torch.is_inference_mode_enabled():
-        raise InputError(
-            "the model's forward runs its blocks under torch.inference_mode(), where nothing can be differentiated: "
-            "use torch.no_grad() there, or give the anatomy a `run` without it"
-        )
-
-
-class StreamingForward:
+class StreamingForward(Borrowing):
     """One forward pass of the vision tower that visits the chosen blocks as they finish.
 
     Use it once, inside ``state.evaluation_mode``. Only the calling thread's forward is seen, and not those that
@@ -113,6 +113,8 @@ class StreamingForward:
         self._runs = dict.fromkeys(sorted({*self._layers, self._last}), 0)
         self._last_output: Any = None
         self._open_taps: list[AttentionTap] = []
+        self._hooks = Hooks()
+        self._enclosing_pass = getattr(_session, "current", None)
 
     def run(self, forward: Callable[[], Tensor]) -> tuple[Tensor, Any]:
         """Run the model.
@@ -126,48 +128,47 @@ class StreamingForward:
         Raises:
             TruthCheckError: a chosen block did not run, or ran more than once.
         """
-        enclosing_pass = getattr(_session, "current", None)
-        handles: list[RemovableHandle] = []
-        try:
-            for handle in self._registered():
-                handles.append(handle)
+        with self, self._hooks:
+            self._register()
             _session.current = self
             output = forward()
-        finally:
-            _session.current = enclosing_pass
-            for handle in handles:
-                handle.remove()
-            while self._open_taps:  # an exception ended a block early
-                self._open_taps.pop().__exit__(None, None, None)
         _require_one_run(self._blocks, self._runs)
         return output, self._last_output
 
-    def _registered(self) -> Iterator[RemovableHandle]:
-        """Register the hooks, one at a time."""
+    def give_back(self) -> None:
+        """Nothing of this pass is running any more."""
+        _session.current = self._enclosing_pass
+        while self._open_taps:  # an exception ended a block early
+            self._open_taps[-1].__exit__(None, None, None)
+            self._open_taps.pop()
+
+    def _register(self) -> None:
         watched_modules: dict[int, nn.Module] = {}
         for layer in self._runs:
             block = self._blocks[layer]
             if self._tap and layer in self._layers:
-                yield block.register_forward_pre_hook(partial(self._enter, layer))
-                leaves = [module for module in block.modules() if not list(module.children())] if self._verify else []
+                self._hooks.before(block, partial(self._enter, layer))
+                inner = itertools.islice(block.modules(), 1, None) if self._verify else ()
                 # blocks may share modules
-                watched_modules.update({id(module): module for module in self._watched.get(layer, leaves)})
+                watched_modules.update({id(module): module for module in self._watched.get(layer, inner)})
             # prepended, so that the user's own hooks see detached outputs and run without gradients
-            yield block.register_forward_hook(partial(self._leave, layer), prepend=True)
+            self._hooks.after(block, partial(self._leave, layer), prepend=True)
         for module in watched_modules.values():
-            yield module.register_forward_hook(self.record_call)
+            self._hooks.after(module, self.record_call)
 
     def _is_running(self) -> bool:
         """Whether this thread runs the model for this pass, and not for one that ``visit`` started."""
         return getattr(_session, "current", None) is self
 
-    def _enter(self, layer: int, module: nn.Module, args: Any) -> None:
+    def _enter(self, layer: int, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Hook in front of a block."""
         if not self._is_running():
             return
         assert self._tap is not None
-        _refuse_inference_mode()
+        refuse_inference_mode()
         self._open_taps.append(AttentionTap(self._tap, self._verify, differentiate=layer not in self._watched))
+        if self._verify:
+            self._open_taps[-1].arguments = copied((args, kwargs))
         self._open_taps[-1].__enter__()
 
     def record_call(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -175,6 +176,11 @@ class StreamingForward:
         if not self._is_running() or not self._open_taps:
             return
         tap = self._open_taps[-1]
+        if self._verify:
+            if args:
+                tap.modules.append(ModuleCall(module, args[0], output))
+            if list(module.children()):
+                return
         if not tap.calls:
             tap.before.append(module)
         elif args:
@@ -185,12 +191,13 @@ class StreamingForward:
         """Hook after a block: visit it, and hand on its output without the graph."""
         if not self._is_running():
             return None
-        _refuse_inference_mode()
+        refuse_inference_mode()
         self._runs[layer] += 1
         calls: list[AttentionCall] = []
         if self._tap and layer in self._layers:
-            tap = self._open_taps.pop()
+            tap = self._open_taps[-1]
             tap.__exit__(None, None, None)
+            self._open_taps.pop()
             calls = tap.calls
         keep = layer == self._last
         try:
@@ -220,22 +227,15 @@ def record(blocks: Sequence[nn.Module]) -> Iterator[list[Any]]:
     """The detached outputs of all blocks of the forward passes that this thread runs inside."""
     outputs: list[Any] = [None] * len(blocks)
     thread = threading.get_ident()
-    handles: list[RemovableHandle] = []
 
-    def keep(index: int) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if threading.get_ident() == thread:
-                outputs[index] = detached(output)
+    def keep(index: int, module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == thread:
+            outputs[index] = detached(output)
 
-        return hook
-
-    try:
+    with Hooks() as hooks:
         for index, block in enumerate(blocks):
-            handles.append(block.register_forward_hook(keep(index), prepend=True))
+            hooks.after(block, partial(keep, index), prepend=True)
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def block_input(run: Callable[[], Tensor], block: nn.Module) -> Any:
@@ -247,12 +247,24 @@ def block_input(run: Callable[[], Tensor], block: nn.Module) -> Any:
         if threading.get_ident() == thread:
             inputs.append(detached(first_argument(args, kwargs)))
 
-    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with Hooks() as hooks:
+        hooks.before(block, hook)
         run()
-    finally:
-        handle.remove()
     return inputs[0]
+
+
+def run_shifted(run: Callable[[], Tensor], block: nn.Module, shift: Tensor) -> Tensor:
+    """The result of a forward pass in which something is added to what enters a block."""
+    thread = threading.get_ident()
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if threading.get_ident() != thread:
+            return None
+        return with_first_argument(args, kwargs, first_argument(args, kwargs) + shift)
+
+    with Hooks() as hooks:
+        hooks.before(block, hook)
+        return run()
 
 
 @dataclass
@@ -281,6 +293,7 @@ def forward_with_graph(
     replacements: Replacements | None = None,
     attend: Callable[..., Tensor] = F.scaled_dot_product_attention,
     cut: Callable[[nn.Module], bool] | None = None,
+    gradients: bool = True,
 ) -> ForwardGraph:
     """Run the model once and keep the graph of all blocks and of what follows them, for methods that need gradients
     through the whole model. Only the result holds the graph.
@@ -294,55 +307,50 @@ def forward_with_graph(
         replacements: torch functions -> what to call instead from the first block on.
         attend: called in place of fused attention.
         cut: which direct children of blocks hand on their output without its graph.
+        gradients: False for methods that look at the values only: nothing has a graph.
 
     Raises:
         TruthCheckError: a block did not run, or ran more than once.
     """
     tap = WholeTap(kind, replacements or {}, attend)
-    recorder = _GraphRecorder(blocks, tap)
-    handles: list[RemovableHandle] = []
-    try:
-        for handle in recorder.registered(cut):
-            handles.append(handle)
+    recorder = _GraphRecorder(blocks, tap, gradients)
+    with Hooks() as hooks:
+        recorder.register(hooks, cut)
         with torch.no_grad(), tap:
             output = run()
-    finally:
-        for handle in handles:
-            handle.remove()
     return recorder.graph(output)
 
 
 class _GraphRecorder:
     """Collects the parts of a ``ForwardGraph``; block 0 starts it from a leaf, and switches gradients on."""
 
-    def __init__(self, blocks: Sequence[nn.Module], tap: WholeTap) -> None:
-        self._blocks, self._tap = blocks, tap
+    def __init__(self, blocks: Sequence[nn.Module], tap: WholeTap, gradients: bool) -> None:
+        self._blocks, self._tap, self._gradients = blocks, tap, gradients
         self._inputs: list[list[Any]] = [[] for _ in blocks]
         self._outputs: list[list[Any]] = [[] for _ in blocks]
         # which of the tap's attentions ran inside a block
         self._spans: list[slice] = [slice(0)] * len(blocks)
         self._thread = threading.get_ident()
 
-    def registered(self, cut: Callable[[nn.Module], bool] | None) -> Iterator[RemovableHandle]:
-        """Register the hooks, one at a time."""
+    def register(self, hooks: Hooks, cut: Callable[[nn.Module], bool] | None) -> None:
+        """Register the hooks; ``cut`` as for ``forward_with_graph``."""
         for layer, block in enumerate(self._blocks):
-            yield block.register_forward_pre_hook(partial(self._enter, layer), with_kwargs=True)
-            yield block.register_forward_hook(partial(self._leave, layer))
+            hooks.before(block, partial(self._enter, layer))
+            hooks.after(block, partial(self._leave, layer))
             for child in block.children():
                 if cut is not None and cut(child):
-                    yield child.register_forward_hook(lambda _module, _args, output: detached(output))
+                    hooks.after(child, lambda _module, _args, output: detached(output))
 
     def _enter(self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:
             return None
-        _refuse_inference_mode()
+        refuse_inference_mode()
         argument, arguments = first_argument(args, kwargs), None
         tokens = first_tensor(argument)
-        if layer == 0 and tokens is not None:
+        if layer == 0 and self._gradients and tokens is not None:
             torch.set_grad_enabled(True)
-            leaf = tokens.detach().requires_grad_()
-            argument, tokens = with_first(argument, leaf), leaf
-            arguments = ((argument, *args[1:]), kwargs) if args else (args, {**kwargs, next(iter(kwargs)): argument})
+            tokens = tokens.detach().requires_grad_()
+            arguments = with_first_argument(args, kwargs, with_first(argument, tokens))
         self._inputs[layer].append(tokens)
         self._spans[layer] = slice(len(self._tap.attentions), None)
         return arguments
@@ -371,23 +379,22 @@ def forward_values_only(run: Callable[[], Tensor], block: nn.Module) -> tuple[An
     """
     outputs: list[Any] = []
     tap = ValuesTap()
-    inside = contextlib.ExitStack()  # left at the block's end, or by an exception
     thread = threading.get_ident()
 
-    def enter(module: nn.Module, args: Any) -> None:
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
         if threading.get_ident() == thread:
-            inside.enter_context(tap)
+            tap.__enter__()
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         if threading.get_ident() == thread:
-            inside.close()
+            tap.__exit__(None, None, None)
             outputs.append(detached(output))
 
-    handles = [block.register_forward_pre_hook(enter), block.register_forward_hook(leave, prepend=True)]
-    try:
-        with inside:
+    with Hooks() as hooks:
+        hooks.before(block, enter)
+        hooks.after(block, leave, prepend=True)
+        try:
             run()
-    finally:
-        for handle in handles:
-            handle.remove()
+        finally:
+            tap.__exit__(None, None, None)  # an exception ended the block early
     return outputs[0], len(tap.calls)

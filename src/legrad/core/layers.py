@@ -1,10 +1,8 @@
 """Which blocks are explained."""
 
-import operator
 from collections.abc import Sequence
 
-import numpy as np
-
+from legrad.checks import shown, whole_number
 from legrad.errors import InputError
 
 
@@ -21,22 +19,24 @@ def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> list[int]:
     hint = f"use an int from 1 to {depth} for the last blocks, or a sequence of indices such as [-1] or [0, 3]"
     if layers is None:
         return list(range(depth))
-    if isinstance(layers, bool):
-        raise InputError(f"layers={layers!r}; {hint}")
-    if isinstance(layers, int | np.integer):
-        if not 1 <= layers <= depth:
-            raise InputError(f"layers={layers} but the model has {depth} blocks; {hint}")
-        return list(range(depth - int(layers), depth))
+    count = whole_number(layers)
+    if count is not None:
+        if not 1 <= count <= depth:
+            raise InputError(f"layers={count} but the model has {depth} blocks; {hint}")
+        return list(range(depth - count, depth))
     try:
-        indices = [operator.index(layer) for layer in layers]
+        numbers = [whole_number(layer) for layer in layers]  # type: ignore[union-attr] # no int, checked
     except TypeError as error:
-        raise InputError(f"layers={layers!r}; {hint}") from error
-    if not indices:
+        raise InputError(f"layers={shown(layers)}; {hint}") from error
+    if not numbers:
         raise InputError(f"layers is empty; {hint}")
+    indices = [number for number in numbers if number is not None]
+    if len(indices) < len(numbers):
+        raise InputError(f"layers={shown(layers)}; {hint}")
     outside = [index for index in indices if not -depth <= index < depth]
     if outside:
         raise InputError(f"layer {outside[0]} is outside the model's {depth} blocks; {hint}")
     resolved = sorted(index % depth for index in indices)
     if len(set(resolved)) < len(resolved):
-        raise InputError(f"layers={list(layers)!r} names a block twice; {hint}")
+        raise InputError(f"layers={shown(indices)} names a block twice; {hint}")
     return resolved

@@ -5,20 +5,23 @@ of a plain forward pass. They are rough upper bounds.
 """
 
 import gc
+import itertools
 import math
-import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import psutil
 import torch
+from torch import nn
 
-from legrad.errors import InputError, LeGradError
+from legrad.checks import shown, whole_number
+from legrad.errors import InputError, LeGradError, warn
 from legrad.models.anatomy import ViTAnatomy
 
 # images of one pass at most, by device: larger batches are not faster
 _MAX_IMAGES = {"cuda": 256}
 _MAX_IMAGES_ELSEWHERE = 32
+_MAX_TEXTS = 256  # of one pass of the text tower
 _ACTIVATIONS = 8  # of a chunk inside a layer that are alive at once
 _HEADS = 16  # of models that write attention out, roughly
 _HEAD_DIM = 64  # of all others, roughly
@@ -80,19 +83,20 @@ class Budget:
             ) from error
         if not self._warned:
             self._warned = True
-            warnings.warn(
-                "out of memory: going on with smaller chunks. memory= (bytes) chooses them small from the start",
-                stacklevel=4,
-            )
+            warn("out of memory: going on with smaller chunks. memory= (bytes) chooses them small from the start")
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-def check_memory(memory: str | int) -> None:
-    """Raise ``InputError`` unless it is "auto" or a positive number of bytes."""
-    if memory != "auto" and (not isinstance(memory, int) or isinstance(memory, bool) or memory <= 0):
-        raise InputError(f"memory is 'auto' or a positive number of bytes, got {memory!r}")
+def check_memory(memory: Any) -> Literal["auto"] | int:
+    """The value of an argument; raises ``InputError`` unless it is "auto" or a positive number of bytes."""
+    if isinstance(memory, str) and memory == "auto":
+        return "auto"
+    number = whole_number(memory)
+    if number is None or number <= 0:
+        raise InputError(f"memory is 'auto' or a positive whole number of bytes, got {shown(memory)}")
+    return number
 
 
 def images_per_forward(anatomy: ViTAnatomy) -> int:
@@ -113,6 +117,28 @@ def images_per_whole_pass(anatomy: ViTAnatomy, graph: bool, memory: str | int) -
     maps = _MAPS * heads * block.tokens**2 * torch.float32.itemsize
     per_image = block.working + maps + (_GRAPH * len(anatomy.blocks) * block.kept if graph else 0)
     return max(1, allowed_bytes(anatomy.device, memory) // per_image)
+
+
+def texts_per_forward(model: nn.Module, tower: nn.Module, tokens: int, memory: str | int) -> int:
+    """Texts of one pass of the text tower, estimated from the shapes of the weights outside the vision tower.
+
+    Args:
+        model: the whole model.
+        tower: its vision tower.
+        tokens: of each text.
+        memory: "auto" (half of what is free), or bytes.
+    """
+    others = {id(weight) for weight in tower.parameters()}
+    others |= {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    weights = [weight for weight in model.parameters() if weight.ndim == 2 and id(weight) not in others]
+    dim = max((min(weight.shape) for weight in weights), default=tokens)
+    # a classifier over the vocabulary is no hidden layer
+    hidden = min(8 * dim, max((max(weight.shape) for weight in weights), default=dim))
+    size = max((weight.dtype.itemsize for weight in weights), default=4)
+    maps = 3 * max(1, dim // _HEAD_DIM) * tokens**2 * torch.float32.itemsize
+    per_text = tokens * (3 * hidden + 10 * dim) * size + maps
+    device = next(itertools.chain(model.parameters(), model.buffers())).device
+    return max(1, min(_MAX_TEXTS, allowed_bytes(device, memory) // per_text))
 
 
 class BlockBytes(NamedTuple):

@@ -69,6 +69,8 @@ def confirmed_tail(anatomy: ViTAnatomy, layer: int, tokens: Tensor, calls: list[
         return None
     call = calls[0]
     # one row of the head outputs per token
+    if call.output.dtype != tokens.dtype:  # an autocast inside the model
+        return None
     if call.output.ndim != 4 or (call.output.shape[0], call.output.shape[2]) != tokens.shape[:2]:
         return None
     with torch.no_grad():

@@ -7,6 +7,7 @@ is computed on a few copies of it.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -162,7 +163,21 @@ def rows_read(read: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
         read: the read-out, (batch, tokens, dim) -> (batch, features).
         tokens: of a block, (1, tokens, dim), at least float32.
     """
-    return _nonzero_rows(_direction_gradient(read, tokens))
+    gradient = _direction_gradient(read, tokens)
+    return _nonzero_rows(gradient) if bool(gradient.any()) else _rows_with_effect(read, tokens)
+
+
+def _rows_with_effect(read: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+    """The same for a read-out that hands on no gradient (quantised): change one token at a time."""
+    with torch.no_grad():
+        feature, effects = read(tokens), []
+        for row in range(tokens.shape[1]):
+            changed = tokens.clone()
+            changed[:, row] = -changed[:, row]
+            effects.append((read(changed) - feature).norm())
+    effect = torch.stack(effects)
+    # numbers that are rounded together feel each other a little
+    return (effect > 0.02 * effect.max()).nonzero()[:, 0]
 
 
 def _direction_gradient(read: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
@@ -171,15 +186,40 @@ def _direction_gradient(read: Callable[[Tensor], Tensor], tokens: Tensor) -> Ten
         leaf = tokens.detach().requires_grad_()
         feature = read(leaf)
         direction = torch.linspace(1, 2, feature.shape[-1]).mul_(1e4).sin_().to(feature)
-        (grad,) = torch.autograd.grad(feature @ direction, leaf)
-    return grad
+        if not feature.requires_grad or lacks_derivative(feature):
+            return torch.zeros_like(leaf)
+        (grad,) = torch.autograd.grad(feature @ direction, leaf, allow_unused=True)
+    return torch.zeros_like(leaf) if grad is None else grad
+
+
+def is_without_derivative(node: Any) -> bool:
+    """Whether a node of a graph stands for an operation without a derivative, such as a product of a quantised layer;
+    differentiating it would warn."""
+    return node is not None and node.name().rpartition("::")[2] in ("WarnNotImplemented", "NotImplemented")
+
+
+def lacks_derivative(tensor: Tensor) -> bool:
+    """Whether there is an operation without a derivative in the graph of a tensor."""
+    nodes: list[Any] = [tensor.grad_fn]
+    seen: set[Any] = set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if is_without_derivative(node):
+            return True
+        nodes += [inner for inner, _ in node.next_functions]
+    return False
 
 
 def _nonzero_rows(gradient: Tensor) -> Tensor:
     return gradient[0].abs().amax(-1).nonzero()[:, 0]
 
 
-def scaled_for_half(gradient: Tensor, dtype: torch.dtype, batch_dims: int) -> tuple[Tensor, Tensor]:
+def scaled_for_half(
+    gradient: Tensor, dtype: torch.dtype, batch_dims: int, precision: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
     """A gradient in the model's dtype, and the scale that what follows from it linearly has to be divided by.
 
     For half precision each image's (and target's) gradient is brought near 1 by a power of two: dividing by it later is
@@ -189,11 +229,12 @@ def scaled_for_half(gradient: Tensor, dtype: torch.dtype, batch_dims: int) -> tu
         gradient: at least float32.
         dtype: of the model.
         batch_dims: leading dimensions with a scale of their own.
+        precision: in which it is propagated, if in less than ``dtype``.
 
     Returns:
         The scaled gradient, and the scale, broadcastable to it: 1 if the dtype is the gradient's, or the gradient zero.
     """
-    if gradient.dtype == dtype:
+    if gradient.dtype == (precision or dtype):
         return gradient, gradient.new_ones([1] * gradient.ndim)
     largest = gradient.abs().flatten(batch_dims).amax(-1)
     exponent = torch.where(largest > 0, -largest.clamp(min=1e-38).log2().floor(), 0)

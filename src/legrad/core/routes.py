@@ -11,7 +11,7 @@ from legrad.core import attention, closed_form, hooks, readout
 from legrad.core.closed_form import Folded, PostAttention, Scratch, TailDerivative, TailWeights
 from legrad.core.readout import Reader, TokenSpan, scaled_for_half
 from legrad.core.score import ResolvedTarget
-from legrad.core.truth import at_least_float32, check_calls
+from legrad.core.truth import at_least_float32, check_calls, coarsest
 from legrad.errors import TruthCheckError, UnsupportedModelError
 from legrad.models.anatomy import ViTAnatomy
 
@@ -155,9 +155,11 @@ def relevance_by_autograd(layer_pass: LayerPass, block: FinishedBlock) -> Tensor
     leaf = at_least_float32(tokens.detach()).requires_grad_()
     feature = layer_pass.reader(leaf)
     calls = [block.calls[tap] for tap in anatomy.explained_attentions]
+    precision = coarsest(tokens.dtype, *(call.output.dtype for call in calls))
     results = []
     for target in layer_pass.targets:
-        grad_tokens, scale = scaled_for_half(readout.gradient(target(feature), leaf), tokens.dtype, 1)
+        grad_leaf = readout.gradient(target(feature), leaf)
+        grad_tokens, scale = scaled_for_half(grad_leaf, tokens.dtype, 1, precision)
         head_grads = torch.autograd.grad(
             tokens, [call.output for call in calls], grad_tokens, retain_graph=True, allow_unused=True
         )

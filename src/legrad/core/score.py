@@ -1,36 +1,47 @@
 """What is differentiated: a user's target, resolved to a score of the read-out's feature.
 
-``ResolvedTarget`` has four kinds: ``Direction`` (texts, classes, embeddings), ``Function`` (callables), ``PerImage``
-(every image its own) and ``NeedsAnswer`` (targets that depend on the model's own answer).
+``ResolvedTarget`` has five kinds: ``Direction`` (texts, classes, embeddings), ``Function`` (callables), ``PerImage``
+(every image its own), ``NeedsAnswer`` (targets that depend on the model's own answer) and ``NoTarget`` (of maps that
+depend on none).
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import final
+from dataclasses import dataclass, field, replace
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from legrad.checks import first_line, shown
+from legrad.core.memory import ran_out
+from legrad.equality import ByValue
 from legrad.errors import InputError
 
 # for all images, or one per image
 Label = str | tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class ResolvedTarget(ABC):
+@dataclass(frozen=True, eq=False)
+class ResolvedTarget(ByValue, ABC):
     """A score of the read-out's feature.
 
     Attributes:
         label: the target's name, for all images, or one per image.
+        origin: the model that embedded it, where it may be used again, see ``targets.kinds.Origin``.
     """
 
     label: Label
+    origin: Any = field(default=None, kw_only=True, repr=False, compare=False)
 
     @property
     def needs_answer(self) -> bool:
         """Whether the target depends on the model's answer, see ``with_answer``."""
+        return False
+
+    @property
+    def needs_raw(self) -> bool:
+        """Whether it scores the feature before its L2 normalisation."""
         return False
 
     @abstractmethod
@@ -59,7 +70,7 @@ class ResolvedTarget(ABC):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Direction(ResolvedTarget):
     """The inner product of the feature with a direction.
 
@@ -90,39 +101,72 @@ class Direction(ResolvedTarget):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Function(ResolvedTarget):
-    """A user's function of the feature.
+    """A user's function of the feature. It gets a copy: what it changes in place, no other target sees.
 
     Attributes:
         function: (batch, features) -> (batch,), rows independent.
+        raw: it gets the feature before its L2 normalisation.
     """
 
     function: Callable[[Tensor], Tensor]
+    raw: bool = False
+
+    @property
+    def needs_raw(self) -> bool:
+        """As ``raw`` says."""
+        return self.raw
 
     def __call__(self, feature: Tensor) -> Tensor:
         """(batch, features) -> (batch,).
 
         Raises:
-            InputError: the function returns something else, or something that does not depend on the feature.
+            InputError: the function fails, returns something else, or something that does not depend on the feature.
         """
-        score = self.function(feature)
-        if not isinstance(score, Tensor) or score.shape != feature.shape[:1]:
+        copy = feature.clone()
+        node, version = copy.grad_fn, copy._version
+        try:
+            with torch.set_grad_enabled(torch.is_grad_enabled()):  # put back if the function changes it
+                score = self.function(copy)
+        except Exception as error:  # anything that users wrote; exceptions of their own come through
+            if type(error).__module__.partition(".")[0] not in ("builtins", "torch") or ran_out(error):
+                raise
+            raise InputError(f"target {self.label!r}: the callable failed: {first_line(error)}") from error
+        self._check(score, feature, node)
+        if copy._version == version and feature.requires_grad and not torch.equal(copy, feature):
+            self._check_hidden_change(score, copy, feature)
+        return score.to(feature)
+
+    def _check_hidden_change(self, score: Tensor, copy: Tensor, feature: Tensor) -> None:
+        """Raise ``InputError`` if what was written through ``.data``, unseen by autograd, changes the gradient."""
+        (changed,) = torch.autograd.grad(score.sum(), copy, retain_graph=True)
+        copy.data.copy_(feature.data)
+        (restored,) = torch.autograd.grad(score.sum(), copy, retain_graph=True)
+        if not torch.equal(changed, restored):
+            raise InputError(
+                f"target {self.label!r}: the callable changes its feature through .data, behind the back of autograd; "
+                "let it work on a copy, feature.clone()"
+            )
+
+    def _check(self, score: Any, feature: Tensor, node: Any) -> None:
+        """Raise ``InputError`` unless it is one score per image that depends on the feature (its copy's graph node)."""
+        if not isinstance(score, Tensor) or score.shape != feature.shape[:1] or not score.is_floating_point():
+            kind = "" if isinstance(score, Tensor) and score.is_floating_point() else f" ({shown(score)})"
             returned = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise InputError(
                 f"target {self.label!r}: a callable gets the feature {tuple(feature.shape)} and returns one score per "
-                f"image, shape {(len(feature),)}; it returned {returned}"
+                f"image, floats of shape {(len(feature),)}; it returned {returned}{kind}"
             )
-        if feature.requires_grad and not score.requires_grad:
+        if feature.requires_grad and not _reaches(score.grad_fn, node):
             raise InputError(
                 f"target {self.label!r}: the callable's result does not depend on the feature (was it detached, or "
                 "computed without gradients?)"
             )
-        return score
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PerImage(ResolvedTarget):
     """A target of its own for every image; None where an image has none: a score of zero.
 
@@ -136,6 +180,11 @@ class PerImage(ResolvedTarget):
     def needs_answer(self) -> bool:
         """Whether any of the targets depends on the model's answer."""
         return any(target is not None and target.needs_answer for target in self.targets)
+
+    @property
+    def needs_raw(self) -> bool:
+        """Whether they score raw features: all of them, or none."""
+        return any(target is not None and target.needs_raw for target in self.targets)
 
     def __call__(self, feature: Tensor) -> Tensor:
         """(batch, features) -> (batch,)."""
@@ -159,7 +208,7 @@ class PerImage(ResolvedTarget):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NeedsAnswer(ResolvedTarget):
     """A target that depends on the model's answer, such as its predicted class.
 
@@ -181,6 +230,35 @@ class NeedsAnswer(ResolvedTarget):
     def with_answer(self, answer: Tensor) -> ResolvedTarget:
         """The target for this answer."""
         return self.from_answer(answer)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class NoTarget(ResolvedTarget):
+    """The place of a target, for methods whose maps depend on none: the score is 0.
+
+    Attributes:
+        index: of the map, where the method has several for an image.
+    """
+
+    index: int = 0
+
+    def __call__(self, feature: Tensor) -> Tensor:
+        """(batch, features) -> (batch,)."""
+        return feature.new_zeros(len(feature))
+
+
+def _reaches(start: Any, node: Any) -> bool:
+    """Whether a node of the autograd graph is among those that another one was computed from."""
+    waiting, visited = [start], set()
+    while waiting:
+        current = waiting.pop()
+        if current is node:
+            return current is not None
+        if current is not None and current not in visited:
+            visited.add(current)
+            waiting.extend(parent for parent, _ in current.next_functions)
+    return False
 
 
 def _labels_at(label: Label, indices: Sequence[int]) -> Label:
@@ -208,12 +286,30 @@ def scored(targets: Sequence[ResolvedTarget], features: Tensor) -> Tensor:
 
 
 def per_image(targets: Sequence[ResolvedTarget | None]) -> PerImage:
-    """One target out of a different one for each image; None where an image has none."""
+    """One target out of a different one for each image; None where an image has none.
+
+    Raises:
+        InputError: some of them score raw features, others normalised ones.
+    """
+    if len({target.needs_raw for target in targets if target is not None}) > 1:
+        raise InputError(
+            "the targets at one place of the images' lists score raw features of some images and normalised ones of "
+            'others; give all of them feature="raw", or put them at different places'
+        )
     return PerImage(tuple("" if target is None else target.label_of(0) for target in targets), tuple(targets))
 
 
 def contrast(a: ResolvedTarget, b: ResolvedTarget) -> ResolvedTarget:
-    """The difference of two resolved targets."""
+    """The difference of two resolved targets.
+
+    Raises:
+        InputError: they score different features.
+    """
+    if a.needs_raw != b.needs_raw:
+        raise InputError(
+            f"Contrast: {(a if a.needs_raw else b).label!r} scores the raw feature, "
+            f"{(b if a.needs_raw else a).label!r} the normalised one; they cannot be subtracted"
+        )
     if a.needs_answer or b.needs_answer:
         return NeedsAnswer("contrast", lambda answer: contrast(a.with_answer(answer), b.with_answer(answer)))
     count = next((len(target.label) for target in (a, b) if not isinstance(target.label, str)), None)
@@ -223,9 +319,13 @@ def contrast(a: ResolvedTarget, b: ResolvedTarget) -> ResolvedTarget:
     else:
         label = tuple(f"{a.label_of(image)} rather than {b.label_of(image)}" for image in range(count))
     if isinstance(a, Direction) and isinstance(b, Direction):
+        if a.direction.shape[-1] != b.direction.shape[-1]:
+            raise InputError(
+                f"Contrast: {a.label!r} has {a.direction.shape[-1]} features, {b.label!r} has {b.direction.shape[-1]}"
+            )
         return Direction(label, a.direction - b.direction.to(a.direction))
     if count is None or count == 1:
-        return Function(label, lambda feature: a(feature) - b(feature))
+        return Function(label, lambda feature: a(feature) - b(feature), a.needs_raw)
     return per_image([contrast(a.rows([image]), b.rows([image])) for image in range(count)])
 
 

@@ -20,7 +20,14 @@ from legrad.core.routes import (
     relevance_closed_form,
 )
 from legrad.core.score import ResolvedTarget
-from legrad.core.truth import at_least_float32, check_calls, check_same_output, final_answer, native_feature
+from legrad.core.truth import (
+    at_least_float32,
+    check_calls,
+    check_same_output,
+    coarsest,
+    final_answer,
+    native_feature,
+)
 from legrad.models.anatomy import ViTAnatomy
 
 # So many layers are explained together, if they have no more tokens than that: for few images a read-out or a pooler is
@@ -115,6 +122,7 @@ class _StreamingPass:
         self._graphs: list[FinishedBlock] = []
         self._queue: list[FinishedBlock] = []
         self._relevance: dict[int, Tensor] = {}
+        self._precision = batch.dtype
 
     def run(self) -> tuple[Explained, Tensor]:
         """Run the model once; the results, and the last block's tokens."""
@@ -130,7 +138,7 @@ class _StreamingPass:
         tokens = anatomy.to_tokens(last)
         native = native_feature(anatomy, tokens)
         name = "the native read-out of the last block's tokens"
-        check_same_output(native, at_least_float32(output), name, self._batch.dtype)
+        check_same_output(native, at_least_float32(output), name, self._precision)
         answer = final_answer(anatomy, output)
         targets = [target.with_answer(answer) for target in layer_pass.targets]
         layer_pass = replace(layer_pass, targets=targets)
@@ -144,6 +152,7 @@ class _StreamingPass:
         """Explain a finished block, or keep it (True)."""
         anatomy = layer_pass.anatomy
         block = FinishedBlock(layer, anatomy.to_tokens(output), calls)
+        self._precision = coarsest(self._precision, block.tokens.dtype, *(call.output.dtype for call in calls))
         if anatomy.route == "self-attention":
             check_calls(anatomy, calls, f"block {layer} ({type(anatomy.blocks[layer]).__name__})")
             if layer not in layer_pass.tails:

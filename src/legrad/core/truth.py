@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from legrad.checks import first_line
 from legrad.core import attention, hooks, state
 from legrad.core.memory import ran_out
 from legrad.errors import InputError, LeGradError, TruthCheckError
-from legrad.models.anatomy import ViTAnatomy
-from legrad.models.functions import description, first_line
+from legrad.models.anatomy import Readout, ViTAnatomy, readouts_given
+from legrad.models.functions import description
 
 ATTENTION_NAMES = {"fused": "scaled-dot-product attentions", "softmax": "softmax attentions"}
 
@@ -71,7 +73,8 @@ def _hint(anatomy: ViTAnatomy, batch: Tensor) -> str:
 
 
 def final_answer(anatomy: ViTAnatomy, output: Tensor) -> Tensor:
-    """The model's own answer in at least float32: raw logits, or L2-normalised embeddings.
+    """The model's own answer in at least float32, L2-normalised as the native read-out says: usually embeddings and
+    features are, logits are not.
 
     Args:
         anatomy: the model's.
@@ -81,7 +84,20 @@ def final_answer(anatomy: ViTAnatomy, output: Tensor) -> Tensor:
         (batch, features).
     """
     output = at_least_float32(output)
-    return output if anatomy.output == "logits" else F.normalize(output, dim=-1)
+    return F.normalize(output, dim=-1) if anatomy.readouts["native"].normalize else output
+
+
+def with_raw_features(anatomy: ViTAnatomy) -> ViTAnatomy:
+    """The same model whose read-outs and answers are not normalised."""
+    given = readouts_given(anatomy.readouts)
+    readouts = {name: Readout(readout.function, normalize=False) for name, readout in given.items()}
+    return replace(anatomy, readouts=readouts)
+
+
+def coarsest(*dtypes: torch.dtype) -> torch.dtype:
+    """The type in which the fewest digits are kept: under an autocast of its own a model computes in less than its
+    weights' type."""
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -127,7 +143,7 @@ def truth_check(
     anatomy: ViTAnatomy,
     batch: Tensor,
     inspect: Callable[[int, Tensor, list[attention.AttentionCall]], None] | None = None,
-) -> None:
+) -> Tensor:
     """Compare a plain forward with the instrumented one, block by block if they differ, and every tapped attention
     with an explicit softmax on a few queries.
 
@@ -139,22 +155,27 @@ def truth_check(
         inspect: called as ``inspect(layer, tokens, attention_calls)`` for every block of the self-attention route that
             passed, with its graph.
 
+    Returns:
+        The last block's tokens, (1, tokens, dim), detached.
+
     Raises:
         TruthCheckError: says what differs, and where first.
     """
-    limit = tolerance(batch.dtype)
+    precision = batch.dtype
     expected = plain_answer(anatomy, batch)
 
     def visit(layer: int, output: Any, calls: list[attention.AttentionCall]) -> bool:
+        nonlocal precision
         where = _name(anatomy, layer)
+        precision = coarsest(precision, anatomy.to_tokens(output).dtype, *(call.output.dtype for call in calls))
         if anatomy.route == "pooler":
             where = f"the attentional pooler on {where}"
             tokens = anatomy.to_tokens(output)
             feature, calls = hooks.tapped(lambda: native_feature(anatomy, tokens), anatomy.attention, verify=True)
-            check_same_output(feature, native_feature(anatomy, tokens), f"{where}, tapped,", batch.dtype)
+            check_same_output(feature, native_feature(anatomy, tokens), f"{where}, tapped,", precision)
         check_calls(anatomy, calls, where)
         for index, call in enumerate(calls):
-            if call.mismatch is None or not call.mismatch <= limit:
+            if call.mismatch is None or not call.mismatch <= tolerance(precision):
                 raise TruthCheckError(
                     f"attention {index} of {where}: head outputs differ from softmax(QK^T)V by {call.mismatch:.2g} of "
                     "the largest value: values, mask, scale or head order were not captured as the model uses them"
@@ -172,15 +193,17 @@ def truth_check(
     in_blocks = anatomy.attention if anatomy.route == "self-attention" else None
     instrumented = hooks.StreamingForward(anatomy.blocks, all_layers, visit, in_blocks, verify=True)
     output, last = instrumented.run(lambda: anatomy.run(batch))
-    if not distance(output, expected) <= limit:
-        raise TruthCheckError(f"instrumented and plain forward differ, {_first_difference(anatomy, batch)}")
+    if not distance(output, expected) <= tolerance(precision):
+        difference = _first_difference(anatomy, batch, tolerance(precision))
+        raise TruthCheckError(f"instrumented and plain forward differ, {difference}")
     tokens = anatomy.to_tokens(last)
     what = f"the native read-out fails on the last block's tokens {tuple(tokens.shape)}"
     native = _answer(lambda: native_feature(anatomy, tokens), anatomy, what, batch)
-    check_same_output(native, expected, "the native read-out of the last block's tokens", batch.dtype)
+    check_same_output(native, expected, "the native read-out of the last block's tokens", precision)
+    return tokens
 
 
-def _first_difference(anatomy: ViTAnatomy, batch: Tensor) -> str:
+def _first_difference(anatomy: ViTAnatomy, batch: Tensor, limit: float) -> str:
     """Where the instrumented forward leaves the plain one."""
     all_layers = range(len(anatomy.blocks))
     with hooks.record(anatomy.blocks) as plain_outputs:
@@ -195,6 +218,6 @@ def _first_difference(anatomy: ViTAnatomy, batch: Tensor) -> str:
     hooks.StreamingForward(anatomy.blocks, all_layers, visit, in_blocks).run(lambda: anatomy.run(batch))
     for layer in all_layers:
         difference = distance(tapped_tokens[layer], anatomy.to_tokens(plain_outputs[layer]))
-        if not difference <= tolerance(batch.dtype):
+        if not difference <= limit:
             return f"first at {_name(anatomy, layer)}, by {difference:.2g} of the largest value"
     return "but only after the last block: the tower's result is not a function of the blocks' tokens alone"

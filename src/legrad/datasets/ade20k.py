@@ -9,6 +9,7 @@ import json
 import math
 import posixpath
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from legrad.datasets.files import PathLike, Problems, check_size, file, folder, inside, refuse_empty, rgb_codes, rows
@@ -86,6 +87,13 @@ class ADE20KPrompted:
     def keys(self) -> list[str]:
         """``line:image_location``: an image may have several rows."""
         return [item[0] for item in self._items]
+
+    def files(self, index: int) -> list[Path]:
+        """The files that decide about item ``index``."""
+        _, location, _, clip, _ = self._items[index]
+        audio = posixpath.basename(clip.replace("\\", "/"))
+        names = (("frames", location), ("annotations", location.replace(".jpg", "_seg.png")), ("audio", audio))
+        return [self._root / "prompted_segmentation.csv", *(inside(self._root / part, name) for part, name in names)]
 
     def __getitem__(self, index: int) -> Sample:
         """Item ``index``; a missing image, mask or clip, and an unreadable timing, are an ``InputError``."""

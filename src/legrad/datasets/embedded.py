@@ -1,6 +1,7 @@
 """The embedded models' scenes as a data set: held-out images with exact masks, and points drawn from them."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,10 @@ class EmbeddedScenes:
     def keys(self) -> Sequence[str]:
         """Names of the scenes, in order."""
         return [f"scene-{self.seed}-{index}" for index in range(len(self))]
+
+    def files(self, index: int) -> list[Path]:
+        """None: scenes are drawn by the code."""
+        return []
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from legrad.checks import first_line
 from legrad.errors import InputError
-from legrad.inputs import images
+from legrad.inputs import formats, images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,16 +31,18 @@ def folder(path: PathLike, what: str) -> Path:
     Raises:
         InputError: no such folder.
     """
-    if not os.path.isdir(path):
-        raise InputError(f"{what}: no folder {os.fspath(path)!r}")
-    return Path(path).resolve()
+    name = images.path_of(path)
+    if not os.path.isdir(name):
+        raise InputError(f"{what}: no folder {name!r}")
+    return Path(name).resolve()
 
 
 def file(path: PathLike, what: str) -> Path:
     """An existing file as an absolute path; as ``folder``."""
-    if not os.path.isfile(path):
-        raise InputError(f"{what}: no file {os.fspath(path)!r}")
-    return Path(path).resolve()
+    name = images.path_of(path)
+    if not os.path.isfile(name):
+        raise InputError(f"{what}: no file {name!r}")
+    return Path(name).resolve()
 
 
 def inside(root: Path, name: str) -> Path:
@@ -87,7 +90,7 @@ def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, st
                 # a short line leaves None
                 yield reader.line_num, {name: row[name] or "" for name in row if isinstance(name, str)}
         except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not a CSV table in UTF-8: {error}") from error
+            raise InputError(f"{path} is not a CSV table in UTF-8: {first_line(error)}") from error
 
 
 def header(path: Path) -> list[str]:
@@ -96,7 +99,7 @@ def header(path: Path) -> list[str]:
         try:
             return next(csv.reader(lines), [])
         except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not a CSV table in UTF-8: {error}") from error
+            raise InputError(f"{path} is not a CSV table in UTF-8: {first_line(error)}") from error
 
 
 def cells(path: Path) -> list[list[str]]:
@@ -105,14 +108,14 @@ def cells(path: Path) -> list[list[str]]:
         try:
             return [row for row in csv.reader(lines) if row]
         except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not a CSV table in UTF-8: {error}") from error
+            raise InputError(f"{path} is not a CSV table in UTF-8: {first_line(error)}") from error
 
 
 def _open(path: Path) -> Any:
     try:
         return open(path, newline="", encoding="utf-8-sig")
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+        raise InputError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def read_mask(path: Path) -> Image.Image:
@@ -126,11 +129,11 @@ def read_mask(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with formats.open_image(path) as image:
                 image.load()
                 return image
     except Exception as error:  # Pillow's readers raise errors of any type for a broken file
-        raise InputError(f"{path} is not a mask that Pillow can read: {error or type(error).__name__}") from error
+        raise InputError(f"{path} is not a mask that Pillow can read: {formats.reason(path, error)}") from error
 
 
 def rgb_codes(path: Path) -> "NDArray[np.int64]":
@@ -142,8 +145,14 @@ def rgb_codes(path: Path) -> "NDArray[np.int64]":
 
 
 def check_size(mask: "NDArray[Any]", image: Image.Image, name: Any) -> None:
-    """Raise ``InputError`` unless a mask (H, W, ...) has the size of its image."""
+    """Raise ``InputError`` unless a mask (H, W, ...) has the size of its image, and surely its orientation."""
     height, width = mask.shape[:2]
+    orientation = image.info.get(images.TURNED)
+    if orientation is not None and (width, height) == image.size and (width == height or orientation < 5):
+        raise InputError(
+            f"{name}: its image was turned by its EXIF orientation {orientation}, and the mask's size does not tell "
+            "whether it was drawn before or after; save the image upright, without the orientation, to fit the mask"
+        )
     if (width, height) != image.size:
         raise InputError(
             f"{name}: the mask is {width} x {height} pixels, its image {image.width} x {image.height}; must be equal"

@@ -8,12 +8,14 @@ same unpacked, or torchvision's ``meta.bin``. Nothing is downloaded, unpacked or
 import importlib
 import io
 import tarfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from legrad.checks import first_line
 from legrad.datasets import names
 from legrad.datasets.files import PathLike, Problems, folder, image_paths, inside, refuse_empty
 from legrad.datasets.sample import Sample
@@ -21,6 +23,7 @@ from legrad.errors import InputError
 from legrad.inputs import images
 
 _DEVKIT = "ILSVRC2012_devkit_t12"
+_DEVKIT_BYTES = 100_000_000  # of one of its files, unpacked
 
 
 class ImageFolder:
@@ -80,6 +83,11 @@ class ImageFolder:
         """Paths below the folder of images."""
         return [name for name, _ in self._items]
 
+    def files(self, index: int) -> list[Path]:
+        """The files that decide about item ``index``."""
+        labels = [self._root / name for name in ("meta.bin", f"{_DEVKIT}.tar.gz")]
+        return [inside(self._images, self._items[index][0]), *filter(Path.is_file, labels)]
+
     def __getitem__(self, index: int) -> Sample:
         """Item ``index``, see ``Dataset``."""
         name, label = self._items[index]
@@ -108,7 +116,7 @@ def _meta_bin(path: Path) -> list[str]:
         _, labels = torch.load(path, weights_only=True)
         labels = [str(label) for label in labels]
     except Exception as error:  # torch.load documents no set of errors
-        raise InputError(f"{path} is not the meta.bin that torchvision writes: {error}") from error
+        raise InputError(f"{path} is not the meta.bin that torchvision writes: {first_line(error)}") from error
     return labels
 
 
@@ -124,7 +132,7 @@ def _synsets(root: Path) -> dict[int, str]:
     except InputError:
         raise
     except Exception as error:  # scipy's reader raises errors of any type for a broken file
-        raise InputError(f"{root}: the devkit's meta.mat cannot be read: {error}") from error
+        raise InputError(f"{root}: the devkit's meta.mat cannot be read: {first_line(error)}") from error
 
 
 def _devkit_file(root: Path, name: str) -> bytes:
@@ -132,15 +140,15 @@ def _devkit_file(root: Path, name: str) -> bytes:
     inner = f"{_DEVKIT}/data/{name}"
     archive = root / f"{_DEVKIT}.tar.gz"
     try:
-        if (root / inner).is_file():
+        if (root / inner).is_file() and (root / inner).stat().st_size <= _DEVKIT_BYTES:
             return (root / inner).read_bytes()
         if archive.is_file():
             with tarfile.open(archive) as tar:
                 member = tar.extractfile(inner)
-                if member is not None:
+                if member is not None and tar.getmember(inner).size <= _DEVKIT_BYTES:
                     return member.read()
-    except (OSError, tarfile.TarError, KeyError) as error:
-        raise InputError(f"{root}: cannot read {inner} of the devkit: {error}") from error
+    except (OSError, tarfile.TarError, KeyError, EOFError, zlib.error) as error:
+        raise InputError(f"{root}: cannot read {inner} of the devkit: {first_line(error)}") from error
     raise InputError(
         f"{root} holds images without class folders; their labels are in {_DEVKIT}.tar.gz (or unpacked, or as "
         f"torchvision's meta.bin), which is not there or lacks {name}"

@@ -84,6 +84,11 @@ class ImageNetS:
         """``wnid/name`` of every image."""
         return ["/".join(item) for item in self._items]
 
+    def files(self, index: int) -> list[Path]:
+        """The files that decide about item ``index``."""
+        wnid, name = self._items[index]
+        return [inside(self._images, f"{wnid}/{name}"), inside(self._masks, f"{wnid}/{Path(name).stem}.png")]
+
     def __getitem__(self, index: int) -> Sample:
         """Item ``index``, see ``Dataset``."""
         wnid, name = self._items[index]

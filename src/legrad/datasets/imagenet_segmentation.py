@@ -9,6 +9,7 @@ import importlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,6 +77,10 @@ class ImageNetSegmentation:
     def keys(self) -> list[str]:
         """The images' identifiers in the file."""
         return list(self._keys)
+
+    def files(self, index: int) -> list[Path]:
+        """The files that decide about item ``index``."""
+        return [Path(self._path)]
 
     def __getitem__(self, index: int) -> Sample:
         """Item ``index``; ``extra["parts"]`` is the number of masks in the file, of which the first is used."""

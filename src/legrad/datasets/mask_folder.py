@@ -69,6 +69,11 @@ class MaskFolder:
         """The images' file names."""
         return [path.name for path in self._paths]
 
+    def files(self, index: int) -> list[Path]:
+        """The files that decide about item ``index``."""
+        path = self._paths[index]
+        return [path, *(file for _, file in sorted(self._masks.get(path.stem, {}).items()))]
+
     def __getitem__(self, index: int) -> Sample:
         """Item ``index``; an image without any mask, or with the stem of another one, is an ``InputError``."""
         path = self._paths[index]

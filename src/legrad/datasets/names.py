@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from legrad.checks import first_line
 from legrad.datasets.files import PathLike, cells, file
 from legrad.errors import InputError
 
@@ -39,8 +40,10 @@ def read(path: PathLike) -> dict[str, str]:
             pairs = _of_table([line.split(maxsplit=1) for line in lines if line.strip()])
     except InputError:
         raise
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
-        raise InputError(f"{source} does not hold class names: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{source} does not hold class names: it is nested too deep") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{source} does not hold class names: {first_line(error)}") from error
     names = {key.strip(): name.strip() for key, name in pairs}
     if len(names) < len(pairs):
         raise InputError(f"{source} names a class twice")

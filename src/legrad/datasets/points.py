@@ -87,6 +87,10 @@ class PointsCsv:
         """The images' names in the table."""
         return list(self._keys)
 
+    def files(self, index: int) -> list[Path]:
+        """The files that decide about item ``index``."""
+        return [Path(self.facts["path"]), inside(self._root, self._keys[index])]
+
     def __getitem__(self, index: int) -> Sample:
         """Item ``index``; points outside the image are an ``InputError``."""
         key = self._keys[index]
@@ -155,6 +159,10 @@ class OpenImagesPoints:
     def keys(self) -> list[str]:
         """``<ImageId>.jpg`` of every image."""
         return list(self._keys)
+
+    def files(self, index: int) -> list[Path]:
+        """The files that decide about item ``index``."""
+        return [Path(self.facts["path"]), inside(self._root, self._keys[index])]
 
     def __getitem__(self, index: int) -> Sample:
         """Item ``index``, see ``Dataset``."""

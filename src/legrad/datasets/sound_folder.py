@@ -1,6 +1,7 @@
 """Labelled sounds for the perturbation test: a folder per class."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from legrad.datasets.files import PathLike, Problems, files_with_suffix, folder, inside, refuse_empty
@@ -49,6 +50,10 @@ class SoundFolder:
     def keys(self) -> list[str]:
         """Paths below the folder."""
         return [name for name, _ in self._items]
+
+    def files(self, index: int) -> list[Path]:
+        """The files that decide about item ``index``."""
+        return [inside(self._root, self._items[index][0])]
 
     def __getitem__(self, index: int) -> Sample:
         """Item ``index``, see ``Dataset``; the sound file is not read here."""

@@ -1,6 +1,7 @@
 """The embedded models' scenes with the names of their objects spoken, by voices that were not trained on."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
@@ -65,6 +66,10 @@ class SpokenScenes:
     def keys(self) -> Sequence[str]:
         """Names of the scenes, in order."""
         return [f"spoken-{self._seed}-{index}" for index in range(len(self))]
+
+    def files(self, index: int) -> list[Path]:
+        """The clips that ship; scenes are drawn by the code."""
+        return [Path(clip) for clip in (self._clips or {}).values()]
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from legrad.embedded.concepts import NAMES
 from legrad.embedded.sprites import load_sprites
+from legrad.equality import ByValue
 from legrad.errors import InputError
 
 TRAINING_SEED = 1_000_000_007
@@ -21,8 +22,8 @@ TRAINING_SEEDS = range(TRAINING_SEED, TRAINING_SEED + 100)
 _MIN_VISIBLE = 0.5
 
 
-@dataclass(frozen=True)
-class Scene:
+@dataclass(frozen=True, eq=False)
+class Scene(ByValue):
     """An image with a mask and a name for every object.
 
     Attributes:

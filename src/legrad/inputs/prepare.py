@@ -1,40 +1,41 @@
 """Whatever ``explain`` takes as images -> tensors, with their placements in the original images."""
 
+import contextlib
 import functools
+import itertools
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, overload
+from typing import Any, overload
 
 import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
 
-from legrad import relevance
-from legrad.errors import InputError
-from legrad.inputs import geometry, images, sounds, spectrograms, transforms, videos
+from legrad.checks import check_switch
+from legrad.errors import InputError, UserLine, user_line, warnings_at
+from legrad.inputs import depth, geometry, images, sounds, spectrograms, transforms, urls, videos, views
+from legrad.inputs.ahead import read_ahead
+from legrad.inputs.originals import Allowance, ImageFile, stamp_of
+from legrad.inputs.tensors import InputLayout, check_size, check_unfitted, checked_tensor, tensor_shape
+from legrad.inputs.transforms import MakeTransform
 
-_TENSORS = {
-    "rows": "(batch, 3, height, width)",
-    "frames": "(batch, frames, 3, height, width)",
-    "frequency": "(batch, time, frequency)",
-}
 _THREADS = 16  # reading and resizing images release the GIL
 _ROWS = 8  # images of a batch whose pixels are computed at once, to bound memory
 # names under which processors of transformers return their tensors
 _BATCHED = ("pixel_values", "pixel_values_videos", "input_values", "input_features")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Input:
     """One image, video or sound, ready for the model.
 
     Attributes:
-        tensor: (3, height, width), normalised; videos have frames in front, sounds are (time, frequency).
+        tensor: (channels, height, width), normalised; videos have frames in front, sounds are (time, frequency).
         placement: where it lies in the original.
-        image: the original, (H, W, 3) uint8; of videos (frames, H, W, 3), of sounds their spectrogram.
+        image: the original, (H, W, 3) uint8; of videos (frames, H, W, 3), of sounds their spectrogram; an ``ImageFile``
+            where it is read again when it is shown.
         name: path, URL, or "image 0", ...
         timing: of a video's frames or a sound.
         frequencies: centres of a spectrogram's rows in Hz, lowest first; () if not known.
@@ -79,6 +80,21 @@ class Inputs(Sequence[Input]):
             raise InputError("these inputs differ in shape and are no single tensor; give size= or fit='squash'")
         return torch.stack([item.tensor for item in self._inputs])
 
+    def with_views(self, images: Sequence[Any]) -> "Inputs":
+        """The same inputs, shown as other images: of channels that are no colours, for instance.
+
+        Args:
+            images: one for each input, as ``Explainer.explain`` takes single ones, of any size. They show what the
+                originals show; maps are laid on them.
+
+        Raises:
+            InputError: not one image for each input, one that cannot be read, or inputs that are videos or sounds.
+        """
+        views.check_views(len(self), images, any(item.tensor.ndim != 3 for item in self._inputs))
+        placed = [views.with_view(item.placement, image) for item, image in zip(self._inputs, images, strict=True)]
+        pairs = zip(self._inputs, placed, strict=True)
+        return Inputs([replace(item, placement=placement, image=image) for item, (placement, image) in pairs])
+
 
 # what ``Explainer.explain`` takes as images, documented there
 Images = (
@@ -93,22 +109,6 @@ Images = (
 )
 
 
-class InputLayout(Protocol):
-    """What a model takes: the part of its anatomy that reading inputs has to know."""
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        """Names of the grid's axes; the first tells images, videos ("frames") and sounds ("frequency") apart."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one input tensor."""
-        ...
-
-
-# (size or None, fit) -> a transform of one image, see ``transforms``
-MakeTransform = Callable[[geometry.Size | None, str], Any]
 # a batch of a processor of transformers -> one tensor per input
 Unpack = Callable[[Mapping[str, Any]], list[Tensor]]
 
@@ -135,18 +135,23 @@ class InputQueue:
         if len(self) == 1:
             yield [_result(self._jobs[0])]
             return
-        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "legrad-images") as pool:
-            futures = [pool.submit(_result, job) for job in self._jobs]
-            try:
-                step = count or len(futures)
-                for start in range(0, len(futures), step):
-                    yield [future.result() for future in futures[start : start + step]]
-            finally:
-                pool.shutdown(cancel_futures=True)
+        step = count or len(self)
+        line = user_line()
+        jobs = [functools.partial(_result_of_thread, line, job) for job in self._jobs]
+        # two windows at most: one that is used, one that is being read
+        with contextlib.closing(read_ahead(jobs, min(_THREADS, os.cpu_count() or 1), step)) as inputs:
+            while window := list(itertools.islice(inputs, step)):
+                yield window
+                del window
 
 
 def _result(job: Input | Callable[[], Input]) -> Input:
     return job if isinstance(job, Input) else job()
+
+
+def _result_of_thread(line: UserLine, job: Input | Callable[[], Input]) -> Input:
+    with warnings_at(line):
+        return _result(job)
 
 
 def sources(
@@ -156,6 +161,9 @@ def sources(
     unpack: Unpack | None = None,
     size: int | Sequence[int] | None = None,
     fit: str = "model",
+    value_range: Any = None,
+    allow_private_urls: bool = True,
+    kept_bytes: int | None = None,
 ) -> InputQueue:
     """The queue of inputs to read and preprocess.
 
@@ -167,19 +175,21 @@ def sources(
         layout: of the model's input.
         make_transform: of the model; None if it carries no preprocessing.
         unpack: of the model's processor, for batches that are not simply a tensor.
-        size, fit: as for ``Explainer.explain``.
+        size, fit, value_range, allow_private_urls: as for ``Explainer.explain``.
+        kept_bytes: originals of image files beyond so many bytes are read again when they are shown; None keeps all.
 
     Raises:
-        InputError: nothing, an image in memory that cannot be read, or a tensor of another shape or type.
+        InputError: nothing, an image in memory that cannot be read, a tensor of another shape or type, or inputs that
+            were prepared for another model.
     """
     kind = layout.axes[0]
-    tensor_shape = _tensor_shape(layout)
+    value_range, public_only = depth.checked(value_range), not check_switch("allow_private_urls", allow_private_urls)
     if kind == "frequency" and isinstance(source, Tensor) and source.ndim == 1:
         source = source.numpy(force=True)  # a waveform
     if isinstance(source, Tensor | Mapping | Inputs):
-        _check_unfitted(size, fit)
+        check_unfitted(size, fit, value_range)
         if isinstance(source, Inputs):
-            return InputQueue(source)
+            return InputQueue([_of_this_model(item, layout) for item in source])
         inputs = (
             _of_tensor(source, layout, make_transform)
             if isinstance(source, Tensor)
@@ -191,26 +201,38 @@ def sources(
     if not items:
         raise InputError("no images")
     if kind != "frequency" and any(isinstance(item, Tensor) for item in items):
-        raise InputError(f"give tensor input as one float tensor {tensor_shape}, not inside a list")
+        raise InputError(f"give tensor input as one float tensor {tensor_shape(layout)}, not inside a list")
     if make_transform is None:
         raise InputError(
             "this model carries no preprocessing: give legrad.wrap(model, transform=...), or pass a normalised float "
-            f"tensor {tensor_shape}"
+            f"tensor {tensor_shape(layout)}"
         )
-    transform = make_transform(None if size is None else geometry.as_size(size), fit)
+    asked = None if size is None else geometry.as_size(size)
+    if asked is not None and kind == "rows":
+        check_size(*asked, layout)
+    transform = make_transform(asked, fit)
     if kind == "rows":
-        items = [item if isinstance(item, str | os.PathLike) else images.read(item) for item in items]
-        return InputQueue([functools.partial(_of_image, item, transform, index) for index, item in enumerate(items)])
+        read = functools.partial(images.read, value_range=value_range, public_only=public_only)
+        lazy = (str, os.PathLike, urls.Download)
+        items = [item if isinstance(item, lazy) else read(item) for item in items]
+        reader = _ImageReader(transform, layout.shape[0], read, Allowance(kept_bytes))
+        return InputQueue([functools.partial(reader, item, index) for index, item in enumerate(items)])
     if kind == "frames":
-        inputs = [_of_video(item, transform, layout.shape[0], index) for index, item in enumerate(items)]
+        frames = [videos.read(item, layout.shape[0], value_range, public_only) for item in items]
+        inputs = [_of_video(*video, transform, layout.shape[1], index) for index, video in enumerate(frames)]
     else:
-        inputs = [_of_sound(item, transform, index) for index, item in enumerate(items)]
+        check_unfitted(None, "model", value_range)
+        inputs = [_of_sound(item, transform, index, public_only) for index, item in enumerate(items)]
     return InputQueue(inputs)
 
 
-def _tensor_shape(layout: InputLayout) -> str:
-    """What tensor input looks like, for messages."""
-    return "(batch, samples)" if len(layout.shape) == 1 else _TENSORS[layout.axes[0]]
+def _of_this_model(item: Input, layout: InputLayout) -> Input:
+    if item.tensor.ndim != len(layout.shape) or item.tensor.shape[:-2] != layout.shape[:-2]:
+        raise InputError(
+            f"{item.name} was prepared for another model: it is {tuple(item.tensor.shape)}, this model takes "
+            f"{tensor_shape(layout)}"
+        )
+    return item
 
 
 def _split_images(source: Any) -> list[Any]:
@@ -230,6 +252,10 @@ def by_size(inputs: Sequence[Input], first: int = 0) -> dict[geometry.Size, list
 def stack(inputs: Sequence[Input], device: torch.device, dtype: torch.dtype) -> Tensor:
     """(batch, *shape) on a device and in a type; the inputs are of one shape."""
     rows = [item.tensor for item in inputs]
+    if dtype == torch.float16:
+        for item in inputs:
+            if float(item.tensor.abs().max()) > torch.finfo(dtype).max:
+                raise InputError(f"{item.name} holds values beyond those of float16, in which the model computes")
     if device.type != "cuda" or rows[0].is_cuda:
         return torch.stack(rows).to(device, dtype)
     # page-locked memory: the copy to the GPU runs while the CPU goes on
@@ -237,25 +263,56 @@ def stack(inputs: Sequence[Input], device: torch.device, dtype: torch.dtype) -> 
     return torch.stack(rows, out=batch).to(device, non_blocking=True).to(dtype)
 
 
-def _of_image(source: Any, transform: Any, index: int) -> Input:
-    image = images.read(source)
-    placement = transforms.follow(transform, (image.height, image.width))
-    # images that were read from a file know where they came from
-    name = str(image.info.get(images.SOURCE, f"image {index}"))
-    return Input(_transformed(image, transform, placement), placement, np.asarray(image), name)
+@dataclass(frozen=True)
+class _ImageReader:
+    """Reads and preprocesses images, perhaps in several threads.
+
+    Attributes:
+        transform: of the model.
+        channels: of its input.
+        read: path, URL or download -> upright RGB image.
+        allowance: of originals that are kept.
+    """
+
+    transform: Any
+    channels: int
+    read: Callable[[Any], PIL.Image.Image]
+    allowance: Allowance
+
+    def __call__(self, source: Any, index: int) -> Input:
+        """``source``: an upright RGB image, or what is read."""
+        path = images.path_of(source) if isinstance(source, str | os.PathLike) and not urls.is_url(source) else ""
+        is_file = os.path.isfile(path)
+        stamp = stamp_of(path) if is_file else (0, 0)
+        image = source if isinstance(source, PIL.Image.Image) else self.read(source)
+        placement = transforms.follow(self.transform, (image.height, image.width))
+        # images that were read from a file know where they came from
+        name = str(image.info.get(images.SOURCE, f"image {index}"))
+        tensor = transforms.applied(self.transform, image, placement, self.channels, name)
+        original: Any = np.asarray(image)
+        if is_file and not self.allowance.take(original.nbytes):
+            original = ImageFile(os.path.abspath(path), stamp, self.read)
+        return Input(tensor, placement, original, name)
 
 
-def _of_video(source: Any, transform: Any, count: int, index: int) -> Input:
+def _of_video(
+    frames: Sequence[PIL.Image.Image],
+    path: str | None,
+    timing: geometry.Timing,
+    transform: Any,
+    channels: int,
+    index: int,
+) -> Input:
     """Frames go through the transform one by one."""
-    images, name, timing = videos.read(source, count)
-    placement = transforms.follow(transform, (images[0].height, images[0].width))
-    tensor = torch.stack([_transformed(image, transform, placement) for image in images])
-    return Input(tensor, placement, np.stack([np.asarray(image) for image in images]), name or f"video {index}", timing)
+    name = path or f"video {index}"
+    placement = transforms.follow(transform, (frames[0].height, frames[0].width))
+    tensor = torch.stack([transforms.applied(transform, frame, placement, channels, name) for frame in frames])
+    return Input(tensor, placement, np.stack([np.asarray(frame) for frame in frames]), name, timing)
 
 
-def _of_sound(source: Any, extractor: Any, index: int) -> Input:
+def _of_sound(source: Any, extractor: Any, index: int, public_only: bool) -> Input:
     """The original is the sound without the padding of the spectrogram."""
-    waveform, name = sounds.read(source, extractor.sampling_rate, f"sound {index}")
+    waveform, name = sounds.read(source, extractor.sampling_rate, f"sound {index}", public_only)
     spectrogram = spectrograms.features(extractor, waveform)
     if spectrogram.values.ndim == 1:
         rate = extractor.sampling_rate
@@ -279,47 +336,6 @@ def _of_waveform(tensor: Tensor, name: str, rate: int | None = None) -> Input:
     return Input(tensor, placement, image, name, frequencies=frequencies)
 
 
-def _transformed(image: Any, transform: Any, placement: geometry.Placement) -> Tensor:
-    tensor: Tensor = transform(image)
-    if tuple(tensor.shape[1:]) != placement.input:
-        raise InputError(
-            f"the transform gave {tuple(tensor.shape[1:])} pixels where {placement.input} were expected from its "
-            "steps; preprocess yourself and pass a float tensor (batch, 3, height, width)"
-        )
-    return tensor
-
-
-def checked_tensor(
-    tensor: Tensor, layout: InputLayout, size: int | Sequence[int] | None = None, fit: str = "model"
-) -> Tensor:
-    """Tensor input that a model can take, detached.
-
-    Raises:
-        InputError: another shape or type, NaN or infinite values, or ``size`` or ``fit`` for a tensor.
-    """
-    _check_unfitted(size, fit)
-    kind, shape = layout.axes[0], layout.shape
-    # the last two are the input size, which the anatomy judges
-    fits = tensor.ndim == len(shape) + 1 and tensor.shape[1:-2] == shape[:-2]
-    if not fits or not tensor.is_floating_point() or len(tensor) == 0:
-        sides = "" if kind == "rows" else f" (here {' x '.join(map(str, shape))} each)"
-        raise InputError(
-            f"tensor input is normalised float {_tensor_shape(layout)} with at least one image{sides}, got "
-            f"{tuple(tensor.shape)} {tensor.dtype}"
-        )
-    # NaN becomes both minimum and maximum, so one pass without a temporary tensor finds it
-    if not bool(torch.isfinite(torch.stack(tensor.aminmax())).all()):
-        raise InputError("the input tensor holds NaN or infinite values; check your preprocessing")
-    # a tensor made under inference mode cannot take part in autograd
-    tensor = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
-    return tensor
-
-
-def _check_unfitted(size: int | Sequence[int] | None, fit: str) -> None:
-    if size is not None or fit != "model":
-        raise InputError("size and fit are for images; resize tensor input yourself")
-
-
 def _of_tensor(tensor: Tensor, layout: InputLayout, make_transform: MakeTransform | None) -> list[Input]:
     kind, shape = layout.axes[0], layout.shape
     tensor = checked_tensor(tensor, layout)
@@ -331,7 +347,7 @@ def _of_tensor(tensor: Tensor, layout: InputLayout, make_transform: MakeTransfor
     else:
         size = (tensor.shape[-2], tensor.shape[-1])
         scale = None if make_transform is None else transforms.normalisation(make_transform(None, "model"))
-        images = [row for rows in tensor.split(_ROWS) for row in _denormalised(rows, scale)]
+        images = [row for rows in tensor.split(_ROWS) for row in views.of_tensor(rows, scale)]
     placement = geometry.Placement(size, size)
     what = {"rows": "image", "frames": "video", "frequency": "sound"}[kind]
     return [
@@ -356,16 +372,3 @@ def _of_batch(
     if not singles:
         raise InputError("no images")
     return [replace(item, name=f"image {index}") for index, item in enumerate(singles)]
-
-
-def _denormalised(batch: Tensor, scale: tuple[Tensor, Tensor] | None) -> Any:
-    """Normalised input as images (batch, ..., H, W, 3) uint8; without mean and std as grey values, stretched."""
-    pixels = batch.float()
-    if scale is None:
-        grey = pixels.mean(-3)
-        pixels = relevance.min_max(grey, grey.ndim - 1).unsqueeze(-3).expand_as(pixels)
-    else:
-        mean, std = (part.to(pixels)[:, None, None] for part in scale)
-        pixels = torch.addcmul(mean, pixels, std)
-    # permute to channels-last before the cast: strided byte copies are slow
-    return pixels.clamp(0, 1).mul_(255).round_().movedim(-3, -1).contiguous().byte().cpu().numpy()

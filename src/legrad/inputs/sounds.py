@@ -6,7 +6,6 @@ import io
 import math
 import os
 import re
-import warnings
 import wave
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from legrad.errors import InputError
-from legrad.inputs import urls
+from legrad.checks import first_line
+from legrad.errors import InputError, warn
+from legrad.inputs import tensors, urls
+from legrad.inputs.images import path_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +26,9 @@ _KINDS = (
     "a sound is a path, a URL, a waveform (samples,) at the model's rate or a tuple (waveform, sampling rate) with one "
     "or several channels"
 )
-_MOST_SAMPLES = 100_000_000  # half an hour in stereo at 44.1 kHz: a small file can hold a very long silence
+_MOST_SAMPLES = 100_000_000  # half an hour in mono at 48 kHz: a small file can hold a very long silence
+_MOST_SECONDS = 1800.0
+_RATES = (1_000, 1_000_000)  # Hz, of anything that is a sound
 SHORTEST = 0.1  # seconds
 _SILENCE = 1e-4  # from the lowest to the highest sample: less is rounding noise of 16 bits
 _FULL_SCALE = 0.98
@@ -38,32 +41,39 @@ def split(source: Any) -> list[Any]:
     return source if isinstance(source, list) else [source]
 
 
-def read(source: Any, rate: int, name: str = "the waveform") -> tuple["NDArray[np.float32]", str]:
+def read(
+    source: Any, rate: int, name: str = "the waveform", public_only: bool = False
+) -> tuple["NDArray[np.float32]", str]:
     """One sound, checked, as a mono waveform (samples,) in [-1, 1] at ``rate`` Hz, and its path, URL or ``name``.
 
     Args:
         source: a path, a URL, a waveform (samples,), or (waveform, rate) with one or several channels.
         rate: of the model, and of a waveform that comes without one.
         name: of a sound that comes without one.
+        public_only: see ``urls.download``.
 
     Raises:
         InputError: as of ``opened`` and ``check``, or of another rate and nothing is installed to resample it.
     """
-    channels, own_rate, name = opened(source, rate, name)
+    channels, own_rate, name = opened(source, rate, name, public_only)
     check(channels, own_rate, name)
     return resampled(mono(channels), own_rate, rate, name), name
 
 
-def opened(source: Any, rate: int, name: str = "the waveform") -> tuple["NDArray[np.float32]", int, str]:
+def opened(
+    source: Any, rate: int, name: str = "the waveform", public_only: bool = False
+) -> tuple["NDArray[np.float32]", int, str]:
     """One sound as it is, (channels, samples), its rate in Hz, and its path, URL or ``name``; arguments as of ``read``.
 
     Raises:
-        InputError: missing, unreadable, without samples, of another kind, or with NaN or infinite values.
+        InputError: missing, unreadable, without samples, of another kind, with NaN or infinite values, or at a rate
+            that is no sound's.
     """
-    if urls.is_url(source):
-        name, (samples, own_rate) = source, _of_file(io.BytesIO(urls.download(source)), source)
+    source = urls.fetched(source, public_only)
+    if isinstance(source, urls.Download):
+        name, (samples, own_rate) = source.name, _of_file(io.BytesIO(source.data), source.name)
     elif isinstance(source, str | os.PathLike):
-        name = os.fspath(source)
+        name = path_of(source)
         if not os.path.isfile(name):
             raise InputError(f"no such sound: {name or repr(name)}; a folder's sounds are given one by one")
         samples, own_rate = _of_file(name, name)
@@ -73,6 +83,10 @@ def opened(source: Any, rate: int, name: str = "the waveform") -> tuple["NDArray
         samples, own_rate = source, rate
     if own_rate < 1:
         raise InputError(f"{name}: a sampling rate is a positive number of Hz, got {own_rate}")
+    if own_rate != rate and not _RATES[0] <= own_rate <= _RATES[1]:
+        raise InputError(
+            f"{name}: {own_rate} Hz is no sampling rate of a sound; they lie between {_RATES[0]:,} and {_RATES[1]:,} Hz"
+        )
     return _channels(samples, name), own_rate, name
 
 
@@ -103,6 +117,10 @@ def check(waveform: "NDArray[np.float32]", rate: int, name: str, shortest: float
         raise InputError(
             f"{name} is too short: {duration:.3f} s are left to hear, the model wants at least {shortest} s"
         )
+    if duration > _MOST_SECONDS:
+        raise InputError(
+            f"{name} lasts {duration:,.0f} s, at most {_MOST_SECONDS:,.0f} s are heard at once; cut it into pieces"
+        )
     low, high = waveform.min(1), waveform.max(1)
     if (high - low < _SILENCE).all():
         level = "" if not waveform.any() else f" (all samples are about {high.max():.3g})"
@@ -123,7 +141,7 @@ def check(waveform: "NDArray[np.float32]", rate: int, name: str, shortest: float
     if clipped >= _CLIPPED[1]:
         raise InputError(f"{share}, so that little of the sound is left; record it at a lower level")
     if clipped >= _CLIPPED[0]:
-        warnings.warn(f"{share}, which may mislead the model", UserWarning, stacklevel=2)
+        warn(f"{share}, which may mislead the model")
 
 
 def _of_file(file: Any, name: str) -> tuple[Any, int]:
@@ -136,10 +154,12 @@ def _of_file(file: Any, name: str) -> tuple[Any, int]:
             raw = sound.readframes(sound.getnframes())
             _check_whole(len(raw), sound.getnframes() * sound.getsampwidth() * sound.getnchannels(), name)
             return _of_pcm(raw, sound.getsampwidth(), sound.getnchannels()), sound.getframerate()
-    except (wave.Error, EOFError) as error:
-        reason = error
+    except InputError:
+        raise
     except OSError as error:
-        raise InputError(f"cannot read {name}: {error}") from error
+        raise InputError(f"cannot read {name}: {first_line(error)}") from error
+    except Exception as error:  # a damaged header raises anything in the standard library, also without a text
+        reason = first_line(error)
     if hasattr(file, "seek"):
         file.seek(0)
     if importlib.util.find_spec("soundfile") is None:
@@ -156,9 +176,16 @@ def _of_file(file: Any, name: str) -> tuple[Any, int]:
             log_entry = re.search(r"(?:data|SSND) *: (\d+) \(should be (\d+)\)", sound.extra_info)
             if log_entry is not None:
                 _check_whole(int(log_entry[2]), int(log_entry[1]), name)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise InputError(f"cannot read {name} as a sound: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # a broken file can raise anything in its reader
+        # soundfile repeats the name, or says <_io.BytesIO object at 0x...>
+        raise InputError(f"cannot read {name} as a sound: {_short(error)}") from error
     return samples, int(rate)
+
+
+def _short(error: Exception) -> str:
+    return (str(error).rpartition(": ")[2] or type(error).__name__)[:200]
 
 
 def _check_length(samples: int, name: str) -> None:
@@ -191,7 +218,8 @@ def _of_pcm(raw: bytes, width: int, channels: int) -> Any:
 
 def _whole(rate: Any, name: str) -> int:
     """A sampling rate as an int; floats such as 44100.0 are taken too."""
-    if not isinstance(rate, int | float | np.number) or not float(rate).is_integer():
+    real = isinstance(rate, int | float | np.integer | np.floating) and not isinstance(rate, bool)
+    if not real or not float(rate).is_integer():
         raise InputError(f"{name}: a sampling rate is a whole number of Hz, got {rate!r}")
     return int(rate)
 
@@ -199,8 +227,13 @@ def _whole(rate: Any, name: str) -> int:
 def _channels(waveform: Any, name: str) -> "NDArray[np.float32]":
     """Samples of any layout and type -> (channels, samples) float32."""
     if isinstance(waveform, Tensor):
-        waveform = waveform.detach().cpu()
-        waveform = (waveform.float() if waveform.is_floating_point() else waveform).numpy()
+        try:
+            waveform = waveform.detach().cpu()
+            waveform = (waveform.float() if waveform.is_floating_point() else waveform).numpy()
+        except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, quantised, without data
+            raise InputError(f"{name}: a waveform is a dense tensor with data, got {tensors.kind(waveform)}") from error
+    if isinstance(waveform, np.ma.MaskedArray):
+        raise InputError(f"{name} is a masked array: say what stands behind its mask with array.filled(value)")
     if not isinstance(waveform, np.ndarray) or waveform.ndim not in (1, 2) or waveform.dtype.kind not in "iuf":
         kind = f"{waveform.shape} {waveform.dtype}" if isinstance(waveform, np.ndarray) else type(waveform).__name__
         raise InputError(f"{_KINDS}, got {kind}")
@@ -238,6 +271,7 @@ def resampled(waveform: "NDArray[np.float32]", own_rate: int, rate: int, name: s
     """
     if own_rate == rate:
         return waveform
+    _check_length(math.ceil(len(waveform) * rate / own_rate), f"at {rate} Hz, {name}")
     if importlib.util.find_spec("soxr"):
         result = importlib.import_module("soxr").resample(waveform, own_rate, rate)
     elif importlib.util.find_spec("torchaudio"):

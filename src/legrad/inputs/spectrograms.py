@@ -1,7 +1,6 @@
 """Waveforms -> the spectrogram that a model takes, and spectrograms as grey images."""
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor
 
 from legrad import relevance
-from legrad.errors import InputError
+from legrad.checks import first_line
+from legrad.errors import InputError, warn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +62,7 @@ def features(extractor: Any, waveform: "NDArray[np.float32]") -> Spectrogram:
     try:
         values = extractor(waveform, sampling_rate=rate, return_tensors="pt")["input_values"][0]
     except (ValueError, RuntimeError, AssertionError) as error:
-        raise InputError(f"no spectrogram out of {len(waveform)} samples at {rate} Hz: {error}") from error
+        raise InputError(f"no spectrogram out of {len(waveform)} samples at {rate} Hz: {first_line(error)}") from error
     if values.ndim == 1:
         return Spectrogram(values, len(values), 1 / rate)
     padding = np.zeros(1, np.float32)
@@ -73,11 +73,9 @@ def features(extractor: Any, waveform: "NDArray[np.float32]") -> Spectrogram:
     if heard == 0:
         raise InputError(f"{len(waveform)} samples at {rate} Hz are too few for one step of the spectrogram")
     if len(waveform) / rate > (len(values) + 3) * HOP:
-        warnings.warn(
+        warn(
             f"the sound lasts {len(waveform) / rate:.1f} s, the model hears the first {len(values) * HOP:.1f} s; cut "
-            "it into pieces to explain the rest",
-            UserWarning,
-            stacklevel=2,
+            "it into pieces to explain the rest"
         )
     return Spectrogram(values, heard, frequencies=frequencies(extractor))
 

@@ -1,13 +1,19 @@
 """Reading image transforms: where a transform moves pixels, and how it normalises them."""
 
+from collections.abc import Callable
 from types import FunctionType, SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from legrad.errors import InputError
+from legrad.checks import first_line
+from legrad.errors import InputError, warn
+from legrad.inputs import tensors
 from legrad.inputs.geometry import Placement, Size, pair
+
+MakeTransform = Callable[[Size | None, str], Any]
+"""(size or None, fit) -> a transform of one image."""
 
 
 def _resize(placement: Placement, step: Any) -> Placement:
@@ -103,7 +109,7 @@ def follow(transform: Any, original: Size) -> Placement:
         elif name not in _COLOUR:
             raise InputError(
                 f"cannot follow the transform step {name}: known are {', '.join([*_STEPS, *sorted(_COLOUR)])}. "
-                "Preprocess yourself and pass a float tensor (batch, 3, height, width)"
+                "Preprocess yourself and pass a float tensor (batch, channels, height, width)"
             )
     return placement
 
@@ -116,3 +122,54 @@ def normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
         if type(step).__name__ in ("Normalize", "ImageClassification"):
             return torch.as_tensor(step.mean).flatten().float(), torch.as_tensor(step.std).flatten().float()
     return None
+
+
+def own_or_library(transform: Any, library_transform: MakeTransform | None) -> MakeTransform:
+    """A user's transform where nothing is asked of it, else the library's."""
+
+    def make_transform(size: Size | None, fit: str) -> Any:
+        if size is None and fit == "model":
+            return transform
+        if library_transform is None:
+            raise InputError("with your own transform only size=None and fit='model' are possible")
+        return library_transform(size, fit)
+
+    return make_transform
+
+
+def applied(transform: Any, image: Any, placement: Placement, channels: int, name: str) -> Tensor:
+    """What a transform makes of an image; ``InputError`` if a model of ``channels`` channels cannot take it."""
+    try:
+        tensor = transform(image)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # a user's own steps may raise anything
+        raise InputError(f"the transform fails on {name}: {first_line(error)}") from error
+    if not isinstance(tensor, Tensor):
+        raise InputError(
+            f"the transform returned {type(tensor).__name__} for {name}, a tensor is expected: is a ToTensor() missing "
+            "in it?"
+        )
+    if tensor.ndim != 3 or tensor.shape[0] != channels or not tensor.numel():
+        raise InputError(
+            f"the transform made {tuple(tensor.shape)} of {name}, the model takes ({channels}, height, width); "
+            f"preprocess yourself and pass a float tensor (batch, {channels}, height, width)"
+        )
+    if tuple(tensor.shape[1:]) != placement.input:
+        raise InputError(
+            f"the transform gave {tuple(tensor.shape[1:])} pixels where {placement.input} were expected from its "
+            f"steps; preprocess yourself and pass a float tensor (batch, {channels}, height, width)"
+        )
+    if not tensor.is_floating_point() and not tensor.is_complex():
+        warn(
+            f"the transform makes {str(tensor.dtype).removeprefix('torch.')} of {name}, which is not normalised: does "
+            "it lack ToDtype(torch.float32, scale=True), or ToTensor() in place of PILToTensor()?"
+        )
+        return tensor.float()
+    if not tensors.is_usable(tensor):
+        raise InputError(f"the transform made a tensor {tensors.kind(tensor)} of {name}, dense floats are expected")
+    try:
+        tensors.check_values(tensor[None], "input", of_pixels=True)
+    except InputError as error:
+        raise InputError(str(error).replace("input 0", f"what the transform made of {name}")) from None
+    return tensor

@@ -1,27 +1,35 @@
 """Videos in: animations, video files, arrays, lists of frames -> as many upright RGB frames as the model takes."""
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import io
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from legrad.checks import first_line
 from legrad.errors import InputError
-from legrad.inputs import images, urls
+from legrad.inputs import depth, formats, images, urls
 from legrad.inputs.geometry import Timing
 
 SUFFIXES = frozenset({".gif", ".webp", ".apng", ".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg"})
+# what ffmpeg may take a file for: no playlists or scripts, which name other files and addresses to open
+_CONTAINERS = (
+    "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,flv,asf,gif,apng,h264,hevc,m4v,ivf,mjpeg,yuv4mpegpipe,"
+    "wav,mp3,flac,aac,aiff"  # to say that there are no images in them
+)
 _KINDS = (
     "a video is a path, a URL, a uint8 array (frames, height, width, 3), an animated PIL image or a list of frames "
     "(PIL images or (height, width, 3) arrays)"
 )
+ReadFrame = Callable[[Any], Image.Image]
 
 
 def split(source: Any) -> list[Any]:
@@ -39,22 +47,36 @@ def _is_frame(item: Any) -> bool:
     return isinstance(item, np.ndarray) and item.ndim <= 3
 
 
-def read(source: Any, count: int) -> tuple[list[Image.Image], str | None, Timing]:
+def read(
+    source: Any, count: int, value_range: depth.Range | None = None, public_only: bool = False
+) -> tuple[list[Image.Image], str | None, Timing]:
     """``count`` frames of one video, evenly spaced in time, its path or URL (None for others), and when they are.
+
+    Args:
+        source: as ``images`` of ``Explainer.explain``.
+        count: of frames.
+        value_range, public_only: as of ``images.read``, for every frame.
 
     Raises:
         InputError: missing, unreadable, a still image, frames of different sizes, or of another kind.
     """
     name = None
-    if urls.is_url(source):
-        (frames, timing), name = _of_file(io.BytesIO(urls.download(source)), source, count), str(source)
+    read_frame = functools.partial(images.read, of_video=True, value_range=value_range)
+    source = urls.fetched(source, public_only)
+    if isinstance(source, urls.Download):
+        name = source.name
+        frames, timing = _of_file(io.BytesIO(source.data), name, count, read_frame)
     elif isinstance(source, str | os.PathLike):
-        name = os.fspath(source)
+        name = images.path_of(source)
         if not os.path.isfile(name):
             raise InputError(f"no such video: {name or repr(name)}; a folder's videos are given one by one")
-        frames, timing = _of_file(name, name, count)
+        try:
+            with open(name, "rb") as file:
+                frames, timing = _of_file(file, name, count, read_frame)
+        except OSError as error:
+            raise InputError(f"cannot read {name}: {first_line(error)}") from error
     else:
-        frames, timing = _of_object(source, count)
+        frames, timing = _of_object(source, count, read_frame)
     sizes = {frame.size for frame in frames}
     if len(sizes) > 1:
         raise InputError(f"the frames of a video are of one size, got {sorted(sizes)} (width, height)")
@@ -71,32 +93,35 @@ def sampled(durations: Sequence[float], count: int) -> list[int]:
     return np.searchsorted(ends, middles, side="right").tolist()
 
 
-def _of_object(source: Any, count: int) -> tuple[list[Image.Image], Timing]:
+def _of_object(source: Any, count: int, read_frame: ReadFrame) -> tuple[list[Image.Image], Timing]:
     if isinstance(source, Image.Image):
-        return _animated(source, "the PIL image", count)
+        if formats.is_foreign(source):
+            raise InputError(f"the PIL image is of the format {source.format}, which is not read here")
+        return _animated(source, "the PIL image", count, read_frame)
     if isinstance(source, np.ndarray):
-        if source.ndim != 4 or source.shape[-1] != 3 or source.dtype != np.uint8 or not source.size:
+        if source.ndim != 4 or source.shape[-1] != 3 or not source.size:
             raise InputError(f"{_KINDS}, got an array {source.shape} {source.dtype}")
     elif not isinstance(source, list | tuple) or not source or not all(map(_is_frame, source)):
         raise InputError(f"{_KINDS}, got {type(source).__name__}")
     indices = sampled([1] * len(source), count)
-    return [images.read(source[index]) for index in indices], Timing(tuple(indices))
+    return [read_frame(source[index]) for index in indices], Timing(tuple(indices))
 
 
-def _of_file(file: Any, name: str, count: int) -> tuple[list[Image.Image], Timing]:
+def _of_file(file: Any, name: str, count: int, read_frame: ReadFrame) -> tuple[list[Image.Image], Timing]:
     try:
-        image = Image.open(file)
+        image = formats.open_image(file)
     except UnidentifiedImageError:
-        return _decoded(file, name, count)
+        file.seek(0)
+        return _decoded(file, name, count, read_frame)
     except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: {error}; make the video smaller first") from error
-    except OSError as error:
-        raise InputError(f"cannot read {name}: {error}") from error
+        raise InputError(f"{name}: {first_line(error)}; make the video smaller first") from error
+    except Exception as error:  # Pillow's readers let anything through when a file is broken
+        raise InputError(f"cannot read {name}: {first_line(error)}") from error
     with image:
-        return _animated(image, name, count)
+        return _animated(image, name, count, read_frame)
 
 
-def _animated(image: Image.Image, name: str, count: int) -> tuple[list[Image.Image], Timing]:
+def _animated(image: Image.Image, name: str, count: int, read_frame: ReadFrame) -> tuple[list[Image.Image], Timing]:
     """Frames of anything that Pillow can seek in; the image's current frame is restored."""
     before = image.tell()
     try:
@@ -112,12 +137,14 @@ def _animated(image: Image.Image, name: str, count: int) -> tuple[list[Image.Ima
         for index in indices:
             if index not in frames:
                 image.seek(index)
-                frames[index] = images.read(image, of_video=True)
+                frames[index] = read_frame(image)
+    except UserWarning:  # that the caller has turned into an error
+        raise
     except InputError as error:
         # frames of an animation have no name of their own
         raise InputError(str(error).replace("the PIL image", name)) from error
     except Exception as error:  # Pillow's readers let anything through when a file is broken
-        raise InputError(f"cannot read the frames of {name}: {error or type(error).__name__}") from error
+        raise InputError(f"cannot read the frames of {name}: {first_line(error)}") from error
     finally:
         with contextlib.suppress(Exception):
             image.seek(before)
@@ -133,7 +160,7 @@ def _timing(indices: Sequence[int], milliseconds: Sequence[float]) -> Timing:
     return Timing(tuple(indices), tuple(round(float(begins[i]), 4) for i in indices), round(float(lengths.sum()), 4))
 
 
-def _decoded(file: Any, name: str, count: int) -> tuple[list[Image.Image], Timing]:
+def _decoded(file: Any, name: str, count: int, read_frame: ReadFrame) -> tuple[list[Image.Image], Timing]:
     """Frames of a video file, in two passes: the first counts, so that only the frames to return are kept in memory."""
     if importlib.util.find_spec("av") is None:
         raise InputError(
@@ -141,8 +168,9 @@ def _decoded(file: Any, name: str, count: int) -> tuple[list[Image.Image], Timin
             "'legrad[video]', or give a list of frames"
         )
     av = importlib.import_module("av")
+    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
     try:
-        with av.open(file) as video:
+        with av.open(file, container_options=options) as video:
             if not video.streams.video:
                 raise InputError(f"{name} holds no images, only sound, and the model takes videos")
             stream = video.streams.video[0]
@@ -154,11 +182,15 @@ def _decoded(file: Any, name: str, count: int) -> tuple[list[Image.Image], Timin
             raise InputError(f"{name} holds no frames")
         indices = sampled([1] * total, count)
         to_keep = set(indices)
-        if hasattr(file, "seek"):
-            file.seek(0)
-        with av.open(file) as video:
+        file.seek(0)
+        with av.open(file, container_options=options) as video:
             decoded = enumerate(itertools.islice(video.decode(video=0), max(to_keep) + 1))
             frames = {i: frame.to_image() for i, frame in decoded if i in to_keep}
-    except (av.FFmpegError, OSError) as error:
-        raise InputError(f"cannot read {name} as a video: {error}") from error
-    return [images.read(frames[index]) for index in indices], _timing(indices, [1000 / rate] * total if rate else [])
+        missing = [index for index in indices if index not in frames]
+        if missing:
+            raise InputError(f"cannot read {name} as a video: it ended at another frame the second time")
+    except InputError:
+        raise
+    except Exception as error:  # a broken file can raise anything in its reader
+        raise InputError(f"cannot read {name} as a video: {first_line(error)}") from error
+    return [read_frame(frames[index]) for index in indices], _timing(indices, [1000 / rate] * total if rate else [])

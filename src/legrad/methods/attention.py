@@ -1,16 +1,25 @@
 """Methods that read attention maps, with and without their gradients."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from legrad import relevance
+from legrad.core import state
 from legrad.core.attention import Attention
+from legrad.core.positions import random_input
+from legrad.core.score import Function, NoTarget
+from legrad.core.streaming import explain_batch
 from legrad.core.truth import at_least_float32
-from legrad.errors import UnsupportedModelError
+from legrad.core.undo import guarded
+from legrad.errors import InputError, UnsupportedModelError
 from legrad.methods.call import MethodInput
 from legrad.methods.method import Method
 from legrad.methods.whole_pass import Pass, forward, layer_maps
+from legrad.models.anatomy import ViTAnatomy
 
 
 def raw_attention(call: MethodInput) -> Tensor:
@@ -18,7 +27,7 @@ def raw_attention(call: MethodInput) -> Tensor:
 
     Class token: its row; averaged models: mean over the patches' rows; attentional pooler: its own attention.
     """
-    return layer_maps(forward(call), lambda a, _, patches: a.mean((1, 2)), gradients=False)
+    return layer_maps(forward(call, gradients=False), lambda a, _, patches: a.mean((1, 2)), gradients=False)
 
 
 RAW_ATTENTION = Method(
@@ -31,6 +40,52 @@ RAW_ATTENTION = Method(
     layers="last",
     per_layer=True,
     targets=False,
+    label="attention",
+)
+
+
+def raw_attention_by_head(call: MethodInput) -> Tensor:
+    """``raw_attention`` of one layer, head by head: (images, heads, 1, *grid)."""
+    if len(call.layers) > 1:
+        raise InputError(
+            "heads of different layers have nothing to do with each other: give one layer, such as layers=[-1]"
+        )
+    graph = forward(call)
+    heads = [score.index for score in call.scores if isinstance(score, NoTarget)]
+    return torch.cat([layer_maps(graph, partial(_of_head, head), gradients=False)[:, :1] for head in heads], 1)
+
+
+def _of_head(head: int, attention: Tensor, _: Tensor, patches: slice) -> Tensor:
+    return attention[:, head].mean(1)
+
+
+@guarded
+def num_heads(anatomy: ViTAnatomy) -> int:
+    """How many heads the explained attention has, counted in a forward pass of a random image.
+
+    Raises:
+        UnsupportedModelError: they are folded into the batch.
+    """
+    batch, last_layer = random_input(anatomy), [len(anatomy.blocks) - 1]
+    score = Function("", lambda feature: feature[:, 0])
+    with (
+        torch.no_grad(),
+        state.exclusive(anatomy.blocks[0]),
+        state.evaluation_mode(anatomy.tower, anatomy.call_settings),
+    ):
+        explained = explain_batch(
+            anatomy, batch, [score], last_layer, str(anatomy.default_readout), reduction=relevance.head_relevance
+        )
+    return explained.relevance.shape[3]
+
+
+RAW_ATTENTION_BY_HEAD = replace(
+    RAW_ATTENTION,
+    name="raw-attention:heads=each",
+    summary="one layer's attention to the patches, a map for every head",
+    function=raw_attention_by_head,
+    per_layer=False,
+    labels=lambda anatomy: [f"head {head}" for head in range(num_heads(anatomy))],
 )
 
 
@@ -81,7 +136,7 @@ def rollout(call: MethodInput) -> Tensor:
 
     Of a pooler: its own attention times the rollout of the blocks.
     """
-    graph = forward(call)
+    graph = forward(call, gradients=False)
     product = None
     for layer in call.layers:
         mean = _mean([attention.probabilities().mean(1) for attention in graph.attentions(layer)])
@@ -103,6 +158,7 @@ ROLLOUT = Method(
     layers="all",
     pooler_layers=True,
     targets=False,
+    label="attention",
 )
 
 
@@ -127,7 +183,7 @@ def chefer_cam(call: MethodInput) -> Tensor:
     else:
         # the identity adds the same to every patch that the head reads: it ranks nothing
         tokens_read = [_read_by_head(graph, total - identity) for total in totals]
-    return torch.stack([graph.on_grid(relevance) for relevance in tokens_read], 1)[:, :, None]
+    return torch.stack([graph.on_grid(values) for values in tokens_read], 1)[:, :, None]
 
 
 CHEFER_CAM = Method(

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from legrad.checks import check_count, check_number
 from legrad.methods.call import MethodInput, mean_over_patches, require_images
 from legrad.methods.method import Method
 
@@ -26,6 +27,9 @@ def rise(call: MethodInput, masks: int = 256, side: int = 7, keep: float = 0.5, 
         seed: of the masks.
     """
     require_images(call, "rise")
+    check_count("rise: masks", masks)
+    check_count("rise: side", side)
+    check_number("rise: keep", keep, 0, 1)
     random_masks = _random_masks(call.batch.shape[-2:], masks, side, keep, seed)
     visible = mean_over_patches(call, random_masks).flatten(1)
     results = []
@@ -56,6 +60,7 @@ def occlusion(call: MethodInput, window: int = 1) -> Tensor:
         window: side in patches; larger windows slide by one patch, and a patch gets the mean of those over it.
     """
     require_images(call, "occlusion")
+    check_count("occlusion: window", window, high=min(call.anatomy.grid))
     masks, coverage = _windows(call, window)
     call.output = call.anatomy.run(call.batch)
     full_scores = call.answer()
@@ -95,9 +100,9 @@ def _windows(call: MethodInput, window: int) -> tuple[Tensor, Tensor]:
 
 def _masked_scores(call: MethodInput, image: int, masks: Tensor) -> Tensor:
     """Scores of one image under each mask (n, height, width): (n, targets)."""
-    scores = []
+    scores, anatomy = [], call.anatomy.for_images([image])
     for chunk in masks.split(_FORWARDS):
-        outputs = call.anatomy.run(call.batch[image] * chunk[:, None].to(call.batch))
+        outputs = anatomy.run(call.batch[image] * chunk[:, None].to(call.batch))
         scores.append(call.scores_of(image, outputs))
     return torch.cat(scores)
 

@@ -13,6 +13,7 @@ from legrad.methods import backward_rules
 from legrad.methods.call import MethodInput
 from legrad.methods.method import Method
 from legrad.methods.whole_pass import Pass, forward, layer_maps, patches_of
+from legrad.models.anatomy import ViTAnatomy
 
 
 def grad_eclip(call: MethodInput) -> Tensor:
@@ -106,7 +107,8 @@ def value_map(call: MethodInput) -> Tensor:
     tokens = anatomy.to_tokens(last)
     start = prefix if anatomy.route == "pooler" else anatomy.num_prefix_keys
     patches = relevance.on_grid(tokens.transpose(1, 2), start, anatomy.grid).flatten(2).transpose(1, 2)
-    maps = [call.scores_of(image, _feature_of_each(call, tokens)).T for image, tokens in enumerate(patches)]
+    features = [_feature_of_each(anatomy.for_images([image]), tokens) for image, tokens in enumerate(patches)]
+    maps = [call.scores_of(image, feature).T for image, feature in enumerate(features)]
     return torch.stack(maps).unflatten(-1, anatomy.grid)[:, :, None]
 
 
@@ -121,9 +123,8 @@ VALUE_MAP = Method(
 )
 
 
-def _feature_of_each(call: MethodInput, patches: Tensor) -> Tensor:
+def _feature_of_each(anatomy: ViTAnatomy, patches: Tensor) -> Tensor:
     """The native head on copies of each patch: (patches, dim) -> (patches, features)."""
-    anatomy = call.anatomy
     copies = at_least_float32(patches)[:, None].expand(-1, anatomy.num_prefix_tokens + 1, -1)
     native = anatomy.readouts["native"].function
     try:

@@ -3,20 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from legrad import relevance
-from legrad.core import state
-from legrad.core.positions import random_input
-from legrad.core.score import Function
-from legrad.core.streaming import explain_batch
+from legrad.checks import shown, whole_number
 from legrad.errors import InputError
 from legrad.methods.ablation import legrad_with
+from legrad.methods.attention import num_heads
 from legrad.methods.call import MethodInput
 from legrad.methods.method import Method
 from legrad.methods.registry import METHODS
-from legrad.models.anatomy import ViTAnatomy
+
+__all__ = ["CHOICES", "EVERY_HEAD", "num_heads", "of_heads"]
 
 CHOICES = ("strongest", "weakest", "stronger-half", "weaker-half")
 
@@ -45,25 +43,6 @@ def of_heads(heads: int | Sequence[int] | str) -> Method:
     )
 
 
-def num_heads(anatomy: ViTAnatomy) -> int:
-    """How many heads the explained attention has, counted in a forward pass of a random image.
-
-    Raises:
-        UnsupportedModelError: they are folded into the batch.
-    """
-    batch, last_layer = random_input(anatomy), [len(anatomy.blocks) - 1]
-    score = Function("", lambda feature: feature[:, 0])
-    with (
-        torch.no_grad(),
-        state.exclusive(anatomy.blocks[0]),
-        state.evaluation_mode(anatomy.tower, anatomy.call_settings),
-    ):
-        explained = explain_batch(
-            anatomy, batch, [score], last_layer, str(anatomy.default_readout), reduction=relevance.head_relevance
-        )
-    return explained.relevance.shape[3]
-
-
 def _every_head(call: MethodInput) -> Tensor:
     """All heads as further layers, for the mean over both is LeGrad's map."""
     return legrad_with(call, relevance.head_relevance).flatten(2, 3)
@@ -78,12 +57,18 @@ def _checked(heads: int | Sequence[int] | str) -> str | tuple[int, ...]:
         if heads not in CHOICES:
             raise InputError(f"heads={heads!r}; {hint}")
         return heads
-    numbers = (heads,) if isinstance(heads, int) else tuple(heads)
-    if not numbers or any(not isinstance(head, int) or isinstance(head, bool) or head < 0 for head in numbers):
-        raise InputError(f"heads={heads!r}; {hint}")
-    if len(set(numbers)) < len(numbers):
-        raise InputError(f"heads={heads!r} names a head twice; {hint}")
-    return numbers
+    if whole_number(heads) is not None:
+        heads = [heads]  # type: ignore[list-item] # a whole number, maybe numpy's
+    try:
+        numbers = [whole_number(head) for head in heads]  # type: ignore[union-attr] # no int
+    except TypeError as error:
+        raise InputError(f"heads={shown(heads)}; {hint}") from error
+    indices = tuple(number for number in numbers if number is not None and number >= 0)
+    if not numbers or len(indices) < len(numbers):
+        raise InputError(f"heads={shown(heads)}; {hint}")
+    if len(set(indices)) < len(indices):
+        raise InputError(f"heads={shown(heads)} names a head twice; {hint}")
+    return indices
 
 
 def _mean_over(maps: Tensor, choice: str | tuple[int, ...]) -> Tensor:

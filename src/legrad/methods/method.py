@@ -31,6 +31,8 @@ class Method:
         pooler_layers: whether layers can be chosen in models with an attentional pooler, which is read once.
         targets: whether the map depends on the target.
         readout: whether layer features are read out.
+        label: what its map is called where ``targets=None``; only methods whose maps depend on no target have one.
+        labels: anatomy -> names of its maps, where it has several for an image without any target; it takes none then.
         signed: whether relevance can be negative: what speaks against the target. Saliency stretches it as any map,
             from the lowest to the highest value.
     """
@@ -47,6 +49,32 @@ class Method:
     targets: bool = True
     readout: bool = False
     signed: bool = False
+    label: str = ""
+    labels: Callable[[ViTAnatomy], Sequence[str]] | None = None
+
+    def own_labels(self, anatomy: ViTAnatomy, targets: Any) -> list[str] | None:
+        """Names of the maps, where they are not the targets'; None if the targets are to be resolved.
+
+        Args:
+            anatomy: of the model.
+            targets: as ``explain`` got them; None or an empty list for none.
+
+        Raises:
+            InputError: no targets for a method that needs them, or targets for one that takes none.
+        """
+        absent = targets is None or (isinstance(targets, list | tuple) and not targets)
+        if self.labels is not None:
+            if not absent:
+                raise InputError(f"method {self.name!r} takes no targets: its maps are those of the heads; give None")
+            return list(self.labels(anatomy))
+        if not absent:
+            return None
+        if self.targets:
+            raise InputError(
+                "no targets: give at least one text, class index, embedding or callable (only methods whose maps "
+                "depend on no target, such as 'raw-attention' and 'rollout', need none)"
+            )
+        return [self.label or self.name]
 
     def check(
         self,

@@ -1,10 +1,12 @@
 """All methods by name, and one pass of any of them."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from legrad.checks import shown
 from legrad.core.memory import images_per_whole_pass
 from legrad.core.score import ResolvedTarget
 from legrad.core.streaming import Explained
@@ -56,6 +58,10 @@ METHODS: dict[str, Method] = {
 }
 
 
+# also by name: forms of these that answer another question
+_BY_NAME = {**METHODS, attention.RAW_ATTENTION_BY_HEAD.name: attention.RAW_ATTENTION_BY_HEAD}
+
+
 def find(method: str | Method) -> Method:
     """A method by name.
 
@@ -64,9 +70,11 @@ def find(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
-    if method not in METHODS:
-        raise InputError(f"method is one of {', '.join(map(repr, METHODS))}, got {method!r}; `legrad methods` explains")
-    return METHODS[method]
+    if not isinstance(method, str) or method not in _BY_NAME:
+        raise InputError(
+            f"method is one of {', '.join(map(repr, _BY_NAME))}, got {shown(method)}; `legrad methods` explains"
+        )
+    return _BY_NAME[method]
 
 
 def explain_batch(
@@ -108,8 +116,24 @@ def explain_batch(
     for start in range(0, len(batch), step):
         rows = range(start, min(start + step, len(batch)))
         call = MethodInput(
-            anatomy, batch[start : start + step], [score.rows(rows) for score in scores], layers, readout
+            anatomy.for_images(rows),
+            batch[start : start + step],
+            [score.rows(rows) for score in scores],
+            layers,
+            readout,
         )
-        maps.append(method.function(call).detach().cpu())
+        maps.append(_checked_maps(method, call, method.function(call)).detach().cpu())
         answers.append(call.answer().detach().cpu())
     return Explained(torch.cat(maps), torch.cat(answers), list(scores))
+
+
+def _checked_maps(method: Method, call: MethodInput, maps: Any) -> Tensor:
+    """What a method's function returned; raises ``InputError`` unless these are maps."""
+    expected = (len(call.batch), len(call.scores), "layers", *call.anatomy.grid)
+    fits = isinstance(maps, Tensor) and maps.ndim == len(expected)
+    if not fits or (*maps.shape[:2], "layers", *maps.shape[3:]) != expected:
+        raise InputError(
+            f"method {method.name!r}: its function returns a tensor (images, targets, layers, *grid), here "
+            f"({', '.join(map(str, expected))}), got {shown(maps)}"
+        )
+    return cast(Tensor, maps)

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from legrad import relevance
 from legrad.core import hooks, readout
 from legrad.core.attention import Attention, Replacements
-from legrad.core.truth import ATTENTION_NAMES, at_least_float32, check_same_output, final_answer, native_feature
+from legrad.core.truth import (
+    ATTENTION_NAMES,
+    at_least_float32,
+    check_same_output,
+    coarsest,
+    final_answer,
+    native_feature,
+)
 from legrad.errors import InputError, TruthCheckError, UnsupportedModelError
 from legrad.methods.call import MethodInput
 from legrad.models.anatomy import ViTAnatomy
@@ -24,6 +31,7 @@ def forward(
     attend: Callable[..., Tensor] = F.scaled_dot_product_attention,
     cut: Callable[[nn.Module], bool] | None = None,
     frozen_norm: bool = False,
+    gradients: bool = True,
 ) -> "Pass":
     """Run the model with its graph; without rules the gradients are the model's own.
 
@@ -31,27 +39,38 @@ def forward(
         call: what is asked.
         replacements, attend, cut: rules for the backward pass, see ``hooks.forward_with_graph``.
         frozen_norm: take the length of an embedding for a constant too.
+        gradients: False for methods that look at the maps only.
 
     Raises:
         TruthCheckError: the native read-out of the last block's tokens is not the model's output.
     """
     anatomy = call.anatomy
     graph = hooks.forward_with_graph(
-        lambda: anatomy.run(call.batch), anatomy.blocks, anatomy.attention, replacements, attend, cut
+        lambda: anatomy.run(call.batch), anatomy.blocks, anatomy.attention, replacements, attend, cut, gradients
     )
     call.output = graph.output.detach()
     native = native_feature(anatomy, anatomy.to_tokens(graph.block_outputs[-1]).detach())
-    check_same_output(native, call.output, "the native read-out of the last block's tokens", call.batch.dtype)
-    return Pass(call, graph, frozen_norm)
+    seen = [attention for layer in [*graph.attentions, graph.attentions_after] for attention in layer]
+    precision = coarsest(call.batch.dtype, *(attention.output.dtype for attention in seen))
+    check_same_output(native, call.output, "the native read-out of the last block's tokens", precision)
+    return Pass(call, graph, frozen_norm, precision)
 
 
 @dataclass
 class Pass:
-    """The graph of a forward pass, and gradients of the targets' scores in it."""
+    """The graph of a forward pass, and gradients of the targets' scores in it.
+
+    Attributes:
+        call: what is asked.
+        graph: of the pass.
+        frozen_norm: the length of an embedding is taken for a constant.
+        precision: in which attention computes: under an autocast inside the model less than its weights' type.
+    """
 
     call: MethodInput
     graph: hooks.ForwardGraph
     frozen_norm: bool
+    precision: torch.dtype
 
     @property
     def anatomy(self) -> ViTAnatomy:
@@ -68,7 +87,7 @@ class Pass:
         output = self.graph.output
         final = at_least_float32(output.detach()).requires_grad_()
         with torch.enable_grad():
-            if self.frozen_norm and self.anatomy.output != "logits":
+            if self.frozen_norm and self.anatomy.readouts["native"].normalize:
                 feature = final / final.detach().norm(dim=-1, keepdim=True)
             else:
                 feature = final_answer(self.anatomy, final)
@@ -79,7 +98,8 @@ class Pass:
                 "without gradients?)"
             )
         (grad_output,) = torch.autograd.grad(score, final)
-        grad_output, scale = readout.scaled_for_half(grad_output, output.dtype, 1)
+        precision = coarsest(output.dtype, self.precision)
+        grad_output, scale = readout.scaled_for_half(grad_output, output.dtype, 1, precision)
         gradients = torch.autograd.grad(output, list(at), grad_output, retain_graph=True, allow_unused=True)
         return [None if gradient is None else _unscaled(at_least_float32(gradient), scale) for gradient in gradients]
 
@@ -171,7 +191,8 @@ class Pass:
         Found by differentiating the head.
         """
         tokens = self.last_tokens.detach()[:1]
-        return readout.rows_read(lambda leaf: native_feature(self.anatomy, leaf), at_least_float32(tokens))
+        anatomy = self.anatomy.for_images([0])
+        return readout.rows_read(lambda leaf: native_feature(anatomy, leaf), at_least_float32(tokens))
 
 
 def layer_maps(graph: Pass, formula: Callable[[Tensor, Tensor, slice], Tensor], gradients: bool = True) -> Tensor:

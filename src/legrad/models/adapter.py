@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
-from legrad.errors import InputError
 from legrad.inputs import sounds
 from legrad.inputs.geometry import Size
 from legrad.models.anatomy import ViTAnatomy
@@ -34,19 +33,6 @@ class AudioEncoder:
     tower: nn.Module | None = None
     shortest: float = sounds.SHORTEST
     longest: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check the fields' types; raises ``InputError``."""
-        if not callable(self.encode):
-            raise InputError(f"encode is a function, waveforms -> (waveforms, features), got {self.encode!r}")
-        if self.tower is not None and not isinstance(self.tower, nn.Module):
-            raise InputError(f"tower is the module behind encode, a torch.nn.Module, got {type(self.tower).__name__}")
-        if not isinstance(self.rate, int | np.integer) or isinstance(self.rate, bool) or self.rate < 1:
-            raise InputError(f"rate is a sampling rate in Hz, a whole number from 1, got {self.rate!r}")
-        for name, value in (("shortest", self.shortest), ("longest", self.longest)):
-            is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool) and value >= 0
-            if not is_number and not (value is None and name == "longest"):
-                raise InputError(f"{name} is a duration in seconds, got {value!r}")
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,14 @@ class _DerivedReadout(_Derived, Readout):
     source: Readout | None = None
 
 
+def readouts_given(readouts: Mapping[str, Readout]) -> dict[str, Readout]:
+    """The read-outs of a record without those that it made itself."""
+    sources = {
+        name: readout.source if isinstance(readout, _DerivedReadout) else readout for name, readout in readouts.items()
+    }
+    return {name: readout for name, readout in sources.items() if readout is not None}
+
+
 def published(native: Callable[[Tensor], Tensor], num_prefix_tokens: int) -> Callable[[Tensor], Tensor]:
     """The authors' read-out of a class-token or averaged model: its own head on the mean over all tokens.
 
@@ -118,8 +126,10 @@ class ViTAnatomy:
     Attributes:
         library: name for humans, e.g. "open_clip".
         tower: the vision tower; all modules named below live in it.
-        run: (batch, *shape) -> (batch, features), the tower's own plain output, before any L2; of a tuple, list or
-            mapping the first tensor is taken.
+        run: (batch, *shape) -> (batch, features), the tower's own plain output, before any L2. What it takes beside the
+            images, by name, can be given as ``explain(..., inputs={...})``, one row per image; so can what a read-out's
+            function takes beside the tokens. Of a tuple, list or
+            mapping that it returns the first tensor is taken.
         blocks: the transformer blocks in order.
         image_size: (height, width) that the tower takes as it is; (frequency, time) of a spectrogram.
         patch_size: (height, width) of a patch in pixels.
@@ -320,6 +330,15 @@ class ViTAnatomy:
                 f"for each of {batch} images"
             )
         return relevance.on_grid(keys, self.num_prefix_keys, self.grid)
+
+    @property
+    def side_inputs(self) -> tuple[str, ...]:
+        """Names of what its forward pass gets beside the images, ascending."""
+        return ()
+
+    def for_images(self, indices: Sequence[int]) -> "ViTAnatomy":
+        """The anatomy for some of the images of a batch: the same, but where they have inputs beside the pixels."""
+        return self
 
     def at(self, size: Size) -> "ViTAnatomy":
         """The anatomy for an input size: this one if it fits, else one with resampled positions.

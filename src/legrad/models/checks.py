@@ -126,6 +126,8 @@ def holds_matrix(head: Any) -> bool:
         return is_lazy(head) or head.ndim > 1
     if not isinstance(head, nn.Module):
         return False
+    if any(hasattr(module, "out_features") for module in head.modules()):
+        return True  # of any kind: quantised layers hide their weights
     own = [value for module in head.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     tensors = itertools.chain(head.parameters(), head.buffers(), own)
     return any(is_lazy(tensor) or tensor.ndim > 1 for tensor in tensors)

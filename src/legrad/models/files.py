@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import torch
 
+from legrad.checks import first_line
 from legrad.errors import InputError
-from legrad.models.functions import first_line
 
 _CHECKPOINTS = (".bin", ".pt", ".pth", ".ckpt")
 _OBJECTS = ("config", "tokenizer", "index", "map", "vocab")  # in names of files that hold JSON objects

@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from legrad.checks import first_line
 from legrad.errors import InputError, LeGradError
-
-_LONGEST = 300  # letters of another library's message
 
 
 def first_tensor(value: Any) -> Tensor | None:
@@ -33,13 +32,6 @@ def description(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
 
 
-def first_line(error: BaseException) -> str:
-    """An error of another library in one line, with its type where the text alone says nothing."""
-    first, *rest = str(error).strip().splitlines() or [""]
-    text = (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first)[:_LONGEST].rstrip(" .:")
-    return f"{type(error).__name__}: {text}" if isinstance(error, KeyError | IndexError) or not text else text
-
-
 @dataclass(frozen=True)
 class Forward:
     """``ViTAnatomy.run``: the first tensor of what a model returns, (batch, features).
@@ -50,9 +42,9 @@ class Forward:
 
     function: Callable[..., Any]
 
-    def __call__(self, images: Tensor, **options: Any) -> Tensor:
-        """(batch, *shape) -> (batch, features)."""
-        return _features(self.function(images, **options), "run", "lambda images: model(images)[0]")
+    def __call__(self, images: Tensor, *more: Any, **options: Any) -> Tensor:
+        """(batch, *shape) -> (batch, features); further arguments are handed on."""
+        return _features(self.function(images, *more, **options), "run", "lambda images: model(images)[0]")
 
 
 @dataclass(frozen=True)
@@ -65,12 +57,12 @@ class Head:
     """
 
     name: str
-    function: Callable[[Tensor], Any]
+    function: Callable[..., Any]
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """(batch, tokens, dim) -> (batch, features)."""
+    def __call__(self, tokens: Tensor, *more: Any, **options: Any) -> Tensor:
+        """(batch, tokens, dim) -> (batch, features); further arguments are handed on."""
         example = "lambda z: model.head(model.norm(z)[:, 0])"
-        return _features(self.function(tokens), f"the {self.name} read-out", example)
+        return _features(self.function(tokens, *more, **options), f"the {self.name} read-out", example)
 
 
 def _features(result: Any, field: str, example: str) -> Tensor:

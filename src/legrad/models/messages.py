@@ -4,9 +4,9 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
+from legrad.checks import first_line
 from legrad.errors import InputError
 from legrad.models import files
-from legrad.models.functions import first_line
 
 
 def unknown_model(library: str, name: str, names: Sequence[str]) -> InputError:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from legrad.checks import first_line
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.models import checks, folders, sequence
 from legrad.models.adapter import Adapter
-from legrad.models.functions import first_line
 from legrad.models.unwrap import unwrap
 
 # prefix of a model's name -> module with ``load(rest of the name, device, dtype)``, which returns an Adapter

@@ -1,9 +1,8 @@
-"""Results of the passes -> one ``Explanation``: merge layers, apply the null target, and warn of doubtful maps.
+"""Results of the passes -> one ``Explanation``: apply the null target, and warn of doubtful maps.
 
 Doubtful are maps without contrast, and maps that do not depend on the target.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,9 @@ from torch import Tensor
 
 from legrad import relevance
 from legrad.core.score import ResolvedTarget
-from legrad.errors import FlatMapWarning
+from legrad.errors import FlatMapWarning, warn
 from legrad.inputs import geometry
+from legrad.inputs.originals import shown_again
 from legrad.inputs.prepare import Input
 from legrad.results.explanation import Explanation
 
@@ -23,39 +23,41 @@ _INDEPENDENT = 0.99  # correlation with other targets' maps above which a map do
 _FLAT = 1e-6  # a spread this small, relative to the largest value, is rounding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PassResult:
     """The result of one pass over images of one size.
 
     Attributes:
         rows: indices of these images among all inputs.
         patch_grid: where their patches lie.
-        per_layer: relevance (rows, targets, layers, *grid); the null target is the last, if there is one.
+        relevance: mean over layers, (rows, targets, *grid); the null target is the last, if there is one.
+        per_layer: the same of every layer, (rows, targets, layers, *grid), if layers are kept.
         values: the scores, (rows, targets).
         scores: the targets, for their labels.
     """
 
     rows: list[int]
     patch_grid: geometry.PatchGrid
-    per_layer: Tensor
+    relevance: Tensor
+    per_layer: Tensor | None
     values: Tensor
     scores: Sequence[ResolvedTarget]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Maps:
     """Maps of one pass, merged over layers, without the null target.
 
     Attributes:
         relevance: (rows, targets, *grid).
-        per_layer: (rows, targets, layers, *grid).
+        per_layer: (rows, targets, layers, *grid), if layers are kept.
         scores: (rows, targets).
         flat: (rows, targets) bool, maps without contrast.
         independent: (rows, targets) bool, maps that do not depend on the target.
     """
 
     relevance: Tensor
-    per_layer: Tensor
+    per_layer: Tensor | None
     scores: Tensor
     flat: Tensor
     independent: Tensor
@@ -98,10 +100,11 @@ def assemble(
     independent = torch.cat([maps.independent for maps in merged])[order]
     labels, predicted = _labels(parts, valid)
     _warn(flat & valid, independent & (not same_for_all_targets), valid, inputs, labels)
+    per_layer = [maps.per_layer for maps in merged if maps.per_layer is not None]
     patch_grids = {row: part.patch_grid for part in parts for row in part.rows}
     return Explanation(
         relevance=_padded([maps.relevance for maps in merged])[order],
-        layer_relevance=_padded([maps.per_layer for maps in merged])[order] if keep_layers else None,
+        layer_relevance=_padded(per_layer)[order] if keep_layers else None,
         layers=tuple(layers),
         scores=scores.masked_fill(~valid, 0),
         valid=valid,
@@ -109,7 +112,7 @@ def assemble(
         prompt_independent=independent,
         placements=[item.placement for item in inputs],
         patch_grids=[patch_grids[row] for row in range(len(inputs))],
-        images=[item.image for item in inputs],
+        images=shown_again([item.image for item in inputs]),
         names=[item.name for item in inputs],
         settings=settings,
         axes=axes,
@@ -140,22 +143,23 @@ def _distinct(labels: list[str]) -> list[str]:
 
 
 def _merge(part: PassResult, valid: Tensor, null_threshold: float | None) -> _Maps:
-    """Merge the layers of one pass, zero flat maps and targets that an image does not have, apply the null target."""
-    per_layer, scores = part.per_layer, part.values
-    maps = relevance.merge_layers(per_layer.unbind(2))
+    """Zero the flat maps of one pass and targets that an image does not have, apply the null target."""
+    maps, per_layer, scores = part.relevance, part.per_layer, part.values
     dims = maps.ndim - 2
     grid = (...,) + (None,) * dims  # index that lays (rows, targets) along the grid
     flat = _flat(maps)
     maps = maps.masked_fill(flat[grid], 0)
     null = None
     if null_threshold is not None:
-        null, maps, per_layer = maps[:, -1:], maps[:, :-1], per_layer[:, :-1]
+        null, maps = maps[:, -1:], maps[:, :-1]
+        per_layer = None if per_layer is None else per_layer[:, :-1]
         scores, flat = scores[:, :-1], flat[:, :-1]
     independent = _target_independent(maps, null, valid & ~flat)
     if null is not None and null_threshold is not None:
         maps = relevance.mask_null(maps, null, null_threshold, dims)
     keep = valid[grid]
-    return _Maps(maps * keep, per_layer * keep[:, :, None], scores, flat, independent)
+    per_layer = None if per_layer is None else per_layer * keep[:, :, None]
+    return _Maps(maps * keep, per_layer, scores, flat, independent)
 
 
 def _padded(parts: list[Tensor]) -> Tensor:
@@ -167,18 +171,16 @@ def _padded(parts: list[Tensor]) -> Tensor:
 def _warn(flat: Tensor, independent: Tensor, valid: Tensor, inputs: Sequence[Input], labels: list[list[str]]) -> None:
     if bool(flat.any()):
         image, target = flat.nonzero()[0].tolist()
-        warnings.warn(
+        warn(
             f"{int(flat.sum())} maps are flat and returned as zeros, the first for {inputs[image].name}, target "
             f"{labels[image][target]!r}: no patch matters for this score in the chosen layers",
             FlatMapWarning,
-            stacklevel=4,
         )
     if bool(independent.any()):
-        warnings.warn(
+        warn(
             f"{int(independent.sum())} of {int(valid.sum())} maps hardly depend on the target (correlation above "
             f"{_INDEPENDENT} with the mean of the others or the null map); see Explanation.prompt_independent",
             UserWarning,
-            stacklevel=4,
         )
 
 

@@ -1,9 +1,8 @@
 """The result: raw relevance, scores, and the ways to show them on the original images."""
 
-import io
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,13 @@ import torch
 from torch import Tensor
 
 from legrad import viz
+from legrad.checks import check_switch, shown, whole_number
 from legrad.choices import Normalization
 from legrad.deprecation import renamed_fields
 from legrad.errors import InputError
 from legrad.inputs import geometry
-from legrad.results.folder import Folder, slug
+from legrad.results.folder import Folder
+from legrad.results.save import save_images
 from legrad.results.view import ImageView, Style
 
 if TYPE_CHECKING:
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-_DEFAULT_FRAME_SECONDS = 0.2  # of an animation, where the video's duration is not known
-
 
 @renamed_fields(frames="placements", cells="patch_grids", pictures="images")
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """Where the model looked, for some images and targets. All tensors are detached and on the CPU.
+
+    Two explanations are equal if they are the same object.
 
     Attributes:
         relevance: (images, targets, *grid), raw, non-negative, comparable between targets; mean over layers. Of some
@@ -46,7 +47,8 @@ class Explanation:
         placements: where each model input lies in its original image.
         patch_grids: where the patches lie in each model input.
         images: originals (H, W, 3) uint8; videos (frames, H, W, 3), the frames that the model saw; sounds their
-            spectrograms (frequency, time, 3), row 0 the lowest frequency.
+            spectrograms (frequency, time, 3), row 0 the lowest frequency. Of many large files the later ones are read
+            again when they are shown; a file that changed or is gone by then is an ``InputError``.
         names: paths of the images, or "image 0", ...
         settings: what made this result: model, versions, arguments.
         axes: names of the grid's axes: ("rows", "cols"), ("frames", "rows", "cols") or ("frequency", "time").
@@ -65,7 +67,7 @@ class Explanation:
     prompt_independent: Tensor
     placements: list[geometry.Placement]
     patch_grids: list[geometry.PatchGrid]
-    images: "list[NDArray[np.uint8]]"
+    images: "Sequence[NDArray[np.uint8]]"
     names: list[str]
     settings: dict[str, Any]
     axes: tuple[str, ...] = ("rows", "cols")
@@ -89,7 +91,7 @@ class Explanation:
     @property
     def seen(self) -> Tensor | list[Tensor]:
         """Which pixels of the originals the model saw: (images, H, W) bool, or a list if the sizes differ."""
-        return _stacked([self._view(image).seen() for image in range(len(self.placements))])
+        return _stacked([self.view(image).seen() for image in range(len(self.placements))])
 
     def saliency(
         self, size: int | Sequence[int] | None = None, normalize: Normalization = "map"
@@ -108,7 +110,7 @@ class Explanation:
         Raises:
             InputError: no such size or normalisation.
         """
-        return _stacked([self._target_maps(image, size, normalize) for image in range(len(self.placements))])
+        return _stacked([self.target_maps(image, size, normalize) for image in range(len(self.placements))])
 
     def overlay(
         self,
@@ -136,11 +138,13 @@ class Explanation:
         Raises:
             InputError: no such image, target, frame, colour map or normalisation, or ``alpha`` is out of range.
         """
-        target, view = self._target_index(image, target), self._view(image)
-        saliency = self._target_maps(image, None, normalize)[target]
+        image, target = self._indices(image, target)
+        view, style = self.view(image), Style(alpha, cmap)
+        frame = None if frame is None else _whole(frame, "frame")
+        saliency = self._target_map(image, target, normalize)
         if frame is not None and not (view.is_video and -len(saliency) <= frame < len(saliency)):
             raise InputError(f"no frame {frame}: image {image} has {len(saliency) if view.is_video else 'no'} frames")
-        return view.overlay(saliency, Style(alpha, cmap), frame)
+        return view.overlay(saliency, style, frame)
 
     def animation(
         self,
@@ -160,11 +164,12 @@ class Explanation:
         Raises:
             InputError: as of ``overlay``, or the image is no video.
         """
-        target, view = self._target_index(image, target), self._view(image)
+        image, target = self._indices(image, target)
+        view, style = self.view(image), Style(alpha, cmap)
         if not view.is_video:
             raise InputError(f"only videos have an animation; this explanation's axes are {self.axes}")
-        saliency = self._target_maps(image, None, normalize)[target]
-        return [view.overlay(saliency, Style(alpha, cmap), frame) for frame in range(len(saliency))]
+        saliency = self._target_map(image, target, normalize)
+        return [view.overlay(saliency, style, frame) for frame in range(len(saliency))]
 
     def figure(self, image: int = 0, cmap: str = "inferno", alpha: float = 0.65) -> "Figure":
         """The original and the overlays of all targets side by side, with scores and a colour bar.
@@ -179,11 +184,15 @@ class Explanation:
         Raises:
             InputError: no such image or colour map, or ``alpha`` is out of range.
         """
-        self._target_index(image, 0)
-        targets = self._targets(image)
+        image, _ = self._indices(image, 0)
+        style = Style(alpha, cmap)
+        return self.figure_of(image, self.target_maps(image, None, "map")[self.targets_of(image)], style)
+
+    def figure_of(self, image: int, saliency: Tensor, style: Style) -> "Figure":
+        """The figure of an image out of the saliency of its targets: (targets of this image, H, W)."""
+        targets = self.targets_of(image)
         titles = [f"{self.labels[image][target]}\n{self.scores[image, target]:.3f}" for target in targets]
-        saliency = self._target_maps(image, None, "map")[targets]
-        return self._view(image).figure(saliency, titles, Path(self.names[image]).name, Style(alpha, cmap))
+        return self.view(image).figure(saliency, titles, Path(self.names[image]).name, style)
 
     def layer_figure(
         self, image: int = 0, target: int | str = 0, cmap: str = "inferno", alpha: float = 0.65
@@ -193,19 +202,26 @@ class Explanation:
         Raises:
             InputError: as of ``overlay``, or the layers were not kept: ``explain(..., keep_layers=True)``.
         """
-        target, view = self._target_index(image, target), self._view(image)
+        image, target = self._indices(image, target)
+        view = self.view(image)
         saliency = view.saliency(self._require_layers()[image, target], None, "map")
         titles = [f"layer {layer}" for layer in self.layers]
         name = f"{Path(self.names[image]).name}\n{self.labels[image][target]}"
         return view.figure(saliency, titles, name, Style(alpha, cmap), "each layer is scaled by itself")
 
     def timing(self, image: int = 0) -> geometry.Timing:
-        """When the frames of a video, or a sound, are in the original; an empty record where nothing is known."""
+        """When the frames of a video, or a sound, are in the original; an empty record where nothing is known.
+
+        Raises:
+            InputError: no such image.
+        """
+        image, _ = self._indices(image, 0)
         return self.timings[image] if self.timings else geometry.Timing()
 
-    def _view(self, image: int) -> ImageView:
+    def view(self, image: int) -> ImageView:
+        """What is needed to draw maps of one image."""
         return ImageView(
-            self.images[image],
+            viz.rgb(self.images[image]),
             self.placements[image],
             self.patch_grids[image],
             self.axes,
@@ -213,36 +229,42 @@ class Explanation:
             self.frequencies[image] if self.frequencies else (),
         )
 
-    def _targets(self, image: int) -> list[int]:
+    def targets_of(self, image: int) -> list[int]:
         """Indices of the targets that the image has."""
         return [target for target in range(self.relevance.shape[1]) if self.valid[image, target]]
 
-    def _target_maps(self, image: int, size: int | Sequence[int] | None, normalize: Normalization) -> Tensor:
+    def target_maps(self, image: int, size: int | Sequence[int] | None, normalize: Normalization) -> Tensor:
         """(targets, H, W) of one image; targets that it does not have take no part in the normalisation."""
         valid = self.valid[image]
-        maps = self._view(image).saliency(self.relevance[image, valid], size, normalize)
+        maps = self.view(image).saliency(self.relevance[image, valid], size, normalize)
         result = maps.new_zeros(len(valid), *maps.shape[1:])
         result[valid] = maps
         return result
+
+    def _target_map(self, image: int, target: int, normalize: Normalization) -> Tensor:
+        """(H, W) of one target; all of them are laid on the pixels only where they share their range."""
+        if normalize == "shared" or not self.valid[image, target]:
+            return self.target_maps(image, None, normalize)[target]
+        return self.view(image).saliency(self.relevance[image, [target]], None, normalize)[0]
 
     def _require_layers(self) -> Tensor:
         if self.layer_relevance is None:
             raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
         return self.layer_relevance
 
-    def _target_index(self, image: int, target: int | str) -> int:
-        """The index of a target, given as such or by its label."""
+    def _indices(self, image: int, target: int | str) -> tuple[int, int]:
+        """The indices of an image and of a target, given as such or by its label, from 0 on."""
         images, targets = self.relevance.shape[:2]
-        if not -images <= image < images:
-            raise InputError(f"no image {image}, target {target}: there are {images} images and {targets} targets")
-        if isinstance(target, str):
-            labels = [self.labels[image][index] for index in self._targets(image)]
+        image = _whole(image, "image")
+        if isinstance(target, str) and -images <= image < images:
+            labels = [self.labels[image][index] for index in self.targets_of(image)]
             if target not in labels:
                 raise InputError(f"image {image} has no target {target!r}, only {', '.join(map(repr, labels))}")
-            return self.labels[image].index(target)
-        if not -targets <= target < targets:
+            return image % images, self.labels[image].index(target)
+        index = 0 if isinstance(target, str) else _whole(target, "target, unless it is a label,")
+        if not (-images <= image < images and -targets <= index < targets):
             raise InputError(f"no image {image}, target {target}: there are {images} images and {targets} targets")
-        return target
+        return image % images, index % targets
 
     def _repr_png_(self) -> bytes:
         return viz.png(self.figure(0))
@@ -259,8 +281,9 @@ class Explanation:
         Videos get an animated GIF for every target too.
 
         Args:
-            folder: made if missing; files of the same names are replaced. An open ``Folder`` collects several
-                explanations under one manifest.
+            folder: made if missing. Earlier results for images of the same names are replaced, once the new ones are
+                complete; other results stay in the manifest. Files that we did not write are never touched: a name
+                that is taken gets a number. An open ``Folder`` collects several explanations under one manifest.
             per_layer: add a figure per target with all layers; needs ``keep_layers=True``.
             cmap: matplotlib colour map.
             alpha: opacity of the overlays, in [0, 1].
@@ -269,73 +292,24 @@ class Explanation:
             The files, manifest last.
 
         Raises:
-            InputError: the folder cannot be written, layers were not kept, or there is no such colour map or opacity.
+            InputError: the folder cannot be written, another run writes into it, layers were not kept, or there is no
+                such colour map or opacity.
         """
-        destination = folder if isinstance(folder, Folder) else Folder(folder)
-        if per_layer:
+        if check_switch("per_layer", per_layer):
             self._require_layers()
-        start, style = len(destination.files), Style(alpha, cmap)
-        entries = [self._save_image(destination, image, style, per_layer) for image in range(len(self.names))]
-        facts = {
-            "settings": self.settings,
-            "axes": ["targets", *self.axes],
-            "layer_axes": ["targets", "layers", *self.axes],
-        }
-        destination.add(entries, facts)
+        destination = folder if isinstance(folder, Folder) else Folder(folder)
+        style = Style(alpha, cmap)
+        with destination:
+            start = len(destination.files)
+            save_images(self, destination, range(len(self.names)), style, per_layer)
         return [*destination.files[start:], destination.manifest]
 
-    def _save_image(self, folder: Folder, image: int, style: Style, per_layer: bool) -> dict[str, Any]:
-        """The files of one image, and its entry of the manifest."""
-        stem = folder.unused(slug(Path(self.names[image]).stem))
-        targets = self._targets(image)
-        arrays = {"relevance": self.relevance[image, targets], "scores": self.scores[image, targets]}
-        if self.layer_relevance is not None:
-            arrays["layer_relevance"] = self.layer_relevance[image, targets]
-        entry: dict[str, Any] = {
-            "image": self.names[image],
-            "size": list(self.placements[image].original),
-            "figure": folder.write(f"{stem}.png", viz.png(self.figure(image, **asdict(style)))),
-            "arrays": folder.write(f"{stem}.npz", _npz(arrays)),
-            "shapes": {name: list(value.shape) for name, value in arrays.items()},
-            "targets": [],
-        }
-        timing = self.timing(image)
-        if timing.frames:
-            entry["frames"], entry["seconds"] = list(timing.frames), list(timing.seconds)
-        if timing.duration is not None:
-            entry["duration"] = timing.duration
-        entry["targets"] = [self._save_target(folder, stem, image, target, style, per_layer) for target in targets]
-        return entry
 
-    def _save_target(
-        self, folder: Folder, stem: str, image: int, target: int, style: Style, per_layer: bool
-    ) -> dict[str, Any]:
-        """The files of one target of an image, and its record in the manifest."""
-        label = self.labels[image][target]
-        name = folder.unused(f"{stem}--{slug(label)}")
-        record = {
-            "target": label,
-            "score": float(self.scores[image, target]),
-            "predicted": self.predicted is not None and bool(self.predicted[image, target]),
-            "prompt_independent": bool(self.prompt_independent[image, target]),
-            "overlay": folder.write(f"{name}.png", viz.png(self.overlay(image, target, **asdict(style)))),
-        }
-        if self.axes[0] == "frames":
-            frames = self.animation(image, target, **asdict(style))
-            duration = self.timing(image).duration
-            seconds = _DEFAULT_FRAME_SECONDS if duration is None else min(max(duration / len(frames), 0.02), 2)
-            record["animation"] = folder.write(f"{name}.gif", viz.gif(frames, seconds))
-        if per_layer:
-            layers = self.layer_figure(image, target, **asdict(style))
-            record["layers_figure"] = folder.write(f"{name}--layers.png", viz.png(layers))
-        return record
-
-
-def _npz(tensors: dict[str, Tensor]) -> bytes:
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}  # a keyword may be any array
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
+def _whole(value: Any, what: str) -> int:
+    number = whole_number(value)
+    if number is None:
+        raise InputError(f"{what} is a whole number, got {shown(value)}")
+    return number
 
 
 def _stacked(maps: list[Tensor]) -> Tensor | list[Tensor]:

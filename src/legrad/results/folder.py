@@ -1,112 +1,270 @@
-"""A folder of files and a manifest that names them. It knows names and bytes, not what they show."""
+"""A folder of files and a manifest that names them. It knows names and bytes, not what they show.
+
+A file in the folder is ours if a manifest of ours names it and its content is still what we wrote. Nothing else is ever
+replaced or removed: a name that is taken gets a number.
+
+What a run leaves behind if it is killed, at any moment:
+
+- ``manifest.json`` names files that are there, whole;
+- ``.legrad-journal`` names everything that the run has begun to write, before it is written. It is locked as long as
+  the run lives. The next run finishes what was to be finished, and removes what belongs to nothing.
+
+Results of an earlier run stay until the new ones are complete; a new file in the place of an old one waits in a folder
+``.legrad-...`` until then.
+"""
 
 import contextlib
-import json
+import itertools
 import os
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from legrad.atomic import write_atomically
+from legrad.atomic import Fingerprint, WriteError, fits, publish
+from legrad.atomic import fingerprint as fingerprint_of
 from legrad.errors import InputError
-
-_FILE_KEYS = ("figure", "arrays", "overlay", "animation", "layers_figure")  # of the manifest: their values are files
+from legrad.names import fold
+from legrad.results.journal import FolderJournal, complete, remove
+from legrad.results.manifest import Manifest, files_of, folder_path, manifest_path, numbered, stem_of
 
 
 class Folder:
-    """Collects the files of many images, one after the other; every file appears whole.
+    """Collects the files of many images, one after the other, in ``with`` blocks; a block inside another is part of it.
+
+    A block that ends well replaces earlier results; one that raises leaves them as they were, and if there were none,
+    keeps the images that are complete. While it is open, ``manifest.json`` names at least half of the images that are
+    complete (if there were no earlier results), so that a long run does not write it anew for every image.
 
     Args:
-        root: made if missing; files of the same names are replaced.
-        clear: before the first file is written, remove the files that an earlier manifest in the folder names, and
-            nothing else.
+        root: made if missing.
+        clear: all results of earlier runs are replaced; otherwise only those of images with the same names, and the
+            manifest keeps the others.
 
     Attributes:
         root: the folder.
         files: all that was written, without the manifest.
-        entries: the manifest's entries, one per image.
+        entries: the manifest's new entries, one per image.
+        manifest: the JSON file with settings, scores, shapes and file names; ``manifest.json`` where that is free.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be made or written.
     """
 
     def __init__(self, root: str | os.PathLike[str], clear: bool = False) -> None:
-        self.root = Path(root)
+        self.root = folder_path(root)
         self.files: list[Path] = []
         self.entries: list[dict[str, Any]] = []
+        self._facts: list[dict[str, Any]] = []  # of every entry
+        self._clear, self._saved = clear, 0  # how many entries the manifest has
+        self._written: dict[str, Fingerprint] = {}
+        self._staged: set[str] = set()
+        self._names: set[str] = set()
         self._stems: set[str] = set()
-        self._clear = clear
+        self.manifest = self.root / "manifest.json"
+        self._before = Manifest()  # as it was when the folder was opened
+        self._old = Manifest()  # what other runs wrote
+        self._kept: dict[int, dict[str, Any]] = {}  # place in the old manifest -> entry
+        self._places: dict[Any, list[int]] = {}  # image -> its places there
+        self._removable: dict[str, Fingerprint] = {}  # files of the old entries that are not kept
+        self._depth = 0
+        self._journal: FolderJournal | None = None
         try:
+            self._made = not self.root.exists()
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot write into {self.root}: {error}") from error
+            raise WriteError(f"cannot write into {self.root}: {error.strerror or error}") from error
 
-    @property
-    def manifest(self) -> Path:
-        """The JSON file with settings, scores, shapes and file names of everything added so far."""
-        return self.root / "manifest.json"
+    def __enter__(self) -> "Folder":
+        self._opened()
+        self._depth += 1
+        return self
 
-    def unused(self, stem: str) -> str:
-        """The stem of a file name, numbered if it is taken; it is taken afterwards."""
-        candidate, number = stem, 2
-        while candidate in self._stems:
-            candidate, number = f"{stem}-{number}", number + 1
-        self._stems.add(candidate)
-        return candidate
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._depth -= 1
+        if not self._depth:
+            if error is None:
+                self._close()
+            else:
+                self._abandon()
+
+    def _opened(self) -> "FolderJournal":
+        """The journal, which no other run has; at the first call what a killed run left is mended.
+
+        Raises:
+            WriteError: another run writes into the folder.
+        """
+        if self._journal is None:
+            journal = FolderJournal(self.root)
+            try:
+                self.manifest = manifest_path(self.root)
+                self._before = Manifest.read(self.manifest) or Manifest()
+                others = [e for e in self._before.entries if not self._written.keys() & set(files_of(e))]
+                self._old = Manifest(others, self._before.own_files(others), self._before.facts)
+                self._kept = {} if self._clear else dict(enumerate(others))
+                self._removable = self._old.own_files(others) if self._clear else {}
+                self._places = {}
+                for place, entry in self._kept.items():
+                    self._places.setdefault(entry.get("image"), []).append(place)
+                    self._stems.add(fold(stem_of(entry)))
+                self._staged.clear()
+                journal.start(self.manifest.name)
+            except BaseException:
+                journal.close(remove=True)
+                raise
+            self._journal = journal
+        return self._journal
+
+    def stem(self, image: str, stem: str) -> str:
+        """The stem of all file names of an image, numbered if another image has it.
+
+        Args:
+            image: as its entry will name it; results of an earlier run for the same name are replaced.
+            stem: as it should be.
+        """
+        self._opened()
+        for place in self._places.pop(image, []):
+            entry = self._kept.pop(place)
+            self._removable |= self._old.own_files([entry])
+            self._stems.discard(fold(stem_of(entry)))
+        chosen = next(name for name in numbered(stem) if fold(name) not in self._stems)
+        self._stems.add(fold(chosen))
+        return chosen
+
+    def name(self, stem: str, ending: str, otherwise: str | None = None) -> str:
+        """A file name that is free here, or that of a file to be replaced; it is taken afterwards.
+
+        Args:
+            stem: as it should be; a number is added if it is taken.
+            ending: with its dot.
+            otherwise: another stem, to be numbered if ``stem`` is taken.
+        """
+        self._opened()
+        stems = numbered(stem) if otherwise is None else itertools.chain([stem], numbered(otherwise))
+        chosen = next(name + ending for name in stems if self._is_free(name + ending))
+        self._names.add(fold(chosen))
+        if os.path.lexists(self.root / chosen):
+            self._staged.add(chosen)
+        return chosen
 
     def write(self, name: str, data: bytes) -> str:
         """Write one file.
 
         Args:
-            name: without path parts, ending included.
+            name: as ``name`` gave it.
             data: the whole content.
 
         Returns:
             The name.
 
         Raises:
-            InputError: it cannot be written.
+            WriteError: it cannot be written.
         """
-        self._remove_earlier()
-        write_atomically(self.root / name, data)
-        self.files.append(self.root / name)
+        journal = self._opened()
+        path, known = self.root / name, fingerprint_of(data)
+        draft = journal.staging / name
+        try:
+            journal.append({"name": name, "staged": name in self._staged, **known})
+            self._written[name] = known
+            journal.staging.mkdir(exist_ok=True)
+            draft.write_bytes(data)
+            if name not in self._staged:
+                publish(draft, path)
+        except OSError as error:
+            raise WriteError.of(path, error) from error
+        self.files.append(path)
         return name
 
     def add(self, entries: Sequence[dict[str, Any]], facts: Mapping[str, Any]) -> None:
-        """Add entries to the manifest and write it.
+        """Add entries, whose files are written, to the manifest.
 
         Args:
-            entries: one per image: names of its files and what is in them, its ``targets`` a list of such records.
-            facts: of the run; those of the last call stand above all entries.
+            entries: see ``Manifest``.
+            facts: of these entries, ready for JSON.
         """
-        self._remove_earlier()
         self.entries.extend(entries)
-        # file names may hold bytes that are no UTF-8: Python's escape for those is JSON's too
-        text = json.dumps({**facts, "images": self.entries}, indent=2, ensure_ascii=False)
-        write_atomically(self.manifest, text.encode("utf-8", "backslashreplace"))
+        self._facts.extend([dict(facts)] * len(entries))
+        # twice as many each time: all writing together is in proportion to the result
+        if not self._old.entries and len(self.entries) >= 2 * self._saved:
+            self._save()
 
-    def _remove_earlier(self) -> None:
-        """Once: the files that the manifest of an earlier run names, if they lie in this folder."""
-        if not self._clear:
+    def _close(self) -> None:
+        """All images are done: what is replaced goes, and the manifest is complete."""
+        assert self._journal is not None
+        if not self.entries:
+            self._abandon()
             return
-        self._clear = False
         try:
-            content = json.loads(self.manifest.read_bytes())
-            entries = content["images"]
-            records = [*entries, *(record for entry in entries for record in entry["targets"])]
-            names = [record[key] for record in records for key in _FILE_KEYS if key in record]
-        except (OSError, ValueError, KeyError, TypeError):
-            return  # no manifest, or none of ours
-        for name in names:
-            # names with path parts in them are not ours
-            if isinstance(name, str) and name == Path(name).name:
-                with contextlib.suppress(OSError, ValueError):
-                    (self.root / name).unlink(missing_ok=True)
+            removed = self._removable
+            for name in self._staged:
+                if not fits(self.root / name, removed.get(name)):
+                    raise WriteError(
+                        f"{self.root / name} has been changed while its successor was made, and stays; save elsewhere"
+                    )
+            final = self._current()
+            if removed or self._staged:
+                self._journal.append({"commit": final.content(), "remove": removed})
+                complete(self.root, self.manifest, final, removed, self._staged, self._journal.staging)
+                self._saved = len(self.entries)
+            elif len(self.entries) > self._saved:
+                self._save()
+        except OSError as error:
+            self._abandon()
+            raise WriteError.of(self.manifest, error) from error
+        except BaseException:
+            self._abandon()
+            raise
+        self._end()
 
+    def _abandon(self) -> None:
+        """Not all images are done: earlier results stay; without any, the images that are complete do."""
+        assert self._journal is not None
+        if self._old.entries and Manifest.read(self.manifest) != self._before:
+            self._journal.close(remove=False)  # in the middle of replacing them: the next run goes on with it
+            self._journal = None
+            return
+        if not self._old.entries and len(self.entries) > self._saved:
+            self._remove_unnamed()  # also room for the manifest
+            with contextlib.suppress(InputError):
+                self._save()
+        del self.entries[self._saved :], self._facts[self._saved :]
+        self._remove_unnamed()
+        self._end()
 
-def slug(text: str, longest: int = 60) -> str:
-    """A name that is safe as a part of a file name: lower-case letters, digits and dashes, never empty."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:longest].strip("-") or "x"
+    def _end(self) -> None:
+        assert self._journal is not None
+        self._journal.close(remove=True)
+        self._journal = None
+        if self._made:
+            with contextlib.suppress(OSError):  # unless something is in it
+                self.root.rmdir()
+
+    def _remove_unnamed(self) -> None:
+        named = {name for entry in self.entries for name in files_of(entry)}
+        for name in self._written.keys() - named - self._staged:
+            remove(self.root / name, self._written[name])
+        self._written = {name: known for name, known in self._written.items() if name in named}
+        self.files = [path for path in self.files if path.name in named]
+
+    def _is_free(self, name: str) -> bool:
+        if fold(name) in self._names:
+            return False
+        path = self.root / name
+        return not os.path.lexists(path) or fits(path, self._removable.get(name))
+
+    def _current(self) -> Manifest:
+        """The manifest of what is kept and what is new."""
+        facts = self._facts[-1] if self._facts else self._old.facts
+        kept = list(self._kept.values())
+        manifest = Manifest(facts=facts)
+        manifest.entries = [self._old.with_own_facts(entry, facts) for entry in kept]
+        for entry, own in zip(self.entries, self._facts, strict=True):
+            manifest.entries.append(Manifest(facts=own).with_own_facts(entry, facts))
+        manifest.files = {**self._old.own_files(kept), **self._written}
+        named = {name for entry in manifest.entries for name in files_of(entry)}
+        manifest.files = {name: known for name, known in manifest.files.items() if name in named}
+        return manifest
+
+    def _save(self) -> None:
+        self._current().write(self.manifest, self._opened().staging)
+        self._saved = len(self.entries)

@@ -29,8 +29,12 @@ class Style:
     alpha: float
     cmap: str
 
+    def __post_init__(self) -> None:
+        viz.check_alpha(self.alpha)
+        viz.check_cmap(self.cmap)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class ImageView:
     """What is needed to draw maps of one image; attributes as in ``Explanation``, of this image only.
 

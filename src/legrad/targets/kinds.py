@@ -1,26 +1,30 @@
 """What can be asked about an image, and how it becomes a score of the read-out's result."""
 
 import os
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence, Set, ValuesView
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Union, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Union, overload
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from legrad.checks import check_texts, shown, whole_number
 from legrad.core.score import Direction, ResolvedTarget
+from legrad.equality import ByValue
 from legrad.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_EMBEDDING_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 """What a name is put into where no templates are given."""
 
 
-@dataclass(frozen=True)
-class Prompts:
+@dataclass(frozen=True, eq=False)
+class Prompts(ByValue):
     """One target out of several texts: the mean of the normalised embeddings of all templates, normalised again.
 
     Attributes:
@@ -31,9 +35,21 @@ class Prompts:
     name: str
     templates: Sequence[str]
 
+    def texts(self) -> list[str]:
+        """The name in every template.
 
-@dataclass(frozen=True)
-class ZeroShot:
+        Raises:
+            InputError: a name or templates that are no texts, or templates without ``{}``.
+        """
+        (name,) = check_texts("the name of legrad.Prompts", [self.name])
+        templates = check_texts("templates", self.templates)
+        if not all("{}" in template for template in templates):
+            raise InputError(f"templates: texts with '{{}}' in them are expected, got {shown(self.templates)}")
+        return [template.replace("{}", name) for template in templates]
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShot(ByValue):
     """The best match of several names, for every image by the model's own final answer.
 
     Attributes:
@@ -41,12 +57,24 @@ class ZeroShot:
         templates: texts with ``{}`` in them; the embeddings of a name's texts are averaged.
     """
 
-    names: Sequence[str]
+    names: Iterable[str]
     templates: Sequence[str] = DEFAULT_TEMPLATES
 
+    def __post_init__(self) -> None:
+        if isinstance(self.names, Iterator | Set | KeysView | ValuesView):  # asked more than once, in one order
+            object.__setattr__(self, "names", tuple(self.names))
 
-@dataclass(frozen=True)
-class Similar:
+    def prompts(self) -> list[Prompts]:
+        """The prompts of every name.
+
+        Raises:
+            InputError: names that are no texts.
+        """
+        return [Prompts(name, self.templates) for name in check_texts("the names of legrad.ZeroShot", self.names)]
+
+
+@dataclass(frozen=True, eq=False)
+class Similar(ByValue):
     """Similarity to another image: its own feature is the target.
 
     Attributes:
@@ -56,8 +84,8 @@ class Similar:
     image: "str | Image | Any"
 
 
-@dataclass(frozen=True)
-class Audio:
+@dataclass(frozen=True, eq=False)
+class Audio(ByValue):
     """A sound as the target: where in the image is the thing that makes it, or that it names?
 
     For models that embed sounds in the space of their images, such as ``legrad.load("embedded:speech")``. Channels
@@ -78,12 +106,26 @@ class Audio:
     end: float | None = None
 
 
-@dataclass(frozen=True)
-class Contrast:
+@dataclass(frozen=True, eq=False)
+class Contrast(ByValue):
     """Difference of two scores: what speaks for ``a`` rather than for ``b``."""
 
     a: Any
     b: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Target(ByValue):
+    """A callable that says which feature it gets, such as a probe that was trained on the model's own output.
+
+    Attributes:
+        function: (batch, features), at least float32 -> (batch,), rows independent.
+        feature: "raw", as the model gives it, or "normalized" to L2 length 1. A plain callable gets the read-out's:
+            normalised of embeddings and features, raw of logits.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    feature: Literal["raw", "normalized"] = "raw"
 
 
 class _Predicted:
@@ -95,8 +137,28 @@ PREDICTED: Final = _Predicted()
 """The class with the largest logit in the model's plain output, for every image."""
 
 
-@dataclass(frozen=True)
-class EmbeddedTargets(Sequence[ResolvedTarget]):
+class Origin:
+    """The model that embedded a target; copies and pickles forget it.
+
+    Args:
+        name: of the model.
+        modules: by which it is known again: the whole model, its vision tower.
+    """
+
+    def __init__(self, name: str, *modules: nn.Module) -> None:
+        self.name, self._modules = name, tuple(weakref.ref(module) for module in modules)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Origin, (self.name,)
+
+    def differs_from(self, *modules: nn.Module) -> bool:
+        """Whether these are certainly of another model."""
+        known = [module for reference in self._modules if (module := reference()) is not None]
+        return bool(known) and not any(module is other for module in known for other in modules)
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedTargets(ByValue, Sequence[ResolvedTarget]):
     """Targets that ``Explainer.embed`` has encoded, to be used in many calls of ``explain``.
 
     Attributes:
@@ -134,7 +196,7 @@ class EmbeddedTargets(Sequence[ResolvedTarget]):
 
 
 # one target: a text, class index, embedding, callable, or one of the kinds above
-Target = Union[
+SingleTarget = Union[
     str,
     int,
     Tensor,
@@ -144,12 +206,15 @@ Target = Union[
     Similar,
     Audio,
     Contrast,
+    Target,
     _Predicted,
     ResolvedTarget,
     "np.ndarray[Any, Any]",
 ]
 # one or several for all images, or a list for each image
-Targets = Target | EmbeddedTargets | range | Sequence[Target] | Sequence[Sequence[Target]]
+Targets = SingleTarget | EmbeddedTargets | range | Sequence[SingleTarget] | Sequence[Sequence[SingleTarget]]
+
+_NO_TARGETS = "no targets: give at least one text, class index, embedding or callable"
 
 
 def as_list(targets: Any) -> list[Any]:
@@ -162,10 +227,12 @@ def as_list(targets: Any) -> list[Any]:
         targets = list(targets)
     if isinstance(targets, Tensor | np.ndarray):
         return _of_array(targets)
+    if targets is None:
+        raise InputError(_NO_TARGETS)
     if not isinstance(targets, list | tuple):
         return [targets]
     if not targets:
-        raise InputError("no targets: give at least one text, class index, embedding or callable")
+        raise InputError(_NO_TARGETS)
     nested = [isinstance(target, list | tuple | EmbeddedTargets) for target in targets]
     if any(nested) and not all(nested):
         raise InputError("targets mixes lists and single targets; give one list for all images or a list per image")
@@ -174,11 +241,38 @@ def as_list(targets: Any) -> list[Any]:
     flat: list[Any] = []
     for target in targets:
         flat.extend(as_list(target) if isinstance(target, Tensor | np.ndarray | range) else [target])
+    if not flat:
+        raise InputError(_NO_TARGETS)
     return flat
+
+
+def class_per_image(targets: Any, count: int) -> list[int] | None:
+    """Class indices that look like the labels of a batch, one per image; None for anything else.
+
+    Those are a tensor or array of as many integers as there are images, or a list of those in which one comes twice:
+    nobody asks for the same class twice.
+    """
+    is_array = isinstance(targets, Tensor | np.ndarray)
+    if count < 2 or not (is_array or isinstance(targets, list | tuple)) or getattr(targets, "ndim", 1) != 1:
+        return None
+    if len(targets) != count:
+        return None
+    indices = [whole_number(target) for target in (targets.tolist() if is_array else targets)]
+    labels = [index for index in indices if index is not None]
+    return labels if len(labels) == count and (is_array or len(set(labels)) < count) else None
 
 
 def _of_array(array: "Tensor | np.ndarray[Any, Any]") -> list[Any]:
     tensor = array if isinstance(array, Tensor) else _as_tensor(array)
+    known = tensor.dtype in _EMBEDDING_TYPES or not (tensor.is_floating_point() or tensor.is_quantized)
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or not known:
+        raise InputError(
+            "an embedding target is a dense tensor with data, float16, bfloat16, float32 or float64, got "
+            f"{tuple(tensor.shape) if not tensor.is_nested else 'a nested tensor of'} {tensor.dtype} "
+            f"({str(tensor.layout).removeprefix('torch.')}, on {tensor.device}); convert it first"
+        )
+    if tensor.shape[:1] == (0,):
+        raise InputError(_NO_TARGETS)
     if tensor.is_floating_point() and tensor.ndim in (1, 2):
         return list(tensor[None] if tensor.ndim == 1 else tensor)
     whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)

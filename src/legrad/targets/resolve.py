@@ -1,9 +1,9 @@
 """Targets as users give them -> scores, with the help of the model: its text tower, its labels, its own answers."""
 
 import difflib
+import functools
 import operator
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from legrad.core.score import Direction, Function, NeedsAnswer, ResolvedTarget, contrast, one_hot, per_image
+from legrad.checks import shown
+from legrad.choices import check_choice
+from legrad.core.score import Direction, Function, NeedsAnswer, NoTarget, ResolvedTarget, contrast, one_hot, per_image
 from legrad.core.truth import final_answer, plain_answer
-from legrad.errors import InputError
+from legrad.errors import InputError, warn
 from legrad.inputs.prepare import Input, sources, stack
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import ViTAnatomy
 from legrad.targets.classes import num_classes
-from legrad.targets.kinds import PREDICTED, Audio, Contrast, Prompts, Similar, ZeroShot, as_list
+from legrad.targets.kinds import (
+    PREDICTED,
+    Audio,
+    Contrast,
+    Origin,
+    Prompts,
+    Similar,
+    Target,
+    ZeroShot,
+    as_list,
+    class_per_image,
+)
 from legrad.targets.sound import embed_sound
-from legrad.targets.text import token_ids, truncated_texts
+from legrad.targets.text import TextEncoder
 
 
 class Resolver:
@@ -30,13 +43,19 @@ class Resolver:
         adapter: the model's.
         anatomy: for any size.
         num_images: how many images the targets are for.
+        memory: bytes that the text tower may take, or "auto".
     """
 
-    def __init__(self, adapter: Adapter, anatomy: ViTAnatomy, num_images: int) -> None:
+    def __init__(self, adapter: Adapter, anatomy: ViTAnatomy, num_images: int, memory: str | int = "auto") -> None:
         self._adapter, self._anatomy, self._num_images = adapter, anatomy, num_images
+        self._encode = TextEncoder(adapter, anatomy, memory)
 
-    def resolve(self, targets: Any) -> tuple[list[ResolvedTarget], Tensor]:
+    def resolve(self, targets: Any, labels: Sequence[str] | None = None) -> tuple[list[ResolvedTarget], Tensor]:
         """Resolve the targets of a call.
+
+        Args:
+            targets: as ``explain`` got them.
+            labels: names of the maps of a method that needs no targets, in the place of targets.
 
         Returns:
             The targets, shared by all images, and a mask (images, targets): which of them each image asks for.
@@ -44,7 +63,15 @@ class Resolver:
         Raises:
             InputError: targets that the model cannot use, or not one list per image.
         """
+        if labels is not None:
+            places: list[ResolvedTarget] = [NoTarget(label, index=index) for index, label in enumerate(labels)]
+            return places, torch.ones(self._num_images, len(places), dtype=torch.bool)
         as_lists = as_list(targets)
+        classes = class_per_image(targets, self._num_images)
+        if classes is not None and self._anatomy.output == "logits":
+            _warn_of_classes_for_all(classes)
+        if self._anatomy.output == "embedding" and (texts := self._texts_of(as_lists)):
+            self._embed(texts)  # of all images and targets together
         if not isinstance(as_lists[0], list):
             return self._resolve_all(as_lists), torch.ones(self._num_images, len(as_lists), dtype=torch.bool)
         if len(as_lists) != self._num_images:
@@ -73,30 +100,25 @@ class Resolver:
         return self._resolve_all(as_targets)[0]
 
     def _resolve_all(self, targets: list[Any]) -> list[ResolvedTarget]:
-        """The targets in their order; texts are encoded together."""
-        texts = [target for target in targets if isinstance(target, str)]
-        encoded = iter(self._embed(texts)) if texts and self._anatomy.output == "embedding" else iter(())
-        return [
-            Direction(target, next(encoded)[None])
-            if isinstance(target, str) and self._anatomy.output == "embedding"
-            else self._resolve_kind(target)
-            for target in targets
-        ]
+        """The targets in their order."""
+        return [self._resolve_kind(target) for target in targets]
 
     def _resolve_kind(self, target: Any) -> ResolvedTarget:
-        """One target, by its type; texts only for classifiers, whose labels they name."""
+        """One target, by its type; for classifiers texts are names of classes."""
         if isinstance(target, ResolvedTarget):
-            return target
+            return self._embedded(target)
         if isinstance(target, Tensor):
             return self._embedding(target)
         if isinstance(target, str):
+            if self._anatomy.output == "embedding":
+                return Direction(str(target), self._embed([target]))
             return self._label(target)
-        if isinstance(target, bool):
-            raise InputError("a bool is not a target")
+        if isinstance(target, bool | np.bool_):
+            raise InputError("a bool is not a target; give a class index such as 3, or legrad.PREDICTED")
         if isinstance(target, int | np.integer):
             return self._class(operator.index(target))
         if isinstance(target, Prompts):
-            return Direction(target.name, self._ensemble(target.name, target.templates)[None])
+            return Direction(target.name, self._ensemble(target)[None])
         if isinstance(target, ZeroShot):
             return self._zero_shot(target)
         if isinstance(target, Similar):
@@ -104,15 +126,27 @@ class Resolver:
         if isinstance(target, Audio):
             return self._audio(target)
         if isinstance(target, Contrast):
-            return contrast(self._resolve_one(target.a), self._resolve_one(target.b))
+            return self._contrast(target)
+        if isinstance(target, Target):
+            return self._function(target)
         if target is PREDICTED:
             return self._predicted()
         if callable(target):
-            return Function(getattr(target, "__name__", type(target).__name__), target)
+            return Function(_name_of(target), target)
         raise InputError(
             f"cannot use {type(target).__name__} as a target; give a text, class index, embedding, callable, or one of "
-            "legrad.Prompts, ZeroShot, Similar, Audio, Contrast, PREDICTED"
+            "legrad.Prompts, ZeroShot, Similar, Audio, Contrast, Target, PREDICTED"
         )
+
+    def _embedded(self, target: ResolvedTarget) -> ResolvedTarget:
+        """What ``Explainer.embed`` gave, of this very model."""
+        modules = self._adapter.model, self._anatomy.tower
+        if isinstance(target.origin, Origin) and target.origin.differs_from(*modules):
+            raise InputError(
+                f"target {target.label!r} was embedded by another model ({target.origin.name}); embed it with this "
+                "explainer, or give its .embeddings if both share one space"
+            )
+        return target
 
     def _usable_targets(self) -> str:
         """What can be asked of this model, for messages."""
@@ -136,46 +170,46 @@ class Resolver:
         empty = [text for text in texts if not text.strip()]
         if empty:
             raise InputError(f"a text target is empty: {empty[0]!r}; say what to look for, as in 'a photo of a dog'")
-        ids = token_ids(self._adapter.tokenize, texts)
-        if truncated := truncated_texts(self._adapter.tokenize, texts, ids):
-            _warn_of_truncation(truncated)
-        try:
-            embedding = self._adapter.encode_text(ids.to(self._anatomy.device))
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, IndexError, TypeError, ValueError, AttributeError, AssertionError) as error:
-            shape = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
-            raise InputError(
-                f"the text tower does not take what the tokenizer gives ({shape}): {str(error).splitlines()[0]}; is it "
-                "the tokenizer of this very model?"
-            ) from error
-        return F.normalize(embedding.to(torch.promote_types(embedding.dtype, torch.float32)), dim=-1)
+        return self._encode(texts)
 
-    def _ensemble(self, name: str, templates: Sequence[str]) -> Tensor:
-        if isinstance(templates, str) or not templates or not all("{}" in template for template in templates):
-            raise InputError(f"templates is a non-empty sequence of texts with '{{}}' in them, got {templates!r}")
-        texts = [template.replace("{}", name) for template in templates]
-        return F.normalize(self._embed(texts).mean(0), dim=-1)
+    def _ensemble(self, prompts: Prompts) -> Tensor:
+        """One direction of all templates of a name, (features,)."""
+        return F.normalize(self._embed(prompts.texts()).mean(0), dim=-1)
+
+    def _texts_of(self, target: Any) -> list[str]:
+        """All texts that a target needs embeddings of; those of all targets are encoded together."""
+        if isinstance(target, str):
+            return [target]
+        if isinstance(target, Prompts):
+            return target.texts()
+        if isinstance(target, ZeroShot):
+            return [text for prompts in target.prompts() for text in prompts.texts()]
+        if isinstance(target, Contrast):
+            return [text for side in (target.a, target.b) for text in self._texts_of(side)]
+        if isinstance(target, list | tuple):
+            return [text for single in target for text in self._texts_of(single)]
+        return []
 
     def _embedding(self, vector: Tensor) -> ResolvedTarget:
         if self._anatomy.output == "logits":
             raise InputError("embedding targets are for models with an embedding; give a class index to a classifier")
+        vector = vector.detach()
         if not bool(torch.isfinite(vector).all()) or not bool(vector.any()):
             raise InputError("an embedding target is zero or holds NaN or infinite values")
-        vector = vector.detach().clone().to(self._anatomy.device, torch.promote_types(vector.dtype, torch.float32))
+        vector = vector.clone().to(self._anatomy.device, torch.promote_types(vector.dtype, torch.float32))
         return Direction("embedding", F.normalize(vector, dim=-1)[None])
 
     def _label(self, text: str) -> ResolvedTarget:
         labels = self._labels()
+        if not text.strip():
+            raise InputError(f"a text target is empty: {text!r}; give the name of a class")
         if self._anatomy.output != "logits" or labels is None:
             raise InputError(f"{text!r}: this model knows no texts; give {self._usable_targets()}")
         name = text.strip().casefold()
-        for index, label in enumerate(labels):
-            if name == label.casefold():
-                return self._class(index)
         # ImageNet's labels are lists of synonyms: "tench, Tinca tinca"
         synonyms = [[part.strip() for part in label.split(",")] for label in labels]
-        matches = [i for i, parts in enumerate(synonyms) if name in [part.casefold() for part in parts]]
+        matches = [index for index, label in enumerate(labels) if name == label.strip().casefold()]
+        matches = matches or [i for i, parts in enumerate(synonyms) if name in [part.casefold() for part in parts]]
         if len(matches) == 1:
             return self._class(matches[0])
         if matches:
@@ -193,15 +227,15 @@ class Resolver:
             raise InputError(
                 f"class index {index} needs a classifier, which this model is not; give {self._usable_targets()}"
             )
-        labels, classes = self._labels(), num_classes(self._adapter)
+        labels, classes = self._labels(), num_classes(self._anatomy, self._adapter.model)
         if not 0 <= index < classes:
             raise InputError(f"class index {index} is outside 0..{classes - 1}")
         return one_hot(index, classes, labels[index] if labels else f"class {index}")
 
     def _labels(self) -> tuple[str, ...] | None:
         """Names of the classes; none if a head was put in since the model was wrapped, and there are others now."""
-        labels = self._adapter.labels
-        return labels if labels and len(labels) == num_classes(self._adapter) else None
+        labels = self._adapter.labels if self._anatomy.output == "logits" else None
+        return labels if labels and len(labels) == num_classes(self._anatomy, self._adapter.model) else None
 
     def _feature(self, image: Input) -> Tensor:
         """The model's own plain answer for one image, (1, features)."""
@@ -209,20 +243,49 @@ class Resolver:
         return final_answer(anatomy, plain_answer(anatomy, stack([image], anatomy.device, anatomy.dtype)))
 
     def _zero_shot(self, target: ZeroShot) -> ResolvedTarget:
-        if isinstance(target.names, str) or not target.names:
-            raise InputError(f"ZeroShot takes a non-empty sequence of names, got {target.names!r}")
-        classes = torch.stack([self._ensemble(name, target.templates) for name in target.names])
+        prompts = target.prompts()
+        classes = torch.stack([self._ensemble(prompts_of_name) for prompts_of_name in prompts])
 
         def best(answer: Tensor) -> ResolvedTarget:
             indices = (answer @ classes.to(answer).T).argmax(-1)
-            return Direction(tuple(target.names[i] for i in indices.tolist()), classes[indices])
+            return Direction(tuple(prompts[i].name for i in indices.tolist()), classes[indices])
 
         return NeedsAnswer("best of the names", best)
+
+    def _function(self, target: Target) -> ResolvedTarget:
+        if not callable(target.function):
+            raise InputError(f"legrad.Target takes a callable, got {shown(target.function)}")
+        check_choice("feature of legrad.Target", target.feature, ("raw", "normalized"))
+        function = target.function
+        if target.feature == "normalized":
+            function = functools.partial(_on_normalized, target.function)
+        # logits are raw already
+        normalizes = any(readout.normalize for readout in self._anatomy.readouts.values())
+        return Function(_name_of(target.function), function, raw=target.feature == "raw" and normalizes)
+
+    def _contrast(self, target: Contrast) -> ResolvedTarget:
+        a, b = self._resolve_one(target.a), self._resolve_one(target.b)
+        sides = [side for side in (a, b) if isinstance(side, Direction)]
+        features = {side.direction.shape[-1] for side in sides}
+        if len(features) > 1:
+            given = [isinstance(side, Tensor | np.ndarray) for side in (target.a, target.b)]
+            if sum(given) == 1:  # the other one is the model's
+                count, expected = (side.direction.shape[-1] for side in (sides if given[0] else sides[::-1]))
+                raise InputError(f"Contrast: the embedding has {count} features, the model has {expected}")
+        return contrast(a, b)
 
     def _similar(self, target: Similar) -> ResolvedTarget:
         if self._anatomy.output == "logits":
             raise InputError("Similar is for models with an embedding; this one is a classifier")
-        queue = sources(target.image, self._anatomy, self._adapter.transform, self._adapter.unpack)
+        if self._anatomy.side_inputs:
+            raise InputError(
+                f"legrad.Similar: there is no {self._anatomy.side_inputs[0]!r} for the other image; give its feature, "
+                "a tensor (features,)"
+            )
+        image = target.image
+        if isinstance(image, Tensor) and image.ndim == len(self._anatomy.shape):
+            image = image[None]
+        queue = sources(image, self._anatomy, self._adapter.transform, self._adapter.unpack)
         images = next(queue.windows())
         if len(images) != 1:
             raise InputError(f"Similar takes one image, got {len(images)}")
@@ -251,11 +314,18 @@ class Resolver:
         return NeedsAnswer("predicted", best)
 
 
-def _warn_of_truncation(texts: Sequence[str]) -> None:
-    first = texts[0] if len(texts[0]) <= 80 else f"{texts[0][:60]} … {texts[0][-15:]}"
-    others = f" ({len(texts) - 1} more texts are cut too)" if len(texts) > 1 else ""
-    warnings.warn(
-        f"the text {first!r} is longer than the model's context: its end is cut off and plays no part{others}",
-        UserWarning,
-        stacklevel=6,
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _on_normalized(function: Callable[[Tensor], Tensor], feature: Tensor) -> Tensor:
+    return function(F.normalize(feature, dim=-1))
+
+
+def _warn_of_classes_for_all(labels: Sequence[int]) -> None:
+    first = ", ".join(f"[{label}]" for label in labels[:3])
+    spelling = f"[{first}, ...]" if len(labels) > 3 else f"[{first}]"
+    warn(
+        f"{len(labels)} class indices for {len(labels)} images: every image is explained for all of them. For one "
+        f"class per image give a list for each, {spelling}, as labels[:, None].tolist() of a tensor does"
     )

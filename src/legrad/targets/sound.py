@@ -1,7 +1,6 @@
 """Sounds as targets: checked clips -> embeddings, for models that embed sounds in the space of their images."""
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from legrad.checks import first_line, shown
 from legrad.core import state
-from legrad.errors import InputError
-from legrad.inputs import sounds, urls
+from legrad.core.finite import nonfinite_weight
+from legrad.core.memory import ran_out
+from legrad.errors import InputError, LeGradError, warn
+from legrad.inputs import images, sounds, urls
 from legrad.models.adapter import AudioEncoder
 from legrad.targets.kinds import Audio
 
@@ -32,15 +34,22 @@ def embed_sound(target: Audio, encoder: AudioEncoder) -> tuple[str, Tensor]:
     _check(target, sources)
     names = ["the waveform"] if len(sources) == 1 else [f"waveform {index}" for index in range(len(sources))]
     waveforms = [_waveform(source, target, encoder, name) for source, name in zip(sources, names, strict=True)]
-    with state.evaluation_mode(encoder.tower) if encoder.tower is not None else torch.no_grad():
-        embeddings = encoder.encode(waveforms)
+    try:
+        with state.evaluation_mode(encoder.tower) if encoder.tower is not None else torch.no_grad():
+            embeddings = encoder.encode(waveforms)
+    except Exception as error:  # anything that users wrote
+        if ran_out(error) or isinstance(error, LeGradError):
+            raise
+        raise InputError(f"AudioEncoder.encode failed for {_name(sources)}: {first_line(error)}") from error
     if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or len(embeddings) != len(waveforms):
         result = tuple(embeddings.shape) if isinstance(embeddings, Tensor) else type(embeddings).__name__
         raise InputError(
             f"AudioEncoder.encode returns (waveforms, features), here {len(waveforms)} rows; it returned {result}"
         )
     if not bool(torch.isfinite(embeddings).all()):
-        raise InputError(f"{_name(sources)}: the model's embedding of the sound holds NaN or infinite values")
+        weight = None if encoder.tower is None else nonfinite_weight(encoder.tower)
+        reason = "" if weight is None else f": the encoder's weight {weight} does"
+        raise InputError(f"{_name(sources)}: the model's embedding of the sound holds NaN or infinite values{reason}")
     embeddings = F.normalize(embeddings.detach().to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
     return f"sound {_name(sources)}{_span(target)}", F.normalize(embeddings.mean(0), dim=-1)
 
@@ -54,11 +63,9 @@ def _waveform(source: Any, target: Audio, encoder: AudioEncoder, name: str) -> "
     sounds.check(waveform, rate, name, encoder.shortest)
     duration = waveform.shape[1] / rate
     if encoder.longest is not None and duration > encoder.longest:
-        warnings.warn(
+        warn(
             f"{name} lasts {duration:.2f} s, the model is made for {encoder.longest} s at most; say what it is to hear "
-            "with legrad.Audio(sound, start=..., end=...), or cut the file",
-            UserWarning,
-            stacklevel=8,
+            "with legrad.Audio(sound, start=..., end=...), or cut the file"
         )
     return sounds.resampled(sounds.mono(waveform), rate, encoder.rate, name)
 
@@ -68,9 +75,11 @@ def _check(target: Audio, sources: Sequence[Any]) -> None:
     if not sources:
         raise InputError("legrad.Audio got an empty list; give at least one sound")
     for name, seconds in (("start", target.start), ("end", 0.0 if target.end is None else target.end)):
-        if not isinstance(seconds, int | float | np.number):
-            raise InputError(f"legrad.Audio: {name} is a number of seconds, as in {name}=0.5, got {seconds!r}")
-    if target.rate is not None and all(isinstance(source, str | os.PathLike | tuple) for source in sources):
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float | np.integer | np.floating):
+            raise InputError(f"legrad.Audio: {name} is a number of seconds, as in {name}=0.5, got {shown(seconds)}")
+    if target.rate is not None and all(
+        isinstance(source, str | os.PathLike | tuple | urls.Download) for source in sources
+    ):
         raise InputError(
             f"legrad.Audio: rate={target.rate!r} is for waveforms; files and (waveform, rate) bring their own, leave "
             "it out"
@@ -101,8 +110,10 @@ def _name(sources: Sequence[Any]) -> str:
 
 def _names(sources: Sequence[Any]) -> Iterator[str]:
     for source in sources:
-        if urls.is_url(source) or isinstance(source, str | os.PathLike):
-            yield PurePath(os.fspath(source)).name
+        if isinstance(source, urls.Download):
+            yield PurePath(source.name).name
+        elif isinstance(source, str | os.PathLike):
+            yield PurePath(urls.shown(images.path_of(source))).name
 
 
 def _span(target: Audio) -> str:

@@ -2,12 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from legrad.atomic import write_atomically
 from legrad.bench.report.comparison import (
     has_fewer,
     headlines,
@@ -18,7 +16,7 @@ from legrad.bench.report.comparison import (
     with_value,
 )
 from legrad.metrics import perturbation
-from legrad.viz import png
+from legrad.viz import load_matplotlib, png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,16 +24,10 @@ if TYPE_CHECKING:
 _MOST_LINES = 8
 
 
-def draw(content: Mapping[str, Any], stem: Path) -> list[Path]:
-    """The figures of one result, as ``STEM.png`` and ``STEM-curves.png``; none without any numbers."""
-    written = []
-    figures = [("", bars(content)), ("-curves", curves(content))]
-    for suffix, figure in figures:
-        if figure is not None:
-            path = stem.with_name(f"{stem.name}{suffix}.png")
-            write_atomically(path, png(figure))
-            written.append(path)
-    return written
+def draw(content: Mapping[str, Any]) -> dict[str, bytes]:
+    """The figures of one result as PNG: "" its bars, "-curves" what else there is; none without any numbers."""
+    figures = {"": bars(content), "-curves": curves(content)}
+    return {suffix: png(figure) for suffix, figure in figures.items() if figure is not None}
 
 
 def bars(content: Mapping[str, Any]) -> "Figure | None":
@@ -76,6 +68,7 @@ def differences(contents: Sequence[Mapping[str, Any]]) -> "Figure | None":
     panels = headlines(contents)
     if not panels or all(len(content["methods"]) < 2 for content, _ in panels):
         return None
+    load_matplotlib()
     from matplotlib.figure import Figure
 
     reference = panels[0][0]["statistics"]["paired with"]
@@ -245,6 +238,7 @@ def _ranked(content: Mapping[str, Any]) -> list[str]:
 
 def _new(columns: int = 1, height: float = 3.6) -> "tuple[Figure, Any]":
     """A figure of its own, no global state, and its axes: one, or an array of them."""
+    load_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7 if columns == 1 else 10, height), layout="constrained", dpi=110)

@@ -2,17 +2,16 @@
 
 import csv
 import io
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from legrad.atomic import write_atomically
 from legrad.bench.report import comparison
 from legrad.bench.report.figures import differences, draw
+from legrad.bench.report.record import ReportFiles
 from legrad.bench.result import Result
-from legrad.errors import InputError
-from legrad.results.folder import slug
+from legrad.errors import InputError, warn
+from legrad.names import slug
 from legrad.viz import png
 
 _MOST_PROBLEMS = 20
@@ -22,11 +21,13 @@ _COLUMNS = ("value", "low", "high", "difference", "difference_low", "difference_
 def report(folder: Path) -> Path:
     """Write ``report.md``, ``report.csv`` and ``figures/`` from all result files below a folder.
 
+    Files that are not of an earlier report are never replaced: a name that is taken gets a number.
+
     Returns:
         The page.
 
     Raises:
-        InputError: no folder, or no result in it.
+        InputError: no folder, no result in it, or it cannot be written.
 
     Warns:
         UserWarning: a file that is no result, and is left out.
@@ -37,26 +38,42 @@ def report(folder: Path) -> Path:
     results = []
     for path in paths:
         try:
-            results.append((path, Result.read(path).content))
+            content = Result.read(path).content
+            results.append((path.relative_to(folder), content, _drawn(path, content)))
         except InputError as error:
-            warnings.warn(f"left out of the report: {error}", UserWarning, stacklevel=2)
+            warn(f"left out of the report: {error}")
     if not results:
         raise InputError(f"{folder} holds no result (*.json); run a benchmark with --out {folder}")
-    figures = folder / "figures"
-    figures.mkdir(exist_ok=True)
-    sections = []
-    for path, content in results:
-        stem = figures / "-".join(path.relative_to(folder).with_suffix("").parts)
-        images = [image.relative_to(folder).as_posix() for image in draw(content, stem)]
-        sections.append(_section(content, path.relative_to(folder).as_posix(), images))
-    models = dict.fromkeys(_model(content) for _, content in results)
-    overviews = [
-        _overview(folder, name, [content for _, content in results if _model(content) == name]) for name in models
-    ]
-    page = "\n\n".join([_HEAD, *filter(None, overviews), *sections]) + "\n"
-    write_atomically(folder / "report.csv", _csv([(str(p.relative_to(folder)), c) for p, c in results]))
-    write_atomically(folder / "report.md", page.encode())
-    return folder / "report.md"
+    out, files, sections = ReportFiles(folder), dict[str, bytes](), []
+    for path, content, figures in results:
+        images = []
+        for suffix, data in figures.items():
+            images.append(out.name(f"figures/{'-'.join(path.with_suffix('').parts)}{suffix}", ".png"))
+            files[images[-1]] = data
+        sections.append(_section(content, path.as_posix(), images))
+    overviews = []
+    for model in dict.fromkeys(_model(content) for _, content, _ in results):
+        contents = [content for _, content, _ in results if _model(content) == model]
+        figure, image = differences(contents), None
+        if figure is not None:
+            image = out.name(f"figures/standing-{slug(model)}", ".png")
+            files[image] = png(figure)
+        overviews.append(_overview(image, model, contents))
+    files[out.name("report", ".csv")] = _csv([(str(path), content) for path, content, _ in results])
+    out.write(files, "\n\n".join([_HEAD, *filter(None, overviews), *sections]) + "\n")
+    return out.page
+
+
+def _drawn(path: Path, content: Mapping[str, Any]) -> dict[str, bytes]:
+    """The figures of a result; raises ``InputError`` if it has the parts of one, and nonsense in them."""
+    try:
+        _section(content, "", [])
+        _csv([("", content)])
+        comparison.overview([content])
+        differences([content])
+        return draw(content)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(f"{path} is not a result of legrad bench ({type(error).__name__}: {error})") from error
 
 
 _HEAD = """# Benchmark report
@@ -74,17 +91,14 @@ never look at the model. *Bare forwards* is a method's time for one image and on
 own forward pass."""
 
 
-def _overview(folder: Path, model: str, contents: Sequence[Mapping[str, Any]]) -> str:
+def _overview(image: str | None, model: str, contents: Sequence[Mapping[str, Any]]) -> str:
     text = comparison.overview(contents)
     if not text:
         return ""
     reference = contents[0]["statistics"]["paired with"]
     parts = [f"## Where does {reference} stand? {model}", text]
-    figure = differences(contents)
-    if figure is not None:
-        path = folder / "figures" / f"standing-{slug(model)}.png"
-        write_atomically(path, png(figure))
-        parts.insert(1, f"![differences from {reference}]({path.relative_to(folder).as_posix()})")
+    if image is not None:
+        parts.insert(1, f"![differences from {reference}]({image})")
     return "\n\n".join(parts)
 
 
@@ -181,7 +195,7 @@ def _csv(results: Sequence[tuple[str, Mapping[str, Any]]]) -> bytes:
         ["file", "benchmark", "model", "settings", "data", "method", "metric", *_COLUMNS, "chance", "items", "problems"]
     )
     writer.writerows(_rows(results))
-    return text.getvalue().encode()
+    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def _rows(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[list[Any]]:

@@ -4,11 +4,11 @@ import json
 import warnings
 from pathlib import Path
 
-from legrad.errors import InputError, LeGradError
+from legrad.checks import first_line
+from legrad.errors import InputError, LeGradError, warn
 from legrad.models import transforms
 from legrad.models.adapter import Adapter
 from legrad.models.files import damage
-from legrad.models.functions import first_line
 from legrad.models.hf import library
 
 _PROCESSORS = ("AutoImageProcessor", "AutoVideoProcessor", "AutoFeatureExtractor")
@@ -88,12 +88,12 @@ def _tell(error: Exception, source: str, name: str, names: tuple[str, ...], hint
         return
     damages = [fault for fault in map(damage, paths) if fault]
     if not damages and (isinstance(error, ImportError) or any(package in str(error) for package in _PACKAGES)):
-        warnings.warn(f"{name!r} is loaded without {paths[0].name}: {first_line(error)}; {hint}", stacklevel=2)
+        warn(f"{name!r} is loaded without {paths[0].name}: {first_line(error)}; {hint}")
         return
     if not damages and any(map(_wants_code, paths)):
         why = "for it needs code of the repository, which is never run"
         message = f"{name!r} is loaded without {paths[0].name}, {why}; {hint}"
-        warnings.warn(message, stacklevel=2)
+        warn(message)
         return
     fault = damages[0] if damages else f"{', '.join(path.name for path in paths)}: {first_line(error)}"
     raise InputError(

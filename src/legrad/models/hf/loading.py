@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from legrad.checks import first_line
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.models import folders
 from legrad.models.adapter import Adapter
 from legrad.models.files import check_shards, check_size, damage, read_json
-from legrad.models.functions import first_line
 from legrad.models.hf import companions, library
 
 # parameters that no explanation uses

@@ -1,0 +1,162 @@
+"""The journal of a folder of results: one writer at a time, and nothing left of a run that was killed."""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from legrad.atomic import Fingerprint, WriteError, fits, is_fingerprint, lock, parse_json, publish
+from legrad.results.manifest import FORMAT, Manifest, files_of
+
+_NAME = ".legrad-journal"
+
+
+class FolderJournal:
+    """The journal of a folder: opened by one run at a time, which first mends what a killed one left."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._path = root, root / _NAME
+        self.staging = root / f".legrad-{secrets.token_hex(6)}"
+        self._file = self._open()
+        try:
+            self._mend()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self) -> BinaryIO:
+        while True:
+            try:
+                if self._path.is_symlink() or (self._path.exists() and not self._path.is_file()):
+                    raise WriteError(f"{self._path} is no file of legrad's; move it away, or save elsewhere")
+                file = self._path.open("a+b")
+                if not lock(file):
+                    writer = self._lines(file)[:1]
+                    file.close()
+                    who = f" (process {writer[0].get('pid')} on {writer[0].get('host')})" if writer else ""
+                    raise WriteError(f"another run{who} writes into {self._root}; wait for it, or save elsewhere")
+                # the run that held it may have removed it while we waited for the lock
+                if self._path.exists() and os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
+                    return file
+                file.close()
+            except OSError as error:
+                raise WriteError(f"cannot write into {self._root}: {error.strerror or error}") from error
+
+    def _lines(self, file: BinaryIO) -> list[dict[str, Any]]:
+        """The whole lines; a killed run may have left half a line at the end."""
+        file.seek(0)
+        lines = []
+        for line in file.read().split(b"\n")[:-1]:
+            with contextlib.suppress(ValueError):
+                value = parse_json(line)
+                lines += [value] if isinstance(value, dict) else []
+        return lines
+
+    def _mend(self) -> None:
+        """Finish or undo what a killed run did, out of its journal."""
+        lines = self._lines(self._file)
+        if not lines:
+            if os.fstat(self._file.fileno()).st_size and not self._is_begun():
+                raise WriteError(f"{self._path} is no journal of legrad's; move it away, or save elsewhere")
+            return
+        head, *rest = lines
+        staging_name, manifest_name = head.get("staging"), head.get("manifest")
+        if head.get("format") != FORMAT or not isinstance(staging_name, str) or not isinstance(manifest_name, str):
+            raise WriteError(f"{self._path} is no journal of legrad's; move it away, or save elsewhere")
+        if not re.fullmatch(r"\.legrad-[0-9a-f]{12}", staging_name) or Path(manifest_name).name != manifest_name:
+            raise WriteError(f"{self._path} is damaged; move it away, or save elsewhere")
+        staging, path = self._root / staging_name, self._root / manifest_name
+        written = {
+            line["name"]: line
+            for line in rest
+            if is_fingerprint(line) and isinstance(line.get("name"), str) and Path(line["name"]).name == line["name"]
+        }
+        commit = next((line for line in rest if "commit" in line), None)
+        if commit is not None:
+            waiting = {name for name, line in written.items() if line.get("staged")}
+            try:
+                final, removed = Manifest.of(commit["commit"]), dict(commit["remove"])
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise WriteError(f"{self._path} is damaged; move it away, or save elsewhere") from None
+            complete(self._root, path, final, removed, waiting, staging)
+        manifest = Manifest.read(path) or Manifest()
+        for name, known in written.items():
+            if not known.get("staged") and name not in manifest.files:
+                remove(self._root / name, known)
+        _clear_staging(staging, [*written, manifest_name])
+
+    def _is_begun(self) -> bool:
+        """Whether the file is the beginning of our first line."""
+        self._file.seek(0)
+        return json.dumps({"format": FORMAT}).encode()[:-1].startswith(self._file.read(20)[:20])
+
+    def start(self, manifest_name: str) -> None:
+        """Write the first line, and nothing else."""
+        try:
+            self._file.truncate(0)
+            head = {"format": FORMAT, "staging": self.staging.name, "manifest": manifest_name}
+            self.append({**head, "pid": os.getpid(), "host": socket.gethostname()})
+        except OSError as error:
+            raise WriteError(f"cannot write into {self._root}: {error.strerror or error}") from error
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """One line; the system has it when this returns, though not yet the disk."""
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
+
+    def close(self, remove: bool) -> None:
+        """Let others write; ``remove``: nothing is left to mend."""
+        with contextlib.suppress(OSError):
+            if remove:
+                names = os.listdir(self.staging) if self.staging.is_dir() else []
+                _clear_staging(self.staging, names)
+                self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a full disk: what is buffered is of no use any more
+            self._file.close()
+        if remove and os.name == "nt":  # where an open file cannot be removed
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+
+def complete(
+    root: Path, path: Path, final: Manifest, removed: Mapping[str, Fingerprint], staged: set[str], staging: Path
+) -> None:
+    """Put the new results in the place of the old ones; done again from the start, it goes on where it was.
+
+    At every moment the manifest names only files that are there.
+    """
+    waiting = [entry for entry in final.entries if staged.intersection(files_of(entry))]
+    interim = [entry for entry in final.entries if entry not in waiting]
+    Manifest(interim, final.own_files(interim), final.facts).write(path, staging)
+    for name, known in removed.items():
+        if not fits(root / name, final.files.get(name)):  # unless its successor is there already
+            remove(root / name, known)
+    for name in sorted(staged):
+        if (staging / name).is_file() and not fits(root / name, final.files.get(name)):
+            try:
+                publish(staging / name, root / name)
+            except OSError as error:
+                raise WriteError.of(root / name, error) from error
+    final.write(path, staging)
+
+
+def _clear_staging(staging: Path, names: Sequence[str]) -> None:
+    if staging.is_symlink():
+        return
+    for name in names:
+        with contextlib.suppress(OSError):
+            (staging / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        staging.rmdir()
+
+
+def remove(path: Path, known: Fingerprint) -> None:
+    """Remove a file if it is still what we wrote."""
+    if fits(path, known):
+        with contextlib.suppress(OSError):
+            path.unlink()
