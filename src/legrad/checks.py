@@ -11,7 +11,7 @@ from typing import Any
 
 from legrad.errors import InputError
 
-_LONGEST = 80  # letters of a value in a message
+_LONGEST, _LONGEST_ERROR = 80, 300  # letters of a value in a message, of another library's error
 
 
 def shown(value: object) -> str:
@@ -27,8 +27,10 @@ def shown(value: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, in one line; its type if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    """What an error of another library says, in one line; its type if it says nothing, or only a key."""
+    first, *rest = str(error).strip().splitlines() or [""]
+    text = (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first)[:_LONGEST_ERROR].rstrip(" .:")
+    return f"{type(error).__name__}: {text}".rstrip(" :") if isinstance(error, LookupError) or not text else text
 
 
 def check_switch(name: str, value: Any) -> bool:
