@@ -86,7 +86,7 @@ class Question:
             rows = members[start : start + budget.images_per_pass(self._needs_answer)]
             try:
                 result = self._one_pass(anatomy, [inputs[row] for row in rows], rows, shortcuts, budget)
-            except (MemoryError, RuntimeError) as error:
+            except (MemoryError, RuntimeError, OSError) as error:
                 if not ran_out(error):
                     raise
                 # drop the traceback: its stack frames keep the failed chunk's tensors alive

@@ -140,7 +140,7 @@ class GradientCheck:
             return hooks.run_shifted(lambda: anatomy.run(image), anatomy.blocks[0], shift)
 
         faults = _faults(watched.calls)
-        error = math.inf if lacks_derivative(graph.output) else _error(graph.output, leaf, shifted)
+        error = math.inf if lacks_derivative(graph.output) else _error(graph.output, leaf, shifted, _LITTLE_DOUBT)
         self._note(faults, math.inf if error is None else error, names)
         if not faults and error is not None and error > _LIMIT[True]:
             self.parts.append(
@@ -182,7 +182,7 @@ def gradient_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
 
 
 class Watched(Hooks):
-    """A with-block inside which the calls of some modules are noted, with their graph.
+    """A with-block inside which the calls of some modules are noted, those with a graph.
 
     Attributes:
         calls: in the order in which they ended.
@@ -199,7 +199,7 @@ class Watched(Hooks):
             self.after(module, self._keep)
 
     def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
-        if args:
+        if args and torch.is_grad_enabled():
             self.calls.append(ModuleCall(module, args[0], output))
 
 
@@ -285,13 +285,16 @@ def _noise(like: Tensor, seed: int) -> Tensor:
     return numbers * at_least_float32(like.detach()).square().mean().sqrt().to(like)
 
 
-def _error(output: Tensor, at: Tensor, shifted: Callable[[Tensor], Tensor]) -> float | None:
+def _error(
+    output: Tensor, at: Tensor, shifted: Callable[[Tensor], Tensor], too_much_doubt: float = _TOO_MUCH_DOUBT
+) -> float | None:
     """How far the gradient of an output is from a finite difference, as a share of its length; None if unknown.
 
     Args:
         output: with its graph.
         at: a tensor of the graph.
         shifted: (like ``at``) -> the output with that added to ``at``.
+        too_much_doubt: share of rounding and curvature in the difference from which on it says nothing.
     """
     try:
         with torch.no_grad():
@@ -300,9 +303,9 @@ def _error(output: Tensor, at: Tensor, shifted: Callable[[Tensor], Tensor]) -> f
         if ran_out(error):
             raise
         return None  # a part that does not run alone
-    if difference is None:
+    if difference is None or difference[3] > too_much_doubt:
         return None
-    change, step, length = difference
+    change, step, length, doubt = difference
     squares = []
     for seed in range(1, _PROJECTIONS + 1):
         generator = torch.Generator(device="cpu").manual_seed(seed)
@@ -310,13 +313,15 @@ def _error(output: Tensor, at: Tensor, shifted: Callable[[Tensor], Tensor]) -> f
         gradient = _gradient(output, at, weights.to(output))
         predicted = 0.0 if gradient is None else float((at_least_float32(gradient) * step).sum())
         squares.append((predicted - float((change * weights).sum())) ** 2)
-    return math.sqrt(sum(squares) / len(squares)) / length
+    # what rounding and curvature may explain is no error
+    return math.sqrt(sum(squares) / len(squares)) / (length * (1 + 10 * doubt))
 
 
 def _finite_difference(
     at: Tensor, shifted: Callable[[Tensor], Tensor], output: Tensor
-) -> tuple[Tensor, Tensor, float] | None:
-    """The change of an output with a step at a tensor, the step, and the change's length; None if it is no use."""
+) -> tuple[Tensor, Tensor, float, float] | None:
+    """The change of an output with a step at a tensor, the step, the change's length, and the share of it that is
+    rounding and curvature; None if there is none."""
     base = at_least_float32(shifted(torch.zeros_like(at)))
     largest = float(output.abs().max())
     if base.shape != output.shape or not float((base - output).abs().max()) <= 3e-2 * largest:
@@ -335,7 +340,4 @@ def _finite_difference(
             best = doubt, change, at_least_float32(step), length
         if doubt < _LITTLE_DOUBT:
             break
-    if best is None or best[0] > _TOO_MUCH_DOUBT:
-        return None
-    # what rounding and curvature may explain is no error
-    return best[1], best[2], best[3] * (1 + 10 * best[0])
+    return None if best is None else (*best[1:], best[0])

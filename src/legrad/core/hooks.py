@@ -83,7 +83,8 @@ def _require_one_run(blocks: Sequence[nn.Module], runs: Mapping[int, int]) -> No
             )
 
 
-def _first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The first argument of a call, by position or by name."""
     return args[0] if args else next(iter(kwargs.values()))
 
 
@@ -106,6 +107,7 @@ class StreamingForward(Borrowing):
         verify: recompute a few rows of every attention explicitly, and watch every childless module of every block.
         watched: layer -> modules of its block to watch, see ``AttentionCall.after``; such a block runs without
             gradients.
+        keep_input: what is kept of the input of such a block, as ``AttentionCall.arguments``.
     """
 
     def __init__(
@@ -116,9 +118,11 @@ class StreamingForward(Borrowing):
         tap: Kind | None = "fused",
         verify: bool = False,
         watched: Mapping[int, Sequence[nn.Module]] | None = None,
+        keep_input: Callable[[Any], Any] | None = None,
     ) -> None:
         self._blocks, self._layers, self._visit = blocks, set(layers), visit
         self._tap, self._verify, self._watched = tap, verify, watched or {}
+        self._keep_input = keep_input
         self._last = len(blocks) - 1
         self._runs = dict.fromkeys(sorted({*self._layers, self._last}), 0)
         self._last_output: Any = None
@@ -178,6 +182,8 @@ class StreamingForward(Borrowing):
         self._open_taps.append(AttentionTap(self._tap, self._verify, differentiate=layer not in self._watched))
         if self._verify:
             self._open_taps[-1].arguments = copied((args, kwargs))
+        elif self._keep_input is not None and layer in self._watched:
+            self._open_taps[-1].arguments = self._keep_input(first_argument(args, kwargs))
         self._open_taps[-1].__enter__()
 
     def record_call(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -253,7 +259,7 @@ def block_input(run: Callable[[], Tensor], block: nn.Module) -> Any:
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == thread:
-            inputs.append(_detached(_first_argument(args, kwargs)))
+            inputs.append(_detached(first_argument(args, kwargs)))
 
     with Hooks() as hooks:
         hooks.before(block, hook)
@@ -268,7 +274,7 @@ def run_shifted(run: Callable[[], Tensor], block: nn.Module, shift: Tensor) -> T
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != thread:
             return None
-        return _with_first_argument(args, kwargs, _first_argument(args, kwargs) + shift)
+        return _with_first_argument(args, kwargs, first_argument(args, kwargs) + shift)
 
     with Hooks() as hooks:
         hooks.before(block, hook)
@@ -352,7 +358,7 @@ class _GraphRecorder:
     def _enter(self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:
             return None
-        tokens, arguments = _first_argument(args, kwargs), None
+        tokens, arguments = first_argument(args, kwargs), None
         if layer == 0 and self._gradients:
             torch.set_grad_enabled(True)
             tokens = tokens.detach().requires_grad_()

@@ -331,6 +331,6 @@ def contrast(a: ResolvedTarget, b: ResolvedTarget) -> ResolvedTarget:
 
 def one_hot(index: int, classes: int, label: str) -> Direction:
     """The logit of one class."""
-    direction = torch.zeros(1, classes)
+    direction = torch.zeros(1, classes, device="cpu", dtype=torch.float32)
     direction[0, index] = 1
     return Direction(label, direction)

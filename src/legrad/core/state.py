@@ -20,18 +20,6 @@ from legrad.core.undo import Borrowing, Together
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 
 
-def weights_version(module: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Changes with every parameter or buffer that is replaced or written to (except through ``.data``)."""
-    tensors = (
-        tensor
-        for part in module.modules()
-        for tensor in (*part._parameters.values(), *part._buffers.values())
-        if tensor is not None
-    )
-    # tensors of inference mode have no version counter
-    return tuple((id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
-
-
 def _is_owned(lock: Any) -> bool:
     """Whether this thread holds it: what an interrupted ``acquire`` cannot tell."""
     return bool(lock._is_owned())

@@ -98,7 +98,9 @@ class PatchGrid:
 
 def _coordinates(placement: Placement, size: Size, axis: int) -> Tensor:
     """Input coordinates of the centres of ``size[axis]`` output pixels that span the original, float64."""
-    centres = (torch.arange(size[axis], dtype=torch.float64) + 0.5) * (placement.original[axis] / size[axis])
+    centres = (torch.arange(size[axis], dtype=torch.float64, device="cpu") + 0.5) * (
+        placement.original[axis] / size[axis]
+    )
     return centres * placement.scale[axis] + placement.offset[axis]
 
 

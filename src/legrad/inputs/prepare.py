@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from legrad.checks import check_switch
+from legrad.defaults import usual_defaults, usual_dtype, with_usual_defaults
 from legrad.errors import InputError, UserLine, user_line, warnings_at
 from legrad.inputs import depth, geometry, images, sounds, spectrograms, transforms, urls, videos, views
 from legrad.inputs.ahead import read_ahead
@@ -138,6 +139,10 @@ class InputQueue:
         step = count or len(self)
         line = user_line()
         jobs = [functools.partial(_result_of_thread, line, job) for job in self._jobs]
+        if not usual_dtype():  # nothing runs meanwhile that would see another one
+            for start in range(0, len(jobs), step):
+                yield [job() for job in jobs[start : start + step]]
+            return
         # two windows at most: one that is used, one that is being read
         with contextlib.closing(read_ahead(jobs, min(_THREADS, os.cpu_count() or 1), step)) as inputs:
             while window := list(itertools.islice(inputs, step)):
@@ -146,7 +151,10 @@ class InputQueue:
 
 
 def _result(job: Input | Callable[[], Input]) -> Input:
-    return job if isinstance(job, Input) else job()
+    if isinstance(job, Input):
+        return job
+    with usual_defaults():
+        return job()
 
 
 def _result_of_thread(line: UserLine, job: Input | Callable[[], Input]) -> Input:
@@ -154,6 +162,7 @@ def _result_of_thread(line: UserLine, job: Input | Callable[[], Input]) -> Input
         return _result(job)
 
 
+@with_usual_defaults
 def sources(
     source: Any,
     layout: InputLayout,

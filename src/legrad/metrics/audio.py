@@ -103,7 +103,9 @@ def class_scores(scores: "NDArray[Any]", truth: "NDArray[Any]") -> tuple[float, 
 
 
 def _thresholds(pooled: "NDArray[Any]") -> "NDArray[np.float32]":
-    return torch.linspace(float(pooled.min()), float(pooled.max()), THRESHOLDS).numpy()
+    return torch.linspace(
+        float(pooled.min()), float(pooled.max()), THRESHOLDS, device="cpu", dtype=torch.float32
+    ).numpy()
 
 
 def _by_class(items: Sequence[Prompted]) -> dict[str, list[Prompted]]:

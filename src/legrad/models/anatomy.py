@@ -15,6 +15,7 @@ from legrad import relevance
 from legrad.deprecation import renamed_fields
 from legrad.errors import InputError, TruthCheckError
 from legrad.inputs.geometry import PatchGrid, Size
+from legrad.models.sizes import SizedCopies
 
 
 def _same(tokens: Tensor) -> Tensor:
@@ -350,7 +351,9 @@ class ViTAnatomy:
             raise InputError(f"an input of {size[0]} x {size[1]} pixels is smaller than one patch of {self.patch_size}")
         if self.at_size is None:
             raise InputError(f"{type(self.tower).__name__} takes images of {self.image_size} pixels only, got {size}")
-        return self.at_size(size)
+        # no field: a record that was made of this one has other copies
+        copies: SizedCopies = vars(self).setdefault("_copies", SizedCopies(self.tower, self.at_size))
+        return copies.at(size)
 
     def __repr__(self) -> str:
         height, width = self.image_size

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from legrad.defaults import usual_defaults
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.models import folders
 from legrad.models.adapter import Adapter
@@ -60,12 +61,13 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | str 
             f"{folders.hint(name)}"
         )
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=device or "cpu")
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"cannot use device {str(device)!r}: {str(error).splitlines()[0]}; try 'cpu'") from error
     if device is not None and torch.device(device).type == "meta":
         raise InputError("a model on the device 'meta' has no weights to explain; use 'cpu'")
-    adapter: Adapter = importlib.import_module(_MODULES[prefix]).load(rest, device, dtype)
+    with usual_defaults():
+        adapter: Adapter = importlib.import_module(_MODULES[prefix]).load(rest, device, dtype)
     return adapter
 
 

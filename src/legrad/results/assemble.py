@@ -94,7 +94,7 @@ def assemble(
         UserWarning: maps that do not depend on the target, see ``Explanation.prompt_independent``.
     """
     merged = [_merge(part, valid[part.rows], null_threshold) for part in parts]
-    order = torch.tensor([row for part in parts for row in part.rows]).argsort()
+    order = torch.tensor([row for part in parts for row in part.rows], device="cpu").argsort()
     scores = torch.cat([maps.scores for maps in merged])[order]
     flat = torch.cat([maps.flat for maps in merged])[order]
     independent = torch.cat([maps.independent for maps in merged])[order]

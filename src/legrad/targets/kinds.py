@@ -286,7 +286,7 @@ def _of_array(array: "Tensor | np.ndarray[Any, Any]") -> list[Any]:
 
 def _as_tensor(array: "np.ndarray[Any, Any]") -> Tensor:
     try:
-        return torch.tensor(array)
+        return torch.tensor(array, device="cpu")
     except TypeError as error:
         raise InputError(
             f"an array of {array.dtype} is no target; embeddings are floats, class indices ints"

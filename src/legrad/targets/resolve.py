@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from legrad.checks import shown
 from legrad.choices import check_choice
 from legrad.core.score import Direction, Function, NeedsAnswer, NoTarget, ResolvedTarget, contrast, one_hot, per_image
-from legrad.core.state import evaluation_mode, weights_version
+from legrad.core.state import evaluation_mode
 from legrad.core.truth import final_answer
 from legrad.errors import InputError, warn
 from legrad.inputs.prepare import Input, sources, stack
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import ViTAnatomy
 from legrad.models.side_inputs import required_inputs
+from legrad.models.versions import weights_version
 from legrad.targets.kinds import (
     PREDICTED,
     Audio,
@@ -79,14 +80,16 @@ class Resolver:
         if self._anatomy.output == "embedding" and (texts := self._texts_of(as_lists)):
             self._embed(texts)  # of all images and targets together
         if not isinstance(as_lists[0], list):
-            return self._resolve_all(as_lists), torch.ones(self._num_images, len(as_lists), dtype=torch.bool)
+            return self._resolve_all(as_lists), torch.ones(
+                self._num_images, len(as_lists), dtype=torch.bool, device="cpu"
+            )
         if len(as_lists) != self._num_images:
             raise InputError(
                 f"got {len(as_lists)} lists of targets for {self._num_images} images; give one list per image"
             )
         rows = [self._resolve_all(of_image) for of_image in as_lists]
         count = max(map(len, rows))
-        valid = torch.tensor([[column < len(row) for column in range(count)] for row in rows])
+        valid = torch.tensor([[column < len(row) for column in range(count)] for row in rows], device="cpu")
         columns: list[ResolvedTarget] = []
         for column in range(count):
             of_each_image = [row[column] if column < len(row) else None for row in rows]

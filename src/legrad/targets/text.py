@@ -10,6 +10,7 @@ from torch import Tensor
 from legrad.checks import first_line, shown
 from legrad.core.finite import nonfinite_weight
 from legrad.core.memory import ran_out, texts_per_forward
+from legrad.defaults import usual_defaults, with_usual_defaults
 from legrad.errors import InputError, LeGradError, warn
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import ViTAnatomy
@@ -142,12 +143,13 @@ def token_ids(tokenize: Tokenize, texts: Sequence[str]) -> Any:
         InputError: the tokenizer failed, or returned something that is no table of ids.
     """
     try:
-        ids = tokenize(texts)
+        with usual_defaults():
+            ids = tokenize(texts)
     except Exception as error:  # anything that users wrote
         raise InputError(f"the tokenizer failed for {_quoted(texts)}: {first_line(error)}") from error
     if isinstance(ids, list | tuple):
         try:
-            ids = torch.as_tensor(ids)
+            ids = torch.as_tensor(ids, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"the tokenizer returned a list that is no table of token ids ({error}); it has to return a tensor "
@@ -178,7 +180,7 @@ def truncated_texts(tokenize: Tokenize, texts: Sequence[str], ids: Any) -> list[
     if table is None:
         return []
     try:
-        doubled = _table(tokenize([f"{text} {text}" for text in texts]))
+        doubled = _table(with_usual_defaults(tokenize)([f"{text} {text}" for text in texts]))
         if doubled is None or doubled.shape[1] > table.shape[1]:
             return []  # there was room for more than the longest of them
         # a token is at least one byte, two are for start and end

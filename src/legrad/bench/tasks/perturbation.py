@@ -152,7 +152,7 @@ class Perturbation:
         different = pixels[:1] if self.fill == "black" and whole else pixels
         nothing = torch.cat(
             [
-                self._erased(image, torch.ones(1, *extent, dtype=torch.bool))
+                self._erased(image, torch.ones(1, *extent, dtype=torch.bool, device="cpu"))
                 for image, extent in zip(different, extents, strict=False)
             ]
         )

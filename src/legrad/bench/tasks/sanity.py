@@ -37,12 +37,12 @@ def _scipy_stats() -> Any:
 @contextmanager
 def shuffled(parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
     """Every parameter's numbers in another order, so that what was learned is gone and the scale is kept; put back."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     kept = [parameter.detach().clone() for parameter in parameters]
     try:
         with torch.no_grad():
             for parameter in parameters:
-                order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+                order = torch.randperm(parameter.numel(), generator=generator, device="cpu").to(parameter.device)
                 parameter.copy_(parameter.flatten()[order].view_as(parameter))
         yield
     finally:

@@ -105,7 +105,7 @@ def unpack(patch: int, batch: Mapping[str, Any]) -> list[Tensor]:
     if missing:
         raise InputError(f"a batch of SigLIP 2's processor also holds {', '.join(sorted(missing))}; pass all of it")
     images = []
-    masks = torch.as_tensor(batch["pixel_attention_mask"])
+    masks = torch.as_tensor(batch["pixel_attention_mask"], device="cpu")
     values = int(batch["pixel_values"][0].shape[-1])
     if values != 3 * patch * patch:
         raise InputError(
@@ -116,7 +116,7 @@ def unpack(patch: int, batch: Mapping[str, Any]) -> list[Tensor]:
         rows, cols = (int(side) for side in shape)
         if int(mask.sum()) != rows * cols or not bool(mask[: rows * cols].all()):
             raise InputError(f"a grid of {rows} x {cols} patches does not fit its mask of {int(mask.sum())} patches")
-        images.append(unpatchify(torch.as_tensor(row)[: rows * cols], (rows, cols), patch))
+        images.append(unpatchify(torch.as_tensor(row, device="cpu")[: rows * cols], (rows, cols), patch))
     return images
 
 
