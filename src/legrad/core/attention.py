@@ -280,7 +280,7 @@ def _mismatch(query: Tensor, key: Tensor, call: AttentionCall, mask: Tensor | No
 
 @dataclass
 class Attention:
-    """One attention of a ``hooks.forward_with_graph`` pass.
+    """One attention of a pass that keeps its graph, see ``graph``.
 
     Attributes:
         output: O, (batch, heads, queries, head_dim), part of the graph; for eager attention the map A itself.

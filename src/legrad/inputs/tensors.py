@@ -1,7 +1,6 @@
 """Tensors that are given as input: whether a model can take them, and what is wrong with those that it cannot."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -34,13 +33,6 @@ class InputLayout(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Of one input tensor."""
         ...
-
-
-@contextlib.contextmanager
-def ordinary_tensors() -> Iterator[None]:
-    """Outside inference mode, without gradients: what is made inside can be used in training code."""
-    with torch.inference_mode(False), torch.no_grad():
-        yield
 
 
 def tensor_shape(layout: InputLayout) -> str:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from legrad import relevance
-from legrad.core import hooks, readout
+from legrad.core import readout
 from legrad.core.attention import Attention, Replacements
+from legrad.core.graph import ForwardGraph, forward_with_graph
 from legrad.core.truth import (
     ATTENTION_NAMES,
     at_least_float32,
@@ -37,7 +38,7 @@ def forward(
 
     Args:
         call: what is asked.
-        replacements, attend, cut: rules for the backward pass, see ``hooks.forward_with_graph``.
+        replacements, attend, cut: rules for the backward pass, see ``core.graph``.
         frozen_norm: take the length of an embedding for a constant too.
         gradients: False for methods that look at the maps only.
 
@@ -45,7 +46,7 @@ def forward(
         TruthCheckError: the native read-out of the last block's tokens is not the model's output.
     """
     anatomy = call.anatomy
-    graph = hooks.forward_with_graph(
+    graph = forward_with_graph(
         lambda: anatomy.run(call.batch), anatomy.blocks, anatomy.attention, replacements, attend, cut, gradients
     )
     call.output = graph.output.detach()
@@ -68,7 +69,7 @@ class Pass:
     """
 
     call: MethodInput
-    graph: hooks.ForwardGraph
+    graph: ForwardGraph
     frozen_norm: bool
     precision: torch.dtype
 
@@ -160,7 +161,7 @@ class Pass:
         """The tensor of the graph that holds the tokens entering (or leaving) a block, and its layout's reader:
         (batch, tokens, dim)."""
         output = self.graph.block_outputs[layer]
-        first, others = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
+        first, others = (output[0], output[1:]) if isinstance(output, tuple | list) else (output, None)
         to_tokens = self.anatomy.to_tokens
         return (
             self.graph.block_inputs[layer] if entering else first,

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from legrad.inputs.geometry import Size
-from legrad.models.versions import checksum, settings_version, weights_version
+from legrad.models.versions import checksum, hooks_version, settings_version, weights_version
 
 _MAX_COPIES = 4
 
@@ -26,7 +26,7 @@ class SizedCopies:
 
     def at(self, size: Size) -> Any:
         """The anatomy for an input size; made anew if the tower changed in any way since."""
-        version = weights_version(self._tower), settings_version(self._tower)
+        version = weights_version(self._tower), settings_version(self._tower), hooks_version(self._tower)
         known = self._copies.get(size)
         if (
             known is None

@@ -21,13 +21,12 @@ def weights_version(module: nn.Module) -> tuple[tuple[Any, ...], ...]:
 
 
 def settings_version(module: nn.Module) -> tuple[Any, ...]:
-    """Changes with a part that is replaced, a forward, a hook, a switch, a factor or a function that a part keeps."""
+    """Changes with a part that is replaced, a forward, a switch, a factor or a function that a part keeps."""
     return tuple(
         (
             id(part),
             type(part).forward,
             *(value for value in vars(part).values() if type(value) in _SETTINGS),
-            *_hook_keys(part),
         )
         for part in module.modules()
     )
@@ -46,7 +45,12 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
                 yield tensor
 
 
-def _hook_keys(part: nn.Module) -> Iterator[int]:
-    """Of the user's hooks; ours come and go."""
-    for hooks in (part._forward_hooks, part._forward_pre_hooks):
-        yield from (key for key, hook in hooks.items() if not hasattr(hook, "legrad_owner"))
+def hooks_version(module: nn.Module) -> tuple[int, ...]:
+    """Changes with the user's hooks; ours come and go."""
+    return tuple(
+        key
+        for part in module.modules()
+        for hooks in (part._forward_hooks, part._forward_pre_hooks)
+        for key, hook in hooks.items()
+        if not hasattr(hook, "legrad_owner")
+    )
