@@ -506,6 +506,21 @@ def test_files_decide_about_the_items_of_a_folder(tmp_path):
     assert {key for key, value in after.items() if value not in before} == {"class-0/0.png"}
 
 
+def test_files_that_cannot_be_named_are_one_items_problem(go):
+    data = five()
+
+    def files(index):
+        if index == 1:
+            raise InputError("leads out of its folder")
+        return []
+
+    data.files = files
+    data.samples[1] = None
+    result, _ = go(data)
+    assert set(areas(result)) == {"item-0", "item-2", "item-3", "item-4"}
+    assert [one["problem"] for one in result.content["problems"]] == ["item-1 is torn"]
+
+
 def test_other_code_measures_anew(go, monkeypatch):
     go(five())
     assert go(five())[1] == []
