@@ -121,7 +121,7 @@ class Question:
                 except TruthCheckError:
                     check_output(bound, batch)  # NaN is told where it comes from
                     raise
-        place = torch.tensor(order).argsort()
+        place = torch.tensor(order, device="cpu").argsort()
         per_layer = torch.cat([explained.relevance for explained in passes], 1)[:, place]
         scores = torch.cat([explained.scores for explained in passes], 1)[:, place]
         resolved = [target for explained in passes for target in explained.targets]

@@ -72,7 +72,7 @@ class Resolver:
         """
         if labels is not None:
             places: list[ResolvedTarget] = [NoTarget(label, index=index) for index, label in enumerate(labels)]
-            return places, torch.ones(self._num_images, len(places), dtype=torch.bool)
+            return places, torch.ones(self._num_images, len(places), dtype=torch.bool, device="cpu")
         as_lists = as_list(targets)
         classes = class_per_image(targets, self._num_images)
         if classes is not None and self._anatomy.output == "logits":

@@ -193,7 +193,7 @@ def truncated_texts(tokenize: Tokenize, texts: Sequence[str], ids: Any) -> list[
             return []
         # signs at the end are ignored by some tokenizers anyway
         stems = [_without_signs_at_the_end(texts[row]) for row in rows]
-        unchanged = torch.zeros(len(rows), dtype=torch.bool)
+        unchanged = torch.zeros(len(rows), dtype=torch.bool, device="cpu")
         for shorter in ([stem[:-1] for stem in stems], [stem.rpartition(" ")[0] for stem in stems]):
             compared = [index for index, text in enumerate(shorter) if text.strip()]
             ids_of_shorter = _table(tokenize([shorter[index] for index in compared])) if compared else None
