@@ -41,7 +41,7 @@ def test_a_transformer_encoder_as_documented(own_models, readout):
     assert twin.distance(found.layer_relevance[:, 0], expected) < limits.FLOAT32
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
 def test_documented_models_are_healthy(own_models, number):
     import legrad
     from legrad.doctor import examine

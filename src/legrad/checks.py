@@ -3,6 +3,7 @@
 Numbers and switches of numpy are welcome where Python's are.
 """
 
+import contextlib
 import numbers
 import operator
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from typing import Any
 
 from legrad.errors import InputError
 
-_LONGEST = 80  # letters of a value in a message
+_LONGEST, _LONGEST_ERROR = 80, 300  # letters of a value in a message, of another library's error
 
 
 def shown(value: object) -> str:
@@ -26,8 +27,10 @@ def shown(value: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, in one line; its type if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    """What an error of another library says, in one line; its type if it says nothing, or only a key."""
+    first, *rest = str(error).strip().splitlines() or [""]
+    text = (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first)[:_LONGEST_ERROR].rstrip(" .:")
+    return f"{type(error).__name__}: {text}".rstrip(" :") if isinstance(error, LookupError) or not text else text
 
 
 def check_switch(name: str, value: Any) -> bool:
@@ -67,7 +70,8 @@ def check_texts(name: str, value: Any) -> tuple[str, ...]:
     """A non-empty collection of non-empty texts; raises ``InputError`` for anything else, a single text included."""
     texts: tuple[Any, ...] = ()
     if not isinstance(value, str | bytes) and isinstance(value, Iterable):
-        texts = tuple(value)
+        with contextlib.suppress(TypeError):  # arrays without dimensions only look iterable
+            texts = tuple(value)
     wrong = [text for text in texts if not isinstance(text, str) or not text.strip()]
     if not texts or wrong:
         came = f"{shown(wrong[0])} among them" if wrong else shown(value)

@@ -18,6 +18,7 @@ from legrad.explainer import Explainer
 from legrad.inputs import geometry
 from legrad.models.anatomy import ViTAnatomy
 from legrad.models.side_inputs import SideInputs
+from legrad.targets.classes import num_classes
 
 _MEGA = 1 << 20
 
@@ -108,6 +109,7 @@ def examine(
             except LeGradError as error:
                 report.add(name, str(error), False)
         if report.healthy:
+            report.add("output", _output(explainer, anatomy))
             _costs(explainer, anatomy, batch, report, inputs)
     for note in anatomy.notes:
         report.add("note", note)
@@ -157,6 +159,15 @@ def _facts(explainer: Explainer, anatomy: ViTAnatomy, report: Report) -> None:
     report.add("read-out", f"{anatomy.default_readout} by default, of {', '.join(sorted(anatomy.readouts))}")
     report.add("targets", _targets(explainer))
     report.add("input sizes", allowed_sizes(explainer.anatomy))
+
+
+def _output(explainer: Explainer, anatomy: ViTAnatomy) -> str:
+    """What the model returns, counted in a forward pass, and which names its classes have."""
+    width, adapter = num_classes(anatomy, explainer.model), explainer.adapter
+    if explainer.anatomy.output != "logits":
+        return f"{explainer.anatomy.output} of {width} numbers"
+    names = f"named {adapter.labels[0]!r}, ..." if adapter.labels else "without names: give labels= to legrad.wrap"
+    return f"logits of {width} classes, {names}"
 
 
 def _targets(explainer: Explainer) -> str:

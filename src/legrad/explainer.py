@@ -14,25 +14,27 @@ from legrad.checks import first_line, shown
 from legrad.choices import FITS, Fit, ReadoutName, check_choice
 from legrad.core.first_use import FirstUse
 from legrad.core.memory import check_memory, ran_out
-from legrad.core.state import evaluation_mode, exclusive, ordinary_tensors
+from legrad.core.state import evaluation_mode, exclusive, not_compiled, ordinary_tensors
 from legrad.core.undo import Borrowing, Together, guarded
 from legrad.deprecation import renamed_arguments, renamed_fields
 from legrad.errors import InputError, UnsupportedModelError
-from legrad.inputs import transforms
 from legrad.inputs.prepare import Images, Input, InputQueue, Inputs, sources
 from legrad.inputs.tensors import checked_tensor
-from legrad.models import registry
+from legrad.models import checks
 from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
 from legrad.models.side_inputs import SideInputs
-from legrad.request import check_device, check_parts, checked_request
+from legrad.recipe import ByName, Copyable, OfModel
+from legrad.request import check_device, checked_request
 from legrad.results.assemble import assemble
 from legrad.results.explanation import Explanation
 from legrad.targets.downloads import downloaded
 from legrad.targets.kinds import EmbeddedTargets, Origin, Targets, as_list
-from legrad.targets.resolve import Resolver, class_names
+from legrad.targets.resolve import Resolver
 
 
+@not_compiled
+@guarded
 def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> "Explainer":
     """Build a pretrained model with its preprocessing and tokenizer.
 
@@ -48,12 +50,13 @@ def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype
         InputError: an unknown name, or weights that cannot be loaded (for instance without a network).
         UnsupportedModelError: the name is no plain vision transformer.
     """
-    if device is not None:
-        check_device(device)
-    return Explainer(registry.load(name, device, dtype))
+    recipe = ByName(name, device, dtype)
+    return Explainer(recipe.adapter(), recipe=recipe)
 
 
+@not_compiled
 @renamed_arguments(hearing="audio_encoder")
+@guarded
 def wrap(
     model: nn.Module,
     transform: Any = None,
@@ -77,37 +80,26 @@ def wrap(
 
     Raises:
         UnsupportedModelError: a model that is not known and comes without an anatomy.
-        InputError: labels that are no names for the model's logits, or audio_encoder for a classifier.
+        InputError: an argument of another type, labels that are no names for the model's logits, audio_encoder for a
+            classifier, or a model without weights.
+
+    Warns:
+        UserWarning: the model carries class names, but not as many as it has classes: they are not used.
     """
-    check_parts(model, transform, tokenizer, anatomy, audio_encoder)
-    adapter = registry.adapt(model) if anatomy is None else Adapter(model, anatomy)
-    adapter, transform, tokenizer = registry.tools(adapter, transform, tokenizer)
-    if tokenizer is not None:
-        adapter = replace(adapter, tokenize=lambda texts: tokenizer(list(texts)))
-    if transform is not None:
-        adapter = replace(adapter, transform=transforms.own_or_library(transform, adapter.transform))
-    if labels is not None:
-        adapter = replace(adapter, labels=class_names(labels, adapter.anatomy))
-    if audio_encoder is not None:
-        if adapter.anatomy.output == "logits":
-            raise InputError(
-                f"audio_encoder is for models that embed images and sounds in one space; {type(model).__name__} is a "
-                "classifier, whose output is logits: leave audio_encoder out, or wrap a model with an embedding"
-            )
-        adapter = replace(adapter, audio_encoder=audio_encoder)
-    return Explainer(adapter, own_anatomy=anatomy is not None)
+    recipe = OfModel(model, transform, tokenizer, anatomy, labels, audio_encoder)
+    return Explainer(recipe.adapter(), own_anatomy=anatomy is not None, recipe=recipe)
 
 
 @renamed_fields(listener="audio_explainer")
-class Explainer:
+class Explainer(Copyable):
     """A model that can be asked where it looked. Made by ``load`` or ``wrap``.
 
     ``explain`` does all of it; its steps can be used alone: ``prepare`` reads and preprocesses images, ``embed``
     encodes targets, ``predict`` is the model's own answer.
     """
 
-    def __init__(self, adapter: Adapter, own_anatomy: bool = False) -> None:
-        self._adapter = adapter
+    def __init__(self, adapter: Adapter, own_anatomy: bool = False, recipe: ByName | OfModel | None = None) -> None:
+        self._adapter, self._recipe = adapter, recipe
         self._first_use = FirstUse(adapter.anatomy, check_positions=own_anatomy)
 
     def __repr__(self) -> str:
@@ -156,6 +148,7 @@ class Explainer:
 
     # -- the steps ------------------------------------------------------------------------------------------------
 
+    @not_compiled
     @guarded
     def prepare(
         self,
@@ -180,6 +173,7 @@ class Explainer:
         with ordinary_tensors():
             return Inputs(next(self._queue(images, size, fit, value_range, allow_private_urls).windows()))
 
+    @not_compiled
     @guarded
     def embed(
         self, targets: Targets, memory: Literal["auto"] | int = "auto", allow_private_urls: bool = True
@@ -205,6 +199,7 @@ class Explainer:
         origin = Origin(self._name, self.model, self.anatomy.tower)
         return EmbeddedTargets(tuple(replace(target, origin=origin) for target in resolved))
 
+    @not_compiled
     @guarded
     def predict(
         self,
@@ -239,6 +234,7 @@ class Explainer:
 
     # -- the public call ------------------------------------------------------------------------------------------
 
+    @not_compiled
     @guarded
     def explain(
         self,
@@ -261,7 +257,7 @@ class Explainer:
 
         Args:
             images: path, http(s) URL, PIL image, (H, W, 3) uint8 array, a list of those, or a normalised float tensor
-                (B, 3, H, W), whose H and W are the input size. For video models: a path or URL of an animation or
+                (B, channels, H, W); H and W are the input size. For video models: a path or URL of an animation or
                 video, (frames, H, W, 3) uint8, a list of frames, a list of those, or (B, frames, 3, H, W). For audio
                 models: a path or URL, a waveform (samples,) at the model's rate, (waveform, rate), a list of those, or
                 spectrograms (B, time, frequency). Or what ``prepare`` gave.
@@ -316,6 +312,8 @@ class Explainer:
             targets, null_target = (downloaded(target, allow_private_urls) for target in (targets, null_target))
             side_inputs = SideInputs(inputs, len(queue), self.anatomy)
             with self._undisturbed_model():
+                if self.anatomy.is_made(request.readout):
+                    self._first_use.check_mean_readout(side_inputs.bound(self.anatomy, [0]))
                 anatomy = side_inputs.bound(self.anatomy, [0])
                 resolver = Resolver(self._adapter, anatomy, len(queue), request.memory)
                 resolved, valid = resolver.resolve(targets, request.method.own_labels(anatomy, targets))
@@ -334,6 +332,7 @@ class Explainer:
                 settings=request.settings(self._name, self.anatomy, explained[0], null),
             )
 
+    @not_compiled
     def explain_audio(
         self,
         sounds: Images,
@@ -387,6 +386,7 @@ class Explainer:
         Copies of the tower for other input sizes are made inside, from the tower in its evaluation mode. Files and URLs
         are read outside, so that no thread waits for another's.
         """
+        checks.weights(self.anatomy.tower)
         return Together(
             lambda: exclusive(self.anatomy.blocks[0]),
             lambda: evaluation_mode(self.model),

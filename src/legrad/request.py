@@ -37,6 +37,11 @@ def check_parts(model: Any, transform: Any, tokenizer: Any, anatomy: Any, audio_
         check_count("rate of legrad.AudioEncoder", audio_encoder.rate)
         if not callable(audio_encoder.encode):
             raise InputError(f"encode of legrad.AudioEncoder is a function, got {shown(audio_encoder.encode)}")
+        if audio_encoder.tower is not None and not isinstance(audio_encoder.tower, nn.Module):
+            raise InputError(f"tower of legrad.AudioEncoder is a torch.nn.Module, got {shown(audio_encoder.tower)}")
+        check_number("shortest of legrad.AudioEncoder", audio_encoder.shortest, 0, math.inf)
+        if audio_encoder.longest is not None:
+            check_number("longest of legrad.AudioEncoder", audio_encoder.longest, 0, math.inf)
     for name, function in (("transform", transform), ("tokenizer", tokenizer)):
         if function is not None and not callable(function):
             raise InputError(f"{name} is a function or a processor of transformers, got {shown(function)}")

@@ -10,6 +10,7 @@ import pytest
 from helpers.fakes import Data, ModelUnderTest, block, scene
 from PIL import Image
 
+from legrad.atomic import write_atomically
 from legrad.bench.benchmark import Metric
 from legrad.bench.code import code_digest
 from legrad.bench.content import Contents
@@ -546,6 +547,32 @@ def test_a_report_replaces_its_own_files_only(go, tmp_path):
     assert f"figures/{figure.stem}-2.png" in (tmp_path / "report-2.md").read_text()
     (tmp_path / "report-2.md").write_text((tmp_path / "report-2.md").read_text().replace("Benchmark", "My"))
     assert report(tmp_path) == tmp_path / "report-3.md"
+
+
+@pytest.mark.parametrize("written", [0, 1, 2, 3])
+def test_a_report_that_was_killed_leaves_nothing_behind(go, tmp_path, monkeypatch, written):
+    go(five())
+    report(tmp_path)
+    names = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    go(five(), ("legrad", "random"))  # other figures and tables
+
+    class Killed(BaseException):
+        pass
+
+    room = [written]
+
+    def write(path, data, write=write_atomically):
+        if not room[0]:
+            raise Killed
+        room[0] -= 1
+        write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("legrad.bench.report.record.write_atomically", write)
+        with pytest.raises(Killed):
+            report(tmp_path)
+    report(tmp_path)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == names
 
 
 def test_a_file_where_the_figures_should_be(go, tmp_path):

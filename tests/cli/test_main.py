@@ -468,7 +468,7 @@ def test_an_image_that_cannot_be_explained_does_not_stop_the_others(run, monkeyp
 def test_a_wrong_target_is_told_once(run):
     photo("a.png")
     photo("b.png")
-    assert_error(run("explain", "a.png", "b.png", "-t", " "), "--text is a non-empty sequence of texts")
+    assert_error(run("explain", "a.png", "b.png", "-t", " "), "--text", "texts that say something")
 
 
 # -- more targets, and exit codes ---------------------------------------------------------------------------------
@@ -697,7 +697,7 @@ def test_nothing_is_no_value(run, monkeypatch, arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--seed", "-1"], ["--seed is a whole number from 0, got -1"]),
+        (["--seed", "-1"], ["--seed", "whole number from 0", "got -1"]),
         (["--out", ""], ["the folder is a path, got ''"]),
         (["--methods", ","], ["--methods takes names with commas between them"]),
         (["--methods", ""], ["--methods takes names with commas between them"]),

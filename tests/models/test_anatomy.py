@@ -153,7 +153,7 @@ def test_contrast_of_two_classes_is_a_difference_of_logits(model):
         ({"image_size": 24}, r"image_size is \(height, width\), positive whole numbers, got 24"),
         ({"patch_size": (8.0, 8)}, "patch_size is"),
         ({"stride": (0, 8)}, "stride is"),
-        ({"num_prefix_tokens": -1}, "num_prefix_tokens is the number of tokens in front of the patches, got -1"),
+        ({"num_prefix_tokens": -1}, "num_prefix_tokens is the number of tokens in front .*, from 0, got -1"),
         ({"num_prefix_tokens": None}, "num_prefix_tokens"),
         ({"output": "logit"}, "output is one of 'embedding', 'logits', 'feature', got 'logit'"),
         ({"route": "pool"}, "route is one of"),
@@ -205,7 +205,7 @@ def test_what_is_left_out_follows_a_change(model):
         readouts={"native": legrad.Readout(lambda z: model.head(model.norm(z)[:, :2].flatten(1)[:, :32]))},
         default_readout=None,
     )
-    assert (base.num_prefix_keys, base.default_readout, base.shape) == (1, "published", (3, 24, 32))
+    assert (base.num_prefix_keys, base.default_readout, base.shape) == (1, "native", (3, 24, 32))
     changed = dataclasses.replace(base, num_prefix_tokens=3, image_size=(32, 32), grid=(4, 4))
     assert (changed.num_prefix_keys, changed.shape) == (3, (3, 32, 32))
     head = base.readouts["native"].function

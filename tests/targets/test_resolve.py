@@ -195,7 +195,7 @@ def test_a_synonym_in_a_label_is_enough():
         found, same = explainer.explain(picture, text), explainer.explain(picture, index)
         assert torch.equal(found.relevance, same.relevance)
         assert found.labels == [[labels[index]]]
-    explainer._adapter = dataclasses.replace(explainer.adapter, labels=("a, x", "b, x"))
+    explainer._adapter = dataclasses.replace(explainer.adapter, labels=("a, x", "b, x", *map(str, range(998))))
     with pytest.raises(legrad.InputError, match=r"several classes.*\[0, 1\]"):
         explainer.explain(picture, "x")
     with pytest.raises(legrad.InputError, match=r"no class 'goldfsh'"):

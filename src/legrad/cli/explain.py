@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from legrad.results.folder import Folder
 
 _BATCH = 8
+_ASK = (
+    "say what to look for: -t 'a photo of a dog' (repeat it), --class, --predicted, --zeroshot, --similar, --audio or "
+    "--contrast"
+)
 _INTERRUPTED = 130  # as shells have it
 
 
@@ -111,23 +115,19 @@ def explain(
     targets = _targets(text or [], label or [], similar or [], audio or [], zeroshot or [], predicted)
     if not targets and not contrast and kind.targets:
         if image:
-            raise InputError(
-                "say what to look for: -t 'a photo of a dog' (repeat it), --class, --predicted, --zeroshot, --similar, "
-                f"--audio or --contrast; only {', '.join(name for name in METHODS if not METHODS[name].targets)} "
-                "(--method) need no target"
-            )
+            targetless = ", ".join(name for name in METHODS if not METHODS[name].targets)
+            raise InputError(f"{_ASK}; only {targetless} (--method) need no target")
         targets = [f"a photo of a {name}" for name in legrad.embedded.sample_names()]
     model = model or ("embedded:speech" if audio else "embedded")
     explainer = legrad.load(model, device=device)
     _check_model(explainer, model, bool(audio), bool(label))
     results = _results_in(root) if image else frozenset()
-    explainer, sources = _sources(explainer, model, image or [], results)
+    explainer, sources = _sources(explainer, model, image or [])
     sources = _without_results(sources, image or [], results)
     if contrast:
         # numbers are classes of a classifier, and texts for other models
         side = _class if explainer.anatomy.output == "logits" else str
         targets.append(legrad.Contrast(side(contrast[0]), side(contrast[1])))
-    still = explainer.anatomy.axes[0] == "rows"
 
     def explain_batch(batch: list[Any]) -> "Explanation":
         return explainer.explain(batch, targets or None, **arguments)
@@ -135,8 +135,9 @@ def explain(
     def save(explanation: "Explanation", index: int) -> None:
         save_images(explanation, folder, [index], style, per_layer)
 
+    _print_left_out(image or [], explainer.anatomy.axes[0], results)
     folder = Folder(root, clear=True)
-    problems = _all_in(folder, explain_batch, save, sources, still, value_range)
+    problems = _all_in(folder, explain_batch, save, sources, explainer.anatomy.axes[0] == "rows", value_range)
     _print_results(folder)
     if len(problems) > 1 and not folder.entries and len({problem for _, problem in problems}) == 1:
         raise InputError(problems[0][1])  # the fault lies with targets or options
@@ -205,9 +206,7 @@ def _suffixes() -> dict[str, frozenset[str]]:
     return {"rows": images.SUFFIXES, "frames": videos.SUFFIXES, "frequency": sounds.SUFFIXES}
 
 
-def _sources(
-    explainer: "Explainer", model: str, arguments: list[str], results: frozenset[Path]
-) -> "tuple[Explainer, list[str]]":
+def _sources(explainer: "Explainer", model: str, arguments: list[str]) -> "tuple[Explainer, list[str]]":
     """What to explain, and who does: of a model of images and sounds, sounds go to its audio tower."""
     from legrad.inputs import images, sounds
 
@@ -224,11 +223,17 @@ def _sources(
                 "sounds such as hf:FOLDER (an Audio Spectrogram Transformer)"
             )
         explainer = explainer.audio_explainer
-    suffixes = _suffixes()[explainer.anatomy.axes[0]]
-    paths = list(images.expand(arguments, suffixes))
-    for note in filter(None, (images.left_out(argument, suffixes, results) for argument in arguments)):
-        print_error(note, "[yellow]note:[/yellow]")
-    return explainer, paths
+    return explainer, list(images.expand(arguments, _suffixes()[explainer.anatomy.axes[0]]))
+
+
+def _print_left_out(folders: list[str], kind: str, results: frozenset[Path]) -> None:
+    """What else is in folders than what is explained; results of an earlier run are clear."""
+    from legrad.inputs import images
+
+    for folder in folders:
+        note = images.left_out(folder, _suffixes()[kind], results)
+        if note is not None:
+            print_error(note, "[yellow]note:[/yellow]")
 
 
 def _results_in(root: Path) -> frozenset[Path]:

@@ -1,23 +1,79 @@
 """What is checked and found out at the first use of an input shape."""
 
 import itertools
+import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import Tensor
 
 from legrad.core.attention import AttentionCall
 from legrad.core.gradients import GradientCheck
+from legrad.core.hooks import record
+from legrad.core.memory import ran_out
 from legrad.core.planning import Planner, Shortcuts
 from legrad.core.positions import no_position_check, position_check, random_input
-from legrad.core.truth import truth_check
-from legrad.errors import InputError
+from legrad.core.readout import takes_mean_token
+from legrad.core.state import evaluation_mode
+from legrad.core.truth import coarsest, distance, native_feature, plain_answer, tolerance, truth_check
+from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.models.anatomy import ViTAnatomy
 from legrad.models.versions import settings_version, weights_version
 
 _MAX_SHAPES = 32  # of inputs that are remembered
 
 Gradients = Literal["none", "layers", "all"]
+
+
+def first_that_holds(anatomies: Sequence[ViTAnatomy]) -> ViTAnatomy:
+    """Which of several descriptions of one model is right: its read-out gives the model's own output, and the truth
+    check and the position check pass.
+
+    Args:
+        anatomies: of one tower with the same blocks.
+
+    Raises:
+        UnsupportedModelError: none of them.
+    """
+    tower = anatomies[0].tower
+    reason = ""
+    with evaluation_mode(tower, anatomies[0].call_settings):
+        batch = random_input(anatomies[0])
+        with record(anatomies[0].blocks) as outputs:
+            expected = plain_answer(anatomies[0], batch)
+        # under an autocast of its own a model computes in less than its weights' type
+        limit = tolerance(coarsest(batch.dtype, expected.dtype, anatomies[0].to_tokens(outputs[-1]).dtype))
+        fitting = {
+            index: distance
+            for index, anatomy in enumerate(anatomies)
+            if (distance := _readout_distance(anatomy, outputs[-1], expected)) <= limit
+        }
+        for index in sorted(fitting, key=fitting.__getitem__):
+            try:
+                truth_check(anatomies[index], batch)
+                if not no_position_check(anatomies[index]):
+                    position_check(anatomies[index], batch)
+            except LeGradError as error:
+                reason = reason or str(error)
+            else:
+                return anatomies[index]
+    raise UnsupportedModelError(
+        f"{type(tower).__name__} has a forward pass of its own, and none of the usual ways to pool tokens describes it "
+        f"({reason or 'their read-outs give other outputs'}): describe it with legrad.wrap(model, "
+        "anatomy=legrad.ViTAnatomy(...)), see docs/explain-your-own-model.md"
+    )
+
+
+def _readout_distance(anatomy: ViTAnatomy, block_output: Any, expected: Tensor) -> float:
+    """Between the native read-out of the last block's tokens and the model's output; infinite if it fails."""
+    try:
+        feature = native_feature(anatomy, anatomy.to_tokens(block_output))
+    except Exception as error:  # one way to pool among several: it may fit nothing
+        if ran_out(error):
+            raise
+        return math.inf
+    return distance(feature, expected) if feature.shape == expected.shape else math.inf
 
 
 class FirstUse:
@@ -34,8 +90,33 @@ class FirstUse:
     def __init__(self, anatomy: ViTAnatomy, check_positions: bool = False) -> None:
         self._anatomy, self._check_positions = anatomy, check_positions
         self._version: tuple[Any, ...] = ()
+        self._mean_readout_version: tuple[Any, ...] = ()
         self.shortcuts: OrderedDict[tuple[Any, ...], Shortcuts] = OrderedDict()
         self._gradients_checked: set[Gradients] = set()
+
+    def check_mean_readout(self, anatomy: ViTAnatomy) -> None:
+        """Refuse a published read-out that was made of a native one which does not read a class token or an average.
+
+        Call it inside ``state.evaluation_mode``.
+
+        Args:
+            anatomy: of the model's own size.
+
+        Raises:
+            InputError: the head reads single patches.
+        """
+        version = weights_version(self._anatomy.tower)
+        if version == self._mean_readout_version:
+            return
+        with record(anatomy.blocks) as outputs:
+            plain_answer(anatomy, random_input(anatomy))
+        if not takes_mean_token(anatomy, anatomy.to_tokens(outputs[-1])):
+            raise InputError(
+                "readout='published' feeds the mean of all tokens to the model's head, and this head reads more than a "
+                "class token or an average of the patches: use readout='native', or give the anatomy a \"published\" "
+                "read-out"
+            )
+        self._mean_readout_version = version
 
     def shortcuts_for(self, image: Tensor, anatomy: ViTAnatomy, gradients: Gradients = "layers") -> Shortcuts:
         """What may be computed in closed form for inputs like this one. Call it inside ``state.evaluation_mode``.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from legrad.core import hooks
+from legrad.core import block_values, hooks
 from legrad.core.attention import AttentionCall, ModuleCall, ShiftTap
 from legrad.core.graph import forward_with_graph
 from legrad.core.memory import ran_out
@@ -72,7 +72,7 @@ class GradientCheck:
             call = calls[tap]
 
             def shifted(shift: Tensor, tap: int = tap) -> Tensor:
-                args, kwargs = hooks.copied(calls[0].arguments)
+                args, kwargs = block_values.copied(calls[0].arguments)
                 with ShiftTap(anatomy.attention, tap, shift):
                     return anatomy.to_tokens(block(*args, **kwargs))
 
@@ -99,6 +99,8 @@ class GradientCheck:
         outside = [module for module in anatomy.tower.modules() if id(module) not in inside]
         names = {id(module): f"the head's {name or 'module'}" for name, module in anatomy.tower.named_modules()}
         for name, readout in anatomy.readouts.items():
+            if anatomy.is_made(name):  # of the native one, which may not take a mean token
+                continue
             reader = Reader(anatomy, readout)
             with Watched(outside[1:]) as watched, torch.enable_grad():
                 if anatomy.route == "pooler":

@@ -11,8 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from legrad.core.attention import Attention, Kind, Replacements, WholeTap
-from legrad.core.hooks import detached, first_argument, require_one_run, with_first_argument
+from legrad.core.block_values import (
+    detached,
+    first_argument,
+    refuse_inference_mode,
+    with_first,
+    with_first_argument,
+)
+from legrad.core.hooks import require_one_run
 from legrad.core.undo import Hooks
+from legrad.models.functions import first_tensor
 
 
 @dataclass
@@ -92,11 +100,13 @@ class _GraphRecorder:
     def _enter(self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:
             return None
-        tokens, arguments = first_argument(args, kwargs), None
-        if layer == 0 and self._gradients:
+        refuse_inference_mode()
+        argument, arguments = first_argument(args, kwargs), None
+        tokens = first_tensor(argument)
+        if layer == 0 and self._gradients and tokens is not None:
             torch.set_grad_enabled(True)
             tokens = tokens.detach().requires_grad_()
-            arguments = with_first_argument(args, kwargs, tokens)
+            arguments = with_first_argument(args, kwargs, with_first(argument, tokens))
         self._inputs[layer].append(tokens)
         self._spans[layer] = slice(len(self._tap.attentions), None)
         return arguments

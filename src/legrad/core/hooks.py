@@ -27,8 +27,20 @@ from legrad.core.attention import (
     ModuleCall,
     ValuesTap,
 )
+from legrad.core.block_values import (
+    copied,
+    detached,
+    first_argument,
+    refuse_inference_mode,
+    with_first_argument,
+)
 from legrad.core.undo import Borrowing, Hook, Hooks
 from legrad.errors import TruthCheckError
+
+_OUT_OF_LOOP = (
+    "; blocks are modules that the model calls: where its forward writes them out (pairs of attention and MLP in a "
+    "loop), wrap each in a module and give `run` a forward that calls those (docs/explain-your-own-model.md)"
+)
 
 # The pass whose hooks answer in this thread, or none: ``visit`` may run the model again.
 _session = threading.local()
@@ -52,42 +64,14 @@ def _only_observes(hook: Callable[..., Any]) -> bool:
     return getattr(function, "__func__", None) is StreamingForward.record_call
 
 
-def detached(output: Any, copy: bool = False) -> Any:
-    """The same tensors without their graph, ``copy`` with memory of their own."""
-    if isinstance(output, Tensor):
-        return output.detach().clone() if copy else output.detach()
-    if isinstance(output, tuple):
-        return tuple(detached(item, copy) for item in output)
-    return output
-
-
-def copied(value: Any) -> Any:
-    """Tensors inside tuples, lists and dictionaries, detached and copied: whoever gets them may write on them."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if type(value) in (tuple, list):
-        return type(value)(map(copied, value))
-    return {key: copied(item) for key, item in value.items()} if type(value) is dict else value
-
-
 def require_one_run(blocks: Sequence[nn.Module], runs: Mapping[int, int]) -> None:
     """Raise ``TruthCheckError`` unless each of these layers ran once."""
     for layer, count in runs.items():
         if count != 1:
             raise TruthCheckError(
                 f"block {layer} ({type(blocks[layer]).__name__}) ran {count} times in one forward pass, expected once: "
-                "its tokens cannot be explained"
+                f"its tokens cannot be explained{_OUT_OF_LOOP if count == 0 else ''}"
             )
-
-
-def first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The first argument of a call, by position or by name."""
-    return args[0] if args else next(iter(kwargs.values()))
-
-
-def with_first_argument(args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> Any:
-    """(args, kwargs) of a call with another first argument."""
-    return ((value, *args[1:]), kwargs) if args else (args, {**kwargs, next(iter(kwargs)): value})
 
 
 class StreamingForward(Borrowing):
@@ -177,6 +161,7 @@ class StreamingForward(Borrowing):
         if not self._is_running():
             return
         assert self._tap is not None
+        refuse_inference_mode()
         self._open_taps.append(AttentionTap(self._tap, self._verify, differentiate=layer not in self._watched))
         if self._verify:
             self._open_taps[-1].arguments = copied((args, kwargs))
@@ -204,6 +189,7 @@ class StreamingForward(Borrowing):
         """Hook after a block: visit it, and hand on its output without the graph."""
         if not self._is_running():
             return None
+        refuse_inference_mode()
         self._runs[layer] += 1
         calls: list[AttentionCall] = []
         if self._tap and layer in self._layers:

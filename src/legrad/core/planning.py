@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from legrad.core import closed_form, hooks
+from legrad.core import block_values, closed_form, hooks
 from legrad.core.attention import AttentionCall, ModuleCall
 from legrad.core.closed_form import (
     ACTIVATION_FUNCTIONS,
@@ -95,7 +95,7 @@ def _confirmed(
 ) -> tuple[bool, bool, bool]:
     confirmation = Confirmation(anatomy)
     (args, kwargs) = call.arguments
-    entered = confirmation.entering(hooks.first_argument(args, kwargs))
+    entered = confirmation.entering(block_values.first_argument(args, kwargs))
     try:
         return confirmation.what_holds(tail, block, replace(call, arguments=entered), tokens)
     except (RuntimeError, TypeError, AttributeError) as error:  # a norm that takes no single row, ...

@@ -8,6 +8,7 @@ from torch import Tensor
 from legrad.core import hooks
 from legrad.errors import TruthCheckError
 from legrad.models.anatomy import ViTAnatomy
+from legrad.models.functions import first_tensor
 
 _LARGEST_SHIFT = 0.75  # cells
 
@@ -83,4 +84,6 @@ def position_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
 def entering_tokens(anatomy: ViTAnatomy, block_input: Any) -> Tensor:
     """A block's input as (1, tokens, dim): laid out like its output, but seldom a tuple where that is one."""
     tokens = anatomy.to_tokens(block_input)
-    return tokens if tokens.ndim == 3 or not isinstance(block_input, Tensor) else block_input
+    if tokens.ndim != 3 and (plain := first_tensor(block_input)) is not None:
+        return plain
+    return tokens

@@ -4,6 +4,7 @@ Where a read-out depends on the mean of its tokens only, the gradient is the sam
 is computed on a few copies of it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -129,6 +130,34 @@ class Reader:
             feature = self(leaf)
             (grad_tokens,) = gradients(scores, feature, [leaf])
         return grad_tokens.transpose(0, 1).contiguous()
+
+
+def takes_mean_token(anatomy: ViTAnatomy, tokens: Tensor) -> bool:
+    """Whether the native head can be asked about one token: it reads prefix tokens and the mean of the patches, or
+    averages over the patches what it computes of each.
+
+    Args:
+        anatomy: the model's.
+        tokens: of the last block, (1, tokens, dim).
+    """
+    head = anatomy.readouts["native"].function
+    first, last = anatomy.num_prefix_tokens, anatomy.num_prefix_tokens + math.prod(anatomy.grid)
+    tokens = tokens[:, :last].to(torch.promote_types(tokens.dtype, torch.float32))
+    in_float = state.InFloat(anatomy.tower, anatomy.blocks)
+    moved = tokens.clone()
+    for patch, sign in ((first, 1), (last - 1, -1)):  # the mean stays
+        moved[:, patch] += sign * tokens[:, first:last].flip(2).mean(1)
+    with torch.no_grad():
+        try:
+            feature = in_float(head, tokens)
+            limit = 1e-4 * feature.abs().max()
+            if bool((in_float(head, moved) - feature).abs().max() <= limit):
+                copies = tokens.mean(1, keepdim=True).expand(-1, first + 1, -1)
+                return in_float(head, copies).shape == feature.shape
+            each = tokens[0, first:last, None].expand(-1, first + 1, -1)
+            return bool((in_float(head, each).mean(0) - feature).abs().max() <= limit)
+        except (RuntimeError, LookupError, ValueError):  # it needs all tokens, to lay them on a grid for instance
+            return False
 
 
 def rows_read(read: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:

@@ -10,14 +10,35 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from types import FunctionType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from legrad.core.undo import Borrowing, Together
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+
+
+def not_compiled(function: F) -> F:
+    """Let ``torch.compile`` around a function leave it alone, and all that it calls; returns the function itself.
+
+    ``torch.compiler.disable`` does the same with an import of seconds, and its own frames in front of the user's line.
+    """
+    assert isinstance(function, FunctionType)
+    marks = vars(function)
+    marks |= {"_torchdynamo_disable": True, "_torchdynamo_disable_msg": "legrad works on the model as it is"}
+    try:
+        from torch._C._dynamo import eval_frame
+
+        skip = eval_frame._FrameAction.SKIP
+        eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, skip))
+    except (ImportError, AttributeError):  # another version of torch: compiled around, explain is slow
+        pass
+    return function
 
 
 def _is_owned(lock: Any) -> bool:

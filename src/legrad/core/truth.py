@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from legrad.checks import first_line
 from legrad.core import attention, hooks, state
-from legrad.errors import TruthCheckError
+from legrad.core.memory import ran_out
+from legrad.errors import InputError, LeGradError, TruthCheckError
 from legrad.models.anatomy import Readout, ViTAnatomy, readouts_given
+from legrad.models.functions import description
 
 ATTENTION_NAMES = {"fused": "scaled-dot-product attentions", "softmax": "softmax attentions"}
 
@@ -25,6 +28,48 @@ def native_feature(anatomy: ViTAnatomy, tokens: Tensor) -> Tensor:
     """The native head on block tokens, before L2, at least float32: (batch, features)."""
     native = anatomy.readouts["native"].function
     return state.InFloat(anatomy.tower, anatomy.blocks)(native, at_least_float32(tokens))
+
+
+def plain_answer(anatomy: ViTAnatomy, batch: Tensor) -> Tensor:
+    """The model's own output, (batch, features), its errors told as what they are: the model's.
+
+    Raises:
+        InputError: the model fails on this input.
+    """
+    return _answer(lambda: anatomy.run(batch), anatomy, f"the model's own forward fails on {_input(batch)}", batch)
+
+
+def _answer(function: Callable[[], Tensor], anatomy: ViTAnatomy, what: str, batch: Tensor) -> Tensor:
+    """The result of a function of the model; its own errors, but not those of memory, become an ``InputError``."""
+    try:
+        return function()
+    except LeGradError:
+        raise
+    except Exception as error:
+        if ran_out(error):
+            raise
+        raise InputError(f"{what}: {first_line(error)}{_hint(anatomy, batch)}") from error
+
+
+def _input(batch: Tensor) -> str:
+    return f"an input {tuple(batch.shape)} of {str(batch.dtype).removeprefix('torch.')}"
+
+
+def _hint(anatomy: ViTAnatomy, batch: Tensor) -> str:
+    """What may be wrong with the model or its anatomy."""
+    types: dict[torch.dtype, str] = {}
+    for name, parameter in anatomy.tower.named_parameters():
+        if parameter.is_floating_point():
+            types.setdefault(parameter.dtype, name)
+    if len(types) > 1:
+        found = ", ".join(f"{str(dtype).removeprefix('torch.')} (first: {name})" for dtype, name in types.items())
+        return f"; its parameters are of several types, {found}: bring them to one, model.to(dtype)"
+    convolutions = (module for module in anatomy.tower.modules() if isinstance(module, torch.nn.Conv2d))
+    first = next(convolutions, None)
+    if first is not None and batch.ndim == 4 and first.in_channels != batch.shape[1]:
+        height, width = anatomy.image_size
+        return f"; it takes {first.in_channels} channels: shape=({first.in_channels}, {height}, {width}) in its anatomy"
+    return ""
 
 
 def final_answer(anatomy: ViTAnatomy, output: Tensor) -> Tensor:
@@ -55,11 +100,12 @@ def coarsest(*dtypes: torch.dtype) -> torch.dtype:
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 
-def _tolerance(dtype: torch.dtype) -> float:
+def tolerance(dtype: torch.dtype) -> float:
+    """How much two computations of the same may differ, over the largest value."""
     return 3e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-4
 
 
-def _distance(output: Tensor, expected: Tensor) -> float:
+def distance(output: Tensor, expected: Tensor) -> float:
     """Largest difference over the largest value."""
     output, expected = at_least_float32(output.detach()), at_least_float32(expected.detach())
     return float((output - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
@@ -67,11 +113,11 @@ def _distance(output: Tensor, expected: Tensor) -> float:
 
 def check_same_output(output: Tensor, expected: Tensor, what: str, dtype: torch.dtype) -> None:
     """Raise ``TruthCheckError`` if two outputs differ by more than the tolerance of the model's dtype."""
-    distance = _distance(output, expected) if output.shape == expected.shape else math.inf
+    difference = distance(output, expected) if output.shape == expected.shape else math.inf
     # a comparison with NaN is False, and NaN must not pass
-    if not distance <= _tolerance(dtype):
+    if not difference <= tolerance(dtype):
         raise TruthCheckError(
-            f"{what} differs from the model's own output by {distance:.2g} of its largest value (shapes "
+            f"{what} differs from the model's own output by {difference:.2g} of its largest value (shapes "
             f"{tuple(output.shape)} and {tuple(expected.shape)}): this model is not what its anatomy says"
         )
 
@@ -79,10 +125,13 @@ def check_same_output(output: Tensor, expected: Tensor, what: str, dtype: torch.
 def check_calls(anatomy: ViTAnatomy, calls: list[attention.AttentionCall], where: str) -> None:
     """Raise ``TruthCheckError`` unless exactly the declared attentions fired."""
     if len(calls) != anatomy.attentions:
+        kind = (
+            'written out with softmax (attention="softmax" in the anatomy)' if anatomy.attention == "fused" else "fused"
+        )
         raise TruthCheckError(
             f"{where} ran {len(calls)} {ATTENTION_NAMES[anatomy.attention]}, expected {anatomy.attentions}: its "
             "attention bypasses F.scaled_dot_product_attention (its own implementation, a scripted module), or is of "
-            "another kind"
+            f"another kind, such as {kind}"
         )
 
 
@@ -113,7 +162,7 @@ def truth_check(
         TruthCheckError: says what differs, and where first.
     """
     precision = batch.dtype
-    expected = anatomy.run(batch)
+    expected = plain_answer(anatomy, batch)
 
     def visit(layer: int, output: Any, calls: list[attention.AttentionCall]) -> bool:
         nonlocal precision
@@ -126,11 +175,16 @@ def truth_check(
             check_same_output(feature, native_feature(anatomy, tokens), f"{where}, tapped,", precision)
         check_calls(anatomy, calls, where)
         for index, call in enumerate(calls):
-            if call.mismatch is None or not call.mismatch <= _tolerance(precision):
+            if call.mismatch is None or not call.mismatch <= tolerance(precision):
                 raise TruthCheckError(
                     f"attention {index} of {where}: head outputs differ from softmax(QK^T)V by {call.mismatch:.2g} of "
                     "the largest value: values, mask, scale or head order were not captured as the model uses them"
                 )
+        if anatomy.to_tokens(output).ndim != 3:
+            raise InputError(
+                f"to_tokens gives {description(anatomy.to_tokens(output))} of what {where} returned, expected (batch, "
+                "tokens, dim): give the anatomy to_tokens"
+            )
         if inspect is not None and anatomy.route == "self-attention":
             inspect(layer, anatomy.to_tokens(output), calls)
         return False
@@ -139,11 +193,12 @@ def truth_check(
     in_blocks = anatomy.attention if anatomy.route == "self-attention" else None
     instrumented = hooks.StreamingForward(anatomy.blocks, all_layers, visit, in_blocks, verify=True)
     output, last = instrumented.run(lambda: anatomy.run(batch))
-    if not _distance(output, expected) <= _tolerance(precision):
-        difference = _first_difference(anatomy, batch, _tolerance(precision))
+    if not distance(output, expected) <= tolerance(precision):
+        difference = _first_difference(anatomy, batch, tolerance(precision))
         raise TruthCheckError(f"instrumented and plain forward differ, {difference}")
     tokens = anatomy.to_tokens(last)
-    native = native_feature(anatomy, tokens)
+    what = f"the native read-out fails on the last block's tokens {tuple(tokens.shape)}"
+    native = _answer(lambda: native_feature(anatomy, tokens), anatomy, what, batch)
     check_same_output(native, expected, "the native read-out of the last block's tokens", precision)
     return tokens
 
@@ -162,7 +217,7 @@ def _first_difference(anatomy: ViTAnatomy, batch: Tensor, limit: float) -> str:
     in_blocks = anatomy.attention if anatomy.route == "self-attention" else None
     hooks.StreamingForward(anatomy.blocks, all_layers, visit, in_blocks).run(lambda: anatomy.run(batch))
     for layer in all_layers:
-        distance = _distance(tapped_tokens[layer], anatomy.to_tokens(plain_outputs[layer]))
-        if not distance <= limit:
-            return f"first at {_name(anatomy, layer)}, by {distance:.2g} of the largest value"
+        difference = distance(tapped_tokens[layer], anatomy.to_tokens(plain_outputs[layer]))
+        if not difference <= limit:
+            return f"first at {_name(anatomy, layer)}, by {difference:.2g} of the largest value"
     return "but only after the last block: the tower's result is not a function of the blocks' tokens alone"

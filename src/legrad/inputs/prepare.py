@@ -268,7 +268,7 @@ def stack(inputs: Sequence[Input], device: torch.device, dtype: torch.dtype) -> 
     if device.type != "cuda" or rows[0].is_cuda:
         return torch.stack(rows).to(device, dtype)
     # page-locked memory: the copy to the GPU runs while the CPU goes on
-    batch = torch.empty(len(rows), *rows[0].shape, dtype=rows[0].dtype, pin_memory=True)
+    batch = torch.empty(len(rows), *rows[0].shape, dtype=rows[0].dtype, pin_memory=True, device="cpu")
     return torch.stack(rows, out=batch).to(device, non_blocking=True).to(dtype)
 
 

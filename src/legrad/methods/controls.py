@@ -74,7 +74,7 @@ def edges(call: MethodInput) -> Tensor:
     """Strength of the edges: length of the Sobel gradient of the grey image, mean over each patch."""
     require_images(call, "edges")
     grey = call.batch.to(torch.promote_types(call.batch.dtype, torch.float32)).mean(1, keepdim=True)
-    sobel = grey.new_tensor(_SOBEL) / 8
+    sobel = torch.tensor(_SOBEL, dtype=grey.dtype, device=grey.device) / 8
     kernels = torch.stack([sobel, sobel.T])[:, None]
     gradient = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), kernels)
     return call.same_for_all_targets(mean_over_patches(call, gradient.norm(dim=1)))

@@ -161,7 +161,7 @@ class Pass:
         """The tensor of the graph that holds the tokens entering (or leaving) a block, and its layout's reader:
         (batch, tokens, dim)."""
         output = self.graph.block_outputs[layer]
-        first, others = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
+        first, others = (output[0], output[1:]) if isinstance(output, tuple | list) else (output, None)
         to_tokens = self.anatomy.to_tokens
         return (
             self.graph.block_inputs[layer] if entering else first,

@@ -52,6 +52,8 @@ class Adapter:
             None.
         audio_encoder: how the model embeds sounds in the space of its images, None if it does not.
         name: the name that ``legrad.load`` took, or library and class.
+        candidates: further descriptions of a model that does not say by its type how it pools; the first of ``anatomy``
+            and these that gives the model's own output is right.
     """
 
     model: nn.Module
@@ -64,3 +66,4 @@ class Adapter:
     audio_encoder: AudioEncoder | None = None
     name: str = ""
     audio_adapter: "Adapter | None" = None
+    candidates: tuple[ViTAnatomy, ...] = ()

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,11 +14,9 @@ from legrad import relevance
 from legrad.deprecation import renamed_fields
 from legrad.errors import InputError, TruthCheckError
 from legrad.inputs.geometry import PatchGrid, Size
+from legrad.models import checks
+from legrad.models.functions import Forward, Head, TokenLayout, description, first_tensor
 from legrad.models.sizes import SizedCopies
-
-
-def _same(tokens: Tensor) -> Tensor:
-    return tokens
 
 
 @dataclass(frozen=True)
@@ -91,28 +88,15 @@ def published_on_grid(native: Callable[[Tensor], Tensor]) -> Callable[[Tensor], 
     return lambda tokens: native(tokens.mean(1, keepdim=True).expand_as(tokens))
 
 
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "output": ("embedding", "logits", "feature"),
-    "route": ("self-attention", "pooler"),
-    "attention": ("fused", "softmax"),
-    "axes": (("rows", "cols"), ("frames", "rows", "cols"), ("frequency", "time")),
-    "default_readout": (None, "native", "published"),
-}
-
-
 def _unless_derived(value: Any) -> Any:
     return None if isinstance(value, _Derived) else value
 
 
-def _checked_sides(name: str, value: Any, axes: Sequence[str]) -> tuple[int, ...]:
-    """A tuple of positive whole numbers, one for every axis."""
-    try:
-        sides = tuple(operator.index(side) for side in value)
-    except TypeError:
-        sides = ()
-    if len(sides) != len(axes) or min(sides) < 1:
-        raise InputError(f"{name} is ({', '.join(axes)}), positive whole numbers, got {value!r}")
-    return sides
+def _channels(tower: nn.Module, patch_size: Size) -> int:
+    """Input channels of the first convolution over patches; 3 if there is none."""
+    convolutions = (module for module in tower.modules() if isinstance(module, nn.Conv2d))
+    first = next(convolutions, None)
+    return 3 if first is None or first.kernel_size != tuple(patch_size) else first.in_channels
 
 
 def _derived_grid(
@@ -145,7 +129,8 @@ class ViTAnatomy:
         tower: the vision tower; all modules named below live in it.
         run: (batch, *shape) -> (batch, features), the tower's own plain output, before any L2. What it takes beside the
             images, by name, can be given as ``explain(..., inputs={...})``, one row per image; so can what a read-out's
-            function takes beside the tokens.
+            function takes beside the tokens. Of a tuple, list or
+            mapping that it returns the first tensor is taken.
         blocks: the transformer blocks in order.
         image_size: (height, width) that the tower takes as it is; (frequency, time) of a spectrogram.
         patch_size: (height, width) of a patch in pixels.
@@ -155,7 +140,8 @@ class ViTAnatomy:
         readouts: "native" (the model's own head) and "published" (as the authors' code pools); where the latter is not
             given it is made from the native one, except for poolers, see ``published``. Functions are taken as they
             are.
-        default_readout: what ``readout="auto"`` means; by default "published" where there is one.
+        default_readout: what ``readout="auto"`` means; by default "published" if that is among the ``readouts`` given,
+            else "native".
         output: "embedding" (compared with texts by cosine similarity), "logits" or "feature" (no head at all; compared
             with other features by cosine similarity).
         route: "self-attention" inside the blocks, or "pooler": the attentional pooler on each block's tokens.
@@ -167,20 +153,22 @@ class ViTAnatomy:
         num_suffix_keys: keys after the patches.
         keys_to_grid: (relevance of an attention's keys (batch', keys), its index) -> (batch, *grid), for attention
             whose batch or keys are not simply images and tokens (windows, heads folded into the batch, frames apart).
-        to_tokens: block output -> (batch, tokens, dim).
+        to_tokens: block output -> (batch, tokens, dim); default the first tensor in it.
         call_settings: (owner, attribute, value) set during a call and put back: checkpointing off, fused attention on.
         at_size: (height, width) -> the same weights for another input size, raises ``InputError`` if impossible; None
             for a model of fixed size.
         stride: (height, width) in pixels from one patch to the next; default ``patch_size``, side by side.
         axes: names of the grid's axes: ("rows", "cols"), ("frames", "rows", "cols") or ("frequency", "time").
-        shape: of one input; default (3, height, width). A spectrogram's is (time, frequency); a waveform's (samples,),
+        shape: of one input; default (channels, height, width), with the channels of the tower's patch embedding, or 3
+            where that is no convolution over patches. A spectrogram's is (time, frequency); a waveform's (samples,),
             with one row of patches and an ``image_size`` of (1, samples).
         notes: limits and policies that a user should know, one sentence each.
 
     What is left out follows from the rest, also after ``dataclasses.replace``.
 
     Raises:
-        InputError: a value that is none of those named, no blocks, no native read-out, or a grid that does not fit.
+        InputError: a value that is none of those named or of another type, no blocks, no native read-out, or a grid
+            that does not fit.
     """
 
     library: str
@@ -202,7 +190,7 @@ class ViTAnatomy:
     num_prefix_keys: int = _DerivedInt(-1)
     num_suffix_keys: int = 0
     keys_to_grid: Callable[[Tensor, int], Tensor] | None = None
-    to_tokens: Callable[[Any], Tensor] = _same
+    to_tokens: Callable[[Any], Any] = first_tensor
     call_settings: tuple[tuple[Any, str, Any], ...] = ()
     stride: Size | None = None
     axes: tuple[str, ...] = ("rows", "cols")
@@ -210,35 +198,35 @@ class ViTAnatomy:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        checked: dict[str, Any] = {}
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} is one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}")
-        if len(self.blocks) == 0 or not all(isinstance(block, nn.Module) for block in self.blocks):
-            raise InputError("blocks holds the transformer blocks, torch.nn.Modules, at least one")
-        for name in ("image_size", "patch_size", "stride"):
-            if name != "stride" or self.stride is not None:
-                checked[name] = _checked_sides(name, getattr(self, name), ("height", "width"))
-        grid = _unless_derived(self.grid) or _derived_grid(self.axes, **checked)
-        checked["grid"] = grid if isinstance(grid, _Derived) else _checked_sides("grid", grid, self.axes)
+        checks.fields(self)
+        checked: dict[str, Any] = {
+            "run": self.run if isinstance(self.run, Forward) else Forward(self.run),
+            "to_tokens": self.to_tokens if isinstance(self.to_tokens, TokenLayout) else TokenLayout(self.to_tokens),
+        }
+        sides = {
+            name: checks.sides(name, getattr(self, name), ("height", "width"))
+            for name in ("image_size", "patch_size", "stride")
+            if name != "stride" or self.stride is not None
+        }
+        grid = _unless_derived(self.grid) or _derived_grid(self.axes, **sides)
+        checked["grid"] = grid if isinstance(grid, _Derived) else checks.sides("grid", grid, self.axes)
         readouts = self._readouts_of_user()
         if readouts.keys() - {"native", "published"} or "native" not in readouts:
             raise InputError(
                 f'readouts has "native" (the model\'s own head) and may have "published", got {sorted(readouts)}'
             )
-        prefix = self.num_prefix_tokens
-        if not isinstance(prefix, int) or prefix < 0:
-            raise InputError(f"num_prefix_tokens is the number of tokens in front of the patches, got {prefix!r}")
-        automatic = "published" if "published" in readouts or self.route == "self-attention" else "native"
+        # no head is asked for a mean token unless it is known to take one: a decoder or a detector reads many
+        automatic = "published" if "published" in readouts else "native"
         derived = {
             "readouts": self._all_readouts(readouts),
             "default_readout": _unless_derived(self.default_readout) or _DerivedStr(automatic),
-            "num_prefix_keys": _DerivedInt(prefix)
+            "num_prefix_keys": _DerivedInt(self.num_prefix_tokens)
             if isinstance(self.num_prefix_keys, _Derived) or self.num_prefix_keys < 0
             else self.num_prefix_keys,
-            "shape": _unless_derived(self.shape) or _DerivedTuple((3, *checked["image_size"])),
+            "shape": _unless_derived(self.shape)
+            or _DerivedTuple((_channels(self.tower, sides["patch_size"]), *sides["image_size"])),
         }
-        for name, value in (checked | derived).items():
+        for name, value in (checked | sides | derived).items():
             object.__setattr__(self, name, value)
         if self.default_readout not in self.readouts:
             raise InputError(f"default_readout={self.default_readout!r}, but readouts has {sorted(self.readouts)}")
@@ -252,14 +240,13 @@ class ViTAnatomy:
             if isinstance(readout, _DerivedReadout):
                 if readout.source is not None:
                     readouts[name] = readout.source
-            elif isinstance(readout, Readout):
+            elif isinstance(readout, Readout) and callable(readout.function):
                 readouts[name] = readout
-            elif callable(readout):
+            elif callable(readout) and not isinstance(readout, Readout):
                 readouts[name] = Readout(readout)
             else:
-                raise InputError(
-                    f"the read-out {name!r} is a legrad.Readout or a function, got {type(readout).__name__}"
-                )
+                value = readout.function if isinstance(readout, Readout) else readout
+                raise InputError(f"the read-out {name!r} is a legrad.Readout or a function, got {type(value).__name__}")
         return readouts
 
     def _all_readouts(self, readouts: dict[str, Readout]) -> dict[str, Readout]:
@@ -271,9 +258,16 @@ class ViTAnatomy:
             sources["published"] = Readout(published(native.function, self.num_prefix_tokens), native.normalize), None
         usual = self.output != "logits"
         return {
-            name: _DerivedReadout(value.function, usual if value.normalize is None else value.normalize, source)
+            name: _DerivedReadout(
+                Head(name, value.function), usual if value.normalize is None else value.normalize, source
+            )
             for name, (value, source) in sources.items()
         }
+
+    def is_made(self, readout: str) -> bool:
+        """Whether a read-out was made here, of the native one, and not given."""
+        value = self.readouts[readout]
+        return isinstance(value, _DerivedReadout) and value.source is None
 
     def _check_grid(self) -> None:
         """As many patches as fit; one more where the model pads the image."""
@@ -305,7 +299,8 @@ class ViTAnatomy:
                 return weight.dtype
             if dtype_of_matrix is None and weight.ndim > 1 and weight.is_floating_point():
                 dtype_of_matrix = weight.dtype
-        assert dtype_of_matrix is not None
+        if dtype_of_matrix is None:
+            raise InputError(f"{type(self.tower).__name__} holds no floating-point matrix: no type to cast images to")
         return dtype_of_matrix
 
     @property
@@ -318,9 +313,16 @@ class ViTAnatomy:
 
         Raises:
             TruthCheckError: the keys do not fit the grid.
+            InputError: ``keys_to_grid`` returns something else.
         """
         if self.keys_to_grid is not None:
-            return self.keys_to_grid(keys, tap)
+            grids = self.keys_to_grid(keys, tap)
+            if not isinstance(grids, Tensor) or grids.shape[1:] != self.grid:
+                raise InputError(
+                    f"keys_to_grid returned {description(grids)}, it has to return (batch, "
+                    f"{', '.join(map(str, self.grid))})"
+                )
+            return grids
         count = self.num_prefix_keys + math.prod(self.grid) + self.num_suffix_keys
         if len(keys) != batch or keys.shape[1] != count:
             raise TruthCheckError(
@@ -353,7 +355,13 @@ class ViTAnatomy:
             raise InputError(f"{type(self.tower).__name__} takes images of {self.image_size} pixels only, got {size}")
         # no field: a record that was made of this one has other copies
         copies: SizedCopies = vars(self).setdefault("_copies", SizedCopies(self.tower, self.at_size))
-        return copies.at(size)
+        anatomy = copies.at(size)
+        if not isinstance(anatomy, ViTAnatomy) or anatomy.output != self.output:
+            raise InputError(
+                f"at_size gives {anatomy!r} for {size}, expected a ViTAnatomy of the same model, whose output is "
+                f"{self.output!r}; an anatomy that dataclasses.replace made of another needs at_size=None, or its own"
+            )
+        return anatomy
 
     def __repr__(self) -> str:
         height, width = self.image_size

@@ -1,7 +1,9 @@
 """Which library a folder of weights is of, for messages that suggest the right name."""
 
-import json
 from pathlib import Path
+
+from legrad.errors import InputError
+from legrad.models.files import read_json
 
 
 def hint(folder: str) -> str:
@@ -16,11 +18,9 @@ def _model_name(path: Path, folder: str) -> str:
     if (path / "open_clip_config.json").is_file():
         return f"open_clip:local-dir:{folder}"
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_json(path / "config.json")
+    except InputError:
         return ""
-    if not isinstance(config, dict):
-        return ""
-    if "architecture" in config:
+    if isinstance(config.get("architecture"), str):
         return f"timm:local-dir:{folder}"
     return f"hf:{folder}" if {"model_type", "architectures"} & config.keys() else ""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.models import transforms
 from legrad.models.adapter import Adapter, AudioEncoder
-from legrad.models.anatomy import Readout, ViTAnatomy
+from legrad.models.anatomy import Readout, ViTAnatomy, published
 from legrad.models.openai_clip import CONFIG
 
 if TYPE_CHECKING:
@@ -87,6 +87,11 @@ def _anatomy(model: Any) -> ViTAnatomy:
     _, *sides = stems[0].kernel_size
     patch = (sides[0], sides[1])
     head, post = model.modality_heads["vision"], model.modality_postprocessors["vision"]
+
+    def native(tokens: Tensor) -> Tensor:
+        embedding: Tensor = post(head(tokens))
+        return embedding
+
     return ViTAnatomy(
         library="imagebind",
         tower=tower,
@@ -95,7 +100,7 @@ def _anatomy(model: Any) -> ViTAnatomy:
         image_size=(side * patch[0], side * patch[1]),
         patch_size=patch,
         num_prefix_tokens=1,
-        readouts={"native": Readout(lambda tokens: post(head(tokens)))},
+        readouts={"native": Readout(native), "published": Readout(published(native, 1))},
         output="embedding",
         to_tokens=lambda output: output.transpose(0, 1),
         notes=("the sounds' own trunk appends a learned key to its attention, so sounds are targets only",),

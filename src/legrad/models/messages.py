@@ -2,8 +2,11 @@
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 
+from legrad.checks import first_line
 from legrad.errors import InputError
+from legrad.models import files
 
 
 def unknown_model(library: str, name: str, names: Sequence[str]) -> InputError:
@@ -17,6 +20,16 @@ def unknown_weights(library: str, tag: str, model: str, tags: Sequence[str], hin
     return InputError(f"{library} has no weights {tag!r} for {model}; it has {tags}{hint}")
 
 
-def not_loaded(library: str, name: str, error: Exception, offline: str) -> InputError:
-    """A library failed to load a model; ``offline`` says what it could load without a network."""
-    return InputError(f"{library} could not load {name!r}: {error}. Without a network only {offline} work")
+def not_loaded(library: str, name: str, error: Exception, offline: str, path: Path | None = None) -> InputError:
+    """A library failed to load a model; ``offline`` says what it could load without a network.
+
+    Args:
+        path: the folder or file that was read, if it is known: a damaged file in it is named.
+    """
+    start = f"{library} could not load {name!r}: "
+    if path is None:
+        return InputError(f"{start}{first_line(error)}. Without a network only {offline} work")
+    if damaged := files.damage(path):
+        return InputError(f"{start}{damaged}")
+    what = f"its files ({files.contents(path)}) make no model" if path.is_dir() else path.name
+    return InputError(f"{start}{what}: {first_line(error)}")

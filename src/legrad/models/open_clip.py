@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from legrad.errors import InputError, UnsupportedModelError
+from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.inputs.geometry import Size, pair
-from legrad.models import folders, messages
+from legrad.models import folders, messages, transforms
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import Readout, ViTAnatomy
+from legrad.models.files import check_size, read_json
 from legrad.models.resizing import patch_counts, sharing_copy
 from legrad.models.timm import trunk as trunks
 from legrad.models.unwrap import unwrap
@@ -113,7 +114,7 @@ def _native(visual: Any) -> ViTAnatomy:
         grid=pair(visual.grid_size),
         num_prefix_tokens=1,
         readouts={"native": Readout(native), "published": published},
-        default_readout="published" if visual.pool_type == "tok" and not has_pooler else "native",
+        default_readout=None if visual.pool_type == "tok" and not has_pooler else "native",
         output="embedding",
         at_size=lambda size: _native(_native_copy(visual, size)),
         route="pooler" if has_pooler else "self-attention",
@@ -165,7 +166,7 @@ def _timm(visual: Any) -> ViTAnatomy:
             "native": Readout(lambda tokens: visual.head(trunks.native_head(trunk, tokens))),
             "published": Readout(lambda tokens: visual.head(trunks.published_head(trunk, tokens))),
         },
-        default_readout="published" if class_token and not has_pooler else "native",
+        default_readout=None if class_token and not has_pooler else "native",
         output="embedding",
         at_size=at_size,
         route="pooler" if has_pooler else "self-attention",
@@ -182,14 +183,13 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
         raise InputError(f"open_clip models load in float32, float16 or bfloat16, got {dtype}; use model.to() and wrap")
     if match := re.fullmatch(r"(local-dir|hf-hub):(.+)", name):
         architecture, tag = name, None
-        if match[1] == "local-dir" and not (Path(match[2]) / "open_clip_config.json").is_file():
-            raise InputError(
-                f"no open_clip model in {match[2]!r}: expected a folder with open_clip_config.json"
-                f"{folders.hint(match[2])}"
-            )
+        path = Path(match[2]) if match[1] == "local-dir" else None
+        if path is not None:
+            _check_folder(path)
     else:
         architecture, _, tag = name.partition("/")
         _check_name(architecture, tag)
+        path = Path(tag) if Path(tag).is_file() else None
     try:
         model = open_clip.create_model(
             architecture,
@@ -199,13 +199,29 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
             require_pretrained=True,
         )
         tokenizer = open_clip.get_tokenizer(architecture)
-    except (OSError, RuntimeError, ValueError) as error:
+        tokenizer(["a"])
+        adapter = adapt(model.eval())
+        if adapter is not None and adapter.transform is not None:
+            transforms.try_out(adapter.transform)
+    except LeGradError:
+        raise
+    except Exception as error:  # broken files come out of safetensors, pickle and json in every shape
         offline = "models in the cache, 'open_clip:local-dir:PATH' and 'embedded'"
-        raise messages.not_loaded("open_clip", name, error, offline) from error
-    adapter = adapt(model.eval())
+        raise messages.not_loaded("open_clip", name, error, offline, path) from error
     if adapter is None:
         raise UnsupportedModelError(f"open_clip returned a {type(model).__name__} for {name!r}, which is not known")
     return with_tokenizer(adapter, tokenizer, f"open_clip:{name}")
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse a folder of no model, or of one that is too large, before anything is built."""
+    file = path / "open_clip_config.json"
+    if not file.is_file():
+        raise InputError(
+            f"no open_clip model in {str(path)!r}: expected a folder with open_clip_config.json"
+            f"{folders.hint(str(path))}"
+        )
+    check_size(read_json(file), str(file))
 
 
 def with_tokenizer(adapter: Adapter, tokenizer: Any, name: str) -> Adapter:

@@ -10,7 +10,7 @@ from legrad.errors import UnsupportedModelError
 from legrad.inputs.geometry import Size, pair
 from legrad.models import transforms
 from legrad.models.adapter import Adapter
-from legrad.models.anatomy import Readout, ViTAnatomy
+from legrad.models.anatomy import Readout, ViTAnatomy, published
 from legrad.models.resizing import patch_counts, resampled, sharing_copy
 
 # the package's own preprocessing, the same for all its models
@@ -92,7 +92,7 @@ def _anatomy(visual: Any, image_size: Size | None = None) -> ViTAnatomy:
         image_size=image_size,
         patch_size=patch,
         num_prefix_tokens=1,
-        readouts={"native": Readout(native)},
+        readouts={"native": Readout(native), "published": Readout(published(native, 1))},
         output="embedding",
         at_size=at_size,
         to_tokens=lambda output: output.transpose(0, 1),

@@ -4,15 +4,17 @@ A model in memory is tried against imported libraries only: it cannot be of anot
 """
 
 import importlib
+import itertools
 import sys
 from typing import Any
 
 import torch
 from torch import nn
 
+from legrad.checks import first_line
 from legrad.defaults import usual_defaults
-from legrad.errors import InputError, UnsupportedModelError
-from legrad.models import folders
+from legrad.errors import InputError, LeGradError, UnsupportedModelError
+from legrad.models import checks, folders, sequence
 from legrad.models.adapter import Adapter
 from legrad.models.unwrap import unwrap
 
@@ -36,12 +38,13 @@ _ADAPTERS = {
     "transformers": "legrad.models.hf",
     "clip": "legrad.models.openai_clip",
     "imagebind": "legrad.models.imagebind",
+    "dino": "legrad.models.dino",
 }
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 # their code is often copied into other packages: recognised by its structure, imported or not
-_COPIED = {"clip", "imagebind"}
+_COPIED = {"clip", "imagebind", "dino"}
 
 
 def load(name: str, device: torch.device | str | None, dtype: torch.dtype | str | None) -> Adapter:
@@ -60,15 +63,25 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | str 
             "open_clip:ViT-B-16/openai or timm:local-dir:PATH; `legrad models` lists what can be loaded"
             f"{folders.hint(name)}"
         )
+    check_device(device)
     try:
-        torch.empty(0, device=device or "cpu")
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"cannot use device {str(device)!r}: {str(error).splitlines()[0]}; try 'cpu'") from error
+        with usual_defaults():
+            adapter: Adapter = importlib.import_module(_MODULES[prefix]).load(rest, device, dtype)
+    except LeGradError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{name!r} could not be loaded: {first_line(error)}") from error
+    return adapter
+
+
+def check_device(device: Any) -> None:
+    """Raise ``InputError`` unless tensors can be made on a device, given as such, by its name, or None."""
+    try:
+        torch.empty(0, device="cpu" if device is None else device)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise InputError(f"cannot use device {str(device)!r}: {first_line(error)}; try 'cpu'") from error
     if device is not None and torch.device(device).type == "meta":
         raise InputError("a model on the device 'meta' has no weights to explain; use 'cpu'")
-    with usual_defaults():
-        adapter: Adapter = importlib.import_module(_MODULES[prefix]).load(rest, device, dtype)
-    return adapter
 
 
 def _dtype(dtype_or_name: Any) -> torch.dtype | None:
@@ -92,15 +105,54 @@ def adapt(model: nn.Module) -> Adapter:
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}; to load by name use legrad.load")
     model = unwrap(model)
+    checks.weights(model)
+    try:
+        adapter = _recognised(model)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{error}{_known_part(model)}") from error
+    if adapter is None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} (module {type(model).__module__}) is not a model that we know; tried: "
+            f"{', '.join(_ADAPTERS)}{_known_part(model)}. Describe it yourself with legrad.wrap(model, "
+            "anatomy=legrad.ViTAnatomy(...)), see docs/explain-your-own-model.md"
+        )
+    return adapter
+
+
+def _recognised(model: nn.Module) -> Adapter | None:
+    """The adapter of the first library that knows a model, None if there is none."""
     for library, module in _ADAPTERS.items():
         if library in sys.modules or library in _COPIED:
-            adapter: Adapter | None = importlib.import_module(module).adapt(model)
+            try:
+                adapter: Adapter | None = importlib.import_module(module).adapt(model)
+            except LeGradError:
+                raise
+            except (AttributeError, TypeError, ValueError, LookupError, RuntimeError, ArithmeticError) as error:
+                raise UnsupportedModelError(
+                    f"{type(model).__name__} looks like a model of {library}, but cannot be described as one "
+                    f"({first_line(error)}): parts of it were replaced or removed; describe it with legrad.wrap(model, "
+                    "anatomy=legrad.ViTAnatomy(...)), see docs/explain-your-own-model.md"
+                ) from error
             if adapter is not None:
                 return adapter
-    raise UnsupportedModelError(
-        f"{type(model).__name__} (module {type(model).__module__}) is not a model that we know; tried: "
-        f"{', '.join(_ADAPTERS)}. Describe it yourself with legrad.wrap(model, anatomy=legrad.ViTAnatomy(...))"
-    )
+    if type(model) is nn.Sequential and len(model):
+        inner = _recognised(unwrap(model[0]))
+        return None if inner is None else sequence.adapt(model, inner)
+    return None
+
+
+def _known_part(model: nn.Module) -> str:
+    """The end of a message: which part of a model can be wrapped alone; "" if none can."""
+    for name, part in itertools.islice(model.named_modules(), 1, None):
+        try:
+            known = _recognised(part) is not None
+        except UnsupportedModelError:
+            known = False
+        if known:
+            digits = any(piece.isdigit() for piece in name.split("."))
+            expression = f"model.get_submodule({name!r})" if digits else f"model.{name}"
+            return f"; its {name} ({type(part).__name__}) can be wrapped alone: legrad.wrap({expression})"
+    return ""
 
 
 def tools(adapter: Adapter, transform: Any, tokenizer: Any) -> tuple[Adapter, Any, Any]:

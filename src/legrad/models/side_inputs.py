@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from legrad.checks import first_line, shown
 from legrad.errors import InputError, LeGradError
 from legrad.models.anatomy import Readout, ViTAnatomy, readouts_given
+from legrad.models.functions import Forward, Head
 
 
 class SideInputs:
@@ -112,7 +113,7 @@ def _with_rows(function: Callable[..., Tensor], inputs: Mapping[str, Tensor]) ->
 
 
 def _checked(name: str, value: Any, count: int) -> Tensor:
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
         try:
             value = torch.tensor(value, device="cpu")
         except TypeError as error:
@@ -165,6 +166,8 @@ def _takes(function: Callable[..., Any], inputs: Mapping[str, Tensor]) -> list[s
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
     """What can be given by name behind the first argument; None if Python does not know."""
+    while isinstance(function, Forward | Head):
+        function = function.function
     try:
         signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
     except (TypeError, ValueError):

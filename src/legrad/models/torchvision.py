@@ -1,5 +1,6 @@
 """torchvision's ``vit_*`` classifiers."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ from legrad.errors import InputError, UnsupportedModelError
 from legrad.inputs.geometry import Size, pair
 from legrad.models import messages, transforms
 from legrad.models.adapter import Adapter
-from legrad.models.anatomy import Readout, ViTAnatomy
+from legrad.models.anatomy import Readout, ViTAnatomy, published
+from legrad.models.checks import holds_matrix
+from legrad.models.files import damage
 from legrad.models.resizing import patch_counts, resampled, sharing_copy
 
 
@@ -46,8 +49,8 @@ def _anatomy(model: Any) -> ViTAnatomy:
         image_size=pair(model.image_size),
         patch_size=pair(model.patch_size),
         num_prefix_tokens=1,
-        readouts={"native": Readout(native)},
-        output="logits" if isinstance(model.heads, nn.Sequential) and len(model.heads) else "feature",
+        readouts={"native": Readout(native), "published": Readout(published(native, 1))},
+        output="logits" if holds_matrix(model.heads) else "feature",
         at_size=lambda size: _at_size(model, size),
     )
 
@@ -89,11 +92,14 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     if tag and tag not in tags:
         raise messages.unknown_weights("torchvision", tag, architecture, tags)
     entry: Any = weights[tag] if tag else weights.DEFAULT
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    file = folder / entry.url.rpartition("/")[2]
+    _check_cached(file, name)
     try:
         model = get_model(architecture, weights=entry)
-    except (OSError, RuntimeError) as error:
-        cache = f"weights in its cache ({torch.hub.get_dir()}/checkpoints)"
-        raise messages.not_loaded("torchvision", name, error, cache) from error
+    except Exception as error:  # a damaged file comes out of pickle in every shape
+        cached = file if file.is_file() else None
+        raise messages.not_loaded("torchvision", name, error, f"weights in its cache ({folder})", cached) from error
     adapter = adapt(model.to(device=device or "cpu", dtype=dtype).eval())
     assert adapter is not None
     return replace(
@@ -102,6 +108,17 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
         labels=tuple(entry.meta["categories"]),
         name=f"torchvision:{name}",
     )
+
+
+def _check_cached(file: Path, name: str) -> None:
+    """Refuse a file in the cache that is more than tensors: torchvision would unpickle it, with any code in it.
+
+    A file that is not there yet is downloaded, and its hash compared.
+    """
+    if file.is_file() and (fault := damage(file)):
+        raise InputError(
+            f"torchvision could not load {name!r}: {file.parent}/{fault}; remove the file, and it is downloaded again"
+        )
 
 
 def _transforms(preset: Any) -> Any:

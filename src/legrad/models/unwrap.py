@@ -4,8 +4,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from legrad.errors import UnsupportedModelError
+
+# by name: timm's moving averages of weights, and DeepSpeed's engine
+_WITH_MODULE = {"ModelEma", "ModelEmaV2", "ModelEmaV3", "DeepSpeedEngine"}
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -27,8 +31,16 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def _inner_model(model: Any) -> Any:
     """The wrapped model, or None if the model is no wrapper that we know."""
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
         return model.module
+    if type(model).__name__ in _WITH_MODULE and isinstance(getattr(model, "module", None), nn.Module):
+        return model.module
+    if type(model).__name__ == "FullyShardedDataParallel":
+        raise UnsupportedModelError(
+            "FullyShardedDataParallel keeps its parameters in shards, and blocks are run by their modules: gather the "
+            "weights (torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True) and load "
+            "them into the plain model"
+        )
     if type(model).__name__ == "OptimizedModule" and type(model).__module__.startswith("torch._dynamo"):
         return model._orig_mod
     # by name, because PEFT's own models are subclasses of this one

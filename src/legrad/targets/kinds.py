@@ -285,6 +285,8 @@ def _of_array(array: "Tensor | np.ndarray[Any, Any]") -> list[Any]:
 
 
 def _as_tensor(array: "np.ndarray[Any, Any]") -> Tensor:
+    if isinstance(array, np.ma.MaskedArray):
+        raise InputError("a masked array is no target: what stands for the masked values? Fill them, array.filled(0)")
     try:
         return torch.tensor(array, device="cpu")
     except TypeError as error:

@@ -3,26 +3,23 @@
 import difflib
 import functools
 import operator
-import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from legrad.checks import shown
 from legrad.choices import check_choice
 from legrad.core.score import Direction, Function, NeedsAnswer, NoTarget, ResolvedTarget, contrast, one_hot, per_image
-from legrad.core.state import evaluation_mode
-from legrad.core.truth import final_answer
+from legrad.core.truth import final_answer, plain_answer
 from legrad.errors import InputError, warn
 from legrad.inputs.prepare import Input, sources, stack
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import ViTAnatomy
-from legrad.models.side_inputs import required_inputs
-from legrad.models.versions import weights_version
+from legrad.targets.classes import num_classes
 from legrad.targets.kinds import (
     PREDICTED,
     Audio,
@@ -37,10 +34,6 @@ from legrad.targets.kinds import (
 )
 from legrad.targets.sound import embed_sound
 from legrad.targets.text import TextEncoder
-
-# vision tower -> (version of its weights, classes). Kept beside the models, for a Resolver lives for one call and an
-# anatomy for one size, and counting takes a forward pass. Weak keys: an entry goes with its model.
-_class_counts: weakref.WeakKeyDictionary[nn.Module, tuple[Any, int]] = weakref.WeakKeyDictionary()
 
 
 class Resolver:
@@ -209,7 +202,7 @@ class Resolver:
         return Direction("embedding", F.normalize(vector, dim=-1)[None])
 
     def _label(self, text: str) -> ResolvedTarget:
-        labels = self._adapter.labels
+        labels = self._labels()
         if not text.strip():
             raise InputError(f"a text target is empty: {text!r}; give the name of a class")
         if self._anatomy.output != "logits" or labels is None:
@@ -236,16 +229,20 @@ class Resolver:
             raise InputError(
                 f"class index {index} needs a classifier, which this model is not; give {self._usable_targets()}"
             )
-        labels = self._adapter.labels
-        classes = len(labels) if labels else _num_classes(self._anatomy)
+        labels, classes = self._labels(), num_classes(self._anatomy, self._adapter.model)
         if not 0 <= index < classes:
             raise InputError(f"class index {index} is outside 0..{classes - 1}")
         return one_hot(index, classes, labels[index] if labels else f"class {index}")
 
+    def _labels(self) -> tuple[str, ...] | None:
+        """Names of the classes; none if a head was put in since the model was wrapped, and there are others now."""
+        labels = self._adapter.labels if self._anatomy.output == "logits" else None
+        return labels if labels and len(labels) == num_classes(self._anatomy, self._adapter.model) else None
+
     def _feature(self, image: Input) -> Tensor:
         """The model's own plain answer for one image, (1, features)."""
         anatomy = self._anatomy.at(image.placement.input)
-        return final_answer(anatomy, anatomy.run(stack([image], anatomy.device, anatomy.dtype)))
+        return final_answer(anatomy, plain_answer(anatomy, stack([image], anatomy.device, anatomy.dtype)))
 
     def _zero_shot(self, target: ZeroShot) -> ResolvedTarget:
         prompts = target.prompts()
@@ -309,7 +306,7 @@ class Resolver:
     def _predicted(self) -> ResolvedTarget:
         if self._anatomy.output != "logits":
             raise InputError(f"PREDICTED needs a classifier, which this model is not; give {self._usable_targets()}")
-        labels = self._adapter.labels
+        labels = self._labels()
 
         def best(logits: Tensor) -> ResolvedTarget:
             indices = logits.argmax(-1)
@@ -317,36 +314,6 @@ class Resolver:
             return Direction(names, F.one_hot(indices, logits.shape[-1]).to(logits.dtype), predicted=True)
 
         return NeedsAnswer("predicted", best)
-
-
-def class_names(labels: Sequence[str], anatomy: ViTAnatomy) -> tuple[str, ...]:
-    """A user's labels for the logits of a classifier.
-
-    Raises:
-        InputError: of another model, no sequence of texts, or not as many as logits.
-    """
-    if anatomy.output != "logits":
-        raise InputError(f"labels are for classifiers, this model's output is {anatomy.output!r}")
-    names = () if isinstance(labels, str) or not isinstance(labels, Iterable) else tuple(labels)
-    if not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"labels is a sequence of class names, got {shown(labels)}")
-    if required_inputs(anatomy):  # classes cannot be counted without them
-        return names
-    with evaluation_mode(anatomy.tower, anatomy.call_settings), torch.no_grad():
-        count = _num_classes(anatomy)
-    if len(names) != count:
-        raise InputError(f"got {len(names)} labels for {count} classes")
-    return names
-
-
-def _num_classes(anatomy: ViTAnatomy) -> int:
-    """How many classes there are, counted in one forward pass, again only after the model's weights changed."""
-    version = weights_version(anatomy.tower)
-    entry = _class_counts.get(anatomy.tower)
-    if entry is None or entry[0] != version:
-        blank = torch.zeros(1, *anatomy.shape, device=anatomy.device, dtype=anatomy.dtype)
-        _class_counts[anatomy.tower] = entry = (version, int(anatomy.run(blank).shape[-1]))
-    return entry[1]
 
 
 def _name_of(function: Any) -> str:

@@ -69,7 +69,7 @@ class TextEncoder:
 
     def _embed_ids(self, ids: Any, count: int) -> Tensor:
         """(texts, features) as the text tower gives them, in passes that fit into memory."""
-        table, device = _table(ids), self._anatomy.device
+        table = _table(ids)
         step = count
         if table is not None and _rows(ids, 0, 1) is not None:
             adapter = self._adapter
@@ -79,7 +79,7 @@ class TextEncoder:
         while start < count:
             part = ids if step >= count else _rows(ids, start, start + step)
             try:
-                embeddings.append(self._embed_part(part.to(device), min(step, count - start)))
+                embeddings.append(self._embed_part(part, min(step, count - start)))
             except (RuntimeError, MemoryError) as error:
                 if not ran_out(error) or step == 1:
                     raise
@@ -91,7 +91,7 @@ class TextEncoder:
     def _embed_part(self, ids: Any, count: int) -> Tensor:
         assert self._adapter.encode_text is not None
         try:
-            embedding = self._adapter.encode_text(ids)
+            embedding = self._adapter.encode_text(ids.to(self._anatomy.device))
         except Exception as error:  # whatever a text tower makes of the wrong ids
             if ran_out(error) or isinstance(error, LeGradError):
                 raise

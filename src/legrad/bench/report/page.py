@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from legrad.atomic import one_at_a_time
 from legrad.bench.report import comparison
 from legrad.bench.report.figures import differences, draw
 from legrad.bench.report.record import ReportFiles
@@ -44,6 +45,12 @@ def report(folder: Path) -> Path:
             warn(f"left out of the report: {error}")
     if not results:
         raise InputError(f"{folder} holds no result (*.json); run a benchmark with --out {folder}")
+    with one_at_a_time(folder / ".legrad-report"):
+        return _write(folder, results)
+
+
+def _write(folder: Path, results: Sequence[tuple[Path, Mapping[str, Any], Mapping[str, bytes]]]) -> Path:
+    """The page of results: their paths in the folder, contents and figures."""
     out, files, sections = ReportFiles(folder), dict[str, bytes](), []
     for path, content, figures in results:
         images = []

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.inputs.geometry import Size
-from legrad.models.anatomy import Readout, ViTAnatomy
+from legrad.models.anatomy import Readout, ViTAnatomy, published
+from legrad.models.checks import holds_matrix
 from legrad.models.hf.family import LIBRARY, first, output_settings, sdpa_settings
 
 _TOKENS = 50  # of the waveform, about a second, that an anatomy is described with; any other length works too
@@ -48,8 +49,8 @@ def ast(model: Any) -> ViTAnatomy:
         axes=("frequency", "time"),
         shape=(config.max_length, config.num_mel_bins),
         num_prefix_tokens=2,
-        readouts={"native": Readout(native)},
-        output="feature" if trunk is model else "logits",
+        readouts={"native": Readout(native), "published": Readout(published(native, 2))},
+        output="logits" if holds_matrix(getattr(model, "classifier", None)) else "feature",
         at_size=at_size,
         call_settings=(*sdpa_settings(model), *output_settings(model)),
         notes=("the published read-out averages all patches, also those of the padding behind a short sound",),
@@ -92,9 +93,9 @@ def waveform(model: Any) -> ViTAnatomy:
             axes=("frequency", "time"),
             shape=(samples,),
             num_prefix_tokens=0,
-            readouts={"native": Readout(native)},
+            readouts={"native": Readout(native), "published": Readout(published(native, 0))},
             default_readout="native",
-            output="logits",
+            output="logits" if holds_matrix(model.classifier) else "feature",
             to_tokens=first,
             at_size=lambda size: of_length(size[1]),
             call_settings=(*sdpa_settings(model), *output_settings(model)),

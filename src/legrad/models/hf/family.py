@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.inputs.geometry import Size, pair
-from legrad.models.anatomy import Readout, ViTAnatomy
+from legrad.models.anatomy import Readout, ViTAnatomy, published
+from legrad.models.checks import holds_matrix
 
 LIBRARY = "transformers"
 # where the blocks are; it differs between classes, and has changed between versions of transformers 5
@@ -116,6 +117,12 @@ def _configurations(model: nn.Module, attribute: str) -> list[Any]:
     return list({id(config): config for config in configs if hasattr(config, attribute)}.values())
 
 
+def _output(family: Family, model: Any) -> Literal["embedding", "logits", "feature"]:
+    """A classifier whose heads a user took away gives features."""
+    has_head = any(holds_matrix(getattr(model, name)) for name in family.heads)
+    return "feature" if family.output == "logits" and not has_head else family.output
+
+
 def describe(family: Family, model: Any) -> ViTAnatomy:
     """The anatomy of a model of this family, at the size in its configuration."""
     vision = family.vision(model)
@@ -143,9 +150,12 @@ def describe(family: Family, model: Any) -> ViTAnatomy:
         image_size=image_size,
         patch_size=patch,
         num_prefix_tokens=prefix,
-        readouts={"native": Readout(native)} | ({"published": Readout(pooler)} if family.pooler else {}),
-        default_readout="native" if family.averaged(config) or family.pooler else "published",
-        output=family.output,
+        readouts={
+            "native": Readout(native),
+            "published": Readout(pooler if family.pooler else published(native, prefix)),
+        },
+        default_readout="native" if family.averaged(config) or family.pooler else None,
+        output=_output(family, model),
         at_size=lambda size: _at_size(anatomy, size, family.sizes, run),
         route="self-attention" if family.pooler is None else "pooler",
         attention="fused" if uses_sdpa else "softmax",

@@ -33,7 +33,7 @@ _REASONS = {
     ),
     **dict.fromkeys(
         ("Detr", "ConditionalDetr", "DeformableDetr", "DabDetr", "TableTransformer", "DepthPro", "DPT"),
-        "is a detector or depth estimator around another backbone; wrap that backbone",
+        "is a detector or depth estimator around another backbone",
     ),
     **dict.fromkeys(("Perceiver", "ImageGPT"), "is no vision transformer over a grid of patches"),
     **dict.fromkeys(
@@ -52,7 +52,7 @@ _REASONS = {
     "VideoPrism": "caps its attention before the softmax and has two encoders in a row, which is not supported",
     "TimmBackbone": "returns feature maps; build the timm model itself",
     "GroupViT": "groups its patches into segments between the stages",
-    "Blip2": "reads its images through a Q-Former; wrap its vision_model (Blip2VisionModel) alone",
+    "Blip2": "reads its images through a Q-Former",
 }
 
 
@@ -110,8 +110,8 @@ def reason(name: str) -> str:
         if name.startswith(start):
             return why
     return (
-        "is not a classifier, image-text model or vision tower that we know; wrap its vision tower alone, or describe "
-        "it with legrad.wrap(model, anatomy=legrad.ViTAnatomy(...))"
+        "is not a classifier, image-text model or vision tower that we know; describe it with legrad.wrap(model, "
+        "anatomy=legrad.ViTAnatomy(...))"
     )
 
 

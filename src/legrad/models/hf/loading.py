@@ -1,17 +1,18 @@
 """``legrad.load("hf:...")``: a folder or repository in the format of transformers."""
 
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from legrad.checks import first_line
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.models import folders
 from legrad.models.adapter import Adapter
-from legrad.models.hf import library
+from legrad.models.files import check_shards, check_size, damage, read_json
+from legrad.models.hf import companions, library
 
 # parameters that no explanation uses
 _UNUSED = ("mask_token",)
@@ -44,6 +45,12 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise InputError(f"there is no folder {name!r}")
     try:
+        if folder.is_dir():
+            check_shards(folder)
+        if (folder / "config.json").is_file():
+            read_json(folder / "config.json")
+        raw, _ = transformers.PreTrainedConfig.get_config_dict(source)
+        check_size(raw, f"the config.json of {name!r}")
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         kind = _kind(transformers, config, name)
         if library.find(kind) is None:
@@ -55,7 +62,7 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     except LeGradError:
         raise
     except Exception as error:  # broken files come out of safetensors, pickle and json in every shape
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = (damage(folder) if folder.is_dir() else "") or first_line(error)
         missing = "" if folder.is_dir() else f"there is no folder {name!r}, and as a repository "
         what = repr(name) if folder.is_dir() else "it"
         raise InputError(
@@ -69,18 +76,7 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     adapter = library.adapt(model.eval().to(device or "cpu"))
     assert adapter is not None
     _check_complete(adapter, report["missing_keys"], name)
-    for tool in ("AutoImageProcessor", "AutoVideoProcessor", "AutoFeatureExtractor"):
-        if adapter.transform is None:
-            with suppress(OSError, ValueError, KeyError, ImportError), warnings.catch_warnings():
-                # AST's own extractor; the lowest of its 128 filters are narrower than a frequency bin
-                warnings.filterwarnings("ignore", "At least one mel filter has all zero values")
-                processor = getattr(transformers, tool).from_pretrained(source, trust_remote_code=False)
-                adapter, _, _ = library.tools(adapter, processor, None)
-    if adapter.encode_text is not None:
-        with suppress(OSError, ValueError, KeyError, ImportError):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            adapter, _, _ = library.tools(adapter, None, tokenizer)
-    return replace(adapter, name=f"hf:{name}")
+    return replace(companions.with_companions(adapter, source, name), name=f"hf:{name}")
 
 
 @contextmanager

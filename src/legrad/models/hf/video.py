@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.inputs.geometry import Size, pair
 from legrad.models.anatomy import Readout, ViTAnatomy, published
+from legrad.models.checks import holds_matrix
 from legrad.models.hf.family import LIBRARY, first, output_settings, sdpa_settings
 from legrad.models.hf.video_processors import transform as transform
 from legrad.models.resizing import patch_counts
@@ -78,8 +79,8 @@ def _video(
             "native": Readout(native),
             "published": Readout(published_readout or published(native, prefix)),
         },
-        default_readout="published" if prefix else "native",
-        output="logits" if hasattr(model, "classifier") else "feature",
+        default_readout=None if prefix else "native",
+        output="logits" if holds_matrix(getattr(model, "classifier", None)) else "feature",
         at_size=fixed_size(model, size),
         call_settings=(*settings, *output_settings(model)),
         **changes,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.inputs.geometry import Size, pair
 from legrad.models.anatomy import Readout, ViTAnatomy, published_on_grid
+from legrad.models.checks import holds_matrix
 from legrad.models.resizing import patch_counts, resampled, sharing_copy
 from legrad.models.timm import trunk as trunks
 
@@ -27,7 +28,7 @@ def describe(model: nn.Module) -> ViTAnatomy:
         raise UnsupportedModelError(
             f"timm's {type(model).__name__} is {_what(kinds)}: LeGrad needs global attention over one grid of patches"
         )
-    if not getattr(model, "global_pool", "token"):
+    if getattr(model, "global_pool", "token") == "":
         raise UnsupportedModelError(
             f"this {type(model).__name__} has global_pool='' and returns all tokens, no single feature; build it with "
             "global_pool='avg' (or 'token')"
@@ -54,11 +55,14 @@ def is_projection(model: Any) -> bool:
     registered = get_pretrained_cfg(name, allow_unregistered=False)
     count = getattr(model, "num_classes", 0)
     has_labels = config.get("label_names") or infer_imagenet_subset({"num_classes": count})
-    return registered is not None and registered.num_classes == count != 0 and not has_labels
+    width = getattr(getattr(model, "head", None), "out_features", count)
+    return registered is not None and registered.num_classes == count == width != 0 and not has_labels
 
 
 def _output(model: Any) -> Literal["embedding", "logits", "feature"]:
-    if not getattr(model, "num_classes", 0):
+    """By the head that is there: users replace it, and ``num_classes`` does not follow."""
+    heads = [getattr(model, name, None) for name in ("head", "head_dist")]
+    if not any(map(holds_matrix, heads)):
         return "feature"
     return "embedding" if is_projection(model) else "logits"
 
@@ -103,7 +107,7 @@ def _tower(model: Any, image_size: Size, grid: Size, patch: Size, at_size: Calla
             lambda tokens: trunks.native_head(model, tokens),
             lambda tokens: trunks.published_head(model, tokens),
         ),
-        default_readout="published" if model.global_pool == "token" and not has_pooler else "native",
+        default_readout=None if model.global_pool == "token" and not has_pooler else "native",
         output=_output(model),
         at_size=at_size,
         route="pooler" if has_pooler else "self-attention",

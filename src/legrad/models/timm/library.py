@@ -1,18 +1,21 @@
 """timm: every vision transformer with global attention over one grid of patches."""
 
-import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from legrad.errors import InputError, UnsupportedModelError
+from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.inputs.geometry import Size
-from legrad.models import folders, messages, transforms
+from legrad.models import folders, messages, pooling, transforms
 from legrad.models.adapter import Adapter
+from legrad.models.anatomy import Readout, ViTAnatomy
+from legrad.models.files import check_size, read_json
 from legrad.models.timm import families
+from legrad.models.timm import trunk as trunks
 
 
 def adapt(model: nn.Module) -> Adapter | None:
@@ -24,6 +27,11 @@ def adapt(model: nn.Module) -> Adapter | None:
     if not any(kind.__module__.startswith("timm.models") for kind in type(model).__mro__):
         return None
     anatomy = families.describe(model)
+    candidates: list[ViTAnatomy] = []
+    if trunks.has_own_forward(model):
+        # its head may read any tokens, so it is not asked about a mean of them
+        anatomy = replace(anatomy, readouts={"native": Readout(anatomy.readouts["native"].function)})
+        candidates = pooling.candidates(anatomy)
     takes_rgb = getattr(model, "pretrained_cfg", None) and anatomy.shape[0] == 3
     return Adapter(
         model=model,
@@ -31,6 +39,7 @@ def adapt(model: nn.Module) -> Adapter | None:
         transform=_transforms(model, anatomy.image_size) if takes_rgb else None,
         labels=labels(model),
         name=f"timm {type(model).__name__}",
+        candidates=tuple(candidates),
     )
 
 
@@ -64,35 +73,40 @@ def labels(model: Any) -> tuple[str, ...] | None:
 
 def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Adapter:
     """``NAME``, ``NAME.TAG``, ``local-dir:PATH`` or ``hf-hub:ORG/REPO``, with pretrained weights."""
-    from dataclasses import replace
-
     import timm
 
     source = re.fullmatch(r"(local-dir|hf-hub):(.+)", name)
+    folder = None
     if source is None:
         _check_name(name)
     elif source[1] == "local-dir":
+        folder = Path(source[2])
         _check_folder(source[2])
     try:
         model = timm.create_model(name, pretrained=True)
+        adapter = adapt(model.to(device=device or "cpu", dtype=dtype).eval())
+        if adapter is not None and adapter.transform is not None:
+            transforms.try_out(adapter.transform)
+    except LeGradError:
+        raise
     except Exception as error:  # broken files come out of safetensors, pickle and json in every shape
-        raise messages.not_loaded("timm", name, error, "models in the cache and 'timm:local-dir:PATH'") from error
-    adapter = adapt(model.to(device=device or "cpu", dtype=dtype).eval())
+        offline = "models in the cache and 'timm:local-dir:PATH'"
+        raise messages.not_loaded("timm", name, error, offline, folder) from error
     assert adapter is not None
     return replace(adapter, name=f"timm:{name}")
 
 
 def _check_folder(path: str) -> None:
     """Refuse folders without a supported model before anything is built."""
-    try:
-        config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-        architecture = config["architecture"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    file = Path(path) / "config.json"
+    config = read_json(file) if file.is_file() else {}
+    if not isinstance(config.get("architecture"), str):
         raise InputError(
             f"no timm model in {path!r}: expected a folder with config.json (that names an 'architecture') and weights"
             f"{folders.hint(path)}"
-        ) from error
-    _check_supported(architecture)
+        )
+    check_size(config, str(file))
+    _check_supported(config["architecture"])
 
 
 def _check_name(name: str) -> None:

@@ -1,5 +1,6 @@
 """Parts of timm's plain vision transformers, alone or as the trunk of another library's tower."""
 
+import inspect
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,6 +31,16 @@ def check_plain(trunk: nn.Module) -> None:
             f"{type(trunk).__name__} is a convolutional, windowed or hierarchical network, not a plain vision "
             "transformer: LeGrad needs global attention over one grid of patches in every block"
         )
+
+
+def has_own_forward(trunk: Any) -> bool:
+    """Whether a plain ViT is of a user's subclass, or got a function, that replaces a step of timm's forward."""
+    kinds = [kind.__name__ for kind in type(trunk).__mro__ if kind.__module__.startswith("timm.")]
+    steps = [getattr(trunk, step, None) for step in ("forward", "forward_features", "forward_head", "pool")]
+    # wrappers that leave the function what it is, of accelerate for instance, are looked through
+    plain = [inspect.unwrap(getattr(step, "__func__", step)) for step in steps if step is not None]
+    modules = [str(getattr(step, "__module__", "timm.")) for step in plain]
+    return bool(set(kinds) & set(PLAIN_CLASSES)) and not all(module.startswith("timm.") for module in modules)
 
 
 def has_pooler(trunk: Any) -> bool:
