@@ -228,7 +228,7 @@ def _faults(calls: Sequence[ModuleCall]) -> list[tuple[nn.Module, str]]:
     found = []
     for item in calls:
         module, source, output = item.module, _tensor(item.input), _tensor(item.output)
-        if source is None or output is None or not source.requires_grad:
+        if source is None or output is None or not source.requires_grad or output is source:
             continue
         if any(id(inner) in called for inner in itertools.islice(module.modules(), 1, None)):
             continue
@@ -237,7 +237,7 @@ def _faults(calls: Sequence[ModuleCall]) -> list[tuple[nn.Module, str]]:
         elif not output.requires_grad:
             if _depends(module, source.detach()):
                 found.append((module, _NO_GRADIENT))
-        elif output is not source and not type(module).__module__.startswith("torch.nn.modules."):
+        elif not type(module).__module__.startswith("torch.nn.modules."):
             found += [(module, what) for what in _wrong_gradient(module, source, output)]
     return found
 
