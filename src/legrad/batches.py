@@ -122,9 +122,9 @@ class Question:
                     check_output(bound, batch)  # NaN is told where it comes from
                     raise
         place = torch.tensor(order, device="cpu").argsort()
-        per_layer = torch.cat([explained.relevance for explained in passes], 1)[:, place]
-        scores = torch.cat([explained.scores for explained in passes], 1)[:, place]
-        resolved = [target for explained in passes for target in explained.targets]
+        per_layer = torch.cat([maps.relevance for maps in passes], 1)[:, place]
+        scores = torch.cat([maps.scores for maps in passes], 1)[:, place]
+        resolved = [target for maps in passes for target in maps.targets]
         resolved = [resolved[index] for index in place.tolist()]
         if not bool(torch.isfinite(scores).all()) or not bool(torch.isfinite(per_layer).all()):
             check_output(self._side_inputs.bound(anatomy, rows), batch)

@@ -319,17 +319,19 @@ class Explainer(Copyable):
                 resolved, valid = resolver.resolve(targets, request.method.own_labels(anatomy, targets))
                 null = None if null_target is None else resolver.resolve_null(null_target)
             question = Question(request, resolved if null is None else [*resolved, null], side_inputs)
-            explained, results = explain_queue(question, queue, self.anatomy, self._first_use, self._undisturbed_model)
+            inputs_of_call, results = explain_queue(
+                question, queue, self.anatomy, self._first_use, self._undisturbed_model
+            )
             return assemble(
                 results,
-                explained,
+                inputs_of_call,
                 valid,
                 null_threshold=request.null_threshold if null else None,
                 keep_layers=request.keep_layers,
                 same_for_all_targets=not request.method.targets,
                 layers=request.layers,
                 axes=self.anatomy.axes,
-                settings=request.settings(self._name, self.anatomy, explained[0], null),
+                settings=request.settings(self._name, self.anatomy, inputs_of_call[0], null),
             )
 
     @not_compiled

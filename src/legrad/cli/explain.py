@@ -255,14 +255,14 @@ def _results_in(root: Path) -> frozenset[Path]:
 def _without_results(sources: list[str], arguments: list[str], results: frozenset[Path]) -> list[str]:
     """What an earlier run wrote is not explained with the images in its folder, unless it is named itself."""
     named = frozenset(arguments)
-    kept = [source for source in sources if source in named or Path(source).resolve() not in results]
-    if not kept:
+    sources_left = [source for source in sources if source in named or Path(source).resolve() not in results]
+    if not sources_left:
         raise InputError(
             f"these images are results of an earlier run, such as {sources[0]}; name those to be explained"
         )
-    if len(kept) < len(sources):
-        print_warning(f"{len(sources) - len(kept)} images are results of an earlier run and left out")
-    return kept
+    if len(sources_left) < len(sources):
+        print_warning(f"{len(sources) - len(sources_left)} images are results of an earlier run and left out")
+    return sources_left
 
 
 def _class(text: str) -> int | str:

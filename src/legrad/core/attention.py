@@ -190,7 +190,7 @@ class AttentionTap(TorchFunctionMode):
             "unbatched input": query.ndim != 3,
         }
         if any(unsupported.values()):
-            names = ", ".join(name for name, used in unsupported.items() if used)
+            names = ", ".join(name for name, is_present in unsupported.items() if is_present)
             raise UnsupportedModelError(f"nn.MultiheadAttention with {names} is not supported")
         # batch-first from here on: one large projection instead of many small ones
         is_self_attention = key is query and value is query

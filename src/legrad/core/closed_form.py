@@ -91,7 +91,7 @@ def block_structure(block: nn.Module) -> tuple[Any, ...]:
 
 def all_ran(block: nn.Module, call: AttentionCall) -> bool:
     """False if there are parameters that the forward did not use, and might use another time (adapters, for one)."""
-    ran = {id(module) for module in call.before} | {id(module_call.module) for module_call in call.after}
+    module_ids = {id(module) for module in call.before} | {id(module_call.module) for module_call in call.after}
     # they run without being called
     in_attention = {
         id(inner)
@@ -100,7 +100,7 @@ def all_ran(block: nn.Module, call: AttentionCall) -> bool:
         for inner in module.modules()
     }
     leaves = [module for module in block.modules() if not list(module.children()) and list(module.parameters())]
-    return all(id(module) in ran | in_attention for module in leaves)
+    return all(id(module) in module_ids | in_attention for module in leaves)
 
 
 def split_hidden(hidden: Sequence[Tensor], width: int) -> list[Tensor]:

@@ -162,9 +162,9 @@ class GradientCheck:
 
     def _note(self, faults: Sequence[tuple[nn.Module, str]], error: float, names: dict[int, str]) -> None:
         if error > _UNNOTICEABLE:
-            known = {name for name, _ in self.modules}
+            noted_names = {name for name, _ in self.modules}
             titles = [(_title(names, module), what) for module, what in faults]
-            self.modules += [title for title in titles if title[0] not in known]
+            self.modules += [title for title in titles if title[0] not in noted_names]
 
 
 def gradient_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
@@ -225,7 +225,7 @@ def _faults(calls: Sequence[ModuleCall]) -> list[tuple[nn.Module, str]]:
     A module is judged by the modules that it called, if any.
     """
     called = {id(item.module) for item in calls}
-    found = []
+    culprits = []
     for item in calls:
         module, source, output = item.module, _tensor(item.input), _tensor(item.output)
         if source is None or output is None or not source.requires_grad or output is source:
@@ -233,13 +233,13 @@ def _faults(calls: Sequence[ModuleCall]) -> list[tuple[nn.Module, str]]:
         if any(id(inner) in called for inner in itertools.islice(module.modules(), 1, None)):
             continue
         if is_without_derivative(output.grad_fn):
-            found.append((module, _NO_GRADIENT))
+            culprits.append((module, _NO_GRADIENT))
         elif not output.requires_grad:
             if _depends(module, source.detach()):
-                found.append((module, _NO_GRADIENT))
+                culprits.append((module, _NO_GRADIENT))
         elif not type(module).__module__.startswith("torch.nn.modules."):
-            found += [(module, what) for what in _wrong_gradient(module, source, output)]
-    return found
+            culprits += [(module, what) for what in _wrong_gradient(module, source, output)]
+    return culprits
 
 
 def _depends(module: nn.Module, source: Tensor) -> bool:
@@ -247,14 +247,14 @@ def _depends(module: nn.Module, source: Tensor) -> bool:
     try:
         with torch.no_grad():
             output = _tensor(module(source))
-            changed = _tensor(module(source + _NOISE * _noise(source, 0)))
+            shifted = _tensor(module(source + _NOISE * _noise(source, 0)))
     except (RuntimeError, TypeError, ValueError) as error:
         if ran_out(error):
             raise
         return True  # it wants more than its input: take it for an ordinary one
-    if output is None or changed is None:
+    if output is None or shifted is None:
         return False
-    return float((output != changed).float().mean()) > _CHANGED_SHARE
+    return float((output != shifted).float().mean()) > _CHANGED_SHARE
 
 
 def _wrong_gradient(module: nn.Module, source: Tensor, output: Tensor) -> list[str]:

@@ -43,9 +43,9 @@ class Shortcuts:
 
     def replace_by(self, others: "Shortcuts") -> None:
         """Forget these and take others."""
-        for mine, theirs in ((self.tails, others.tails), (self.token_spans, others.token_spans)):
-            mine.clear()
-            mine.update(theirs)  # type: ignore[arg-type]
+        for mapping, theirs in ((self.tails, others.tails), (self.token_spans, others.token_spans)):
+            mapping.clear()
+            mapping.update(theirs)  # type: ignore[arg-type]
 
 
 class Planner:
@@ -182,8 +182,8 @@ def _closed(
     """
     norm_input, *hidden = (tensor.detach()[:, rows] for tensor in closed_form.activations(tail, block, call))
     weights = closed_form.tail_weights(tail, block, call)
-    merged = closed_form.fold(weights, multiplied=False) if folded else None
-    derivative = closed_form.TailDerivative(weights, merged, norm_input, hidden, closed_form.Scratch())
+    folded_matrix = closed_form.fold(weights, multiplied=False) if folded else None
+    derivative = closed_form.TailDerivative(weights, folded_matrix, norm_input, hidden, closed_form.Scratch())
     if shares is None:
         head_grad = derivative.head_gradient(grad_tokens[:, None, rows])
     else:

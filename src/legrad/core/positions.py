@@ -62,9 +62,9 @@ def position_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
             slice(index * step + patch // 4, index * step + patch - patch // 4)
             for index, step, patch in zip((row, col), anatomy.patch_grid.stride, anatomy.patch_size, strict=True)
         )
-        changed = batch.clone()
-        changed[..., window[0], window[1]] = -changed[..., window[0], window[1]] + 1
-        change = (tokens_of(changed) - base).double().norm(dim=-1)[0].cpu()
+        perturbed = batch.clone()
+        perturbed[..., window[0], window[1]] = -perturbed[..., window[0], window[1]] + 1
+        change = (tokens_of(perturbed) - base).double().norm(dim=-1)[0].cpu()
         prefix, expected = anatomy.num_prefix_tokens, anatomy.num_prefix_tokens + row * cols + col
         patches = change[prefix : prefix + rows * cols].square()
         # where the change is on the grid: a convolutional stem spreads it over the neighbours

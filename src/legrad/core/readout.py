@@ -176,9 +176,9 @@ def _rows_with_effect(read: Callable[[Tensor], Tensor], tokens: Tensor) -> Tenso
     with torch.no_grad():
         feature, effects = read(tokens), []
         for row in range(tokens.shape[1]):
-            changed = tokens.clone()
-            changed[:, row] = -changed[:, row]
-            effects.append((read(changed) - feature).norm())
+            perturbed = tokens.clone()
+            perturbed[:, row] = -perturbed[:, row]
+            effects.append((read(perturbed) - feature).norm())
     effect = torch.stack(effects)
     # numbers that are rounded together feel each other a little
     return (effect > 0.02 * effect.max()).nonzero()[:, 0]
@@ -207,12 +207,12 @@ def is_without_derivative(node: Any) -> bool:
 def lacks_derivative(tensor: Tensor) -> bool:
     """Whether there is an operation without a derivative in the graph of a tensor."""
     nodes: list[Any] = [tensor.grad_fn]
-    seen: set[Any] = set()
+    known_nodes: set[Any] = set()
     while nodes:
         node = nodes.pop()
-        if node is None or node in seen:
+        if node is None or node in known_nodes:
             continue
-        seen.add(node)
+        known_nodes.add(node)
         if is_without_derivative(node):
             return True
         nodes += [inner for inner, _ in node.next_functions]

@@ -89,14 +89,14 @@ def explain_batch(
         answer = final_answer(anatomy, anatomy.run(batch))
         targets = [target.with_answer(answer) for target in targets]
     for again in (True, True, False):
-        explained = _one_pass(anatomy, batch, targets, layers, readout, shortcuts, max_numel, reduction)
-        if explained is not None:
-            return explained
+        result = _one_pass(anatomy, batch, targets, layers, readout, shortcuts, max_numel, reduction)
+        if result is not None:
+            return result
         # a block computes something else than at its first use: find out anew, and once more, then do without
         shortcuts.replace_by(find_shortcuts(anatomy, batch[:1]) if again else Shortcuts())
-    explained = _one_pass(anatomy, batch, targets, layers, readout, shortcuts, max_numel, reduction)
-    assert explained is not None
-    return explained
+    result = _one_pass(anatomy, batch, targets, layers, readout, shortcuts, max_numel, reduction)
+    assert result is not None
+    return result
 
 
 def _one_pass(
@@ -117,15 +117,15 @@ def _one_pass(
         LayerPass(anatomy, reader, targets, reduction, tails, max_numel), batch, layers, readout, shortcuts
     )
     try:
-        explained, tokens = streaming_pass.run()
+        result, tokens = streaming_pass.run()
     except _StaleError:
         return None
     span = shortcuts.token_spans.get(readout)
     if span is not None and span.only_mean and not reader.depends_on_mean_only(span, at_least_float32(tokens)):
         # the read-out no longer depends on the mean only: forget the shortcut and run again
         shortcuts.token_spans[readout] = TokenSpan(None)
-        explained, _ = streaming_pass.run()
-    return explained
+        result, _ = streaming_pass.run()
+    return result
 
 
 class _StaleError(Exception):

@@ -189,11 +189,11 @@ class _Call:
 
 def _end_frames(trace: TracebackType | None) -> None:
     """Clear the frames of an interrupt: with-blocks that it cut while they were entered end with them."""
-    seen = set()
+    error_ids = set()
     for frame, _ in traceback.walk_tb(trace):
         inner: FrameType | None = frame
-        while inner is not None and inner not in seen:
-            seen.add(inner)
+        while inner is not None and inner not in error_ids:
+            error_ids.add(inner)
             with contextlib.suppress(RuntimeError):  # it is running
                 inner.clear()
             inner = inner.f_back

@@ -216,10 +216,10 @@ def sources(
             "this model carries no preprocessing: give legrad.wrap(model, transform=...), or pass a normalised float "
             f"tensor {tensor_shape(layout)}"
         )
-    asked = None if size is None else geometry.as_size(size)
-    if asked is not None and kind == "rows":
-        check_size(*asked, layout)
-    transform = make_transform(asked, fit)
+    input_size = None if size is None else geometry.as_size(size)
+    if input_size is not None and kind == "rows":
+        check_size(*input_size, layout)
+    transform = make_transform(input_size, fit)
     if kind == "rows":
         read = functools.partial(images.read, value_range=value_range, public_only=public_only)
         lazy = (str, os.PathLike, urls.Download)

@@ -62,8 +62,8 @@ def checked_tensor(
     fits = tensor.ndim == len(shape) + 1 and tensor.shape[1:-2] == shape[:-2]
     if not fits or not is_usable(tensor) or tensor.numel() == 0:
         sides = "" if rows else f" (here {' x '.join(map(str, shape))} each)"
-        wanted = f"tensor input is normalised float {tensor_shape(layout)} with at least one image{sides}"
-        raise InputError(f"{wanted}, got {kind(tensor)}")
+        expectation = f"tensor input is normalised float {tensor_shape(layout)} with at least one image{sides}"
+        raise InputError(f"{expectation}, got {kind(tensor)}")
     if rows:
         check_size(tensor.shape[-2], tensor.shape[-1], layout)
     check_values(tensor, "input", rows or layout.axes[0] == "frames")

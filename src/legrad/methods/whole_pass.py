@@ -51,8 +51,8 @@ def forward(
     )
     call.output = graph.output.detach()
     native = native_feature(anatomy, anatomy.to_tokens(graph.block_outputs[-1]).detach())
-    seen = [attention for layer in [*graph.attentions, graph.attentions_after] for attention in layer]
-    precision = coarsest(call.batch.dtype, *(attention.output.dtype for attention in seen))
+    captured = [attention for layer in [*graph.attentions, graph.attentions_after] for attention in layer]
+    precision = coarsest(call.batch.dtype, *(attention.output.dtype for attention in captured))
     check_same_output(native, call.output, "the native read-out of the last block's tokens", precision)
     return Pass(call, graph, frozen_norm, precision)
 

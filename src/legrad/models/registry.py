@@ -145,10 +145,10 @@ def _known_part(model: nn.Module) -> str:
     """The end of a message: which part of a model can be wrapped alone; "" if none can."""
     for name, part in itertools.islice(model.named_modules(), 1, None):
         try:
-            known = _recognised(part) is not None
+            is_known = _recognised(part) is not None
         except UnsupportedModelError:
-            known = False
-        if known:
+            is_known = False
+        if is_known:
             digits = any(piece.isdigit() for piece in name.split("."))
             expression = f"model.get_submodule({name!r})" if digits else f"model.{name}"
             return f"; its {name} ({type(part).__name__}) can be wrapped alone: legrad.wrap({expression})"

@@ -27,13 +27,13 @@ class SizedCopies:
     def at(self, size: Size) -> Any:
         """The anatomy for an input size; made anew if the tower changed in any way since."""
         version = weights_version(self._tower), settings_version(self._tower), hooks_version(self._tower)
-        known = self._copies.get(size)
+        entry = self._copies.get(size)
         if (
-            known is None
-            or known[0] != version
+            entry is None
+            or entry[0] != version
             or any(
                 name not in self._tensors() or checksum(self._tensors()[name]) != numbers
-                for name, numbers in known[1].items()
+                for name, numbers in entry[1].items()
             )
         ):
             anatomy = self._make(size)
@@ -48,5 +48,5 @@ class SizedCopies:
 
     def _not_shared(self, copy: nn.Module) -> dict[str, tuple[float, float]]:
         """Checksums of the tower's tensors that a copy has its own of: writing on them changes the tower only."""
-        own = dict([*copy.named_parameters(), *copy.named_buffers()])
-        return {name: checksum(tensor) for name, tensor in self._tensors().items() if own.get(name) is not tensor}
+        tensors = dict([*copy.named_parameters(), *copy.named_buffers()])
+        return {name: checksum(tensor) for name, tensor in self._tensors().items() if tensors.get(name) is not tensor}

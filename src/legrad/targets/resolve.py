@@ -270,9 +270,9 @@ class Resolver:
         sides = [side for side in (a, b) if isinstance(side, Direction)]
         features = {side.direction.shape[-1] for side in sides}
         if len(features) > 1:
-            given = [isinstance(side, Tensor | np.ndarray) for side in (target.a, target.b)]
-            if sum(given) == 1:  # the other one is the model's
-                count, expected = (side.direction.shape[-1] for side in (sides if given[0] else sides[::-1]))
+            are_vectors = [isinstance(side, Tensor | np.ndarray) for side in (target.a, target.b)]
+            if sum(are_vectors) == 1:  # the other one is the model's
+                count, expected = (side.direction.shape[-1] for side in (sides if are_vectors[0] else sides[::-1]))
                 raise InputError(f"Contrast: the embedding has {count} features, the model has {expected}")
         return contrast(a, b)
 
@@ -310,8 +310,8 @@ class Resolver:
 
         def best(logits: Tensor) -> ResolvedTarget:
             indices = logits.argmax(-1)
-            names = tuple(f"{labels[i] if labels else f'class {i}'} (predicted)" for i in indices.tolist())
-            return Direction(names, F.one_hot(indices, logits.shape[-1]).to(logits.dtype), predicted=True)
+            are_vectors = tuple(f"{labels[i] if labels else f'class {i}'} (predicted)" for i in indices.tolist())
+            return Direction(are_vectors, F.one_hot(indices, logits.shape[-1]).to(logits.dtype), predicted=True)
 
         return NeedsAnswer("predicted", best)
 

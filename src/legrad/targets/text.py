@@ -195,11 +195,11 @@ def truncated_texts(tokenize: Tokenize, texts: Sequence[str], ids: Any) -> list[
         stems = [_without_signs_at_the_end(texts[row]) for row in rows]
         unchanged = torch.zeros(len(rows), dtype=torch.bool, device="cpu")
         for shorter in ([stem[:-1] for stem in stems], [stem.rpartition(" ")[0] for stem in stems]):
-            compared = [index for index, text in enumerate(shorter) if text.strip()]
-            ids_of_shorter = _table(tokenize([shorter[index] for index in compared])) if compared else None
+            indices = [index for index, text in enumerate(shorter) if text.strip()]
+            ids_of_shorter = _table(tokenize([shorter[index] for index in indices])) if indices else None
             if ids_of_shorter is not None and ids_of_shorter.shape[1] == table.shape[1]:
-                same = (ids_of_shorter == table[[rows[index] for index in compared]]).all(1)
-                unchanged[compared] |= same.cpu()
+                same = (ids_of_shorter == table[[rows[index] for index in indices]]).all(1)
+                unchanged[indices] |= same.cpu()
         return [texts[row] for row, is_cut in zip(rows, unchanged.tolist(), strict=True) if is_cut]
     except Exception:  # this tokenizer raises on long texts: nothing can be truncated
         return []

@@ -126,7 +126,7 @@ def _section(content: Mapping[str, Any], file: str, figures: Sequence[str]) -> s
     ]
     if not content["complete"]:
         facts.insert(0, "- **This run was interrupted: the same command goes on with it.**")
-    facts += [f"- cut: {cut}" for cut in content["cuts"]]
+    facts += [f"- cut: {note}" for note in content["cuts"]]
     facts += [f"- not supported: {method}: {why}" for method, why in content["unsupported"].items()]
     facts += [f"- data: {line}" for line in data.get("problems", [])]
     problems = content["problems"]
@@ -153,8 +153,8 @@ def _section(content: Mapping[str, Any], file: str, figures: Sequence[str]) -> s
 def _sentence(content: Mapping[str, Any]) -> str:
     """What came out, for the headline metric."""
     name, metric = next(iter(content["metrics"].items()))
-    compared = "" if metric["better"] is None else f"{metric['title']}: {comparison.summary_sentence(content, name)} "
-    return f"{compared}The columns: {_legend(content)}"
+    summary = "" if metric["better"] is None else f"{metric['title']}: {comparison.summary_sentence(content, name)} "
+    return f"{summary}The columns: {_legend(content)}"
 
 
 def _legend(content: Mapping[str, Any]) -> str:

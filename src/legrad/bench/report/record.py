@@ -39,7 +39,7 @@ class ReportFiles:
         raise AssertionError("there is always another number")
 
     def _is_old(self, name: str) -> bool:
-        return any(fits(self._folder / name, known) for known in self._old.get(name, ()))
+        return any(fits(self._folder / name, fingerprints) for fingerprints in self._old.get(name, ()))
 
     def write(self, files: Mapping[str, bytes], page: str) -> None:
         """Write the files and the page, and remove those of the earlier report that are not made any more.
@@ -81,8 +81,8 @@ def _read(path: Path) -> "dict[str, list[Fingerprint]] | None":
         if not begin or record["page"] != fingerprint(text):
             return None
         return {
-            name: list(filter(is_fingerprint, known))
-            for name, known in record["files"].items()
+            name: list(filter(is_fingerprint, fingerprints))
+            for name, fingerprints in record["files"].items()
             if _is_inside(Path(name))
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -38,7 +38,7 @@ def _scipy_stats() -> Any:
 def shuffled(parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
     """Every parameter's numbers in another order, so that what was learned is gone and the scale is kept; put back."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    kept = [parameter.detach().clone() for parameter in parameters]
+    originals = [parameter.detach().clone() for parameter in parameters]
     try:
         with torch.no_grad():
             for parameter in parameters:
@@ -47,7 +47,7 @@ def shuffled(parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            for parameter, value in zip(parameters, kept, strict=True):
+            for parameter, value in zip(parameters, originals, strict=True):
                 parameter.copy_(value)
 
 

@@ -187,8 +187,8 @@ def _crop_size(processor: Any) -> Size | None:
 def _result_size(processor: Any, model_size: Size) -> Size:
     """The processor's result size, or the model's where it depends on the image."""
     sides = edges(processor.size) if processor.do_resize else {}
-    whole = (sides["height"], sides["width"]) if "height" in sides else model_size
-    return _crop_size(processor) or whole
+    full_size = (sides["height"], sides["width"]) if "height" in sides else model_size
+    return _crop_size(processor) or full_size
 
 
 def transform(anatomy: ViTAnatomy, processor: Any) -> Callable[[Size | None, str], Any]:

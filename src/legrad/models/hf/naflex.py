@@ -24,9 +24,9 @@ from legrad.models.hf.family import Family, core, describe, pooled
 def patchify(images: Tensor, patch: int) -> Tensor:
     """(batch, 3, height, width) -> (batch, patches, patch * patch * 3), in the processor's layout."""
     rows, cols = images.shape[-2] // patch, images.shape[-1] // patch
-    whole = images[..., : rows * patch, : cols * patch]
+    cropped_images = images[..., : rows * patch, : cols * patch]
     return (
-        whole.unflatten(-1, (cols, patch))
+        cropped_images.unflatten(-1, (cols, patch))
         .unflatten(-3, (rows, patch))
         .permute(0, 2, 4, 3, 5, 1)
         .flatten(3)
