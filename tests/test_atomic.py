@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from legrad.atomic import draft_of, fingerprint, fits, publish, write_atomically
+from legrad.atomic import draft_of, fingerprint, fits, one_at_a_time, publish, write_atomically
 from legrad.errors import InputError
 
 
@@ -97,3 +97,22 @@ def test_fits(tmp_path):
     for name, data in (("a", b"dato"), ("a", b"data2"), ("link", b"data"), ("absent", b""), (".", b"")):
         assert not fits(tmp_path / name, fingerprint(data))
     assert not fits(tmp_path / "a", None)
+
+
+def test_one_at_a_time(tmp_path):
+    inside, most = [0], [0]
+
+    def work(_):
+        for _ in range(20):
+            with one_at_a_time(tmp_path / "lock"):
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                os.listdir(tmp_path)  # another thread may run here
+                inside[0] -= 1
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+    assert most == [1]
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(InputError, match="cannot write"), one_at_a_time(tmp_path / "absent" / "lock"):
+        pass

@@ -6,6 +6,7 @@ The default run takes the same few examples each time. For hours of new ones:
 """
 
 import functools
+import inspect
 import json
 
 import numpy as np
@@ -20,8 +21,8 @@ import legrad
 from legrad import heads
 from legrad.cli.main import app
 from legrad.datasets import names
+from legrad.inputs import depth, sounds
 from legrad.inputs import images as image_files
-from legrad.inputs import sounds
 
 COLOURS = np.arange(40 * 30 * 3, dtype=np.uint8).reshape(40, 30, 3)
 
@@ -68,7 +69,10 @@ def test_embed(make, targets):
         hostile.outcome(lambda: make().embed(targets))
 
 
-OPTIONS = ("layers", "readout", "method", "size", "fit", "null_target", "null_threshold", "keep_layers", "memory")
+OPTIONS = (
+    *("layers", "readout", "method", "size", "fit", "null_target", "null_threshold", "keep_layers", "memory"),
+    *("value_range", "allow_private_urls"),
+)
 
 
 @given(st.dictionaries(st.sampled_from(OPTIONS), hostile.values | hostile.arrays, min_size=1, max_size=2))
@@ -114,7 +118,8 @@ def test_load(name):
     st.lists(hostile.values, max_size=3),
 )
 def test_views_of_results(view, arguments):
-    result = hostile.outcome(lambda: getattr(_result(), view)(*arguments))
+    function = getattr(_result(), view)
+    result = hostile.outcome(lambda: function(*arguments[: len(inspect.signature(function).parameters)]))
     if hasattr(result, "savefig"):
         result.clear()
 
@@ -127,6 +132,12 @@ def test_heads(function, arguments):
         hostile.outcome(lambda: heads.of_heads(*arguments[:1] or [None]))
     elif function == "head_relevance":
         hostile.outcome(lambda: heads.head_relevance(_clip(), *(arguments or [None]) * 2))
+
+
+@given(hostile.arrays | hostile.pil_images(), hostile.values | st.tuples(hostile.numbers, hostile.numbers))
+def test_value_ranges(image, value_range):
+    read = hostile.outcome(lambda: image_files.read(image, value_range=depth.checked(value_range)))
+    assert read is None or read.mode == "RGB"
 
 
 # -- files ----------------------------------------------------------------------

@@ -97,7 +97,33 @@ def publish(draft: Path, path: Path) -> None:
         draft.unlink()
 
 
-def lock(file: BinaryIO) -> bool:
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait until no other block, of any process, holds this file; it is made for that, and removed.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    try:
+        file = path.open("a+b")
+        lock(file, wait=True)
+        # the block that held it has removed it
+        while not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+            file.close()
+            file = path.open("a+b")
+            lock(file, wait=True)
+    except OSError as error:
+        raise WriteError.of(path, error) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if not path.stat().st_size:
+                path.unlink()
+        file.close()
+
+
+def lock(file: BinaryIO, wait: bool = False) -> bool:
     """Take an open file for this writer until it is closed or the process ends; False if another one has it."""
     if fcntl is None:
         import msvcrt
@@ -105,12 +131,12 @@ def lock(file: BinaryIO) -> bool:
         windows: Any = msvcrt
         file.seek(1 << 30)  # a byte that nobody reads: locks keep readers out there
         try:
-            windows.locking(file.fileno(), windows.LK_NBLCK, 1)
+            windows.locking(file.fileno(), windows.LK_LOCK if wait else windows.LK_NBLCK, 1)
         except OSError:
             return False
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks

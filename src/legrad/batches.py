@@ -86,7 +86,7 @@ class Question:
             rows = members[start : start + budget.images_per_pass(self._needs_answer)]
             try:
                 result = self._one_pass(anatomy, [inputs[row] for row in rows], rows, shortcuts, budget)
-            except (MemoryError, RuntimeError) as error:
+            except (MemoryError, RuntimeError, OSError) as error:
                 if not ran_out(error):
                     raise
                 # drop the traceback: its stack frames keep the failed chunk's tensors alive
@@ -121,10 +121,10 @@ class Question:
                 except TruthCheckError:
                     check_output(bound, batch)  # NaN is told where it comes from
                     raise
-        place = torch.tensor(order).argsort()
-        per_layer = torch.cat([explained.relevance for explained in passes], 1)[:, place]
-        scores = torch.cat([explained.scores for explained in passes], 1)[:, place]
-        resolved = [target for explained in passes for target in explained.targets]
+        place = torch.tensor(order, device="cpu").argsort()
+        per_layer = torch.cat([maps.relevance for maps in passes], 1)[:, place]
+        scores = torch.cat([maps.scores for maps in passes], 1)[:, place]
+        resolved = [target for maps in passes for target in maps.targets]
         resolved = [resolved[index] for index in place.tolist()]
         if not bool(torch.isfinite(scores).all()) or not bool(torch.isfinite(per_layer).all()):
             check_output(self._side_inputs.bound(anatomy, rows), batch)

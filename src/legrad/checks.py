@@ -3,6 +3,7 @@
 Numbers and switches of numpy are welcome where Python's are.
 """
 
+import contextlib
 import numbers
 import operator
 from collections.abc import Iterable
@@ -69,7 +70,8 @@ def check_texts(name: str, value: Any) -> tuple[str, ...]:
     """A non-empty collection of non-empty texts; raises ``InputError`` for anything else, a single text included."""
     texts: tuple[Any, ...] = ()
     if not isinstance(value, str | bytes) and isinstance(value, Iterable):
-        texts = tuple(value)
+        with contextlib.suppress(TypeError):  # arrays without dimensions only look iterable
+            texts = tuple(value)
     wrong = [text for text in texts if not isinstance(text, str) or not text.strip()]
     if not texts or wrong:
         came = f"{shown(wrong[0])} among them" if wrong else shown(value)

@@ -247,7 +247,7 @@ def _pixels(image: "Tensor | Image", size: tuple[int, int]) -> "NDArray[np.uint8
         from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
         values = image.detach().float().cpu().reshape(-1, *image.shape[-3:])[0].permute(1, 2, 0)
-        values = values * torch.tensor(OPENAI_DATASET_STD) + torch.tensor(OPENAI_DATASET_MEAN)
+        values = values * values.new_tensor(OPENAI_DATASET_STD) + values.new_tensor(OPENAI_DATASET_MEAN)
         pixels: NDArray[np.uint8] = (values.clamp(0, 1) * 255).round().byte().numpy()
         return pixels
     raise InputError(f"image is a PIL image or a tensor, got {type(image).__name__}")

@@ -19,7 +19,10 @@ from typing import Any
 
 
 class LeGradError(Exception):
-    """Base of everything that this library raises on purpose."""
+    """Base of everything that this library raises on purpose. Its message is one line, whatever file names hold."""
+
+    def __str__(self) -> str:
+        return " ".join(line.strip() for line in super().__str__().splitlines())
 
 
 class InputError(LeGradError, ValueError):

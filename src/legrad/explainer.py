@@ -14,12 +14,12 @@ from legrad.checks import first_line, shown
 from legrad.choices import FITS, Fit, ReadoutName, check_choice
 from legrad.core.first_use import FirstUse
 from legrad.core.memory import check_memory, ran_out
-from legrad.core.state import evaluation_mode, exclusive, not_compiled
+from legrad.core.state import evaluation_mode, exclusive, not_compiled, ordinary_tensors
 from legrad.core.undo import Borrowing, Together, guarded
 from legrad.deprecation import renamed_arguments, renamed_fields
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.inputs.prepare import Images, Input, InputQueue, Inputs, sources
-from legrad.inputs.tensors import checked_tensor, ordinary_tensors
+from legrad.inputs.tensors import checked_tensor
 from legrad.models import checks
 from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
@@ -257,7 +257,7 @@ class Explainer(Copyable):
 
         Args:
             images: path, http(s) URL, PIL image, (H, W, 3) uint8 array, a list of those, or a normalised float tensor
-                (B, 3, H, W), whose H and W are the input size. For video models: a path or URL of an animation or
+                (B, channels, H, W); H and W are the input size. For video models: a path or URL of an animation or
                 video, (frames, H, W, 3) uint8, a list of frames, a list of those, or (B, frames, 3, H, W). For audio
                 models: a path or URL, a waveform (samples,) at the model's rate, (waveform, rate), a list of those, or
                 spectrograms (B, time, frequency). Or what ``prepare`` gave.
@@ -319,17 +319,19 @@ class Explainer(Copyable):
                 resolved, valid = resolver.resolve(targets, request.method.own_labels(anatomy, targets))
                 null = None if null_target is None else resolver.resolve_null(null_target)
             question = Question(request, resolved if null is None else [*resolved, null], side_inputs)
-            explained, results = explain_queue(question, queue, self.anatomy, self._first_use, self._undisturbed_model)
+            inputs_of_call, results = explain_queue(
+                question, queue, self.anatomy, self._first_use, self._undisturbed_model
+            )
             return assemble(
                 results,
-                explained,
+                inputs_of_call,
                 valid,
                 null_threshold=request.null_threshold if null else None,
                 keep_layers=request.keep_layers,
                 same_for_all_targets=not request.method.targets,
                 layers=request.layers,
                 axes=self.anatomy.axes,
-                settings=request.settings(self._name, self.anatomy, explained[0], null),
+                settings=request.settings(self._name, self.anatomy, inputs_of_call[0], null),
             )
 
     @not_compiled

@@ -24,18 +24,18 @@ def families(text: str) -> list[str] | None:
     """The font families that draw a text, matplotlib's own first; None if some letter is in no installed font."""
     import matplotlib
 
-    chosen = list(matplotlib.rcParams["font.family"])
+    families = list(matplotlib.rcParams["font.family"])
     if text.isascii():
-        return chosen
-    missing = _letters(text).difference(*map(_coverage, chosen))
+        return families
+    missing = _letters(text).difference(*map(_coverage, families))
     others = _other_families() if missing else {}
     while missing:
         best = max(others, key=lambda family: len(missing & _charmap(others[family])), default=None)
         if best is None or not missing & _charmap(others[best]):
             return None
-        chosen.append(best)
+        families.append(best)
         missing -= _charmap(others[best])
-    return chosen
+    return families
 
 
 def fit(figure: "Figure") -> None:

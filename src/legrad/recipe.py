@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from legrad.core.first_use import first_that_holds
-from legrad.core.state import weights_version
 from legrad.errors import InputError
 from legrad.inputs import transforms
 from legrad.models import checks, registry
 from legrad.models.adapter import Adapter, AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
+from legrad.models.versions import weights_version
 from legrad.request import check_device, check_parts
 from legrad.targets import classes
 

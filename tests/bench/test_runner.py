@@ -10,6 +10,7 @@ import pytest
 from helpers.fakes import Data, ModelUnderTest, block, scene
 from PIL import Image
 
+from legrad.atomic import write_atomically
 from legrad.bench.benchmark import Metric
 from legrad.bench.code import code_digest
 from legrad.bench.content import Contents
@@ -505,6 +506,21 @@ def test_files_decide_about_the_items_of_a_folder(tmp_path):
     assert {key for key, value in after.items() if value not in before} == {"class-0/0.png"}
 
 
+def test_files_that_cannot_be_named_are_one_items_problem(go):
+    data = five()
+
+    def files(index):
+        if index == 1:
+            raise InputError("leads out of its folder")
+        return []
+
+    data.files = files
+    data.samples[1] = None
+    result, _ = go(data)
+    assert set(areas(result)) == {"item-0", "item-2", "item-3", "item-4"}
+    assert [one["problem"] for one in result.content["problems"]] == ["item-1 is torn"]
+
+
 def test_other_code_measures_anew(go, monkeypatch):
     go(five())
     assert go(five())[1] == []
@@ -546,6 +562,32 @@ def test_a_report_replaces_its_own_files_only(go, tmp_path):
     assert f"figures/{figure.stem}-2.png" in (tmp_path / "report-2.md").read_text()
     (tmp_path / "report-2.md").write_text((tmp_path / "report-2.md").read_text().replace("Benchmark", "My"))
     assert report(tmp_path) == tmp_path / "report-3.md"
+
+
+@pytest.mark.parametrize("written", [0, 1, 2, 3])
+def test_a_report_that_was_killed_leaves_nothing_behind(go, tmp_path, monkeypatch, written):
+    go(five())
+    report(tmp_path)
+    names = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    go(five(), ("legrad", "random"))  # other figures and tables
+
+    class Killed(BaseException):
+        pass
+
+    room = [written]
+
+    def write(path, data, write=write_atomically):
+        if not room[0]:
+            raise Killed
+        room[0] -= 1
+        write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("legrad.bench.report.record.write_atomically", write)
+        with pytest.raises(Killed):
+            report(tmp_path)
+    report(tmp_path)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == names
 
 
 def test_a_file_where_the_figures_should_be(go, tmp_path):

@@ -468,7 +468,7 @@ def test_an_image_that_cannot_be_explained_does_not_stop_the_others(run, monkeyp
 def test_a_wrong_target_is_told_once(run):
     photo("a.png")
     photo("b.png")
-    assert_error(run("explain", "a.png", "b.png", "-t", " "), "--text is a non-empty sequence of texts")
+    assert_error(run("explain", "a.png", "b.png", "-t", " "), "--text", "texts that say something")
 
 
 # -- more targets, and exit codes ---------------------------------------------------------------------------------
@@ -609,7 +609,8 @@ def test_a_full_disk_ends_a_run_once(run, monkeypatch):
         photo(f"{name}.png")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full_after(6))  # one image and its manifest, and a part of the next
-        assert_error(run("explain", "a.png", "b.png", "c.png", "d.png", "-t", "a cow"), "No space left on device")
+        result = run("explain", "a.png", "b.png", "c.png", "d.png", "-t", "a cow")
+        assert_error(result, "No space left on device", code=1)
     assert [entry["image"] for entry in manifest()["images"]] == ["a.png"]
     assert sorted(os.listdir("legrad-out")) == ["a--a-cow.png", "a.npz", "a.png", "manifest.json"]
     before = {path.name: path.read_bytes() for path in Path("legrad-out").iterdir()}
@@ -696,7 +697,7 @@ def test_nothing_is_no_value(run, monkeypatch, arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--seed", "-1"], ["--seed is a whole number from 0, got -1"]),
+        (["--seed", "-1"], ["--seed", "whole number from 0", "got -1"]),
         (["--out", ""], ["the folder is a path, got ''"]),
         (["--methods", ","], ["--methods takes names with commas between them"]),
         (["--methods", ""], ["--methods takes names with commas between them"]),
@@ -790,16 +791,15 @@ def test_results_are_not_explained_again(run):
     photo("cat.png")
     run("explain", "cat.png", "-t", "a cow", "--out", ".")
     code, _, err = run("explain", ".", "-t", "a pig", "--out", ".")
-    assert code == 0
-    assert (
-        err.splitlines(keepends=True)[-1]
-        == "warning: 2 results of an earlier run in . are left out, such as cat--a-cow.png\n"
-    )
+    assert (code, err) == (0, "warning: 2 images are results of an earlier run and left out\n")
     assert [entry["image"] for entry in manifest(".")["images"]] == ["cat.png"]
     assert sorted(os.listdir()) == ["cat--a-pig.png", "cat--figure.png", "cat.npz", "cat.png", "manifest.json"]
     code, _, _ = run("explain", "cat--a-pig.png", "-t", "a pig", "--out", "other")
     assert code == 0
-    assert_error(run("explain", "other", "-t", "a pig", "--out", "other"), "are results of an earlier run")
+    assert_error(
+        run("explain", "other", "-t", "a pig", "--out", "other"),
+        "these images are results of an earlier run, such as other/",
+    )
 
 
 def test_an_interrupt_keeps_what_is_finished(run, monkeypatch, explainer):

@@ -276,6 +276,18 @@ def test_paths_of_bytes(tmp_path):
     assert names.read(OfBytes(tmp_path / "c.txt")) == {"0": "cow"}
 
 
+@pytest.mark.parametrize("name", ["a\nb.png", "a\r\nb.png", "a\u2028b.png"])
+@pytest.mark.parametrize("read", [*READERS.values(), names.read])
+def test_names_of_several_lines(tmp_path, read, name):
+    for exists in (False, True):
+        if exists:
+            (tmp_path / name).write_text("x")
+        with pytest.raises(legrad.InputError) as caught:
+            read(tmp_path / name)
+        assert len(str(caught.value).splitlines()) == 1
+        assert "b.png" in str(caught.value)
+
+
 @pytest.mark.parametrize("read", [*READERS.values(), names.read])
 def test_paths_that_are_none(read):
     with pytest.raises(legrad.InputError, match="OfNothing gives no path"):
@@ -312,7 +324,26 @@ def test_patterns_below_the_working_folder(tmp_path, monkeypatch):
     assert list(images.expand(["x/**/*.png"])) == ["x/y/b.png"]
 
 
-# -- bounds of sounds ---------------------------------------------------------------------------------------------
+# -- bounds of videos and sounds ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["long.gif", "long.mp4"])
+def test_videos_that_never_end(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    if name == "long.gif":
+        noise().save(path, save_all=True, append_images=[noise().rotate(10 * i) for i in range(1, 6)])
+    else:
+        av = pytest.importorskip("av")
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream("mpeg4", rate=10)
+            stream.width = stream.height = 32
+            for _ in range(6):
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+            file.mux(stream.encode())
+    assert len(read_video(path)[0]) == 2
+    monkeypatch.setattr(videos, "_MOST_FRAMES", 5)
+    with pytest.raises(legrad.InputError, match=rf"{name} holds more than 5 frames; cut it into pieces"):
+        read_video(path)
 
 
 def test_a_rate_of_one_hertz_is_no_sound(tmp_path):

@@ -183,6 +183,7 @@ def test_a_known_model_whose_forward_takes_more(images):
         ({"meta": torch.zeros(2, 7)}, r"inputs\['meta'\] has 2 rows for 3 images; give one row per image"),
         ({"meta": torch.tensor(1.0)}, r"inputs\['meta'\] has no rows for 3 images"),
         ({"meta": "rows"}, r"inputs\['meta'\] is a tensor or array"),
+        ({"meta": np.ma.array(np.zeros((IMAGES, 7)), mask=True)}, r"inputs\['meta'\] is a tensor or array"),
         ({"meta": np.array(["a", "b", "c"])}, r"inputs\['meta'\] is a tensor of numbers"),
         ({"meta": torch.full((IMAGES, 7), torch.nan)}, r"inputs\['meta'\] holds NaN"),
         ({"meta": torch.zeros(IMAGES, 7, device="meta")}, "is a tensor or array with one row per image"),

@@ -140,6 +140,8 @@ def test_other_classes_are_not_worth_a_word(classifier, x, targets):
         (range(0), "no targets"),
         ([range(0)], "no targets"),
         (None, "no targets"),
+        (np.ma.array(np.ones(32), mask=True), "a masked array is no target"),
+        (legrad.ZeroShot(torch.tensor(1)), "names of legrad.ZeroShot"),
         ({"a"}, "cannot use set"),
         (b"a", "cannot use bytes"),
     ],

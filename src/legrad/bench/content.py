@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from legrad.datasets import Dataset, Sample
-from legrad.errors import LeGradError
 
 _BLOCK = 1 << 20
 
@@ -29,7 +28,10 @@ class Contents:
     def __getitem__(self, index: int) -> str:
         if index not in self._items:
             files = getattr(self._data, "files", None)
-            self._items[index] = self._of_sample(index) if files is None else self._of_files(files(index))
+            try:
+                self._items[index] = self._of_sample(index) if files is None else self._of_files(files(index))
+            except Exception:  # whatever is wrong with the item: measuring it will say so
+                self._items[index] = "unreadable"
         return self._items[index]
 
     def _of_files(self, paths: Sequence[Path]) -> str:
@@ -39,10 +41,7 @@ class Contents:
         return hashlib.blake2b("\n".join(self._files[path] for path in paths).encode(), digest_size=8).hexdigest()
 
     def _of_sample(self, index: int) -> str:
-        try:
-            sample = self._data[index]
-        except LeGradError:
-            return "unreadable"
+        sample = self._data[index]
         digest = hashlib.blake2b(digest_size=8)
         _update(digest, [getattr(sample, name) for name in Sample.__dataclass_fields__])
         return digest.hexdigest()

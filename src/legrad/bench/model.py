@@ -22,6 +22,7 @@ from legrad.errors import FlatMapWarning, InputError, UnsupportedModelError
 from legrad.explainer import Explainer
 from legrad.inputs import geometry, transforms
 from legrad.methods import Method, find, heads
+from legrad.models.versions import weights_version
 from legrad.relevance import merge_layers
 from legrad.targets.kinds import Audio
 
@@ -156,8 +157,8 @@ class ModelUnderTest:
 
     @property
     def _state(self) -> tuple[tuple[int, int], ...]:
-        """Changes with the weights, see ``state.weights_version``."""
-        return state.weights_version(self.explainer.anatomy.tower)
+        """Changes with the weights, see ``models.versions``."""
+        return weights_version(self.explainer.anatomy.tower)
 
     def explain(self, images: Sequence[Image] | Tensor, targets: Any, method: str | Method, **arguments: Any) -> Any:
         """``Explainer.explain`` with the run's settings; flat maps are counted by the benchmarks, without a warning.

@@ -45,12 +45,12 @@ class Records:
                 why = _why_useless(benchmark, [record["scores"]])
                 if why:
                     raise self._journal.damaged(record, why)
-        changed = {record["key"] for record in records if not self._is_current(record)} & self._indices.keys()
-        if not changed:
+        stale_keys = {record["key"] for record in records if not self._is_current(record)} & self._indices.keys()
+        if not stale_keys:
             return ""
         return (
-            f"{len(changed)} items have changed since they were measured, such as {min(changed)}; they are measured "
-            "again"
+            f"{len(stale_keys)} items have changed since they were measured, such as {min(stale_keys)}; they are "
+            "measured again"
         )
 
     def content(self, key: str) -> str:

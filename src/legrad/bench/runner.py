@@ -107,9 +107,9 @@ def run(
         work = _Run(benchmark, model, data, keys, list(methods), limits, seed, strict, progress, clock, journal)
         work.settings = digest(described)
         work.records = Records(journal, work.settings, data, keys)
-        changed = work.records.check(benchmark)
-        if changed:
-            progress.problem(f"{data.name}: {changed}")
+        message = work.records.check(benchmark)
+        if message:
+            progress.problem(f"{data.name}: {message}")
         try:
             work.all_items()
         finally:  # an interrupted run leaves a result of what there is
@@ -275,16 +275,16 @@ class _Run:
         samples, records = self._read(pending)
         for method, indices in pending.items():
             readable = [samples[i] for i in indices if i in samples]
-            measured = self._measure(readable, method) if readable else []
+            new_records = self._measure(readable, method) if readable else []
             self.progress.advanced(len(indices))
-            for record in measured:
+            for record in new_records:
                 if "problem" not in record:
                     self.seconds[method].append(record["seconds"])
                     self.working.add(method)
                 elif (method, record["key"]) not in self.tried:
                     # one that failed before, and is tried again first, says nothing new about the method
                     self.failures[method].append(record["problem"])
-            records.extend(measured)
+            records.extend(new_records)
             failures = self.failures[method]
             if method not in self.working and len(failures) >= _GIVE_UP:
                 self._drop(method, f"{len(failures)} items failed in a row: {failures[-1]}")

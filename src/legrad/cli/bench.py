@@ -175,7 +175,7 @@ def _measure(
 
     layer_choice, class_names, folder = parse_layers(layers), _names(names), folder_path(out)
     check_count("--seed", seed, 0)
-    chosen = _methods(methods)
+    selection = _methods(methods)
     samples = open_data(
         data,
         settings.get("on", name),
@@ -204,7 +204,7 @@ def _measure(
             benchmark,
             model_under_test,
             samples,
-            chosen or registry.methods(name, anatomy),
+            selection or registry.methods(name, anatomy),
             folder,
             Limits(items, seconds=None if minutes is None else 60 * minutes),
             seed,
@@ -255,7 +255,7 @@ def everything(
         raise InputError("--quick and --full exclude each other")
     scale = QUICK if quick else FULL if full else Scale()
     models = model or (["embedded", "embedded:map"] if full and data.startswith("embedded") else ["embedded"])
-    class_names, measured = _names(names), []
+    class_names, all_results = _names(names), []
     for model_name in models:
         explainer = legrad.load(model_name, device=device)
         with _Display() as display:
@@ -273,9 +273,9 @@ def everything(
         for content, name in headlines([result.content for result in results]):
             line = f"{metric_title(content, name)}: {summary_sentence(content, name)}"
             console.print(plain(line), soft_wrap=True, highlight=False)
-        measured += results
+        all_results += results
     _print_report(folder)
-    _end(measured)
+    _end(all_results)
 
 
 @app.command()
@@ -367,12 +367,12 @@ def _print(result: "Result") -> None:
     content = result.content
     metrics = list(content["metrics"])[:4]
     table = Table(Column("method", no_wrap=True), *(content["metrics"][name]["title"] for name in metrics), "items")
-    for method, measured in content["methods"].items():
+    for method, record in content["methods"].items():
         cells = []
         for name in metrics:
-            numbers = measured["metrics"].get(name) or {"value": None}
+            numbers = record["metrics"].get(name) or {"value": None}
             cells.append("" if numbers["value"] is None else f"{numbers['value']:.3f}")
-        table.add_row(plain(method), *cells, str(measured["items"]))
+        table.add_row(plain(method), *cells, str(record["items"]))
     console.print(table)
     for line in content["cuts"]:
         console.print(f"cut: {plain(line)}", soft_wrap=True, highlight=False)

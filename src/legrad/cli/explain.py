@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from legrad.results.folder import Folder
 
 _BATCH = 8
+_ASK = (
+    "say what to look for: -t 'a photo of a dog' (repeat it), --class, --predicted, --zeroshot, --similar, --audio or "
+    "--contrast"
+)
 _INTERRUPTED = 130  # as shells have it
 
 
@@ -111,22 +115,19 @@ def explain(
     targets = _targets(text or [], label or [], similar or [], audio or [], zeroshot or [], predicted)
     if not targets and not contrast and kind.targets:
         if image:
-            raise InputError(
-                "say what to look for: -t 'a photo of a dog' (repeat it), --class, --predicted, --zeroshot, --similar, "
-                f"--audio or --contrast; only {', '.join(name for name in METHODS if not METHODS[name].targets)} "
-                "(--method) need no target"
-            )
+            targetless = ", ".join(name for name in METHODS if not METHODS[name].targets)
+            raise InputError(f"{_ASK}; only {targetless} (--method) need no target")
         targets = [f"a photo of a {name}" for name in legrad.embedded.sample_names()]
     model = model or ("embedded:speech" if audio else "embedded")
     explainer = legrad.load(model, device=device)
     _check_model(explainer, model, bool(audio), bool(label))
+    results = _results_in(root) if image else frozenset()
     explainer, sources = _sources(explainer, model, image or [])
-    sources = _without_results(root, sources, image or [])
+    sources = _without_results(sources, image or [], results)
     if contrast:
         # numbers are classes of a classifier, and texts for other models
         side = _class if explainer.anatomy.output == "logits" else str
         targets.append(legrad.Contrast(side(contrast[0]), side(contrast[1])))
-    still = explainer.anatomy.axes[0] == "rows"
 
     def explain_batch(batch: list[Any]) -> "Explanation":
         return explainer.explain(batch, targets or None, **arguments)
@@ -134,15 +135,9 @@ def explain(
     def save(explanation: "Explanation", index: int) -> None:
         save_images(explanation, folder, [index], style, per_layer)
 
+    _print_left_out(image or [], explainer.anatomy.axes[0], results)
     folder = Folder(root, clear=True)
-    try:
-        with folder:
-            problems = _in_batches(explain_batch, save, sources, still, value_range)
-    except KeyboardInterrupt:
-        print_error(
-            f"{len(folder.entries)} images are in {root}; earlier results, if there were any, stay", "interrupted:"
-        )
-        raise typer.Exit(_INTERRUPTED) from None
+    problems = _all_in(folder, explain_batch, save, sources, explainer.anatomy.axes[0] == "rows", value_range)
     _print_results(folder)
     if len(problems) > 1 and not folder.entries and len({problem for _, problem in problems}) == 1:
         raise InputError(problems[0][1])  # the fault lies with targets or options
@@ -151,6 +146,22 @@ def explain(
         print_error(problem if shown in problem else f"{shown}: {problem}")
     if problems:
         raise typer.Exit(1 if folder.entries else 2)
+
+
+def _all_in(folder: "Folder", *arguments: Any) -> list[tuple[str, str]]:
+    """``_in_batches`` with the folder open; what ends the run is one line."""
+    try:
+        with folder:
+            return _in_batches(*arguments)
+    except WriteError as error:
+        if not folder.entries:
+            raise
+        print_error(str(error))
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        count = len(folder.entries)
+        print_error(f"{count} images are in {folder.root}; earlier results, if there were any, stay", "interrupted:")
+        raise typer.Exit(_INTERRUPTED) from None
 
 
 def _targets(
@@ -212,32 +223,46 @@ def _sources(explainer: "Explainer", model: str, arguments: list[str]) -> "tuple
                 "sounds such as hf:FOLDER (an Audio Spectrogram Transformer)"
             )
         explainer = explainer.audio_explainer
-    suffixes = _suffixes()[explainer.anatomy.axes[0]]
-    paths = list(images.expand(arguments, suffixes))
-    for note in filter(None, (images.left_out(argument, suffixes) for argument in arguments)):
-        print_error(note, "[yellow]note:[/yellow]")
-    return explainer, paths
+    return explainer, list(images.expand(arguments, _suffixes()[explainer.anatomy.axes[0]]))
 
 
-def _without_results(root: Path, sources: list[str], arguments: list[str]) -> list[str]:
-    """What an earlier run wrote into a folder is not explained with the images in it, unless it is named itself."""
+def _print_left_out(folders: list[str], kind: str, results: frozenset[Path]) -> None:
+    """What else is in folders than what is explained; results of an earlier run are clear."""
+    from legrad.inputs import images
+
+    for folder in folders:
+        note = images.left_out(folder, _suffixes()[kind], results)
+        if note is not None:
+            print_error(note, "[yellow]note:[/yellow]")
+
+
+def _results_in(root: Path) -> frozenset[Path]:
+    """What an earlier run wrote into a folder."""
     from legrad.atomic import fits
     from legrad.results.manifest import Manifest, manifest_path
 
     if not root.is_dir():
-        return sources
-    manifest, folder = Manifest.read(manifest_path(root)) or Manifest(), root.resolve()
+        return frozenset()
+    path, folder = manifest_path(root), root.resolve()
+    manifest = Manifest.read(path)
+    if manifest is None:
+        return frozenset()
+    return frozenset(
+        [folder / path.name, *(folder / name for name in manifest.files if fits(root / name, manifest.files[name]))]
+    )
 
-    def is_result(source: str) -> bool:
-        path = Path(source)
-        return path.parent.resolve() == folder and source not in arguments and fits(path, manifest.files.get(path.name))
 
-    results = [source for source in sources if is_result(source)]
-    if results and len(results) == len(sources):
-        raise InputError(f"all images in {root} are results of an earlier run; say which to explain, by name")
-    if results:
-        print_warning(f"{len(results)} results of an earlier run in {root} are left out, such as {results[0]}")
-    return [source for source in sources if source not in results]
+def _without_results(sources: list[str], arguments: list[str], results: frozenset[Path]) -> list[str]:
+    """What an earlier run wrote is not explained with the images in its folder, unless it is named itself."""
+    named = frozenset(arguments)
+    sources_left = [source for source in sources if source in named or Path(source).resolve() not in results]
+    if not sources_left:
+        raise InputError(
+            f"these images are results of an earlier run, such as {sources[0]}; name those to be explained"
+        )
+    if len(sources_left) < len(sources):
+        print_warning(f"{len(sources) - len(sources_left)} images are results of an earlier run and left out")
+    return sources_left
 
 
 def _class(text: str) -> int | str:

@@ -48,11 +48,13 @@ class AttentionCall:
         keep: bool mask broadcastable to (batch, heads, queries, keys), None if all keys are visible.
         mismatch: largest relative difference between O and an explicit softmax(QK^T)V on a few queries; None unless
             the tap was asked to verify.
-        projection: weight of the output projection where ``nn.MultiheadAttention`` hides it, (dim, heads * head_dim).
+        projection, projection_bias: of the output projection where ``nn.MultiheadAttention`` hides it: (dim, heads *
+            head_dim) and (dim,), or None.
         before: the watched modules that ran in the block before its first attention.
         after: those that ran between this attention and the next one or the block's end, in order.
         modules: if the pass verifies, all calls of modules inside the block, in the order in which they ended.
-        arguments: if the pass verifies, (args, kwargs) of the block, copied.
+        arguments: if the pass verifies, (args, kwargs) of the block, copied; where the block is only watched, what the
+            pass keeps of its input.
     """
 
     output: Tensor
@@ -60,6 +62,7 @@ class AttentionCall:
     keep: Tensor | None
     mismatch: float | None = None
     projection: Tensor | None = None
+    projection_bias: Tensor | None = None
     before: list[nn.Module] = field(default_factory=list)
     after: list[ModuleCall] = field(default_factory=list)
     modules: list[ModuleCall] = field(default_factory=list)
@@ -187,7 +190,7 @@ class AttentionTap(TorchFunctionMode):
             "unbatched input": query.ndim != 3,
         }
         if any(unsupported.values()):
-            names = ", ".join(name for name, used in unsupported.items() if used)
+            names = ", ".join(name for name, is_present in unsupported.items() if is_present)
             raise UnsupportedModelError(f"nn.MultiheadAttention with {names} is not supported")
         # batch-first from here on: one large projection instead of many small ones
         is_self_attention = key is query and value is query
@@ -208,6 +211,7 @@ class AttentionTap(TorchFunctionMode):
         output = self._attention(q, k, v, mask, dropout_p if training else 0.0, causal)
         if self.calls:
             self.calls[-1].projection = out_proj_weight.detach()
+            self.calls[-1].projection_bias = None if out_proj_bias is None else out_proj_bias.detach()
         result = F.linear(output.transpose(1, 2).flatten(2), out_proj_weight, out_proj_bias).transpose(0, 1)
         if not need_weights:
             return result, None
@@ -276,7 +280,7 @@ def _mismatch(query: Tensor, key: Tensor, call: AttentionCall, mask: Tensor | No
 
 @dataclass
 class Attention:
-    """One attention of a ``hooks.forward_with_graph`` pass.
+    """One attention of a pass that keeps its graph, see ``graph``.
 
     Attributes:
         output: O, (batch, heads, queries, head_dim), part of the graph; for eager attention the map A itself.

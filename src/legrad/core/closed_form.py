@@ -60,6 +60,7 @@ class PostAttention:
         scale2: LayerScale after it, or None.
         structure: of the block, to notice that it was rebuilt.
         foldable: the folded form holds too.
+        confirmed: which comparisons of ``confirm`` held at the first use, and are made in every pass therefore.
     """
 
     out: str | None
@@ -72,6 +73,7 @@ class PostAttention:
     scale2: str | None
     structure: tuple[Any, ...]
     foldable: bool = False
+    confirmed: tuple[bool, bool, bool] = (False, False, False)
 
     def fits(self, block: nn.Module) -> bool:
         """False if the block was rebuilt since, or if somebody's hooks may change what its modules compute."""
@@ -89,7 +91,7 @@ def block_structure(block: nn.Module) -> tuple[Any, ...]:
 
 def all_ran(block: nn.Module, call: AttentionCall) -> bool:
     """False if there are parameters that the forward did not use, and might use another time (adapters, for one)."""
-    ran = {id(module) for module in call.before} | {id(module_call.module) for module_call in call.after}
+    module_ids = {id(module) for module in call.before} | {id(module_call.module) for module_call in call.after}
     # they run without being called
     in_attention = {
         id(inner)
@@ -98,7 +100,7 @@ def all_ran(block: nn.Module, call: AttentionCall) -> bool:
         for inner in module.modules()
     }
     leaves = [module for module in block.modules() if not list(module.children()) and list(module.parameters())]
-    return all(id(module) in ran | in_attention for module in leaves)
+    return all(id(module) in module_ids | in_attention for module in leaves)
 
 
 def split_hidden(hidden: Sequence[Tensor], width: int) -> list[Tensor]:
@@ -169,6 +171,11 @@ def activations(tail: PostAttention, block: nn.Module, call: AttentionCall) -> l
     return [norm_call.input, *(item.output for item in linear_calls)]
 
 
+def activation_of(tail: PostAttention, block: nn.Module) -> Any:
+    """The activation of a tail's MLP."""
+    return ACTIVATION_FUNCTIONS[tail.act] if tail.act in ACTIVATION_FUNCTIONS else block.get_submodule(tail.act)
+
+
 @dataclass(frozen=True)
 class TailWeights:
     """The parameters of a block's tail; looked up for every pass, so never stale.
@@ -207,7 +214,7 @@ def tail_weights(tail: PostAttention, block: nn.Module, call: AttentionCall) -> 
     biases = [None if linear.bias is None else linear.bias.detach() for linear in linears]
     if len(biases) < len(inner):
         biases = [None] * 2 if biases[0] is None else list(biases[0].chunk(2))
-    act: Any = ACTIVATION_FUNCTIONS[tail.act] if tail.act in ACTIVATION_FUNCTIONS else block.get_submodule(tail.act)
+    act = activation_of(tail, block)
     return TailWeights(
         out.detach(),
         parameter(tail.scale1),

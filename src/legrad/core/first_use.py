@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,10 +15,13 @@ from legrad.core.memory import ran_out
 from legrad.core.planning import Planner, Shortcuts
 from legrad.core.positions import no_position_check, position_check, random_input
 from legrad.core.readout import takes_mean_token
-from legrad.core.state import evaluation_mode, exclusive, weights_version
+from legrad.core.state import evaluation_mode, exclusive
 from legrad.core.truth import coarsest, distance, native_feature, plain_answer, tolerance, truth_check
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.models.anatomy import ViTAnatomy
+from legrad.models.versions import settings_version, weights_version
+
+_MAX_SHAPES = 32  # of inputs that are remembered
 
 Gradients = Literal["none", "layers", "all"]
 
@@ -85,9 +89,9 @@ class FirstUse:
 
     def __init__(self, anatomy: ViTAnatomy, check_positions: bool = False) -> None:
         self._anatomy, self._check_positions = anatomy, check_positions
-        self._weights_version: tuple[Any, ...] = ()
+        self._version: tuple[Any, ...] = ()
         self._mean_readout_version: tuple[Any, ...] = ()
-        self.shortcuts: dict[tuple[Any, ...], Shortcuts] = {}
+        self.shortcuts: OrderedDict[tuple[Any, ...], Shortcuts] = OrderedDict()
         self._gradients_checked: set[Gradients] = set()
 
     def check_mean_readout(self, anatomy: ViTAnatomy) -> None:
@@ -133,11 +137,11 @@ class FirstUse:
                 "the model was made under torch.inference_mode() and cannot be differentiated; load it outside"
             )
         key = (tuple(image.shape), image.dtype, image.device, anatomy.side_inputs)
-        version = weights_version(self._anatomy.tower)
-        if version != self._weights_version:  # trained on, loaded, rebuilt: what was found out may hold no longer
+        version = weights_version(self._anatomy.tower), settings_version(self._anatomy.tower)
+        if version != self._version:  # trained on, loaded, rebuilt, switched: what was found out may hold no longer
             self.shortcuts.clear()
             self._gradients_checked.clear()
-            self._weights_version = version
+            self._version = version
         check = GradientCheck(anatomy)
         check_layers = gradients != "none" and "layers" not in self._gradients_checked
         if key not in self.shortcuts or check_layers:
@@ -160,4 +164,7 @@ class FirstUse:
             check.whole_model(image)
             check.require_right()
             self._gradients_checked.add("all")
+        self.shortcuts.move_to_end(key)
+        while len(self.shortcuts) > _MAX_SHAPES:
+            self.shortcuts.popitem(last=False)
         return self.shortcuts[key]

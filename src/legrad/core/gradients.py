@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from legrad.core import block_values, hooks
 from legrad.core.attention import AttentionCall, ModuleCall, ShiftTap
+from legrad.core.graph import forward_with_graph
 from legrad.core.memory import ran_out
 from legrad.core.readout import Reader, is_without_derivative, lacks_derivative
 from legrad.core.truth import at_least_float32, coarsest, truth_check
@@ -29,7 +30,7 @@ _STEPS = (1e-2, 1e-1, 1.0)
 _LITTLE_DOUBT, _TOO_MUCH_DOUBT = 0.05, 0.5
 _LIMIT = {False: 0.02, True: 0.1}  # of the finite difference's length; True: in half precision
 _UNNOTICEABLE = 1e-3  # a module without a gradient that matters less than that is let be
-_PROJECTIONS = 4
+_PROJECTIONS = 2
 _NOISE, _CHANGED_SHARE = 0.1, 0.1
 
 _NO_GRADIENT = "hands on no gradient"
@@ -135,14 +136,14 @@ class GradientCheck:
         anatomy = self.anatomy
         names = {id(module): name for name, module in anatomy.tower.named_modules()}
         with Watched(list(anatomy.tower.modules())[1:]) as watched:
-            graph = hooks.forward_with_graph(lambda: anatomy.run(image), anatomy.blocks, anatomy.attention)
+            graph = forward_with_graph(lambda: anatomy.run(image), anatomy.blocks, anatomy.attention)
         leaf = graph.block_inputs[0]
 
         def shifted(shift: Tensor) -> Tensor:
             return hooks.run_shifted(lambda: anatomy.run(image), anatomy.blocks[0], shift)
 
         faults = _faults(watched.calls)
-        error = math.inf if lacks_derivative(graph.output) else _error(graph.output, leaf, shifted)
+        error = math.inf if lacks_derivative(graph.output) else _error(graph.output, leaf, shifted, _LITTLE_DOUBT)
         self._note(faults, math.inf if error is None else error, names)
         if not faults and error is not None and error > _LIMIT[True]:
             self.parts.append(
@@ -161,9 +162,9 @@ class GradientCheck:
 
     def _note(self, faults: Sequence[tuple[nn.Module, str]], error: float, names: dict[int, str]) -> None:
         if error > _UNNOTICEABLE:
-            known = {name for name, _ in self.modules}
+            noted_names = {name for name, _ in self.modules}
             titles = [(_title(names, module), what) for module, what in faults]
-            self.modules += [title for title in titles if title[0] not in known]
+            self.modules += [title for title in titles if title[0] not in noted_names]
 
 
 def gradient_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
@@ -184,7 +185,7 @@ def gradient_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
 
 
 class Watched(Hooks):
-    """A with-block inside which the calls of some modules are noted, with their graph.
+    """A with-block inside which the calls of some modules are noted, those with a graph.
 
     Attributes:
         calls: in the order in which they ended.
@@ -201,7 +202,7 @@ class Watched(Hooks):
             self.after(module, self._keep)
 
     def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
-        if args:
+        if args and torch.is_grad_enabled():
             self.calls.append(ModuleCall(module, args[0], output))
 
 
@@ -224,21 +225,21 @@ def _faults(calls: Sequence[ModuleCall]) -> list[tuple[nn.Module, str]]:
     A module is judged by the modules that it called, if any.
     """
     called = {id(item.module) for item in calls}
-    found = []
+    culprits = []
     for item in calls:
         module, source, output = item.module, _tensor(item.input), _tensor(item.output)
-        if source is None or output is None or not source.requires_grad:
+        if source is None or output is None or not source.requires_grad or output is source:
             continue
         if any(id(inner) in called for inner in itertools.islice(module.modules(), 1, None)):
             continue
         if is_without_derivative(output.grad_fn):
-            found.append((module, _NO_GRADIENT))
+            culprits.append((module, _NO_GRADIENT))
         elif not output.requires_grad:
             if _depends(module, source.detach()):
-                found.append((module, _NO_GRADIENT))
-        elif output is not source and not type(module).__module__.startswith("torch.nn.modules."):
-            found += [(module, what) for what in _wrong_gradient(module, source, output)]
-    return found
+                culprits.append((module, _NO_GRADIENT))
+        elif not type(module).__module__.startswith("torch.nn.modules."):
+            culprits += [(module, what) for what in _wrong_gradient(module, source, output)]
+    return culprits
 
 
 def _depends(module: nn.Module, source: Tensor) -> bool:
@@ -246,14 +247,14 @@ def _depends(module: nn.Module, source: Tensor) -> bool:
     try:
         with torch.no_grad():
             output = _tensor(module(source))
-            changed = _tensor(module(source + _NOISE * _noise(source, 0)))
+            shifted = _tensor(module(source + _NOISE * _noise(source, 0)))
     except (RuntimeError, TypeError, ValueError) as error:
         if ran_out(error):
             raise
         return True  # it wants more than its input: take it for an ordinary one
-    if output is None or changed is None:
+    if output is None or shifted is None:
         return False
-    return float((output != changed).float().mean()) > _CHANGED_SHARE
+    return float((output != shifted).float().mean()) > _CHANGED_SHARE
 
 
 def _wrong_gradient(module: nn.Module, source: Tensor, output: Tensor) -> list[str]:
@@ -287,13 +288,16 @@ def _noise(like: Tensor, seed: int) -> Tensor:
     return numbers * at_least_float32(like.detach()).square().mean().sqrt().to(like)
 
 
-def _error(output: Tensor, at: Tensor, shifted: Callable[[Tensor], Tensor]) -> float | None:
+def _error(
+    output: Tensor, at: Tensor, shifted: Callable[[Tensor], Tensor], too_much_doubt: float = _TOO_MUCH_DOUBT
+) -> float | None:
     """How far the gradient of an output is from a finite difference, as a share of its length; None if unknown.
 
     Args:
         output: with its graph.
         at: a tensor of the graph.
         shifted: (like ``at``) -> the output with that added to ``at``.
+        too_much_doubt: share of rounding and curvature in the difference from which on it says nothing.
     """
     try:
         with torch.no_grad():
@@ -302,9 +306,9 @@ def _error(output: Tensor, at: Tensor, shifted: Callable[[Tensor], Tensor]) -> f
         if ran_out(error):
             raise
         return None  # a part that does not run alone
-    if difference is None:
+    if difference is None or difference[3] > too_much_doubt:
         return None
-    change, step, length = difference
+    change, step, length, doubt = difference
     squares = []
     for seed in range(1, _PROJECTIONS + 1):
         generator = torch.Generator(device="cpu").manual_seed(seed)
@@ -312,13 +316,15 @@ def _error(output: Tensor, at: Tensor, shifted: Callable[[Tensor], Tensor]) -> f
         gradient = _gradient(output, at, weights.to(output))
         predicted = 0.0 if gradient is None else float((at_least_float32(gradient) * step).sum())
         squares.append((predicted - float((change * weights).sum())) ** 2)
-    return math.sqrt(sum(squares) / len(squares)) / length
+    # what rounding and curvature may explain is no error
+    return math.sqrt(sum(squares) / len(squares)) / (length * (1 + 10 * doubt))
 
 
 def _finite_difference(
     at: Tensor, shifted: Callable[[Tensor], Tensor], output: Tensor
-) -> tuple[Tensor, Tensor, float] | None:
-    """The change of an output with a step at a tensor, the step, and the change's length; None if it is no use."""
+) -> tuple[Tensor, Tensor, float, float] | None:
+    """The change of an output with a step at a tensor, the step, the change's length, and the share of it that is
+    rounding and curvature; None if there is none."""
     base = at_least_float32(shifted(torch.zeros_like(at)))
     largest = float(output.abs().max())
     if base.shape != output.shape or not float((base - output).abs().max()) <= 3e-2 * largest:
@@ -337,7 +343,4 @@ def _finite_difference(
             best = doubt, change, at_least_float32(step), length
         if doubt < _LITTLE_DOUBT:
             break
-    if best is None or best[0] > _TOO_MUCH_DOUBT:
-        return None
-    # what rounding and curvature may explain is no error
-    return best[1], best[2], best[3] * (1 + 10 * best[0])
+    return None if best is None else (*best[1:], best[0])

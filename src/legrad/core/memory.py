@@ -4,6 +4,7 @@ All estimates of memory stand here: of LeGrad's streaming pass, of methods that 
 of a plain forward pass. They are rough upper bounds.
 """
 
+import errno
 import gc
 import itertools
 import math
@@ -26,6 +27,16 @@ _ACTIVATIONS = 8  # of a chunk inside a layer that are alive at once
 _HEADS = 16  # of models that write attention out, roughly
 _HEAD_DIM = 64  # of all others, roughly
 _MAPS = 5  # attention maps of one layer, in float32, that a method on attention maps holds at once
+# in messages of CPU allocators, CUDA and its libraries, MPS, and C++
+_ALLOCATION_FAILED = (
+    "out of memory",
+    "allocate memory",
+    "not enough memory",
+    "failed to allocate",
+    "invalid buffer size",
+    "status_alloc_failed",
+    "bad_alloc",
+)
 _GRAPH = 2  # bytes of a whole graph beside those that its blocks keep: 1.3 measured, 1.6 with the rules of LRP
 
 
@@ -199,8 +210,9 @@ def _bytes_left_in_control_group(group: Path) -> int | None:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Is this an allocation that failed?"""
+    """Is this an allocation that failed? By type or, where a device has no type of its own, by its text."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    texts = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _ALLOCATION_FAILED)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from legrad.core import closed_form, hooks
+from legrad.core import block_values, closed_form, hooks
 from legrad.core.attention import AttentionCall, ModuleCall
 from legrad.core.closed_form import (
     ACTIVATION_FUNCTIONS,
@@ -18,7 +18,10 @@ from legrad.core.closed_form import (
     block_structure,
     split_hidden,
 )
+from legrad.core.confirm import Confirmation
+from legrad.core.memory import ran_out
 from legrad.core.readout import TokenSpan
+from legrad.core.truth import truth_check
 from legrad.errors import TruthCheckError
 from legrad.models.anatomy import ViTAnatomy
 
@@ -37,6 +40,12 @@ class Shortcuts:
 
     tails: dict[int, PostAttention] = field(default_factory=dict)
     token_spans: dict[str, TokenSpan] = field(default_factory=dict)
+
+    def replace_by(self, others: "Shortcuts") -> None:
+        """Forget these and take others."""
+        for mapping, theirs in ((self.tails, others.tails), (self.token_spans, others.token_spans)):
+            mapping.clear()
+            mapping.update(theirs)  # type: ignore[arg-type]
 
 
 class Planner:
@@ -78,7 +87,32 @@ def confirmed_tail(anatomy: ViTAnatomy, layer: int, tokens: Tensor, calls: list[
     if tail is None:
         return None
     plain, folded = _forms_that_hold(tail, block, tokens, call)
-    return replace(tail, foldable=folded) if plain else None
+    return replace(tail, foldable=folded, confirmed=_confirmed(anatomy, tail, block, tokens, call)) if plain else None
+
+
+def _confirmed(
+    anatomy: ViTAnatomy, tail: PostAttention, block: nn.Module, tokens: Tensor, call: AttentionCall
+) -> tuple[bool, bool, bool]:
+    confirmation = Confirmation(anatomy)
+    (args, kwargs) = call.arguments
+    entered = confirmation.entering(block_values.first_argument(args, kwargs))
+    try:
+        return confirmation.what_holds(tail, block, replace(call, arguments=entered), tokens)
+    except (RuntimeError, TypeError, AttributeError) as error:  # a norm that takes no single row, ...
+        if ran_out(error):
+            raise
+        return False, False, False
+
+
+def find_shortcuts(anatomy: ViTAnatomy, image: Tensor) -> Shortcuts:
+    """Which closed forms hold for inputs like this one, by a truth check of its own.
+
+    Raises:
+        TruthCheckError: the model is not what its anatomy says.
+    """
+    planner = Planner(anatomy)
+    truth_check(anatomy, image, planner.visit)
+    return planner.shortcuts
 
 
 def _forms_that_hold(
@@ -112,14 +146,22 @@ def _forms_that_hold(
                     # a comparison with NaN is False, and NaN must not pass
                     near = (head_grad - expected).abs().max() <= _LIMITS[tokens.dtype] * expected.abs().max()
                     forms_hold[form] &= bool(near)
-    except (RuntimeError, TruthCheckError):  # shapes that do not fit, in-place changes: not the common block after all
+    except (RuntimeError, TruthCheckError) as error:
+        if ran_out(error):
+            raise
+        # shapes that do not fit, in-place changes: not the common block after all
         return False, False
     return forms_hold[0], forms_hold[1]
 
 
 def _wave(tokens: Tensor, rows: slice) -> Tensor:
     """An arbitrary gradient at some of the tokens."""
-    wave = torch.linspace(0, 1, tokens.numel(), device=tokens.device).mul_(1e4).sin_().reshape(tokens.shape)
+    wave = (
+        torch.linspace(0, 1, tokens.numel(), device=tokens.device, dtype=torch.float32)
+        .mul_(1e4)
+        .sin_()
+        .reshape(tokens.shape)
+    )
     gradient = torch.zeros_like(tokens)
     gradient[:, rows] = wave[:, rows].to(gradient)
     return gradient.detach()
@@ -140,8 +182,8 @@ def _closed(
     """
     norm_input, *hidden = (tensor.detach()[:, rows] for tensor in closed_form.activations(tail, block, call))
     weights = closed_form.tail_weights(tail, block, call)
-    merged = closed_form.fold(weights, multiplied=False) if folded else None
-    derivative = closed_form.TailDerivative(weights, merged, norm_input, hidden, closed_form.Scratch())
+    folded_matrix = closed_form.fold(weights, multiplied=False) if folded else None
+    derivative = closed_form.TailDerivative(weights, folded_matrix, norm_input, hidden, closed_form.Scratch())
     if shares is None:
         head_grad = derivative.head_gradient(grad_tokens[:, None, rows])
     else:

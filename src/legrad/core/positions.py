@@ -24,8 +24,9 @@ def no_position_check(anatomy: ViTAnatomy) -> str:
 
 def random_input(anatomy: ViTAnatomy, seed: int = 0, batch: int = 1) -> Tensor:
     """Noise, (batch, *shape), on the model's device and in its dtype."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, *anatomy.shape, generator=generator).to(anatomy.device, anatomy.dtype)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    numbers = torch.randn(batch, *anatomy.shape, generator=generator, device="cpu", dtype=torch.float32)
+    return numbers.to(anatomy.device, anatomy.dtype)
 
 
 def position_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
@@ -46,7 +47,7 @@ def position_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
     rows, cols = anatomy.patch_grid.grid
 
     def tokens_of(images: Tensor) -> Tensor:
-        return _tokens(anatomy, hooks.block_input(lambda: anatomy.run(images), anatomy.blocks[0]))
+        return entering_tokens(anatomy, hooks.block_input(lambda: anatomy.run(images), anatomy.blocks[0]))
 
     base = tokens_of(batch)
     tokens, expected_tokens = base.shape[1], anatomy.num_prefix_tokens + rows * cols
@@ -61,14 +62,15 @@ def position_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
             slice(index * step + patch // 4, index * step + patch - patch // 4)
             for index, step, patch in zip((row, col), anatomy.patch_grid.stride, anatomy.patch_size, strict=True)
         )
-        changed = batch.clone()
-        changed[..., window[0], window[1]] = -changed[..., window[0], window[1]] + 1
-        change = (tokens_of(changed) - base).double().norm(dim=-1)[0].cpu()
+        perturbed = batch.clone()
+        perturbed[..., window[0], window[1]] = -perturbed[..., window[0], window[1]] + 1
+        change = (tokens_of(perturbed) - base).double().norm(dim=-1)[0].cpu()
         prefix, expected = anatomy.num_prefix_tokens, anatomy.num_prefix_tokens + row * cols + col
         patches = change[prefix : prefix + rows * cols].square()
         # where the change is on the grid: a convolutional stem spreads it over the neighbours
-        centre_row = float((patches * (torch.arange(rows * cols) // cols)).sum() / patches.sum())
-        centre_col = float((patches * (torch.arange(rows * cols) % cols)).sum() / patches.sum())
+        places = torch.arange(rows * cols, device="cpu")
+        centre_row = float((patches * (places // cols)).sum() / patches.sum())
+        centre_col = float((patches * (places % cols)).sum() / patches.sum())
         shift = max(abs(centre_row - row), abs(centre_col - col))
         inside = prefix <= int(change.argmax()) < prefix + rows * cols
         if not (inside and shift < _LARGEST_SHIFT):
@@ -79,7 +81,7 @@ def position_check(anatomy: ViTAnatomy, batch: Tensor) -> None:
             )
 
 
-def _tokens(anatomy: ViTAnatomy, block_input: Any) -> Tensor:
+def entering_tokens(anatomy: ViTAnatomy, block_input: Any) -> Tensor:
     """A block's input as (1, tokens, dim): laid out like its output, but seldom a tuple where that is one."""
     tokens = anatomy.to_tokens(block_input)
     if tokens.ndim != 3 and (plain := first_tensor(block_input)) is not None:

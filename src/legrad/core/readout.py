@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from legrad.core import state
+from legrad.core.memory import ran_out
 from legrad.core.score import ResolvedTarget, scored
 from legrad.errors import TruthCheckError
 from legrad.models.anatomy import Readout, ViTAnatomy
@@ -80,7 +81,10 @@ class Reader:
             feature = self(tokens)
             try:
                 repeated = self._on_copies_of(span.select(tokens).mean(1))
-            except (RuntimeError, IndexError, ValueError):  # it needs all tokens, to lay them on a grid for instance
+            except (RuntimeError, IndexError, ValueError) as error:
+                if ran_out(error):
+                    raise
+                # it needs all tokens, to lay them on a grid for instance
                 return False
             # missed where a norm computes in less than the tokens' precision: the two ways round differently there
             limit = 1e-11 if feature.dtype == torch.float64 else 1e-5
@@ -172,9 +176,9 @@ def _rows_with_effect(read: Callable[[Tensor], Tensor], tokens: Tensor) -> Tenso
     with torch.no_grad():
         feature, effects = read(tokens), []
         for row in range(tokens.shape[1]):
-            changed = tokens.clone()
-            changed[:, row] = -changed[:, row]
-            effects.append((read(changed) - feature).norm())
+            perturbed = tokens.clone()
+            perturbed[:, row] = -perturbed[:, row]
+            effects.append((read(perturbed) - feature).norm())
     effect = torch.stack(effects)
     # numbers that are rounded together feel each other a little
     return (effect > 0.02 * effect.max()).nonzero()[:, 0]
@@ -185,7 +189,9 @@ def _direction_gradient(read: Callable[[Tensor], Tensor], tokens: Tensor) -> Ten
     with torch.enable_grad():
         leaf = tokens.detach().requires_grad_()
         feature = read(leaf)
-        direction = torch.linspace(1, 2, feature.shape[-1]).mul_(1e4).sin_().to(feature)
+        direction = (
+            torch.linspace(1, 2, feature.shape[-1], device="cpu", dtype=torch.float32).mul_(1e4).sin_().to(feature)
+        )
         if not feature.requires_grad or lacks_derivative(feature):
             return torch.zeros_like(leaf)
         (grad,) = torch.autograd.grad(feature @ direction, leaf, allow_unused=True)
@@ -201,12 +207,12 @@ def is_without_derivative(node: Any) -> bool:
 def lacks_derivative(tensor: Tensor) -> bool:
     """Whether there is an operation without a derivative in the graph of a tensor."""
     nodes: list[Any] = [tensor.grad_fn]
-    seen: set[Any] = set()
+    known_nodes: set[Any] = set()
     while nodes:
         node = nodes.pop()
-        if node is None or node in seen:
+        if node is None or node in known_nodes:
             continue
-        seen.add(node)
+        known_nodes.add(node)
         if is_without_derivative(node):
             return True
         nodes += [inner for inner, _ in node.next_functions]
@@ -307,7 +313,9 @@ def vector_jacobian(feature: Tensor, inputs: Sequence[Tensor], grad_feature: Ten
     if len(grad_feature) > 1:
         try:
             grads = backward(grad_feature, batched=True)
-        except RuntimeError:  # an operation that cannot be batched
+        except RuntimeError as error:  # an operation that cannot be batched
+            if ran_out(error):
+                raise
             per_target = [backward(grad, batched=False) for grad in grad_feature]
             columns = zip(*per_target, strict=True)
             grads = [None if column[0] is None else torch.stack(column) for column in columns]

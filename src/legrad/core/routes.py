@@ -171,8 +171,8 @@ def relevance_by_autograd(layer_pass: LayerPass, block: FinishedBlock) -> Tensor
                     "wrong block"
                 )
             maps.append(_on_grid(anatomy, _keys(call, head_grad, slice(None), layer_pass.reduction), tap, len(tokens)))
-        merged = relevance.merge_layers(maps)
-        results.append(merged / scale.reshape(-1, *[1] * (merged.ndim - 1)))
+        mean_map = relevance.merge_layers(maps)
+        results.append(mean_map / scale.reshape(-1, *[1] * (mean_map.ndim - 1)))
     return torch.stack(results, 1)
 
 

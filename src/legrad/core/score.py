@@ -140,10 +140,10 @@ class Function(ResolvedTarget):
 
     def _check_hidden_change(self, score: Tensor, copy: Tensor, feature: Tensor) -> None:
         """Raise ``InputError`` if what was written through ``.data``, unseen by autograd, changes the gradient."""
-        (changed,) = torch.autograd.grad(score.sum(), copy, retain_graph=True)
+        (written_grad,) = torch.autograd.grad(score.sum(), copy, retain_graph=True)
         copy.data.copy_(feature.data)
         (restored,) = torch.autograd.grad(score.sum(), copy, retain_graph=True)
-        if not torch.equal(changed, restored):
+        if not torch.equal(written_grad, restored):
             raise InputError(
                 f"target {self.label!r}: the callable changes its feature through .data, behind the back of autograd; "
                 "let it work on a copy, feature.clone()"
@@ -331,6 +331,6 @@ def contrast(a: ResolvedTarget, b: ResolvedTarget) -> ResolvedTarget:
 
 def one_hot(index: int, classes: int, label: str) -> Direction:
     """The logit of one class."""
-    direction = torch.zeros(1, classes)
+    direction = torch.zeros(1, classes, device="cpu", dtype=torch.float32)
     direction[0, index] = 1
     return Direction(label, direction)

@@ -41,18 +41,6 @@ def not_compiled(function: F) -> F:
     return function
 
 
-def weights_version(module: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Changes with every parameter or buffer that is replaced or written to (except through ``.data``)."""
-    tensors = (
-        tensor
-        for part in module.modules()
-        for tensor in (*part._parameters.values(), *part._buffers.values())
-        if tensor is not None
-    )
-    # tensors of inference mode have no version counter
-    return tuple((id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
-
-
 def _is_owned(lock: Any) -> bool:
     """Whether this thread holds it: what an interrupted ``acquire`` cannot tell."""
     return bool(lock._is_owned())
@@ -205,6 +193,11 @@ class _NoAutocast(Borrowing):
     def give_back(self) -> None:
         if self._enabled:
             torch.set_autocast_enabled(self._device, True)
+
+
+def ordinary_tensors() -> Borrowing:
+    """A with-block outside inference mode, without gradients: what is made inside can be used in training code."""
+    return Together(_OutsideInference, _NoGrad)
 
 
 def evaluation_mode(model: nn.Module, settings: Iterable[tuple[Any, str, Any]] = ()) -> Borrowing:

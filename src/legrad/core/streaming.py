@@ -10,7 +10,10 @@ from torch import Tensor
 
 from legrad import relevance
 from legrad.core import attention, hooks
-from legrad.core.planning import Shortcuts
+from legrad.core.closed_form import PostAttention
+from legrad.core.confirm import Confirmation
+from legrad.core.memory import ran_out
+from legrad.core.planning import Shortcuts, find_shortcuts
 from legrad.core.readout import Reader, TokenSpan
 from legrad.core.routes import (
     FinishedBlock,
@@ -28,6 +31,7 @@ from legrad.core.truth import (
     final_answer,
     native_feature,
 )
+from legrad.errors import TruthCheckError
 from legrad.models.anatomy import ViTAnatomy
 
 # So many layers are explained together, if they have no more tokens than that: for few images a read-out or a pooler is
@@ -84,19 +88,48 @@ def explain_batch(
     if not keep_until_answer and any(target.needs_answer for target in targets):
         answer = final_answer(anatomy, anatomy.run(batch))
         targets = [target.with_answer(answer) for target in targets]
+    for again in (True, True, False):
+        result = _one_pass(anatomy, batch, targets, layers, readout, shortcuts, max_numel, reduction)
+        if result is not None:
+            return result
+        # a block computes something else than at its first use: find out anew, and once more, then do without
+        shortcuts.replace_by(find_shortcuts(anatomy, batch[:1]) if again else Shortcuts())
+    result = _one_pass(anatomy, batch, targets, layers, readout, shortcuts, max_numel, reduction)
+    assert result is not None
+    return result
+
+
+def _one_pass(
+    anatomy: ViTAnatomy,
+    batch: Tensor,
+    targets: Sequence[ResolvedTarget],
+    layers: Sequence[int],
+    readout: str,
+    shortcuts: Shortcuts,
+    max_numel: int | None,
+    reduction: relevance.Reduction,
+) -> Explained | None:
+    """``explain_batch`` with these closed forms; None if one of them does not agree with its block any more."""
     reader = Reader(anatomy, anatomy.readouts[readout])
     tails = shortcuts.tails if reduction is relevance.key_relevance else {}
     tails = {layer: tail for layer, tail in tails.items() if layer in layers and tail.fits(anatomy.blocks[layer])}
     streaming_pass = _StreamingPass(
         LayerPass(anatomy, reader, targets, reduction, tails, max_numel), batch, layers, readout, shortcuts
     )
-    explained, tokens = streaming_pass.run()
+    try:
+        result, tokens = streaming_pass.run()
+    except _StaleError:
+        return None
     span = shortcuts.token_spans.get(readout)
     if span is not None and span.only_mean and not reader.depends_on_mean_only(span, at_least_float32(tokens)):
         # the read-out no longer depends on the mean only: forget the shortcut and run again
         shortcuts.token_spans[readout] = TokenSpan(None)
-        explained, _ = streaming_pass.run()
-    return explained
+        result, _ = streaming_pass.run()
+    return result
+
+
+class _StaleError(Exception):
+    """A closed form does not agree with its block any more."""
 
 
 class _StreamingPass:
@@ -123,6 +156,7 @@ class _StreamingPass:
         self._queue: list[FinishedBlock] = []
         self._relevance: dict[int, Tensor] = {}
         self._precision = batch.dtype
+        self._confirmation = Confirmation(layer_pass.anatomy)
 
     def run(self) -> tuple[Explained, Tensor]:
         """Run the model once; the results, and the last block's tokens."""
@@ -133,9 +167,12 @@ class _StreamingPass:
             lambda layer, output, calls: self._visit(layer_pass, layer, output, calls),
             tap=anatomy.attention if anatomy.route == "self-attention" else None,
             watched={layer: tail.watched(anatomy.blocks[layer]) for layer, tail in layer_pass.tails.items()},
+            keep_input=self._confirmation.entering,
         )
         output, last = forward.run(lambda: anatomy.run(self._batch))
         tokens = anatomy.to_tokens(last)
+        if not self._confirmation.holds(tokens):
+            raise _StaleError
         native = native_feature(anatomy, tokens)
         name = "the native read-out of the last block's tokens"
         check_same_output(native, at_least_float32(output), name, self._precision)
@@ -160,11 +197,21 @@ class _StreamingPass:
                 if not self._waiting:
                     self._explain_graphs(layer_pass)
                 return self._waiting
+            self._confirm(layer_pass.tails[layer], block)
         self._queue.append(block)
         num_tokens = math.prod(block.tokens.shape[:2])
         if not self._waiting and len(self._queue) >= min(self._layers_together, _TOKENS_TOGETHER // num_tokens):
             self._explain_queue(layer_pass)
         return bool(self._queue)
+
+    def _confirm(self, tail: PostAttention, block: FinishedBlock) -> None:
+        module = self._layer_pass.anatomy.blocks[block.layer]
+        try:
+            self._confirmation.add(tail, module, block.calls[0], block.tokens)
+        except (TruthCheckError, RuntimeError, AttributeError, StopIteration) as error:
+            if ran_out(error):
+                raise
+            raise _StaleError from error
 
     def _explain_graphs(self, layer_pass: LayerPass) -> None:
         """Autograd, one layer at a time: its graph is freed before the next."""

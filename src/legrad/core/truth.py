@@ -62,8 +62,8 @@ def _hint(anatomy: ViTAnatomy, batch: Tensor) -> str:
         if parameter.is_floating_point():
             types.setdefault(parameter.dtype, name)
     if len(types) > 1:
-        found = ", ".join(f"{str(dtype).removeprefix('torch.')} (first: {name})" for dtype, name in types.items())
-        return f"; its parameters are of several types, {found}: bring them to one, model.to(dtype)"
+        listing = ", ".join(f"{str(dtype).removeprefix('torch.')} (first: {name})" for dtype, name in types.items())
+        return f"; its parameters are of several types, {listing}: bring them to one, model.to(dtype)"
     convolutions = (module for module in anatomy.tower.modules() if isinstance(module, torch.nn.Conv2d))
     first = next(convolutions, None)
     if first is not None and batch.ndim == 4 and first.in_channels != batch.shape[1]:
@@ -89,8 +89,8 @@ def final_answer(anatomy: ViTAnatomy, output: Tensor) -> Tensor:
 
 def with_raw_features(anatomy: ViTAnatomy) -> ViTAnatomy:
     """The same model whose read-outs and answers are not normalised."""
-    given = readouts_given(anatomy.readouts)
-    readouts = {name: Readout(readout.function, normalize=False) for name, readout in given.items()}
+    user_readouts = readouts_given(anatomy.readouts)
+    readouts = {name: Readout(readout.function, normalize=False) for name, readout in user_readouts.items()}
     return replace(anatomy, readouts=readouts)
 
 

@@ -137,14 +137,20 @@ class _Modes:
 
     def __init__(self) -> None:
         self._grad = torch.is_grad_enabled()
+        self._dtype = torch.get_default_dtype()
         self._functions = len(_get_current_function_mode_stack())
         self._autocast = [
             (device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
             for device in _AUTOCAST_DEVICES
         ]
 
-    def put_back(self) -> None:
-        """As they were; a mode that is as it was is not touched."""
+    def put_back(self, interrupted: bool) -> None:
+        """As they were; a mode that is as it was is not touched.
+
+        The default type is the process's, and others may have set it since: it is put back after an interrupt only.
+        """
+        if interrupted and torch.get_default_dtype() != self._dtype:
+            torch.set_default_dtype(self._dtype)
         while len(_get_current_function_mode_stack()) > self._functions:
             torch._C._pop_torch_function_stack()
         for device, enabled, dtype in self._autocast:
@@ -172,21 +178,22 @@ class _Call:
     def close(self) -> None:
         """Give back what is still borrowed, and put modes back; may be called twice."""
         error = sys.exception()
-        if error is not None and not isinstance(error, Exception):
+        interrupted = error is not None and not isinstance(error, Exception)
+        if error is not None and interrupted:
             _end_frames(error.__traceback__)
             _leave_batching()
         _give_back(self._borrowed)
-        self._modes.put_back()
+        self._modes.put_back(interrupted)
         _thread.open_calls = self._open_calls
 
 
 def _end_frames(trace: TracebackType | None) -> None:
     """Clear the frames of an interrupt: with-blocks that it cut while they were entered end with them."""
-    seen = set()
+    error_ids = set()
     for frame, _ in traceback.walk_tb(trace):
         inner: FrameType | None = frame
-        while inner is not None and inner not in seen:
-            seen.add(inner)
+        while inner is not None and inner not in error_ids:
+            error_ids.add(inner)
             with contextlib.suppress(RuntimeError):  # it is running
                 inner.clear()
             inner = inner.f_back

@@ -56,8 +56,8 @@ class WordTokenizer:
         """Token ids, (texts, context_length) int64; longer texts are truncated."""
         length = context_length or self.context_length
         texts = [texts] if isinstance(texts, str) else list(texts)
-        result = torch.zeros(len(texts), length, dtype=torch.long)
+        result = torch.zeros(len(texts), length, dtype=torch.long, device="cpu")
         for row, text in enumerate(texts):
             ids = [self.sot_token_id, *self.encode(text)[: length - 2], self.eot_token_id]
-            result[row, : len(ids)] = torch.tensor(ids)
+            result[row, : len(ids)] = torch.tensor(ids, device="cpu")
         return result

@@ -102,13 +102,15 @@ def _png_significant_bits(file: Any) -> int:
     return 16
 
 
-def deep_in_8_bits(image: Image.Image, name: str, own: Range | None, value_range: Range | None) -> Image.Image:
+def deep_in_8_bits(
+    image: Image.Image, name: str, declared_range: Range | None, value_range: Range | None
+) -> Image.Image:
     """An image of one channel with more than 8 bits (mode I or F, or a kind of I;16) -> mode L.
 
     Args:
         image: loaded.
         name: for messages.
-        own: its range, see ``declared``.
+        declared_range: its range, see ``declared``.
         value_range: of the user, who is always right.
 
     Warns:
@@ -120,14 +122,14 @@ def deep_in_8_bits(image: Image.Image, name: str, own: Range | None, value_range
         warn(f"{name} holds {int((~finite).sum())} NaN or infinite values; they become black")
     low, high = (float(end) for end in (values[finite].min(), values[finite].max())) if finite.any() else (0.0, 0.0)
     # a file that says 12 of 16 bits may hold them as the upper ones, as it should
-    if own is not None and high > own[1]:
-        own = (0.0, 65535.0)
-    chosen = value_range or own or _guessed(low, high, image.mode, name)
-    pixels = scaled(np.where(finite, values, chosen[0]), chosen)
+    if declared_range is not None and high > declared_range[1]:
+        declared_range = (0.0, 65535.0)
+    limits = value_range or declared_range or _guessed(low, high, image.mode, name)
+    pixels = scaled(np.where(finite, values, limits[0]), limits)
     if value_range is not None:
         _warn_of_nothing_left(pixels, low, high, value_range, name)
-    elif own is not None:
-        _warn_of_little_contrast(low, high, own, name)
+    elif declared_range is not None:
+        _warn_of_little_contrast(low, high, declared_range, name)
     return Image.fromarray(pixels)
 
 
@@ -141,14 +143,14 @@ def _guessed(low: float, high: float, mode: str, name: str) -> Range:
         _warn_of_little_contrast(low, high, (0.0, 65535.0), name)
         return 0.0, 65535.0
     if mode == "F" and low >= -1 and high <= 1:
-        chosen = (-1.0, 1.0)
+        limits = (-1.0, 1.0)
     else:
-        chosen = (min(0.0, low), high) if low >= 0 else (low, high if high > low else low + 1)
+        limits = (min(0.0, low), high) if low >= 0 else (low, high if high > low else low + 1)
     warn(
-        f"{name} does not say what its values {low:g} to {high:g} mean: {chosen[0]:g} is taken for black and "
-        f"{chosen[1]:g} for white; give value_range=(low, high) to choose"
+        f"{name} does not say what its values {low:g} to {high:g} mean: {limits[0]:g} is taken for black and "
+        f"{limits[1]:g} for white; give value_range=(low, high) to choose"
     )
-    return chosen
+    return limits
 
 
 def scaled(values: "NDArray[Any]", chosen: Range) -> "NDArray[np.uint8]":
@@ -176,10 +178,10 @@ def colours_in_range(image: Image.Image, name: str, own: Range, value_range: Ran
     if value_range is None and own[1] in (255.0, 65535.0):
         _warn_of_little_contrast(low * unit, high * unit, own, name)
         return image
-    chosen = value_range or (own if high * unit <= own[1] + unit else (0.0, 65535.0))
-    if chosen == (0.0, 255.0 * unit):
+    limits = value_range or (own if high * unit <= own[1] + unit else (0.0, 65535.0))
+    if limits == (0.0, 255.0 * unit):
         return image
-    pixels = scaled(np.asarray(image, np.float64) * unit, chosen)
+    pixels = scaled(np.asarray(image, np.float64) * unit, limits)
     if value_range is not None:
         _warn_of_nothing_left(pixels, low * unit, high * unit, value_range, name)
     return Image.fromarray(pixels)

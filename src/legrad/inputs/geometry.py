@@ -98,7 +98,9 @@ class PatchGrid:
 
 def _coordinates(placement: Placement, size: Size, axis: int) -> Tensor:
     """Input coordinates of the centres of ``size[axis]`` output pixels that span the original, float64."""
-    centres = (torch.arange(size[axis], dtype=torch.float64) + 0.5) * (placement.original[axis] / size[axis])
+    centres = (torch.arange(size[axis], dtype=torch.float64, device="cpu") + 0.5) * (
+        placement.original[axis] / size[axis]
+    )
     return centres * placement.scale[axis] + placement.offset[axis]
 
 
@@ -125,8 +127,8 @@ def place(maps: Tensor, placement: Placement, patch_grid: PatchGrid, size: Size)
         for axis in range(2)
     )
     points = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)[None].to(maps.dtype)
-    placed = F.grid_sample(channels, points, mode="bilinear", padding_mode="border", align_corners=False)
-    return placed.reshape(*maps.shape[:-2], *size)
+    resampled = F.grid_sample(channels, points, mode="bilinear", padding_mode="border", align_corners=False)
+    return resampled.reshape(*maps.shape[:-2], *size)
 
 
 def along_time(maps: Tensor, frames: int) -> Tensor:

@@ -4,7 +4,7 @@ import glob
 import io
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,19 +165,19 @@ def _upright_rgb(image: Image.Image, source: str | None, value_range: depth.Rang
     given_range = value_range
     if image.info.get(_SCALED) == value_range:  # done when it was read for the first time
         value_range = None
-    own = depth.declared(image)  # while the file is open: loading forgets it
+    declared_range = depth.declared(image)  # while the file is open: loading forgets it
     orientation = image.getexif().get(_ORIENTATION, 1)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         opaque = _opaque(image)
-        image = depth.deep_in_8_bits(image, name, own, value_range)
+        image = depth.deep_in_8_bits(image, name, declared_range, value_range)
         if opaque is not None:
             image.putalpha(opaque)
         image = _on_white(image)
     else:
         image = _on_white(image)
         if value_range is not None or not seen_before:
-            image = depth.colours_in_range(image, name, own or (0.0, 255.0), value_range)
+            image = depth.colours_in_range(image, name, declared_range or (0.0, 255.0), value_range)
     image.info = {} if source is None else {SOURCE: source}
     if orientation in range(2, 9):
         image.info[TURNED] = orientation
@@ -237,24 +237,25 @@ def _matches(pattern: str) -> set[str]:
         return set(glob.glob(pattern))
     place = parts.index("**")
     above, below = os.path.join("", *parts[:place]), os.path.join("", *parts[place + 1 :])
-    found: set[str] = set()
+    matches: set[str] = set()
     for root in glob.glob(above) if above else ["."]:
         for folder, inner, files in os.walk(root):
             inner[:] = [name for name in inner if not name.startswith(".")]
             folder = os.path.normpath(folder) if not above else folder
             if below:
-                found |= _matches(os.path.join(glob.escape("" if folder == "." else folder), below))
+                matches |= _matches(os.path.join(glob.escape("" if folder == "." else folder), below))
             else:
-                found |= {os.path.join(folder, name) for name in files if not name.startswith(".")}
-    return found
+                matches |= {os.path.join(folder, name) for name in files if not name.startswith(".")}
+    return matches
 
 
-def left_out(source: str, suffixes: frozenset[str]) -> str | None:
-    """What ``expand`` leaves out of a folder, in a line; None if nothing, or if it is no folder."""
+def left_out(source: str, suffixes: frozenset[str], known: Container[Path] = ()) -> str | None:
+    """What ``expand`` leaves out of a folder, in a line; None if nothing but ``known`` files, or if it is no folder."""
     if not os.path.isdir(source):
         return None
     files = set(_files_in(Path(source), suffixes))
-    names = [path.name + "/" * path.is_dir() for path in _entries(Path(source)) if str(path) not in files]
+    others = [path for path in _entries(Path(source)) if str(path) not in files and path.resolve() not in known]
+    names = [path.name + "/" * path.is_dir() for path in others]
     if not names:
         return None
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""

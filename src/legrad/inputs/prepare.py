@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from legrad.checks import check_switch
+from legrad.defaults import usual_defaults, usual_dtype, with_usual_defaults
 from legrad.errors import InputError, UserLine, user_line, warnings_at
 from legrad.inputs import depth, geometry, images, sounds, spectrograms, transforms, urls, videos, views
 from legrad.inputs.ahead import read_ahead
@@ -138,6 +139,10 @@ class InputQueue:
         step = count or len(self)
         line = user_line()
         jobs = [functools.partial(_result_of_thread, line, job) for job in self._jobs]
+        if not usual_dtype():  # nothing runs meanwhile that would see another one
+            for start in range(0, len(jobs), step):
+                yield [job() for job in jobs[start : start + step]]
+            return
         # two windows at most: one that is used, one that is being read
         with contextlib.closing(read_ahead(jobs, min(_THREADS, os.cpu_count() or 1), step)) as inputs:
             while window := list(itertools.islice(inputs, step)):
@@ -146,7 +151,10 @@ class InputQueue:
 
 
 def _result(job: Input | Callable[[], Input]) -> Input:
-    return job if isinstance(job, Input) else job()
+    if isinstance(job, Input):
+        return job
+    with usual_defaults():
+        return job()
 
 
 def _result_of_thread(line: UserLine, job: Input | Callable[[], Input]) -> Input:
@@ -154,6 +162,7 @@ def _result_of_thread(line: UserLine, job: Input | Callable[[], Input]) -> Input
         return _result(job)
 
 
+@with_usual_defaults
 def sources(
     source: Any,
     layout: InputLayout,
@@ -207,10 +216,10 @@ def sources(
             "this model carries no preprocessing: give legrad.wrap(model, transform=...), or pass a normalised float "
             f"tensor {tensor_shape(layout)}"
         )
-    asked = None if size is None else geometry.as_size(size)
-    if asked is not None and kind == "rows":
-        check_size(*asked, layout)
-    transform = make_transform(asked, fit)
+    input_size = None if size is None else geometry.as_size(size)
+    if input_size is not None and kind == "rows":
+        check_size(*input_size, layout)
+    transform = make_transform(input_size, fit)
     if kind == "rows":
         read = functools.partial(images.read, value_range=value_range, public_only=public_only)
         lazy = (str, os.PathLike, urls.Download)
@@ -259,7 +268,7 @@ def stack(inputs: Sequence[Input], device: torch.device, dtype: torch.dtype) -> 
     if device.type != "cuda" or rows[0].is_cuda:
         return torch.stack(rows).to(device, dtype)
     # page-locked memory: the copy to the GPU runs while the CPU goes on
-    batch = torch.empty(len(rows), *rows[0].shape, dtype=rows[0].dtype, pin_memory=True)
+    batch = torch.empty(len(rows), *rows[0].shape, dtype=rows[0].dtype, pin_memory=True, device="cpu")
     return torch.stack(rows, out=batch).to(device, non_blocking=True).to(dtype)
 
 

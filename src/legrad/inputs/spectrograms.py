@@ -89,7 +89,7 @@ def as_image(spectrogram: Tensor) -> "NDArray[np.uint8]":
 def image_of_waveform(waveform: Tensor) -> tuple["NDArray[np.uint8]", int]:
     """The spectrogram of a waveform (samples,) as by ``as_image``, and the samples from one column to the next."""
     length = min(_WINDOW, len(waveform))
-    window = torch.hann_window(length)
+    window = torch.hann_window(length, device="cpu", dtype=torch.float32)
     spectrum = torch.stft(waveform.float().cpu(), length, _COLUMN, window=window, center=True, return_complex=True)
     power = spectrum.abs().square()
     decades = (power / power.max().clamp(min=1e-20)).clamp(min=1e-6).log10()

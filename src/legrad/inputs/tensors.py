@@ -1,7 +1,6 @@
 """Tensors that are given as input: whether a model can take them, and what is wrong with those that it cannot."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -36,13 +35,6 @@ class InputLayout(Protocol):
         ...
 
 
-@contextlib.contextmanager
-def ordinary_tensors() -> Iterator[None]:
-    """Outside inference mode, without gradients: what is made inside can be used in training code."""
-    with torch.inference_mode(False), torch.no_grad():
-        yield
-
-
 def tensor_shape(layout: InputLayout) -> str:
     """What tensor input looks like, for messages."""
     if len(layout.shape) == 1:
@@ -70,8 +62,8 @@ def checked_tensor(
     fits = tensor.ndim == len(shape) + 1 and tensor.shape[1:-2] == shape[:-2]
     if not fits or not is_usable(tensor) or tensor.numel() == 0:
         sides = "" if rows else f" (here {' x '.join(map(str, shape))} each)"
-        wanted = f"tensor input is normalised float {tensor_shape(layout)} with at least one image{sides}"
-        raise InputError(f"{wanted}, got {kind(tensor)}")
+        expectation = f"tensor input is normalised float {tensor_shape(layout)} with at least one image{sides}"
+        raise InputError(f"{expectation}, got {kind(tensor)}")
     if rows:
         check_size(tensor.shape[-2], tensor.shape[-1], layout)
     check_values(tensor, "input", rows or layout.axes[0] == "frames")

@@ -120,7 +120,7 @@ def normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
         return transform.normalisation
     for step in getattr(transform, "transforms", [transform]):
         if type(step).__name__ in ("Normalize", "ImageClassification"):
-            return torch.as_tensor(step.mean).flatten().float(), torch.as_tensor(step.std).flatten().float()
+            return _numbers(step.mean), _numbers(step.std)
     return None
 
 
@@ -173,3 +173,7 @@ def applied(transform: Any, image: Any, placement: Placement, channels: int, nam
     except InputError as error:
         raise InputError(str(error).replace("input 0", f"what the transform made of {name}")) from None
     return tensor
+
+
+def _numbers(values: Any) -> Tensor:
+    return torch.as_tensor(values, device="cpu", dtype=torch.float32).flatten()

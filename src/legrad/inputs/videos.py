@@ -25,6 +25,7 @@ _CONTAINERS = (
     "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,flv,asf,gif,apng,h264,hevc,m4v,ivf,mjpeg,yuv4mpegpipe,"
     "wav,mp3,flac,aac,aiff"  # to say that there are no images in them
 )
+_MOST_FRAMES = 100_000  # an hour at 25 a second: all are decoded to find those in the middle of their parts
 _KINDS = (
     "a video is a path, a URL, a uint8 array (frames, height, width, 3), an animated PIL image or a list of frames "
     "(PIL images or (height, width, 3) arrays)"
@@ -79,7 +80,8 @@ def read(
         frames, timing = _of_object(source, count, read_frame)
     sizes = {frame.size for frame in frames}
     if len(sizes) > 1:
-        raise InputError(f"the frames of a video are of one size, got {sorted(sizes)} (width, height)")
+        what = "the frames of a video" if name is None else f"{name}: the frames of a video"
+        raise InputError(f"{what} are of one size, got {sorted(sizes)[:4]} (width, height)")
     return frames, name, timing
 
 
@@ -128,6 +130,7 @@ def _animated(image: Image.Image, name: str, count: int, read_frame: ReadFrame) 
         total = getattr(image, "n_frames", 1)
         if total < 2:
             raise InputError(f"{name} is a still image and the model takes videos; give a list of frames, [image]")
+        _check_count(total, name)
         durations = []
         for index in range(total):
             image.seek(index)
@@ -149,6 +152,11 @@ def _animated(image: Image.Image, name: str, count: int, read_frame: ReadFrame) 
         with contextlib.suppress(Exception):
             image.seek(before)
     return [frames[index] for index in indices], _timing(indices, durations)
+
+
+def _check_count(frames: int, name: str) -> None:
+    if frames > _MOST_FRAMES:
+        raise InputError(f"{name} holds more than {_MOST_FRAMES} frames; cut it into pieces")
 
 
 def _timing(indices: Sequence[int], milliseconds: Sequence[float]) -> Timing:
@@ -177,7 +185,8 @@ def _decoded(file: Any, name: str, count: int, read_frame: ReadFrame) -> tuple[l
             if stream.codec_context.width * stream.codec_context.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise InputError(f"{name}: frames of more than {Image.MAX_IMAGE_PIXELS} pixels; make it smaller first")
             rate = float(stream.average_rate or 0)
-            total = sum(1 for _ in video.decode(video=0))
+            total = sum(1 for _ in itertools.islice(video.decode(video=0), _MOST_FRAMES + 1))
+        _check_count(total, name)
         if total == 0:
             raise InputError(f"{name} holds no frames")
         indices = sampled([1] * total, count)

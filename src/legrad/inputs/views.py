@@ -57,5 +57,5 @@ def check_views(count: int, views: Any, video: bool) -> None:
     if video:
         raise InputError("views are for images; videos and sounds are shown as they are")
     if not isinstance(views, list | tuple | np.ndarray) or len(views) != count:
-        given = len(views) if isinstance(views, list | tuple | np.ndarray) else type(views).__name__
-        raise InputError(f"with_views takes a list with one image for each of {count} inputs, got {given}")
+        what = len(views) if isinstance(views, list | tuple | np.ndarray) else type(views).__name__
+        raise InputError(f"with_views takes a list with one image for each of {count} inputs, got {what}")

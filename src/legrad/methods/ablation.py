@@ -34,9 +34,9 @@ LEGRAD_NORELU = Method(
 
 def legrad_with(call: MethodInput, reduction: relevance.Reduction) -> Tensor:
     """``core.streaming`` with another reduction than LeGrad's formula: (images, targets, layers, *grid)."""
-    explained = explain_batch(call.anatomy, call.batch, call.scores, call.layers, call.readout, reduction=reduction)
-    call.known_scores = explained.scores
-    return explained.relevance
+    result = explain_batch(call.anatomy, call.batch, call.scores, call.layers, call.readout, reduction=reduction)
+    call.known_scores = result.scores
+    return result.relevance
 
 
 def _mean(output_grad: Tensor, value: Tensor | None, keep: Tensor | None) -> Tensor:

@@ -73,10 +73,10 @@ def num_heads(anatomy: ViTAnatomy) -> int:
         state.exclusive(anatomy.blocks[0]),
         state.evaluation_mode(anatomy.tower, anatomy.call_settings),
     ):
-        explained = explain_batch(
+        result = explain_batch(
             anatomy, batch, [score], last_layer, str(anatomy.default_readout), reduction=relevance.head_relevance
         )
-    return explained.relevance.shape[3]
+    return result.relevance.shape[3]
 
 
 RAW_ATTENTION_BY_HEAD = replace(

@@ -88,8 +88,8 @@ def _windows(call: MethodInput, window: int) -> tuple[Tensor, Tensor]:
     patches = call.anatomy.patch_grid
     rows, cols = patches.grid
     corners = [(row, col) for row in range(rows - window + 1) for col in range(cols - window + 1)]
-    masks = torch.ones(len(corners), *call.batch.shape[-2:])
-    coverage = torch.zeros(len(corners), *patches.grid, dtype=torch.float64)
+    masks = torch.ones(len(corners), *call.batch.shape[-2:], device="cpu", dtype=torch.float32)
+    coverage = torch.zeros(len(corners), *patches.grid, device="cpu", dtype=torch.float64)
     height, width = ((window - 1) * s + p for s, p in zip(patches.stride, patches.patch, strict=True))
     for index, (row, col) in enumerate(corners):
         top, left = row * patches.stride[0], col * patches.stride[1]
@@ -109,12 +109,14 @@ def _masked_scores(call: MethodInput, image: int, masks: Tensor) -> Tensor:
 
 def _random_masks(size: tuple[int, ...], count: int, side: int, keep: float, seed: int) -> Tensor:
     """(count, height, width) in [0, 1], made on the CPU so that every device gets the same."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     cell = [math.ceil(pixels / side) for pixels in size]
-    shifts = [torch.randint(0, pixels, (count,), generator=generator).tolist() for pixels in cell]
+    shifts = [torch.randint(0, pixels, (count,), generator=generator, device="cpu").tolist() for pixels in cell]
     masks = []
     for top, left in zip(*shifts, strict=True):
-        coarse = (torch.rand(1, 1, side + 1, side + 1, generator=generator) < keep).float()
+        coarse = (
+            torch.rand(1, 1, side + 1, side + 1, generator=generator, device="cpu", dtype=torch.float32) < keep
+        ).float()
         large = F.interpolate(
             coarse, size=[(side + 1) * pixels for pixels in cell], mode="bilinear", align_corners=False
         )

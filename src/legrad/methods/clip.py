@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from legrad import relevance
 from legrad.core import hooks, state
 from legrad.core.attention import Attention
+from legrad.core.memory import ran_out
 from legrad.core.truth import at_least_float32
 from legrad.errors import UnsupportedModelError
 from legrad.methods import backward_rules
@@ -130,6 +131,8 @@ def _feature_of_each(anatomy: ViTAnatomy, patches: Tensor) -> Tensor:
     try:
         return state.InFloat(anatomy.tower, anatomy.blocks)(native, copies)
     except RuntimeError as error:
+        if ran_out(error):
+            raise
         raise UnsupportedModelError(
             f"the head of {type(anatomy.tower).__name__} reads the whole grid, not single patches: no value map"
         ) from error

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from legrad import relevance
-from legrad.core import hooks, readout
+from legrad.core import readout
 from legrad.core.attention import Attention, Replacements
+from legrad.core.graph import ForwardGraph, forward_with_graph
 from legrad.core.truth import (
     ATTENTION_NAMES,
     at_least_float32,
@@ -37,7 +38,7 @@ def forward(
 
     Args:
         call: what is asked.
-        replacements, attend, cut: rules for the backward pass, see ``hooks.forward_with_graph``.
+        replacements, attend, cut: rules for the backward pass, see ``core.graph``.
         frozen_norm: take the length of an embedding for a constant too.
         gradients: False for methods that look at the maps only.
 
@@ -45,13 +46,13 @@ def forward(
         TruthCheckError: the native read-out of the last block's tokens is not the model's output.
     """
     anatomy = call.anatomy
-    graph = hooks.forward_with_graph(
+    graph = forward_with_graph(
         lambda: anatomy.run(call.batch), anatomy.blocks, anatomy.attention, replacements, attend, cut, gradients
     )
     call.output = graph.output.detach()
     native = native_feature(anatomy, anatomy.to_tokens(graph.block_outputs[-1]).detach())
-    seen = [attention for layer in [*graph.attentions, graph.attentions_after] for attention in layer]
-    precision = coarsest(call.batch.dtype, *(attention.output.dtype for attention in seen))
+    captured = [attention for layer in [*graph.attentions, graph.attentions_after] for attention in layer]
+    precision = coarsest(call.batch.dtype, *(attention.output.dtype for attention in captured))
     check_same_output(native, call.output, "the native read-out of the last block's tokens", precision)
     return Pass(call, graph, frozen_norm, precision)
 
@@ -68,7 +69,7 @@ class Pass:
     """
 
     call: MethodInput
-    graph: hooks.ForwardGraph
+    graph: ForwardGraph
     frozen_norm: bool
     precision: torch.dtype
 

@@ -103,7 +103,9 @@ def class_scores(scores: "NDArray[Any]", truth: "NDArray[Any]") -> tuple[float, 
 
 
 def _thresholds(pooled: "NDArray[Any]") -> "NDArray[np.float32]":
-    return torch.linspace(float(pooled.min()), float(pooled.max()), THRESHOLDS).numpy()
+    return torch.linspace(
+        float(pooled.min()), float(pooled.max()), THRESHOLDS, device="cpu", dtype=torch.float32
+    ).numpy()
 
 
 def _by_class(items: Sequence[Prompted]) -> dict[str, list[Prompted]]:
@@ -197,8 +199,8 @@ class Table:
         return np.asarray(np.add.reduceat(weighted, self._starts, 0).swapaxes(0, 1))
 
     def _mean(self, values: "NDArray[Any]", weights: "NDArray[Any]") -> float:
-        drawn = np.add.reduceat(np.asarray(weights, np.float64)[self._image_indices], self._starts) > 0
-        return float(values[drawn].mean()) if drawn.any() else float("nan")
+        is_sampled = np.add.reduceat(np.asarray(weights, np.float64)[self._image_indices], self._starts) > 0
+        return float(values[is_sampled].mean()) if is_sampled.any() else float("nan")
 
 
 def _resize(values: "NDArray[Any]", size: Sequence[int]) -> "NDArray[np.float32]":

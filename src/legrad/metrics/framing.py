@@ -91,8 +91,8 @@ def frame_points(
     if geometry != "squash":
         raise InputError(f"points are placed with geometry='squash', got {geometry!r}: a crop would lose some of them")
     # X * W / W may fall short of X by rounding and drop to the pixel before
-    placed = np.floor(np.asarray(points, np.float64) / image_size * size + 1e-9).astype(np.int64)
-    return np.asarray(placed.reshape(-1, 2).clip(0, size - 1))
+    pixel_points = np.floor(np.asarray(points, np.float64) / image_size * size + 1e-9).astype(np.int64)
+    return np.asarray(pixel_points.reshape(-1, 2).clip(0, size - 1))
 
 
 def _to_frame(image: Image.Image, size: int, crop: bool, resample: Image.Resampling) -> Image.Image:

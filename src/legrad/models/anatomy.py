@@ -16,6 +16,7 @@ from legrad.errors import InputError, TruthCheckError
 from legrad.inputs.geometry import PatchGrid, Size
 from legrad.models import checks
 from legrad.models.functions import Forward, Head, TokenLayout, description, first_tensor
+from legrad.models.sizes import SizedCopies
 
 
 @dataclass(frozen=True)
@@ -352,7 +353,9 @@ class ViTAnatomy:
             raise InputError(f"an input of {size[0]} x {size[1]} pixels is smaller than one patch of {self.patch_size}")
         if self.at_size is None:
             raise InputError(f"{type(self.tower).__name__} takes images of {self.image_size} pixels only, got {size}")
-        anatomy = self.at_size(size)
+        # no field: a record that was made of this one has other copies
+        copies: SizedCopies = vars(self).setdefault("_copies", SizedCopies(self.tower, self.at_size))
+        anatomy = copies.at(size)
         if not isinstance(anatomy, ViTAnatomy) or anatomy.output != self.output:
             raise InputError(
                 f"at_size gives {anatomy!r} for {size}, expected a ViTAnatomy of the same model, whose output is "

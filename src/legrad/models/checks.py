@@ -128,6 +128,6 @@ def holds_matrix(head: Any) -> bool:
         return False
     if any(hasattr(module, "out_features") for module in head.modules()):
         return True  # of any kind: quantised layers hide their weights
-    own = [value for module in head.modules() for value in vars(module).values() if isinstance(value, Tensor)]
-    tensors = itertools.chain(head.parameters(), head.buffers(), own)
+    attributes = [value for module in head.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    tensors = itertools.chain(head.parameters(), head.buffers(), attributes)
     return any(is_lazy(tensor) or tensor.ndim > 1 for tensor in tensors)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from legrad.checks import first_line
+from legrad.defaults import usual_defaults
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.models import checks, folders, sequence
 from legrad.models.adapter import Adapter
@@ -64,7 +65,8 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | str 
         )
     check_device(device)
     try:
-        adapter: Adapter = importlib.import_module(_MODULES[prefix]).load(rest, device, dtype)
+        with usual_defaults():
+            adapter: Adapter = importlib.import_module(_MODULES[prefix]).load(rest, device, dtype)
     except LeGradError:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -75,7 +77,7 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | str 
 def check_device(device: Any) -> None:
     """Raise ``InputError`` unless tensors can be made on a device, given as such, by its name, or None."""
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device="cpu" if device is None else device)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise InputError(f"cannot use device {str(device)!r}: {first_line(error)}; try 'cpu'") from error
     if device is not None and torch.device(device).type == "meta":
@@ -143,10 +145,10 @@ def _known_part(model: nn.Module) -> str:
     """The end of a message: which part of a model can be wrapped alone; "" if none can."""
     for name, part in itertools.islice(model.named_modules(), 1, None):
         try:
-            known = _recognised(part) is not None
+            is_known = _recognised(part) is not None
         except UnsupportedModelError:
-            known = False
-        if known:
+            is_known = False
+        if is_known:
             digits = any(piece.isdigit() for piece in name.split("."))
             expression = f"model.get_submodule({name!r})" if digits else f"model.{name}"
             return f"; its {name} ({type(part).__name__}) can be wrapped alone: legrad.wrap({expression})"

@@ -41,12 +41,12 @@ def _with_head(
     def composed(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return lambda tensor: behind(function(tensor))
 
-    given = [name for name in base.readouts if not base.is_made(name)]
+    named_layers = [name for name in base.readouts if not base.is_made(name)]
     return replace(
         base,
         tower=model,
         run=composed(base.run),
-        readouts={name: Readout(composed(base.readouts[name].function)) for name in given},
+        readouts={name: Readout(composed(base.readouts[name].function)) for name in named_layers},
         output="logits" if maps_features else base.output,
         at_size=None if base.at_size is None else at_size,
     )

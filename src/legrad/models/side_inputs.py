@@ -113,9 +113,9 @@ def _with_rows(function: Callable[..., Tensor], inputs: Mapping[str, Tensor]) ->
 
 
 def _checked(name: str, value: Any, count: int) -> Tensor:
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
         try:
-            value = torch.tensor(value)
+            value = torch.tensor(value, device="cpu")
         except TypeError as error:
             raise InputError(f"inputs[{name!r}] is a tensor of numbers, got an array of {value.dtype}") from error
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:

@@ -93,17 +93,17 @@ def assemble(
         FlatMapWarning: maps without contrast, which are returned as zeros.
         UserWarning: maps that do not depend on the target, see ``Explanation.prompt_independent``.
     """
-    merged = [_merge(part, valid[part.rows], null_threshold) for part in parts]
-    order = torch.tensor([row for part in parts for row in part.rows]).argsort()
-    scores = torch.cat([maps.scores for maps in merged])[order]
-    flat = torch.cat([maps.flat for maps in merged])[order]
-    independent = torch.cat([maps.independent for maps in merged])[order]
+    maps_of_parts = [_merge(part, valid[part.rows], null_threshold) for part in parts]
+    order = torch.tensor([row for part in parts for row in part.rows], device="cpu").argsort()
+    scores = torch.cat([maps.scores for maps in maps_of_parts])[order]
+    flat = torch.cat([maps.flat for maps in maps_of_parts])[order]
+    independent = torch.cat([maps.independent for maps in maps_of_parts])[order]
     labels, predicted = _labels(parts, valid)
     _warn(flat & valid, independent & (not same_for_all_targets), valid, inputs, labels)
-    per_layer = [maps.per_layer for maps in merged if maps.per_layer is not None]
+    per_layer = [maps.per_layer for maps in maps_of_parts if maps.per_layer is not None]
     patch_grids = {row: part.patch_grid for part in parts for row in part.rows}
     return Explanation(
-        relevance=_padded([maps.relevance for maps in merged])[order],
+        relevance=_padded([maps.relevance for maps in maps_of_parts])[order],
         layer_relevance=_padded(per_layer)[order] if keep_layers else None,
         layers=tuple(layers),
         scores=scores.masked_fill(~valid, 0),

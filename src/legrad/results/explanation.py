@@ -39,7 +39,8 @@ class Explanation:
             or what ``axes`` says; where images have grids of their own, zeros follow the smaller ones.
         layer_relevance: (images, targets, layers, *grid), or None unless it was asked for.
         layers: ascending indices of the explained blocks; the last one for methods that know no layers.
-        scores: (images, targets), the model's own final answer: cosine similarity or logit.
+        scores: (images, targets), the model's own final answer: cosine similarity or logit, a callable's own value; 0
+            where a method was asked without targets.
         valid: (images, targets) bool, False where an image has fewer targets than others; zeros there.
         labels: the targets' names, ``labels[image][target]``.
         prompt_independent: (images, targets) bool, True where a map correlates > 0.99 with the mean map of the other

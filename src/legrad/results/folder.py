@@ -255,12 +255,12 @@ class Folder:
     def _current(self) -> Manifest:
         """The manifest of what is kept and what is new."""
         facts = self._facts[-1] if self._facts else self._old.facts
-        kept = list(self._kept.values())
+        entries_to_keep = list(self._kept.values())
         manifest = Manifest(facts=facts)
-        manifest.entries = [self._old.with_own_facts(entry, facts) for entry in kept]
-        for entry, own in zip(self.entries, self._facts, strict=True):
-            manifest.entries.append(Manifest(facts=own).with_own_facts(entry, facts))
-        manifest.files = {**self._old.own_files(kept), **self._written}
+        manifest.entries = [self._old.with_own_facts(entry, facts) for entry in entries_to_keep]
+        for entry, entry_facts in zip(self.entries, self._facts, strict=True):
+            manifest.entries.append(Manifest(facts=entry_facts).with_own_facts(entry, facts))
+        manifest.files = {**self._old.own_files(entries_to_keep), **self._written}
         named = {name for entry in manifest.entries for name in files_of(entry)}
         manifest.files = {name: known for name, known in manifest.files.items() if name in named}
         return manifest

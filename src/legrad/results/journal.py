@@ -71,24 +71,24 @@ class FolderJournal:
         if not re.fullmatch(r"\.legrad-[0-9a-f]{12}", staging_name) or Path(manifest_name).name != manifest_name:
             raise WriteError(f"{self._path} is damaged; move it away, or save elsewhere")
         staging, path = self._root / staging_name, self._root / manifest_name
-        written = {
+        names = {
             line["name"]: line
             for line in rest
             if is_fingerprint(line) and isinstance(line.get("name"), str) and Path(line["name"]).name == line["name"]
         }
         commit = next((line for line in rest if "commit" in line), None)
         if commit is not None:
-            waiting = {name for name, line in written.items() if line.get("staged")}
+            waiting = {name for name, line in names.items() if line.get("staged")}
             try:
                 final, removed = Manifest.of(commit["commit"]), dict(commit["remove"])
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise WriteError(f"{self._path} is damaged; move it away, or save elsewhere") from None
             complete(self._root, path, final, removed, waiting, staging)
         manifest = Manifest.read(path) or Manifest()
-        for name, known in written.items():
+        for name, known in names.items():
             if not known.get("staged") and name not in manifest.files:
                 remove(self._root / name, known)
-        _clear_staging(staging, [*written, manifest_name])
+        _clear_staging(staging, [*names, manifest_name])
 
     def _is_begun(self) -> bool:
         """Whether the file is the beginning of our first line."""

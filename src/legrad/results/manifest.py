@@ -47,8 +47,10 @@ class Manifest:
         for entry in entries:
             files_of(entry)
         # a name with path parts in it is not ours
-        own = {name: known for name, known in files.items() if name == Path(name).name and is_fingerprint(known)}
-        return cls(entries, own, {key: content[key] for key in content if key not in ("format", "images", "files")})
+        our_files = {name: known for name, known in files.items() if name == Path(name).name and is_fingerprint(known)}
+        return cls(
+            entries, our_files, {key: content[key] for key in content if key not in ("format", "images", "files")}
+        )
 
     def content(self) -> dict[str, Any]:
         """Ready for JSON."""

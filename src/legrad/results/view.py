@@ -80,18 +80,18 @@ class ImageView:
         maps = maps[..., :rows, :cols]
         if self.is_video:
             maps = geometry.along_time(maps, len(self.pixels))
-        placed = geometry.place(maps, self.placement, self.patch_grid, self._size(size))
+        resampled = geometry.place(maps, self.placement, self.patch_grid, self._size(size))
         seen = self.seen(size)
-        if normalize is not None and bool(seen.any()) and placed.numel():
-            inside = placed[..., seen]
+        if normalize is not None and bool(seen.any()) and resampled.numel():
+            inside = resampled[..., seen]
             dims = 1 + self.is_video if normalize == "map" else inside.ndim
             over = tuple(range(-dims, 0))
             high, low = inside.amax(over, keepdim=True), inside.amin(over, keepdim=True)
             # interpolating a flat map leaves rounding errors, which would be stretched to an image
             inside = inside.masked_fill(high - low <= _FLAT * high.abs(), 0)
-            placed = torch.zeros_like(placed)
-            placed[..., seen] = relevance.min_max(inside, dims)
-        return placed * seen
+            resampled = torch.zeros_like(resampled)
+            resampled[..., seen] = relevance.min_max(inside, dims)
+        return resampled * seen
 
     def overlay(self, saliency: Tensor, style: Style, frame: int | None = None) -> "Image":
         """Saliency (H, W) over the image, or (frames, H, W) over one frame: by default where it is strongest."""

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from legrad.checks import shown
-from legrad.core.state import evaluation_mode, exclusive, weights_version
+from legrad.core.state import evaluation_mode, exclusive, ordinary_tensors
 from legrad.core.truth import plain_answer
 from legrad.errors import InputError, warn
-from legrad.inputs.tensors import ordinary_tensors
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import ViTAnatomy
 from legrad.models.side_inputs import required_inputs
+from legrad.models.versions import weights_version
 
 # model -> (version of its weights, classes). Kept beside the models, for a Resolver lives for one call and an anatomy
 # for one size, and counting takes a forward pass. Weak keys: an entry goes with its model.

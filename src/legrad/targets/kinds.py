@@ -153,8 +153,8 @@ class Origin:
 
     def differs_from(self, *modules: nn.Module) -> bool:
         """Whether these are certainly of another model."""
-        known = [module for reference in self._modules if (module := reference()) is not None]
-        return bool(known) and not any(module is other for module in known for other in modules)
+        alive = [module for reference in self._modules if (module := reference()) is not None]
+        return bool(alive) and not any(module is other for module in alive for other in modules)
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,8 +264,8 @@ def class_per_image(targets: Any, count: int) -> list[int] | None:
 
 def _of_array(array: "Tensor | np.ndarray[Any, Any]") -> list[Any]:
     tensor = array if isinstance(array, Tensor) else _as_tensor(array)
-    known = tensor.dtype in _EMBEDDING_TYPES or not (tensor.is_floating_point() or tensor.is_quantized)
-    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or not known:
+    is_known_dtype = tensor.dtype in _EMBEDDING_TYPES or not (tensor.is_floating_point() or tensor.is_quantized)
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or not is_known_dtype:
         raise InputError(
             "an embedding target is a dense tensor with data, float16, bfloat16, float32 or float64, got "
             f"{tuple(tensor.shape) if not tensor.is_nested else 'a nested tensor of'} {tensor.dtype} "
@@ -275,8 +275,8 @@ def _of_array(array: "Tensor | np.ndarray[Any, Any]") -> list[Any]:
         raise InputError(_NO_TARGETS)
     if tensor.is_floating_point() and tensor.ndim in (1, 2):
         return list(tensor[None] if tensor.ndim == 1 else tensor)
-    whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
-    if whole and tensor.ndim in (0, 1):
+    is_integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    if is_integer and tensor.ndim in (0, 1):
         return [int(index) for index in tensor.reshape(-1)]
     raise InputError(
         "an embedding target is a float tensor or array (features,) or (targets, features), class indices are integers "
@@ -285,8 +285,10 @@ def _of_array(array: "Tensor | np.ndarray[Any, Any]") -> list[Any]:
 
 
 def _as_tensor(array: "np.ndarray[Any, Any]") -> Tensor:
+    if isinstance(array, np.ma.MaskedArray):
+        raise InputError("a masked array is no target: what stands for the masked values? Fill them, array.filled(0)")
     try:
-        return torch.tensor(array)
+        return torch.tensor(array, device="cpu")
     except TypeError as error:
         raise InputError(
             f"an array of {array.dtype} is no target; embeddings are floats, class indices ints"

@@ -65,7 +65,7 @@ class Resolver:
         """
         if labels is not None:
             places: list[ResolvedTarget] = [NoTarget(label, index=index) for index, label in enumerate(labels)]
-            return places, torch.ones(self._num_images, len(places), dtype=torch.bool)
+            return places, torch.ones(self._num_images, len(places), dtype=torch.bool, device="cpu")
         as_lists = as_list(targets)
         classes = class_per_image(targets, self._num_images)
         if classes is not None and self._anatomy.output == "logits":
@@ -73,14 +73,16 @@ class Resolver:
         if self._anatomy.output == "embedding" and (texts := self._texts_of(as_lists)):
             self._embed(texts)  # of all images and targets together
         if not isinstance(as_lists[0], list):
-            return self._resolve_all(as_lists), torch.ones(self._num_images, len(as_lists), dtype=torch.bool)
+            return self._resolve_all(as_lists), torch.ones(
+                self._num_images, len(as_lists), dtype=torch.bool, device="cpu"
+            )
         if len(as_lists) != self._num_images:
             raise InputError(
                 f"got {len(as_lists)} lists of targets for {self._num_images} images; give one list per image"
             )
         rows = [self._resolve_all(of_image) for of_image in as_lists]
         count = max(map(len, rows))
-        valid = torch.tensor([[column < len(row) for column in range(count)] for row in rows])
+        valid = torch.tensor([[column < len(row) for column in range(count)] for row in rows], device="cpu")
         columns: list[ResolvedTarget] = []
         for column in range(count):
             of_each_image = [row[column] if column < len(row) else None for row in rows]
@@ -268,9 +270,9 @@ class Resolver:
         sides = [side for side in (a, b) if isinstance(side, Direction)]
         features = {side.direction.shape[-1] for side in sides}
         if len(features) > 1:
-            given = [isinstance(side, Tensor | np.ndarray) for side in (target.a, target.b)]
-            if sum(given) == 1:  # the other one is the model's
-                count, expected = (side.direction.shape[-1] for side in (sides if given[0] else sides[::-1]))
+            are_vectors = [isinstance(side, Tensor | np.ndarray) for side in (target.a, target.b)]
+            if sum(are_vectors) == 1:  # the other one is the model's
+                count, expected = (side.direction.shape[-1] for side in (sides if are_vectors[0] else sides[::-1]))
                 raise InputError(f"Contrast: the embedding has {count} features, the model has {expected}")
         return contrast(a, b)
 
@@ -308,8 +310,8 @@ class Resolver:
 
         def best(logits: Tensor) -> ResolvedTarget:
             indices = logits.argmax(-1)
-            names = tuple(f"{labels[i] if labels else f'class {i}'} (predicted)" for i in indices.tolist())
-            return Direction(names, F.one_hot(indices, logits.shape[-1]).to(logits.dtype), predicted=True)
+            are_vectors = tuple(f"{labels[i] if labels else f'class {i}'} (predicted)" for i in indices.tolist())
+            return Direction(are_vectors, F.one_hot(indices, logits.shape[-1]).to(logits.dtype), predicted=True)
 
         return NeedsAnswer("predicted", best)
 

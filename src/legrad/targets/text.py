@@ -10,6 +10,7 @@ from torch import Tensor
 from legrad.checks import first_line, shown
 from legrad.core.finite import nonfinite_weight
 from legrad.core.memory import ran_out, texts_per_forward
+from legrad.defaults import usual_defaults, with_usual_defaults
 from legrad.errors import InputError, LeGradError, warn
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import ViTAnatomy
@@ -68,7 +69,7 @@ class TextEncoder:
 
     def _embed_ids(self, ids: Any, count: int) -> Tensor:
         """(texts, features) as the text tower gives them, in passes that fit into memory."""
-        table, device = _table(ids), self._anatomy.device
+        table = _table(ids)
         step = count
         if table is not None and _rows(ids, 0, 1) is not None:
             adapter = self._adapter
@@ -78,7 +79,7 @@ class TextEncoder:
         while start < count:
             part = ids if step >= count else _rows(ids, start, start + step)
             try:
-                embeddings.append(self._embed_part(part.to(device), min(step, count - start)))
+                embeddings.append(self._embed_part(part, min(step, count - start)))
             except (RuntimeError, MemoryError) as error:
                 if not ran_out(error) or step == 1:
                     raise
@@ -90,7 +91,7 @@ class TextEncoder:
     def _embed_part(self, ids: Any, count: int) -> Tensor:
         assert self._adapter.encode_text is not None
         try:
-            embedding = self._adapter.encode_text(ids)
+            embedding = self._adapter.encode_text(ids.to(self._anatomy.device))
         except Exception as error:  # whatever a text tower makes of the wrong ids
             if ran_out(error) or isinstance(error, LeGradError):
                 raise
@@ -142,12 +143,13 @@ def token_ids(tokenize: Tokenize, texts: Sequence[str]) -> Any:
         InputError: the tokenizer failed, or returned something that is no table of ids.
     """
     try:
-        ids = tokenize(texts)
+        with usual_defaults():
+            ids = tokenize(texts)
     except Exception as error:  # anything that users wrote
         raise InputError(f"the tokenizer failed for {_quoted(texts)}: {first_line(error)}") from error
     if isinstance(ids, list | tuple):
         try:
-            ids = torch.as_tensor(ids)
+            ids = torch.as_tensor(ids, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"the tokenizer returned a list that is no table of token ids ({error}); it has to return a tensor "
@@ -178,7 +180,7 @@ def truncated_texts(tokenize: Tokenize, texts: Sequence[str], ids: Any) -> list[
     if table is None:
         return []
     try:
-        doubled = _table(tokenize([f"{text} {text}" for text in texts]))
+        doubled = _table(with_usual_defaults(tokenize)([f"{text} {text}" for text in texts]))
         if doubled is None or doubled.shape[1] > table.shape[1]:
             return []  # there was room for more than the longest of them
         # a token is at least one byte, two are for start and end
@@ -191,13 +193,13 @@ def truncated_texts(tokenize: Tokenize, texts: Sequence[str], ids: Any) -> list[
             return []
         # signs at the end are ignored by some tokenizers anyway
         stems = [_without_signs_at_the_end(texts[row]) for row in rows]
-        unchanged = torch.zeros(len(rows), dtype=torch.bool)
+        unchanged = torch.zeros(len(rows), dtype=torch.bool, device="cpu")
         for shorter in ([stem[:-1] for stem in stems], [stem.rpartition(" ")[0] for stem in stems]):
-            compared = [index for index, text in enumerate(shorter) if text.strip()]
-            ids_of_shorter = _table(tokenize([shorter[index] for index in compared])) if compared else None
+            indices = [index for index, text in enumerate(shorter) if text.strip()]
+            ids_of_shorter = _table(tokenize([shorter[index] for index in indices])) if indices else None
             if ids_of_shorter is not None and ids_of_shorter.shape[1] == table.shape[1]:
-                same = (ids_of_shorter == table[[rows[index] for index in compared]]).all(1)
-                unchanged[compared] |= same.cpu()
+                same = (ids_of_shorter == table[[rows[index] for index in indices]]).all(1)
+                unchanged[indices] |= same.cpu()
         return [texts[row] for row, is_cut in zip(rows, unchanged.tolist(), strict=True) if is_cut]
     except Exception:  # this tokenizer raises on long texts: nothing can be truncated
         return []

@@ -57,14 +57,16 @@ def non_default_settings(content: Mapping[str, Any]) -> dict[str, str]:
         **_switch_defaults(content),
     }
     values = {**settings["protocol"], **settings.get("subject", {})}
-    changed = {name: values[name] for name, value in defaults.items() if values.get(name, value) not in (value, None)}
-    templates = changed.get("templates", [])
+    differences = {
+        name: values[name] for name, value in defaults.items() if values.get(name, value) not in (value, None)
+    }
+    templates = differences.get("templates", [])
     if templates:
         more = f" and {len(templates) - 1} more" if len(templates) > 1 else ""
-        changed["templates"] = f"{templates[0]!r}{more}"
-    if "names" in changed:
-        changed["names"] = f"{len(changed['names'])} given"
-    return {name: str(value) for name, value in changed.items()}
+        differences["templates"] = f"{templates[0]!r}{more}"
+    if "names" in differences:
+        differences["names"] = f"{len(differences['names'])} given"
+    return {name: str(value) for name, value in differences.items()}
 
 
 def settings_text(content: Mapping[str, Any]) -> str:
@@ -87,9 +89,9 @@ def summary_sentence(content: Mapping[str, Any], metric: str) -> str:
         group = verdict(numbers, better)
         if group is not None:
             groups[group].append(method_label(content, method))
-    listed = ". ".join(f"{group.capitalize()}: {', '.join(names) or 'none'}" for group, names in groups.items())
+    text = ". ".join(f"{group.capitalize()}: {', '.join(names) or 'none'}" for group, names in groups.items())
     numbers = methods[reference]["metrics"].get(metric, {"value": None})
-    return f"{reference} {cell(numbers) or 'has no value'}, {methods[reference]['items']} images. {listed}."
+    return f"{reference} {cell(numbers) or 'has no value'}, {methods[reference]['items']} images. {text}."
 
 
 def has_fewer(content: Mapping[str, Any], method: str) -> bool:

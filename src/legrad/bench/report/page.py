@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from legrad.atomic import one_at_a_time
 from legrad.bench.report import comparison
 from legrad.bench.report.figures import differences, draw
 from legrad.bench.report.record import ReportFiles
@@ -44,6 +45,12 @@ def report(folder: Path) -> Path:
             warn(f"left out of the report: {error}")
     if not results:
         raise InputError(f"{folder} holds no result (*.json); run a benchmark with --out {folder}")
+    with one_at_a_time(folder / ".legrad-report"):
+        return _write(folder, results)
+
+
+def _write(folder: Path, results: Sequence[tuple[Path, Mapping[str, Any], Mapping[str, bytes]]]) -> Path:
+    """The page of results: their paths in the folder, contents and figures."""
     out, files, sections = ReportFiles(folder), dict[str, bytes](), []
     for path, content, figures in results:
         images = []
@@ -119,7 +126,7 @@ def _section(content: Mapping[str, Any], file: str, figures: Sequence[str]) -> s
     ]
     if not content["complete"]:
         facts.insert(0, "- **This run was interrupted: the same command goes on with it.**")
-    facts += [f"- cut: {cut}" for cut in content["cuts"]]
+    facts += [f"- cut: {note}" for note in content["cuts"]]
     facts += [f"- not supported: {method}: {why}" for method, why in content["unsupported"].items()]
     facts += [f"- data: {line}" for line in data.get("problems", [])]
     problems = content["problems"]
@@ -146,8 +153,8 @@ def _section(content: Mapping[str, Any], file: str, figures: Sequence[str]) -> s
 def _sentence(content: Mapping[str, Any]) -> str:
     """What came out, for the headline metric."""
     name, metric = next(iter(content["metrics"].items()))
-    compared = "" if metric["better"] is None else f"{metric['title']}: {comparison.summary_sentence(content, name)} "
-    return f"{compared}The columns: {_legend(content)}"
+    summary = "" if metric["better"] is None else f"{metric['title']}: {comparison.summary_sentence(content, name)} "
+    return f"{summary}The columns: {_legend(content)}"
 
 
 def _legend(content: Mapping[str, Any]) -> str:

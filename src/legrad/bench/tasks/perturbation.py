@@ -148,11 +148,11 @@ class Perturbation:
         clean = model.answers(images)
         # a fully erased image: of the mean colour or a blur it is another one for every sample
         extents = model.extents(images, self.patch)
-        whole = all(extent == tuple(pixels.shape[2:]) for extent in extents)
-        different = pixels[:1] if self.fill == "black" and whole else pixels
+        covers_input = all(extent == tuple(pixels.shape[2:]) for extent in extents)
+        different = pixels[:1] if self.fill == "black" and covers_input else pixels
         nothing = torch.cat(
             [
-                self._erased(image, torch.ones(1, *extent, dtype=torch.bool))
+                self._erased(image, torch.ones(1, *extent, dtype=torch.bool, device="cpu"))
                 for image, extent in zip(different, extents, strict=False)
             ]
         )

@@ -37,17 +37,17 @@ def _scipy_stats() -> Any:
 @contextmanager
 def shuffled(parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
     """Every parameter's numbers in another order, so that what was learned is gone and the scale is kept; put back."""
-    generator = torch.Generator().manual_seed(seed)
-    kept = [parameter.detach().clone() for parameter in parameters]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    originals = [parameter.detach().clone() for parameter in parameters]
     try:
         with torch.no_grad():
             for parameter in parameters:
-                order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+                order = torch.randperm(parameter.numel(), generator=generator, device="cpu").to(parameter.device)
                 parameter.copy_(parameter.flatten()[order].view_as(parameter))
         yield
     finally:
         with torch.no_grad():
-            for parameter, value in zip(parameters, kept, strict=True):
+            for parameter, value in zip(parameters, originals, strict=True):
                 parameter.copy_(value)
 
 

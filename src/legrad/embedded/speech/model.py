@@ -117,7 +117,7 @@ class SpeechTower(nn.Module):
     def spectrogram(self, waveform: NDArray[np.float32]) -> Spectrogram:
         """The spectrogram of one waveform (samples,) as ``hear`` computes it, with its frequencies and times."""
         clip = torch.from_numpy(window_of(waveform))[None].to(self.mel_filters)
-        hertz = torch.linspace(0, RATE / 2, BINS).to(self.mel_filters)
+        hertz = torch.linspace(0, RATE / 2, BINS, device="cpu").to(self.mel_filters)
         centres = (hertz @ self.mel_filters) / self.mel_filters.sum(0)
         with torch.no_grad():
             values = self.spectrograms(clip)[0].cpu()

@@ -63,10 +63,10 @@ def _with_processor(adapter: Adapter, source: str, kind: str) -> Adapter:
         # AST's own extractor; the lowest of its 128 filters are narrower than a frequency bin
         warnings.filterwarnings("ignore", "At least one mel filter has all zero values")
         processor = getattr(transformers, kind).from_pretrained(source, trust_remote_code=False)
-        found, _, _ = library.tools(adapter, processor, None)
-    if found.transform is not None and found.anatomy.axes == ("rows", "cols"):
-        transforms.try_out(found.transform)
-    return found
+        with_tools, _, _ = library.tools(adapter, processor, None)
+    if with_tools.transform is not None and with_tools.anatomy.axes == ("rows", "cols"):
+        transforms.try_out(with_tools.transform)
+    return with_tools
 
 
 def _with_tokenizer(adapter: Adapter, source: str) -> Adapter:
@@ -75,10 +75,10 @@ def _with_tokenizer(adapter: Adapter, source: str) -> Adapter:
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         return adapter  # made out of nothing: there are no files of one
-    found, _, _ = library.tools(adapter, None, tokenizer)
-    if found.tokenize is not None:
-        found.tokenize(["a"])
-    return found
+    with_tools, _, _ = library.tools(adapter, None, tokenizer)
+    if with_tools.tokenize is not None:
+        with_tools.tokenize(["a"])
+    return with_tools
 
 
 def _tell(error: Exception, source: str, name: str, names: tuple[str, ...], hint: str) -> None:

@@ -57,9 +57,12 @@ def size_after_resize(image: Size, size: Any) -> Size:
 
 def normalisation(processor: Any) -> tuple[Tensor, Tensor]:
     """Mean and std, (3,) each, for pixels in [0, 1]."""
-    mean, std = torch.zeros(3), torch.ones(3)
+    mean, std = (torch.full((3,), value, device="cpu", dtype=torch.float32) for value in (0.0, 1.0))
     if getattr(processor, "do_normalize", False):
-        mean, std = (torch.as_tensor(value).float().expand(3) for value in (processor.image_mean, processor.image_std))
+        mean, std = (
+            torch.as_tensor(value, device="cpu", dtype=torch.float32).expand(3)
+            for value in (processor.image_mean, processor.image_std)
+        )
     factor = processor.rescale_factor if getattr(processor, "do_rescale", False) else 1.0
     return mean / (255 * factor), std / (255 * factor)
 
@@ -184,8 +187,8 @@ def _crop_size(processor: Any) -> Size | None:
 def _result_size(processor: Any, model_size: Size) -> Size:
     """The processor's result size, or the model's where it depends on the image."""
     sides = edges(processor.size) if processor.do_resize else {}
-    whole = (sides["height"], sides["width"]) if "height" in sides else model_size
-    return _crop_size(processor) or whole
+    full_size = (sides["height"], sides["width"]) if "height" in sides else model_size
+    return _crop_size(processor) or full_size
 
 
 def transform(anatomy: ViTAnatomy, processor: Any) -> Callable[[Size | None, str], Any]:

@@ -24,9 +24,9 @@ from legrad.models.hf.family import Family, core, describe, pooled
 def patchify(images: Tensor, patch: int) -> Tensor:
     """(batch, 3, height, width) -> (batch, patches, patch * patch * 3), in the processor's layout."""
     rows, cols = images.shape[-2] // patch, images.shape[-1] // patch
-    whole = images[..., : rows * patch, : cols * patch]
+    cropped_images = images[..., : rows * patch, : cols * patch]
     return (
-        whole.unflatten(-1, (cols, patch))
+        cropped_images.unflatten(-1, (cols, patch))
         .unflatten(-3, (rows, patch))
         .permute(0, 2, 4, 3, 5, 1)
         .flatten(3)
@@ -105,7 +105,7 @@ def unpack(patch: int, batch: Mapping[str, Any]) -> list[Tensor]:
     if missing:
         raise InputError(f"a batch of SigLIP 2's processor also holds {', '.join(sorted(missing))}; pass all of it")
     images = []
-    masks = torch.as_tensor(batch["pixel_attention_mask"])
+    masks = torch.as_tensor(batch["pixel_attention_mask"], device="cpu")
     values = int(batch["pixel_values"][0].shape[-1])
     if values != 3 * patch * patch:
         raise InputError(
@@ -116,7 +116,7 @@ def unpack(patch: int, batch: Mapping[str, Any]) -> list[Tensor]:
         rows, cols = (int(side) for side in shape)
         if int(mask.sum()) != rows * cols or not bool(mask[: rows * cols].all()):
             raise InputError(f"a grid of {rows} x {cols} patches does not fit its mask of {int(mask.sum())} patches")
-        images.append(unpatchify(torch.as_tensor(row)[: rows * cols], (rows, cols), patch))
+        images.append(unpatchify(torch.as_tensor(row, device="cpu")[: rows * cols], (rows, cols), patch))
     return images
 
 
