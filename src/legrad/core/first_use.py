@@ -15,7 +15,7 @@ from legrad.core.memory import ran_out
 from legrad.core.planning import Planner, Shortcuts
 from legrad.core.positions import no_position_check, position_check, random_input
 from legrad.core.readout import takes_mean_token
-from legrad.core.state import evaluation_mode
+from legrad.core.state import evaluation_mode, exclusive
 from legrad.core.truth import coarsest, distance, native_feature, plain_answer, tolerance, truth_check
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.models.anatomy import ViTAnatomy
@@ -38,7 +38,7 @@ def first_that_holds(anatomies: Sequence[ViTAnatomy]) -> ViTAnatomy:
     """
     tower = anatomies[0].tower
     reason = ""
-    with evaluation_mode(tower, anatomies[0].call_settings):
+    with exclusive(anatomies[0].blocks[0]), evaluation_mode(tower, anatomies[0].call_settings):
         batch = random_input(anatomies[0])
         with record(anatomies[0].blocks) as outputs:
             expected = plain_answer(anatomies[0], batch)

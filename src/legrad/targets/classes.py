@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from legrad.checks import shown
-from legrad.core.state import evaluation_mode, ordinary_tensors
+from legrad.core.state import evaluation_mode, exclusive, ordinary_tensors
 from legrad.core.truth import plain_answer
 from legrad.errors import InputError, warn
 from legrad.models.adapter import Adapter
@@ -40,7 +40,7 @@ def _counted(adapter: Adapter) -> int | None:
     if required_inputs(adapter.anatomy):
         return None
     of_tower = evaluation_mode(adapter.anatomy.tower, adapter.anatomy.call_settings)
-    with ordinary_tensors(), evaluation_mode(adapter.model), of_tower:
+    with ordinary_tensors(), exclusive(adapter.anatomy.blocks[0]), evaluation_mode(adapter.model), of_tower:
         return num_classes(adapter.anatomy, adapter.model)
 
 
