@@ -138,7 +138,7 @@ def around(function):
 FAULTS = {
     "detach": (around(lambda inner, x: inner(x).detach()), r"mlp \(Around\)|block 0"),
     "no_grad": (around(without_grad), r"mlp.*hands on no gradient"),
-    "rounding": (around(lambda inner, x: inner(rounded(x))), "block 0"),
+    "rounding": (around(lambda inner, x: inner(rounded(x))), r"block \d"),
     "half of it": (around(lambda inner, x: inner(x) / 2 + (inner(x) / 2).detach()), "block 0"),
     "own backward": (
         lambda block: setattr(block.mlp, "gelu", OwnGelu(WrongBackward)),

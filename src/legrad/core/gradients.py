@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,8 @@ from legrad.errors import TruthCheckError
 from legrad.models.anatomy import ViTAnatomy
 
 # of the root mean square of what is changed; the first one at which rounding and curvature do not matter is taken
-_STEPS = (1e-2, 1e-1, 1.0)
-_LITTLE_DOUBT, _TOO_MUCH_DOUBT = 0.05, 0.5
+_STEPS = (1e-3, 1e-2, 1e-1, 1.0)
+_LITTLE_DOUBT, _TOO_MUCH_DOUBT = 0.02, 0.5
 _LIMIT = {False: 0.02, True: 0.1}  # of the finite difference's length; True: in half precision
 _UNNOTICEABLE = 1e-3  # a module without a gradient that matters less than that is let be
 _PROJECTIONS = 2
@@ -37,6 +37,30 @@ _NO_GRADIENT = "hands on no gradient"
 _WAY_OUT = (
     "explain the float model, or use a method that needs no gradient: raw-attention, rollout, maskclip, rise, occlusion"
 )
+
+
+class _Error(NamedTuple):
+    """How far a gradient is from a finite difference.
+
+    Attributes:
+        size: as a share of the difference's length.
+        doubt: share of rounding, curvature and kinks in the difference; as much error, and some more, they may explain.
+    """
+
+    size: float
+    doubt: float
+
+    @property
+    def certain(self) -> float:
+        """The share that nothing but a wrong gradient explains."""
+        return max(0.0, self.size - 2 * self.doubt)
+
+    def or_worse(self, other: "_Error") -> "_Error":
+        """Whichever is more certain."""
+        return max(self, other, key=lambda error: (error.certain, error.size))
+
+
+_NOTHING_WRONG, _ALL_WRONG = _Error(0.0, 0.0), _Error(math.inf, 0.0)
 
 
 @dataclass
@@ -65,9 +89,9 @@ class GradientCheck:
         where = f"block {layer}"
         names = {id(module): f"{where}'s {name}" for name, module in block.named_modules()}
         faults = _faults(calls[0].modules)
-        worst = 0.0
-        if lacks_derivative(tokens):
-            faults, worst = faults or [(block, _NO_GRADIENT)], math.inf
+        worst = _ALL_WRONG if lacks_derivative(tokens) else _NOTHING_WRONG
+        if worst is _ALL_WRONG:
+            faults = faults or [(block, _NO_GRADIENT)]
         for tap in anatomy.explained_attentions:
             call = calls[tap]
 
@@ -76,14 +100,14 @@ class GradientCheck:
                 with ShiftTap(anatomy.attention, tap, shift):
                     return anatomy.to_tokens(block(*args, **kwargs))
 
-            error = None if worst == math.inf else _error(tokens, call.output, shifted)
+            error = None if worst is _ALL_WRONG else _error(tokens, call.output, shifted)
             # unknown: then its modules decide
-            worst = max(worst, math.inf if error is None and faults else error or 0.0)
-        self._note(faults, worst, names)
-        if not faults and worst > _limit(tokens, calls[0].output):
+            worst = worst.or_worse((_ALL_WRONG if faults else _NOTHING_WRONG) if error is None else error)
+        self._note(faults, worst.size, names)
+        if not faults and worst.certain > _limit(tokens, calls[0].output):
             self.parts.append(
                 f"{where} ({type(block).__name__}): the gradient at its attention differs from finite differences by "
-                f"{worst:.0%}: something in it hands on no gradient, or a wrong one (detach, no_grad, rounding, a "
+                f"{worst.size:.0%}: something in it hands on no gradient, or a wrong one (detach, no_grad, rounding, a "
                 "backward pass of its own)"
             )
 
@@ -108,8 +132,8 @@ class GradientCheck:
                     at = [(tap, calls[tap].output) for tap in anatomy.explained_attentions]
                 else:
                     feature, at = reader(leaf), [(-1, leaf)]
-            worst = 0.0
-            for tap, tensor in at:
+            worst = _ALL_WRONG if lacks_derivative(feature) else _NOTHING_WRONG
+            for tap, tensor in at if worst is _NOTHING_WRONG else []:
 
                 def shifted(shift: Tensor, tap: int = tap, reader: Reader = reader) -> Tensor:
                     if tap < 0:
@@ -117,14 +141,13 @@ class GradientCheck:
                     with ShiftTap(anatomy.attention, tap, shift):
                         return reader(leaf.detach())
 
-                broken = lacks_derivative(feature)
-                worst = max(worst, math.inf if broken else _error(feature, tensor, shifted) or 0.0)
+                worst = worst.or_worse(_error(feature, tensor, shifted) or _NOTHING_WRONG)
             faults = _faults(watched.calls)
-            self._note(faults, worst, names)
-            if not faults and worst > _limit(feature):
+            self._note(faults, worst.size, names)
+            if not faults and worst.certain > _limit(feature):
                 self.parts.append(
-                    f"the {name} read-out's gradient differs from finite differences by {worst:.0%}: something in it "
-                    "hands on no gradient, or a wrong one"
+                    f"the {name} read-out's gradient differs from finite differences by {worst.size:.0%}: something in "
+                    "it hands on no gradient, or a wrong one"
                 )
 
     def whole_model(self, image: Tensor) -> None:
@@ -143,11 +166,12 @@ class GradientCheck:
             return hooks.run_shifted(lambda: anatomy.run(image), anatomy.blocks[0], shift)
 
         faults = _faults(watched.calls)
-        error = math.inf if lacks_derivative(graph.output) else _error(graph.output, leaf, shifted, _LITTLE_DOUBT)
-        self._note(faults, math.inf if error is None else error, names)
-        if not faults and error is not None and error > _LIMIT[True]:
+        missing = lacks_derivative(graph.output)
+        error = _ALL_WRONG if missing else _error(graph.output, leaf, shifted, _LITTLE_DOUBT)
+        self._note(faults, math.inf if error is None else error.size, names)
+        if not faults and error is not None and error.certain > _LIMIT[True]:
             self.parts.append(
-                f"the gradient from the first block to the output differs from finite differences by {error:.0%}: "
+                f"the gradient from the first block to the output differs from finite differences by {error.size:.0%}: "
                 "something between hands on no gradient, or a wrong one"
             )
 
@@ -267,7 +291,7 @@ def _wrong_gradient(module: nn.Module, source: Tensor, output: Tensor) -> list[s
         return result
 
     error = _error(output, source, shifted)
-    if error is None or error <= _limit(output, source):
+    if error is None or error.certain <= _limit(output, source):
         return []
     gradient = _gradient(output, source, torch.ones_like(output))
     return [_NO_GRADIENT if gradient is None else "hands on a wrong gradient"]
@@ -290,8 +314,8 @@ def _noise(like: Tensor, seed: int) -> Tensor:
 
 def _error(
     output: Tensor, at: Tensor, shifted: Callable[[Tensor], Tensor], too_much_doubt: float = _TOO_MUCH_DOUBT
-) -> float | None:
-    """How far the gradient of an output is from a finite difference, as a share of its length; None if unknown.
+) -> _Error | None:
+    """How far the gradient of an output is from a finite difference; None if unknown.
 
     Args:
         output: with its graph.
@@ -316,8 +340,7 @@ def _error(
         gradient = _gradient(output, at, weights.to(output))
         predicted = 0.0 if gradient is None else float((at_least_float32(gradient) * step).sum())
         squares.append((predicted - float((change * weights).sum())) ** 2)
-    # what rounding and curvature may explain is no error
-    return math.sqrt(sum(squares) / len(squares)) / (length * (1 + 10 * doubt))
+    return _Error(math.sqrt(sum(squares) / len(squares)) / length, doubt)
 
 
 def _finite_difference(
