@@ -9,8 +9,8 @@ demo: .venv/installed  ## explain the sample scene, offline
 	$(BIN)/legrad explain --out demo
 	@echo "open demo/sample.png"
 
-test: .venv/installed  ## the default test run
-	$(BIN)/python -m pytest
+test: .venv/installed  ## the default test run: two processes, of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: .venv/installed  ## format, lint, types, imports that point down
 	$(BIN)/ruff format --check src tests performance tools training

@@ -10,7 +10,7 @@ import torch
 
 # the same examples in every run, and no clock; --hypothesis-profile=long looks for new ones
 _ALL = {"deadline": None, "suppress_health_check": list(hypothesis.HealthCheck), "database": None}
-hypothesis.settings.register_profile("default", derandomize=True, max_examples=60, print_blob=True, **_ALL)
+hypothesis.settings.register_profile("default", derandomize=True, max_examples=40, print_blob=True, **_ALL)
 hypothesis.settings.register_profile("long", max_examples=3000, print_blob=True, **_ALL)
 hypothesis.settings.load_profile("default")
 

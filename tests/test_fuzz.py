@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import hostile, tiny
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -164,6 +164,7 @@ def test_json_of_names(tmp_path_factory, text):
     hostile.outcome(lambda: names.read(path))
 
 
+@settings(max_examples=8)  # each of them draws figures
 @given(hostile.json_texts)
 def test_a_foreign_manifest(tmp_path_factory, text):
     folder = tmp_path_factory.mktemp("fuzz")

@@ -361,7 +361,9 @@ def _finite_difference(
         length = float(change.norm())
         if not (math.isfinite(length) and length > 0):
             continue
-        doubt = float((up + down - 2 * base).norm()) / (2 * length)
+        # of a change of single bits rounding may happen to say nothing
+        rounding = torch.finfo(output.dtype).eps * float(base.norm())
+        doubt = max(float((up + down - 2 * base).norm()) / 2, rounding) / length
         if best is None or doubt < best[0]:
             best = doubt, change, at_least_float32(step), length
         if doubt < _LITTLE_DOUBT:

@@ -103,19 +103,27 @@ def download(url: str, public_only: bool = False) -> bytes:
     except TimeoutError as error:
         raise allowance.too_slow() from error
     except (OSError, ValueError, http.client.HTTPException) as error:
+        if allowance.exceeded is not None:  # http.client takes an InputError for a chunk length that is no number
+            raise allowance.exceeded from error
         reason = first_line(error)
         raise InputError(f"cannot read {name}: {reason[:200]}") from error
     raise InputError(f"cannot read {name}: more than {_REDIRECTS} redirects")
 
 
 class _Allowance:
-    """Time and bytes that a download may still take."""
+    """Time and bytes that a download may still take.
+
+    Attributes:
+        exceeded: the error that says which of them ran out.
+    """
 
     def __init__(self, name: str) -> None:
         self._name, self._deadline, self._bytes = name, time.monotonic() + URL_SECONDS, URL_BYTES
+        self.exceeded: InputError | None = None
 
     def too_slow(self) -> InputError:
-        return InputError(f"{self._name} took longer than {URL_SECONDS:.0f} s")
+        self.exceeded = InputError(f"{self._name} took longer than {URL_SECONDS:.0f} s")
+        return self.exceeded
 
     def seconds(self) -> float:
         """Those that are left."""
@@ -128,7 +136,8 @@ class _Allowance:
         """``count`` bytes have come in."""
         self._bytes -= count
         if self._bytes < 0:
-            raise InputError(f"{self._name} is larger than {URL_BYTES // 1_000_000} MB")
+            self.exceeded = InputError(f"{self._name} is larger than {URL_BYTES // 1_000_000} MB")
+            raise self.exceeded
 
 
 class _Reader(io.RawIOBase):
