@@ -167,7 +167,7 @@ def test_contrast_of_two_classes_is_a_difference_of_logits(model):
         ({"readouts": {"native": 3}}, "'native' is a legrad.Readout or a function, got int"),
         ({"shape": (3, 24, 24)}, r"shape \(3, 24, 24\) does not end in the image_size"),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
 def test_a_value_that_cannot_be_right(model, change, message):
     readouts = {"native": legrad.Readout(lambda z: z)}

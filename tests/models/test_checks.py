@@ -46,7 +46,7 @@ def known():
         ({"output": None}, "output is one of"),
         ({"axes": None}, "axes is one of"),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
 def test_fields(known, change, message):
     with pytest.raises(legrad.InputError, match=message) as told:
