@@ -63,3 +63,12 @@ def test_nothing_counts_frames():
     sources = Path(legrad.__file__).parent.rglob("*.py")
     texts = {path.name: path.read_text(encoding="utf-8") for path in sources}
     assert [name for name, text in texts.items() if "stacklevel" in text or "warnings.warn(" in text] == []
+
+
+def test_a_message_is_one_line_that_ends():
+    assert str(legrad.InputError("two\nlines")) == "two lines"
+    message = str(legrad.InputError(f"got {'x' * 100_000}; give less"))
+    assert len(message) == 1500
+    assert message.startswith("got xxx")
+    assert message.endswith("x; give less")
+    assert str(legrad.InputError("y" * 1500)) == "y" * 1500

@@ -17,12 +17,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+_LONGEST = 1500  # letters of a message
+
 
 class LeGradError(Exception):
-    """Base of everything that this library raises on purpose. Its message is one line, whatever file names hold."""
+    """Base of everything that this library raises on purpose.
+
+    Its message is one line of at most 1,500 letters, whatever file names and arguments hold.
+    """
 
     def __str__(self) -> str:
-        return " ".join(line.strip() for line in super().__str__().splitlines())
+        text = " ".join(line.strip() for line in super().__str__().splitlines())
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 201]}…{text[-200:]}"
 
 
 class InputError(LeGradError, ValueError):
