@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from helpers import tiny
@@ -40,6 +41,8 @@ def known():
         ({"to_tokens": None}, "to_tokens is a function, got NoneType"),
         ({"at_size": 5}, "at_size is a function, got int"),
         ({"keys_to_grid": "x"}, "keys_to_grid is a function, got str"),
+        ({"axes": np.int64(1)}, "axes is one of"),
+        ({"output": np.array(["logits", "feature"])}, "output is one of"),
         ({"call_settings": 5}, r"call_settings holds \(owner, attribute, value\), got 5"),
         ({"call_settings": ((IMAGES, "nothing", 1),)}, "call_settings: Tensor has no attribute 'nothing'"),
         ({"shape": "x"}, "shape is that of one input"),

@@ -207,3 +207,13 @@ def test_a_name_that_is_nearly_right(folders, name, message):
     with pytest.raises(legrad.InputError, match=message) as told:
         legrad.load(name)
     assert ".." not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "hf:", "hf:~nobody-here/", "timm:local-dir:", "open_clip:local-dir:", "open_clip:ViT-B-16/"]
+)
+def test_names_that_no_file_can_have(prefix, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(legrad.InputError) as told:
+        legrad.load(prefix + "x" * 3000)
+    assert "\n" not in str(told.value)

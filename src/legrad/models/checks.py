@@ -33,7 +33,7 @@ def fields(anatomy: Any) -> None:
     """
     for name, choices in _CHOICES.items():
         value = getattr(anatomy, name)
-        if not any(type(value) is not bool and value == choice for choice in choices):
+        if not any(isinstance(value, type(choice)) and value == choice for choice in choices):
             raise InputError(f"{name} is one of {', '.join(map(repr, choices))}, got {shown(value)}")
     if not isinstance(anatomy.tower, nn.Module):
         raise InputError(f"tower is the vision tower, a torch.nn.Module, got {type(anatomy.tower).__name__}")

@@ -244,7 +244,7 @@ class Explanation:
 
     def _target_map(self, image: int, target: int, normalize: Normalization) -> Tensor:
         """(H, W) of one target; all of them are laid on the pixels only where they share their range."""
-        if normalize == "shared" or not self.valid[image, target]:
+        if not self.valid[image, target] or (isinstance(normalize, str) and normalize == "shared"):
             return self.target_maps(image, None, normalize)[target]
         return self.view(image).saliency(self.relevance[image, [target]], None, normalize)[0]
 

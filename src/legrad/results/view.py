@@ -74,7 +74,7 @@ class ImageView:
         Raises:
             InputError: there is no such normalisation.
         """
-        if normalize not in ("map", "shared", None):
+        if normalize is not None and (not isinstance(normalize, str) or normalize not in ("map", "shared")):
             raise InputError(f"normalize is one of ('map', 'shared', None), got {normalize!r}")
         rows, cols = self.patch_grid.grid
         maps = maps[..., :rows, :cols]

@@ -1,5 +1,6 @@
 """``legrad.load("hf:...")``: a folder or repository in the format of transformers."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +39,7 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
         raise InputError("hf: models need transformers 5: pip install 'legrad[transformers]'") from error
     if int(transformers.__version__.partition(".")[0]) < 5:
         raise InputError(f"hf: models need transformers 5 or newer, found {transformers.__version__}")
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     source = str(folder) if folder.is_dir() else name
     # a folder of timm can be loaded here too, if it holds all that transformers wants
     other_library = "" if "'hf:" in (hint := folders.hint(name)) else hint
