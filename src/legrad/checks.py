@@ -14,7 +14,7 @@ from legrad.errors import InputError
 _LONGEST, _LONGEST_ERROR = 80, 300  # letters of a value in a message, of another library's error
 
 
-def shown(value: object) -> str:
+def brief(value: object) -> str:
     """A value for a message: one line, not too long; of arrays their shape and type."""
     shape, dtype = getattr(value, "shape", ()), getattr(value, "dtype", None)
     if dtype is not None and isinstance(shape, tuple) and shape:
@@ -37,13 +37,13 @@ def check_switch(name: str, value: Any) -> bool:
     """True or False; raises ``InputError`` for anything else."""
     if isinstance(value, bool) or (str(getattr(value, "dtype", "")) == "bool" and value.ndim == 0):
         return bool(value)
-    raise InputError(f"{name} is True or False, got {shown(value)}")
+    raise InputError(f"{name} is True or False, got {brief(value)}")
 
 
 def check_number(name: str, value: Any, low: float, high: float) -> float:
     """A number within [low, high]; raises ``InputError`` for anything else, NaN included."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= float(value) <= high:
-        raise InputError(f"{name} is a number in [{low:g}, {high:g}], got {shown(value)}")
+        raise InputError(f"{name} is a number in [{low:g}, {high:g}], got {brief(value)}")
     return float(value)
 
 
@@ -62,7 +62,7 @@ def check_count(name: str, value: Any, low: int = 1, high: int | None = None) ->
     number = whole_number(value)
     if number is None or number < low or (high is not None and number > high):
         limits = f"from {low}" if high is None else f"from {low} to {high}"
-        raise InputError(f"{name} is a whole number {limits}, got {shown(value)}")
+        raise InputError(f"{name} is a whole number {limits}, got {brief(value)}")
     return number
 
 
@@ -74,6 +74,6 @@ def check_texts(name: str, value: Any) -> tuple[str, ...]:
             texts = tuple(value)
     wrong = [text for text in texts if not isinstance(text, str) or not text.strip()]
     if not texts or wrong:
-        came = f"{shown(wrong[0])} among them" if wrong else shown(value)
+        came = f"{brief(wrong[0])} among them" if wrong else brief(value)
         raise InputError(f"{name}: a non-empty sequence of texts that say something is expected, got {came}")
     return tuple(map(str, texts))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from legrad.checks import shown
+from legrad.checks import brief
 from legrad.errors import InputError
 
 ReadoutName = Literal["auto", "published", "native"]
@@ -20,5 +20,5 @@ FITS: tuple[str, ...] = get_args(Fit)
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> str:
     """The value of an argument; raises ``InputError`` unless it is one of those allowed."""
     if not isinstance(value, str) or value not in allowed:
-        raise InputError(f"{name} is one of {', '.join(map(repr, allowed))}, got {shown(value)}")
+        raise InputError(f"{name} is one of {', '.join(map(repr, allowed))}, got {brief(value)}")
     return value

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from legrad import relevance, viz
-from legrad.checks import check_count, shown, whole_number
+from legrad.checks import brief, check_count, whole_number
 from legrad.errors import InputError
 from legrad.explainer import wrap
 from legrad.names import slug
@@ -68,7 +68,7 @@ class LeWrapper(nn.Module):
         depth = len(self._explainer.anatomy.blocks)
         index = whole_number(layer_index)
         if index is None:
-            raise InputError(f"layer_index is a whole number, got {shown(layer_index)}")
+            raise InputError(f"layer_index is a whole number, got {brief(layer_index)}")
         if not -depth <= index < depth:
             raise InputError(f"layer_index={index} is outside the model's {depth} blocks")
         self._layers = list(range(index % depth, depth))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from legrad import methods
 from legrad.batches import WINDOW, Question, explain_queue, final_answers
-from legrad.checks import first_line, shown
+from legrad.checks import brief, first_line
 from legrad.choices import FITS, Fit, ReadoutName, check_choice
 from legrad.core.first_use import FirstUse
 from legrad.core.memory import check_memory, ran_out
@@ -141,7 +141,7 @@ class Explainer(Copyable):
         except (RuntimeError, AssertionError) as error:
             if ran_out(error):
                 raise
-            raise InputError(f"the model cannot be moved to {shown(device)}: {first_line(error)}") from error
+            raise InputError(f"the model cannot be moved to {brief(device)}: {first_line(error)}") from error
         if self._adapter.audio_encoder is not None and self._adapter.audio_encoder.tower is not None:
             self._adapter.audio_encoder.tower.to(device)
         return self

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor
 
-from legrad.checks import shown
+from legrad.checks import brief
 from legrad.choices import Fit, ReadoutName
 from legrad.errors import InputError, warn
 from legrad.inputs.prepare import Images
@@ -65,7 +65,7 @@ def head_relevance(
         InputError, TruthCheckError: as ``Explainer.explain``.
     """
     if not callable(getattr(explainer, "explain", None)):
-        raise InputError(f"head_relevance takes what legrad.load or legrad.wrap gave, got {shown(explainer)}")
+        raise InputError(f"head_relevance takes what legrad.load or legrad.wrap gave, got {brief(explainer)}")
     defaults: dict[str, Any] = {"readout": "auto", "size": None, "fit": "model", "memory": "auto", "inputs": None}
     values: dict[str, Any] = {"readout": readout, "size": size, "fit": fit, "memory": memory, "inputs": inputs}
     # a default is not handed on: whatever explains may have its own, as the benchmark's model under test

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from legrad import methods
-from legrad.checks import check_count, check_number, check_switch, shown
+from legrad.checks import brief, check_count, check_number, check_switch
 from legrad.choices import FITS, READOUTS, check_choice
 from legrad.core.memory import check_memory
 from legrad.core.score import ResolvedTarget
@@ -25,28 +25,28 @@ from legrad.versions import version
 def check_device(device: Any) -> None:
     """Raise ``InputError`` unless it is a device or a text."""
     if not isinstance(device, str | torch.device):
-        raise InputError(f"device is a name such as 'cpu' or 'cuda:1', or a torch.device, got {shown(device)}")
+        raise InputError(f"device is a name such as 'cpu' or 'cuda:1', or a torch.device, got {brief(device)}")
 
 
 def check_parts(model: Any, transform: Any, tokenizer: Any, anatomy: Any, audio_encoder: Any) -> None:
     """Raise ``InputError`` for arguments of ``wrap`` of a wrong type."""
     for name, value, kind in (("anatomy", anatomy, ViTAnatomy), ("audio_encoder", audio_encoder, AudioEncoder)):
         if value is not None and not isinstance(value, kind):
-            raise InputError(f"{name} is a legrad.{kind.__name__}, got {shown(value)}")
+            raise InputError(f"{name} is a legrad.{kind.__name__}, got {brief(value)}")
     if audio_encoder is not None:
         check_count("rate of legrad.AudioEncoder", audio_encoder.rate)
         if not callable(audio_encoder.encode):
-            raise InputError(f"encode of legrad.AudioEncoder is a function, got {shown(audio_encoder.encode)}")
+            raise InputError(f"encode of legrad.AudioEncoder is a function, got {brief(audio_encoder.encode)}")
         if audio_encoder.tower is not None and not isinstance(audio_encoder.tower, nn.Module):
-            raise InputError(f"tower of legrad.AudioEncoder is a torch.nn.Module, got {shown(audio_encoder.tower)}")
+            raise InputError(f"tower of legrad.AudioEncoder is a torch.nn.Module, got {brief(audio_encoder.tower)}")
         check_number("shortest of legrad.AudioEncoder", audio_encoder.shortest, 0, math.inf)
         if audio_encoder.longest is not None:
             check_number("longest of legrad.AudioEncoder", audio_encoder.longest, 0, math.inf)
     for name, function in (("transform", transform), ("tokenizer", tokenizer)):
         if function is not None and not callable(function):
-            raise InputError(f"{name} is a function or a processor of transformers, got {shown(function)}")
+            raise InputError(f"{name} is a function or a processor of transformers, got {brief(function)}")
     if anatomy is not None and not isinstance(model, nn.Module):
-        raise InputError(f"model is a torch.nn.Module, got {shown(model)}")
+        raise InputError(f"model is a torch.nn.Module, got {brief(model)}")
 
 
 _WINDOW = 256  # images that are ready at once, at most

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from legrad import fonts
-from legrad.checks import shown
+from legrad.checks import brief
 from legrad.errors import InputError
 from legrad.names import printable
 
@@ -81,7 +81,7 @@ def load_matplotlib() -> Any:
 def check_cmap(cmap: str) -> None:
     """Raise ``InputError`` unless matplotlib has a colour map of this name."""
     if not isinstance(cmap, str) or cmap not in load_matplotlib().colormaps:
-        raise InputError(f"matplotlib has no colour map {shown(cmap)}; try 'inferno', 'viridis', 'magma' or 'jet'")
+        raise InputError(f"matplotlib has no colour map {brief(cmap)}; try 'inferno', 'viridis', 'magma' or 'jet'")
 
 
 def check_alpha(alpha: float) -> float:
@@ -91,7 +91,7 @@ def check_alpha(alpha: float) -> float:
             return float(alpha)
     except (TypeError, ValueError, RuntimeError):  # what is no single number
         pass
-    raise InputError(f"alpha lies in [0, 1], got {shown(alpha)}")
+    raise InputError(f"alpha lies in [0, 1], got {brief(alpha)}")
 
 
 def _numbers(values: Any, expected: str) -> "NDArray[Any]":
@@ -101,7 +101,7 @@ def _numbers(values: Any, expected: str) -> "NDArray[Any]":
     except (TypeError, ValueError, RuntimeError):  # tensors on a device, or with a graph
         array = np.empty(0)
     if array.ndim < 2 or array.size == 0 or array.dtype.kind not in "buif":
-        raise InputError(f"{expected}, got {shown(values)}")
+        raise InputError(f"{expected}, got {brief(values)}")
     return array
 
 

@@ -142,8 +142,8 @@ def explain(
     if len(problems) > 1 and not folder.entries and len({problem for _, problem in problems}) == 1:
         raise InputError(problems[0][1])  # the fault lies with targets or options
     for source, problem in problems:
-        shown = urls.shown(source)
-        print_error(problem if shown in problem else f"{shown}: {problem}")
+        url = urls.safe_url(source)
+        print_error(problem if url in problem else f"{url}: {problem}")
     if problems:
         raise typer.Exit(1 if folder.entries else 2)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from legrad.checks import shown, whole_number
+from legrad.checks import brief, whole_number
 from legrad.errors import InputError
 
 
@@ -27,16 +27,16 @@ def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> list[int]:
     try:
         numbers = [whole_number(layer) for layer in layers]  # type: ignore[union-attr] # no int, checked
     except TypeError as error:
-        raise InputError(f"layers={shown(layers)}; {hint}") from error
+        raise InputError(f"layers={brief(layers)}; {hint}") from error
     if not numbers:
         raise InputError(f"layers is empty; {hint}")
     indices = [number for number in numbers if number is not None]
     if len(indices) < len(numbers):
-        raise InputError(f"layers={shown(layers)}; {hint}")
+        raise InputError(f"layers={brief(layers)}; {hint}")
     outside = [index for index in indices if not -depth <= index < depth]
     if outside:
         raise InputError(f"layer {outside[0]} is outside the model's {depth} blocks; {hint}")
     resolved = sorted(index % depth for index in indices)
     if len(set(resolved)) < len(resolved):
-        raise InputError(f"layers={shown(indices)} names a block twice; {hint}")
+        raise InputError(f"layers={brief(indices)} names a block twice; {hint}")
     return resolved

@@ -15,7 +15,7 @@ import psutil
 import torch
 from torch import nn
 
-from legrad.checks import shown, whole_number
+from legrad.checks import brief, whole_number
 from legrad.errors import InputError, LeGradError, warn
 from legrad.models.anatomy import ViTAnatomy
 
@@ -64,7 +64,7 @@ class Budget:
         self.targets = targets
         self.max_numel = max(1, budget // (_ACTIVATIONS * 4))
         # what is kept for every layer leaves room for enough images to keep the matrix products efficient
-        images_with_layers = budget // (block.working + layers * block.kept)
+        images_with_layers = budget // (block.working + layers * block.backward)
         self.keep_until_answer = images_with_layers >= min(8, self.images)
         self._images_until_answer = min(self.images, images_with_layers)
         self._warned = False
@@ -106,7 +106,7 @@ def check_memory(memory: Any) -> Literal["auto"] | int:
         return "auto"
     number = whole_number(memory)
     if number is None or number <= 0:
-        raise InputError(f"memory is 'auto' or a positive whole number of bytes, got {shown(memory)}")
+        raise InputError(f"memory is 'auto' or a positive whole number of bytes, got {brief(memory)}")
     return number
 
 
@@ -126,7 +126,7 @@ def images_per_whole_pass(anatomy: ViTAnatomy, graph: bool, memory: str | int) -
     block = block_bytes(anatomy)
     heads = max(1, block.dim // _HEAD_DIM)
     maps = _MAPS * heads * block.tokens**2 * torch.float32.itemsize
-    per_image = block.working + maps + (_GRAPH * len(anatomy.blocks) * block.kept if graph else 0)
+    per_image = block.working + maps + (_GRAPH * len(anatomy.blocks) * block.backward if graph else 0)
     return max(1, allowed_bytes(anatomy.device, memory) // per_image)
 
 
@@ -157,13 +157,13 @@ class BlockBytes(NamedTuple):
 
     Attributes:
         working: bytes that are alive while the block is worked on, at least 1.
-        kept: bytes that the block keeps for its backward pass.
+        backward: bytes that the block keeps for its backward pass.
         tokens: how many, prefix included.
         dim: of a token.
     """
 
     working: int
-    kept: int
+    backward: int
     tokens: int
     dim: int
 
@@ -178,7 +178,7 @@ def block_bytes(anatomy: ViTAnatomy) -> BlockBytes:
     maps = 3 * _HEADS * tokens**2 * size if anatomy.attention == "softmax" else 0
     return BlockBytes(
         working=tokens * (3 * hidden + 10 * dim) * size + maps + 1,
-        kept=tokens * (2 * hidden + 6 * dim) * size + maps,
+        backward=tokens * (2 * hidden + 6 * dim) * size + maps,
         tokens=tokens,
         dim=dim,
     )

@@ -13,7 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from legrad.checks import first_line, shown
+from legrad.checks import brief, first_line
 from legrad.core.memory import ran_out
 from legrad.equality import ByValue
 from legrad.errors import InputError
@@ -152,7 +152,7 @@ class Function(ResolvedTarget):
     def _check(self, score: Any, feature: Tensor, node: Any) -> None:
         """Raise ``InputError`` unless it is one score per image that depends on the feature (its copy's graph node)."""
         if not isinstance(score, Tensor) or score.shape != feature.shape[:1] or not score.is_floating_point():
-            kind = "" if isinstance(score, Tensor) and score.is_floating_point() else f" ({shown(score)})"
+            kind = "" if isinstance(score, Tensor) and score.is_floating_point() else f" ({brief(score)})"
             returned = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise InputError(
                 f"target {self.label!r}: a callable gets the feature {tuple(feature.shape)} and returns one score per "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from legrad.checks import shown
+from legrad.checks import brief
 from legrad.errors import InputError, warn
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def checked(value_range: Any) -> Range | None:
             return low, high
     raise InputError(
         "value_range is (low, high), the values that become black and white, two numbers with low < high; got "
-        f"{shown(value_range)}"
+        f"{brief(value_range)}"
     )
 
 
@@ -153,32 +153,32 @@ def _guessed(low: float, high: float, mode: str, name: str) -> Range:
     return limits
 
 
-def scaled(values: "NDArray[Any]", chosen: Range) -> "NDArray[np.uint8]":
+def scaled(values: "NDArray[Any]", limits: Range) -> "NDArray[np.uint8]":
     """Values of any type -> uint8, black and white at the ends of a range and beyond."""
-    low, high = chosen
+    low, high = limits
     share = (np.asarray(values, np.float64) - low) / (high - low)
     return np.asarray((np.clip(share, 0, 1) * 255).round(), np.uint8)
 
 
-def colours_in_range(image: Image.Image, name: str, own: Range, value_range: Range | None) -> Image.Image:
+def colours_in_range(image: Image.Image, name: str, declared_range: Range, value_range: Range | None) -> Image.Image:
     """An RGB image of 8 bits, or of more of which 8 are left, stretched to a range in the file's own values.
 
     Args:
         image: RGB.
         name: for messages.
-        own: (0, 255), or what ``declared`` says of colours of 16 bits.
+        declared_range: (0, 255), or what ``declared`` says of colours of 16 bits.
         value_range: of the user.
 
     Warns:
         UserWarning: hardly any of the range is used.
     """
     # the eight bits that Pillow keeps are the upper ones of 16, whatever the file says of its depth
-    unit = 257.0 if own[1] > 255 else 1.0
+    unit = 257.0 if declared_range[1] > 255 else 1.0
     low, high = _extrema(image)
-    if value_range is None and own[1] in (255.0, 65535.0):
-        _warn_of_little_contrast(low * unit, high * unit, own, name)
+    if value_range is None and declared_range[1] in (255.0, 65535.0):
+        _warn_of_little_contrast(low * unit, high * unit, declared_range, name)
         return image
-    limits = value_range or (own if high * unit <= own[1] + unit else (0.0, 65535.0))
+    limits = value_range or (declared_range if high * unit <= declared_range[1] + unit else (0.0, 65535.0))
     if limits == (0.0, 255.0 * unit):
         return image
     pixels = scaled(np.asarray(image, np.float64) * unit, limits)
@@ -201,21 +201,22 @@ def _ends(image: Image.Image) -> Range:
     return float(min(low for low, _ in pairs)), float(max(high for _, high in pairs))
 
 
-def _warn_of_little_contrast(low: float, high: float, own: Range, name: str) -> None:
+def _warn_of_little_contrast(low: float, high: float, declared_range: Range, name: str) -> None:
     """Of an image that uses under a tenth of its range; a plain one is meant to be so."""
-    share = (high - low) / (own[1] - own[0])
+    share = (high - low) / (declared_range[1] - declared_range[0])
     if not 0 < share < _LEAST:
         return
     bits = 2 ** math.ceil(math.log2(max(high, 1) + 1)) - 1
     warn(
-        f"{name} uses {share:.1%} of its range, values {low:g} to {high:g} of {own[0]:g} to {own[1]:g}: the model sees "
+        f"{name} uses {share:.1%} of its range, values {low:g} to {high:g} of {declared_range[0]:g} to "
+        f"{declared_range[1]:g}: the model sees "
         f"hardly any contrast. If they mean another range, give value_range=(low, high), such as (0, {bits})"
     )
 
 
-def _warn_of_nothing_left(pixels: "NDArray[np.uint8]", low: float, high: float, chosen: Range, name: str) -> None:
+def _warn_of_nothing_left(pixels: "NDArray[np.uint8]", low: float, high: float, limits: Range, name: str) -> None:
     if low < high and pixels.min() == pixels.max():
         warn(
-            f"{name}: no pixel differs within value_range=({chosen[0]:g}, {chosen[1]:g}); its values go from {low:g} "
+            f"{name}: no pixel differs within value_range=({limits[0]:g}, {limits[1]:g}); its values go from {low:g} "
             f"to {high:g}"
         )

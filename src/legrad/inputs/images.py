@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from legrad.checks import first_line
 from legrad.errors import InputError, warn
 from legrad.inputs import depth, formats
-from legrad.inputs.urls import Download, fetched, is_url, shown
+from legrad.inputs.urls import Download, fetched, is_url, safe_url
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -150,7 +150,7 @@ def _warn_of_frames(count: int, name: str) -> None:
 
 def _for_message(path: str) -> str:
     """A path or URL for a message, in at most 300 characters, never empty."""
-    path = shown(path)
+    path = safe_url(path)
     return (path if len(path) <= 300 else path[:300] + "…") or "''"
 
 

@@ -1,7 +1,7 @@
 """Inputs from URLs: one limit of time and one of size over a whole download, and addresses that services may forbid.
 
 Names, connections, headers, redirects, interim answers, chunk lines and bodies all count: every read of the socket gets
-the time that is left, and every byte is counted. No message holds what may be secret in a URL, see ``shown``.
+the time that is left, and every byte is counted. No message holds what may be secret in a URL, see ``safe_url``.
 """
 
 import base64
@@ -43,7 +43,7 @@ class Download:
     """What a URL holds; readers take it in place of the URL.
 
     Attributes:
-        name: the URL as by ``shown``.
+        name: the URL as by ``safe_url``.
         data: the content.
     """
 
@@ -56,7 +56,7 @@ def is_url(source: Any) -> bool:
     return isinstance(source, str) and "://" in source[:12]
 
 
-def shown(source: str) -> str:
+def safe_url(source: str) -> str:
     """A URL without user name, password, query and fragment, which may be secret; any other text as it is."""
     if not is_url(source):
         return source
@@ -70,7 +70,7 @@ def shown(source: str) -> str:
 
 def fetched(source: Any, public_only: bool = False) -> Any:
     """A URL's ``Download``; anything else as it is. See ``download``."""
-    return Download(shown(source), download(source, public_only)) if is_url(source) else source
+    return Download(safe_url(source), download(source, public_only)) if is_url(source) else source
 
 
 def download(url: str, public_only: bool = False) -> bytes:
@@ -86,7 +86,7 @@ def download(url: str, public_only: bool = False) -> bytes:
         InputError: not http(s), with a user name, not reachable, too large, too slow, or a forbidden address.
     """
     public_only = public_only or os.environ.get(PRIVATE_SWITCH, "").strip().lower() in ("0", "no", "off", "false")
-    name, allowance = shown(url), _Allowance(shown(url))
+    name, allowance = safe_url(url), _Allowance(safe_url(url))
     try:
         for _ in range(_REDIRECTS + 1):
             parts = _checked(url)
@@ -127,10 +127,10 @@ class _Allowance:
 
     def seconds(self) -> float:
         """Those that are left."""
-        left = self._deadline - time.monotonic()
-        if left <= 0:
+        seconds = self._deadline - time.monotonic()
+        if seconds <= 0:
             raise self.too_slow()
-        return left
+        return seconds
 
     def take(self, count: int) -> None:
         """``count`` bytes have come in."""
@@ -180,12 +180,13 @@ def _checked(url: str) -> urllib.parse.SplitResult:
         port = parts.port
     except ValueError as error:
         # not the error's own text, which repeats the URL
-        raise InputError(f"not a URL: {shown(url)!r} (its host or port cannot be read)") from error
+        raise InputError(f"not a URL: {safe_url(url)!r} (its host or port cannot be read)") from error
     if parts.scheme not in _PORTS or not parts.hostname or port == 0:
-        raise InputError(f"only http and https URLs are read, got {shown(url)!r}")
+        raise InputError(f"only http and https URLs are read, got {safe_url(url)!r}")
     if parts.username is not None or parts.password is not None:
         raise InputError(
-            f"{shown(url)}: user names and passwords in URLs are not used; download the file yourself and give its path"
+            f"{safe_url(url)}: user names and passwords in URLs are not used; download the file yourself and give its "
+            "path"
         )
     return parts
 
@@ -293,7 +294,7 @@ def _proxy(parts: urllib.parse.SplitResult) -> urllib.parse.SplitResult | None:
         return None
     proxy_parts = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     if proxy_parts.scheme != "http" or not proxy_parts.hostname:
-        raise InputError(f"only http proxies are used, this machine is set to {shown(proxy)!r}")
+        raise InputError(f"only http proxies are used, this machine is set to {safe_url(proxy)!r}")
     return proxy_parts
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from legrad import relevance
-from legrad.checks import shown, whole_number
+from legrad.checks import brief, whole_number
 from legrad.errors import InputError
 from legrad.methods.ablation import legrad_with
 from legrad.methods.attention import num_heads
@@ -62,12 +62,12 @@ def _checked(heads: int | Sequence[int] | str) -> str | tuple[int, ...]:
     try:
         numbers = [whole_number(head) for head in heads]  # type: ignore[union-attr] # no int
     except TypeError as error:
-        raise InputError(f"heads={shown(heads)}; {hint}") from error
+        raise InputError(f"heads={brief(heads)}; {hint}") from error
     indices = tuple(number for number in numbers if number is not None and number >= 0)
     if not numbers or len(indices) < len(numbers):
-        raise InputError(f"heads={shown(heads)}; {hint}")
+        raise InputError(f"heads={brief(heads)}; {hint}")
     if len(set(indices)) < len(indices):
-        raise InputError(f"heads={shown(heads)} names a head twice; {hint}")
+        raise InputError(f"heads={brief(heads)} names a head twice; {hint}")
     return indices
 
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from legrad.checks import shown
+from legrad.checks import brief
 from legrad.core.memory import images_per_whole_pass
 from legrad.core.score import ResolvedTarget
 from legrad.core.streaming import Explained
@@ -72,7 +72,7 @@ def find(method: str | Method) -> Method:
         return method
     if not isinstance(method, str) or method not in _BY_NAME:
         raise InputError(
-            f"method is one of {', '.join(map(repr, _BY_NAME))}, got {shown(method)}; `legrad methods` explains"
+            f"method is one of {', '.join(map(repr, _BY_NAME))}, got {brief(method)}; `legrad methods` explains"
         )
     return _BY_NAME[method]
 
@@ -134,6 +134,6 @@ def _checked_maps(method: Method, call: MethodInput, maps: Any) -> Tensor:
     if not fits or (*maps.shape[:2], "layers", *maps.shape[3:]) != expected:
         raise InputError(
             f"method {method.name!r}: its function returns a tensor (images, targets, layers, *grid), here "
-            f"({', '.join(map(str, expected))}), got {shown(maps)}"
+            f"({', '.join(map(str, expected))}), got {brief(maps)}"
         )
     return cast(Tensor, maps)

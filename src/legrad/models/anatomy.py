@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from legrad import relevance
-from legrad.checks import shown
+from legrad.checks import brief
 from legrad.deprecation import renamed_fields
 from legrad.errors import InputError, TruthCheckError
 from legrad.inputs.geometry import PatchGrid, Size
@@ -230,7 +230,7 @@ class ViTAnatomy:
         for name, value in (checked | sides | derived).items():
             object.__setattr__(self, name, value)
         if self.default_readout not in self.readouts:
-            raise InputError(f"default_readout={shown(self.default_readout)}, but readouts has {sorted(self.readouts)}")
+            raise InputError(f"default_readout={brief(self.default_readout)}, but readouts has {sorted(self.readouts)}")
         if self.axes == ("rows", "cols"):
             self._check_grid()
 

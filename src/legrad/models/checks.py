@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from legrad.checks import shown
+from legrad.checks import brief
 from legrad.errors import InputError
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -34,7 +34,7 @@ def fields(anatomy: Any) -> None:
     for name, choices in _CHOICES.items():
         value = getattr(anatomy, name)
         if not any(isinstance(value, type(choice)) and value == choice for choice in choices):
-            raise InputError(f"{name} is one of {', '.join(map(repr, choices))}, got {shown(value)}")
+            raise InputError(f"{name} is one of {', '.join(map(repr, choices))}, got {brief(value)}")
     if not isinstance(anatomy.tower, nn.Module):
         raise InputError(f"tower is the vision tower, a torch.nn.Module, got {type(anatomy.tower).__name__}")
     if next(itertools.chain(anatomy.tower.parameters(), anatomy.tower.buffers()), None) is None:
@@ -43,7 +43,7 @@ def fields(anatomy: Any) -> None:
         raise InputError(f"library is a name, got {type(anatomy.library).__name__}")
     notes = anatomy.notes
     if not isinstance(notes, tuple | list) or not all(isinstance(note, str) for note in notes):
-        raise InputError(f"notes are sentences, got {shown(notes)}")
+        raise InputError(f"notes are sentences, got {brief(notes)}")
     for name in _FUNCTIONS:
         value = getattr(anatomy, name)
         if not callable(value) and not (value is None and name in _OPTIONAL):
@@ -59,14 +59,14 @@ def fields(anatomy: Any) -> None:
         value = getattr(anatomy, name)
         if not _is_whole(value) or value < least:
             hint = "the number of tokens in front of the patches" if name == "num_prefix_tokens" else "a whole number"
-            raise InputError(f"{name} is {hint}, from {least}, got {shown(value)}")
+            raise InputError(f"{name} is {hint}, from {least}, got {brief(value)}")
     _explained_attentions(anatomy.explained_attentions, anatomy.attentions)
     if not isinstance(anatomy.readouts, Mapping):
         raise InputError(f"readouts maps names to read-outs, got {type(anatomy.readouts).__name__}")
     _call_settings(anatomy.call_settings)
     shape = anatomy.shape
     if not isinstance(shape, tuple | list) or not all(_is_whole(side) and side > 0 for side in shape):
-        raise InputError(f"shape is that of one input, as in (3, height, width), got {shown(shape)}")
+        raise InputError(f"shape is that of one input, as in (3, height, width), got {brief(shape)}")
 
 
 def _is_whole(value: Any) -> bool:
@@ -79,14 +79,14 @@ def _explained_attentions(indices: Any, count: int) -> None:
     if not different or not set(numbers) <= set(range(count)):
         raise InputError(
             f"explained_attentions are indices, from 0 to {count - 1} (a block has attentions={count}), each once, got "
-            f"{shown(indices)}"
+            f"{brief(indices)}"
         )
 
 
 def _call_settings(settings: Any) -> None:
     for setting in settings if isinstance(settings, tuple | list) else [settings]:
         if not isinstance(setting, tuple | list) or len(setting) != 3 or not isinstance(setting[1], str):
-            raise InputError(f"call_settings holds (owner, attribute, value), got {shown(setting)}")
+            raise InputError(f"call_settings holds (owner, attribute, value), got {brief(setting)}")
         if not hasattr(setting[0], setting[1]):
             raise InputError(f"call_settings: {type(setting[0]).__name__} has no attribute {setting[1]!r}")
 
@@ -102,7 +102,7 @@ def sides(name: str, value: Any, axes: Sequence[str]) -> Any:
     except TypeError:
         numbers = ()
     if len(numbers) != len(axes) or min(numbers) < 1:
-        raise InputError(f"{name} is ({', '.join(axes)}), positive whole numbers, got {shown(value)}")
+        raise InputError(f"{name} is ({', '.join(axes)}), positive whole numbers, got {brief(value)}")
     return numbers
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from legrad.checks import first_line, shown
+from legrad.checks import brief, first_line
 from legrad.errors import InputError, LeGradError
 from legrad.models.anatomy import Readout, ViTAnatomy, readouts_given
 from legrad.models.functions import Forward, Head
@@ -33,7 +33,7 @@ class SideInputs:
 
     def __init__(self, inputs: Any, count: int, anatomy: ViTAnatomy) -> None:
         if inputs is not None and not isinstance(inputs, Mapping):
-            raise InputError(f"inputs is a dict of names and tensors, inputs={{'meta': meta}}, got {shown(inputs)}")
+            raise InputError(f"inputs is a dict of names and tensors, inputs={{'meta': meta}}, got {brief(inputs)}")
         _check_names(anatomy, list(inputs or {}))
         self._inputs = {name: _checked(name, value, count) for name, value in (inputs or {}).items()}
 
@@ -119,7 +119,7 @@ def _checked(name: str, value: Any, count: int) -> Tensor:
         except TypeError as error:
             raise InputError(f"inputs[{name!r}] is a tensor of numbers, got an array of {value.dtype}") from error
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
-        raise InputError(f"inputs[{name!r}] is a tensor or array with one row per image, got {shown(value)}")
+        raise InputError(f"inputs[{name!r}] is a tensor or array with one row per image, got {brief(value)}")
     if value.ndim == 0 or len(value) != count:
         rows = "no rows" if value.ndim == 0 else f"{len(value)} rows"
         raise InputError(f"inputs[{name!r}] has {rows} for {count} images; give one row per image")

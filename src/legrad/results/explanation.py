@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from legrad import viz
-from legrad.checks import check_switch, shown, whole_number
+from legrad.checks import brief, check_switch, whole_number
 from legrad.choices import Normalization
 from legrad.deprecation import renamed_fields
 from legrad.errors import InputError
@@ -309,7 +309,7 @@ class Explanation:
 def _whole(value: Any, what: str) -> int:
     number = whole_number(value)
     if number is None:
-        raise InputError(f"{what} is a whole number, got {shown(value)}")
+        raise InputError(f"{what} is a whole number, got {brief(value)}")
     return number
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from legrad.atomic import Fingerprint, WriteError, is_fingerprint, parse_json
-from legrad.checks import shown
+from legrad.checks import brief
 from legrad.errors import InputError
 
 FORMAT = "legrad results 1"
@@ -107,7 +107,7 @@ def folder_path(root: Any) -> Path:
     except TypeError:
         raise InputError(f"the folder is a path, got {type(root).__name__}") from None
     if not text or "\0" in text:
-        raise InputError(f"the folder is a path, got {shown(text)}")
+        raise InputError(f"the folder is a path, got {brief(text)}")
     return Path(text)
 
 

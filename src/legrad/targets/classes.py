@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from legrad.checks import shown
+from legrad.checks import brief
 from legrad.core.state import evaluation_mode, exclusive, ordinary_tensors
 from legrad.core.truth import plain_answer
 from legrad.errors import InputError, warn
@@ -54,7 +54,7 @@ def named(adapter: Adapter, labels: Sequence[str]) -> Adapter:
         raise InputError(f"labels are for classifiers, this model's output is {adapter.anatomy.output!r}")
     names = () if isinstance(labels, str) or not isinstance(labels, Iterable) else tuple(labels)
     if not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"labels is a sequence of class names, got {shown(labels)}")
+        raise InputError(f"labels is a sequence of class names, got {brief(labels)}")
     count = _counted(adapter)
     if count is not None and len(names) != count:
         raise InputError(f"got {len(names)} labels for {count} classes")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from legrad.checks import check_texts, shown, whole_number
+from legrad.checks import brief, check_texts, whole_number
 from legrad.core.score import Direction, ResolvedTarget
 from legrad.equality import ByValue
 from legrad.errors import InputError
@@ -44,7 +44,7 @@ class Prompts(ByValue):
         (name,) = check_texts("the name of legrad.Prompts", [self.name])
         templates = check_texts("templates", self.templates)
         if not all("{}" in template for template in templates):
-            raise InputError(f"templates: texts with '{{}}' in them are expected, got {shown(self.templates)}")
+            raise InputError(f"templates: texts with '{{}}' in them are expected, got {brief(self.templates)}")
         return [template.replace("{}", name) for template in templates]
 
 

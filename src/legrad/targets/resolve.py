@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from legrad.checks import shown
+from legrad.checks import brief
 from legrad.choices import check_choice
 from legrad.core.score import Direction, Function, NeedsAnswer, NoTarget, ResolvedTarget, contrast, one_hot, per_image
 from legrad.core.truth import final_answer, plain_answer
@@ -256,7 +256,7 @@ class Resolver:
 
     def _function(self, target: Target) -> ResolvedTarget:
         if not callable(target.function):
-            raise InputError(f"legrad.Target takes a callable, got {shown(target.function)}")
+            raise InputError(f"legrad.Target takes a callable, got {brief(target.function)}")
         check_choice("feature of legrad.Target", target.feature, ("raw", "normalized"))
         function = target.function
         if target.feature == "normalized":

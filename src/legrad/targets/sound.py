@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from legrad.checks import first_line, shown
+from legrad.checks import brief, first_line
 from legrad.core import state
 from legrad.core.finite import nonfinite_weight
 from legrad.core.memory import ran_out
@@ -76,7 +76,7 @@ def _check(target: Audio, sources: Sequence[Any]) -> None:
         raise InputError("legrad.Audio got an empty list; give at least one sound")
     for name, seconds in (("start", target.start), ("end", 0.0 if target.end is None else target.end)):
         if isinstance(seconds, bool) or not isinstance(seconds, int | float | np.integer | np.floating):
-            raise InputError(f"legrad.Audio: {name} is a number of seconds, as in {name}=0.5, got {shown(seconds)}")
+            raise InputError(f"legrad.Audio: {name} is a number of seconds, as in {name}=0.5, got {brief(seconds)}")
     if target.rate is not None and all(
         isinstance(source, str | os.PathLike | tuple | urls.Download) for source in sources
     ):
@@ -113,7 +113,7 @@ def _names(sources: Sequence[Any]) -> Iterator[str]:
         if isinstance(source, urls.Download):
             yield PurePath(source.name).name
         elif isinstance(source, str | os.PathLike):
-            yield PurePath(urls.shown(images.path_of(source))).name
+            yield PurePath(urls.safe_url(images.path_of(source))).name
 
 
 def _span(target: Audio) -> str:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from legrad.checks import first_line, shown
+from legrad.checks import brief, first_line
 from legrad.core.finite import nonfinite_weight
 from legrad.core.memory import ran_out, texts_per_forward
 from legrad.defaults import usual_defaults, with_usual_defaults
@@ -101,7 +101,7 @@ class TextEncoder:
                 "tokenizer of this very model?"
             ) from error
         if not isinstance(embedding, Tensor) or embedding.ndim != 2 or len(embedding) != count:
-            raise InputError(f"the text tower gave {shown(embedding)} for {count} texts, expected (texts, features)")
+            raise InputError(f"the text tower gave {brief(embedding)} for {count} texts, expected (texts, features)")
         return embedding.detach()
 
     def _check(self, texts: Sequence[str], embeddings: Tensor) -> None:
@@ -112,7 +112,7 @@ class TextEncoder:
         text = texts[int((~finite).nonzero()[0])]
         weight = nonfinite_weight(self._adapter.model)
         reason = "" if weight is None else f": the model's weight {weight} does (diverged training, or a damaged file?)"
-        raise InputError(f"the text embedding of {shown(text)} holds NaN or infinite values{reason}")
+        raise InputError(f"the text embedding of {brief(text)} holds NaN or infinite values{reason}")
 
 
 def beginning_read(tokenize: Tokenize, text: str) -> str:
