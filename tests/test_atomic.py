@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -103,15 +104,20 @@ def test_one_at_a_time(tmp_path):
     inside, most = [0], [0]
 
     def work(_):
-        for _ in range(20):
+        for _ in range(200):
             with one_at_a_time(tmp_path / "lock"):
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
                 os.listdir(tmp_path)  # another thread may run here
                 inside[0] -= 1
 
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(work, range(6)))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # threads change places between any two lines
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(work, range(6)))
+    finally:
+        sys.setswitchinterval(interval)
     assert most == [1]
     assert os.listdir(tmp_path) == []
     with pytest.raises(InputError, match="cannot write"), one_at_a_time(tmp_path / "absent" / "lock"):

@@ -104,22 +104,31 @@ def one_at_a_time(path: Path) -> Iterator[None]:
     Raises:
         WriteError: it cannot be made.
     """
-    try:
-        file = path.open("a+b")
-        lock(file, wait=True)
-        # the block that held it has removed it
-        while not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
-            file.close()
-            file = path.open("a+b")
-            lock(file, wait=True)
-    except OSError as error:
-        raise WriteError.of(path, error) from error
+    file = _lock_file(path)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
             if not path.stat().st_size:
                 path.unlink()
+        file.close()
+
+
+def _lock_file(path: Path) -> BinaryIO:
+    """This path's file, open and locked: the one that is there, not one that another block has removed meanwhile."""
+    while True:
+        try:
+            file = path.open("a+b")
+            try:
+                lock(file, wait=True)
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                        return file
+            except BaseException:
+                file.close()
+                raise
+        except OSError as error:
+            raise WriteError.of(path, error) from error
         file.close()
 
 
