@@ -163,7 +163,7 @@ def overlay(
         lambda rows: saliency[rows],
         lambda rows: None if seen is None else seen[rows],
     )
-    return Image.fromarray(pixels.joined(*saliency.shape, rows))
+    return Image.fromarray(pixels.joined(saliency.shape, rows))
 
 
 def mixture(cmap: str, alpha: float) -> Mixture:
@@ -338,11 +338,14 @@ def png(image: Any) -> bytes:
     """A PIL image or a matplotlib figure as PNG."""
     if not hasattr(image, "savefig"):
         return encoded(image, "png")
-    buffer = io.BytesIO()
+    load_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     fonts.fit(image)
-    # the strongest compression takes as long as drawing, for a tenth of the bytes
-    image.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
-    return buffer.getvalue()
+    canvas = FigureCanvasAgg(image)
+    canvas.draw()  # once: ``savefig`` draws twice where there is a layout
+    drawn = np.asarray(canvas.buffer_rgba())[..., :3]
+    return pixels.png(drawn.shape, [np.ascontiguousarray(drawn)])
 
 
 def encoded(image: Image.Image, kind: str) -> bytes:
@@ -357,7 +360,7 @@ def encoded(image: Image.Image, kind: str) -> bytes:
     """
     if kind == "png":
         array = np.asarray(image)
-        return pixels.png(image.height, image.width, (array[rows] for rows in bands(image.height, image.width)))
+        return pixels.png(array.shape, (array[rows] for rows in bands(array.shape)))
     name, longest, options = _LOSSY[kind]
     if max(image.size) > longest:
         raise InputError(

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import Progress
 from rich.table import Column, Table
 
 import legrad
 from legrad.atomic import WriteError
 from legrad.checks import check_texts
 from legrad.choices import FITS, READOUTS, check_choice
-from legrad.cli.consoles import console, plain, print_error, print_warning, stderr
+from legrad.cli.consoles import console, plain, print_error, print_warning
 from legrad.cli.options import parse_layers, parse_size
+from legrad.cli.waiting import spinner, waits
 from legrad.errors import InputError, LeGradError
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")]
 ColourMap = Annotated[str, typer.Option(help="matplotlib colour map; jet for the authors' look.")]
 
 
+@waits
 def explain(
     image: Images = None,
     text: Texts = None,
@@ -314,18 +315,17 @@ def _in_batches(
             except Exception as error:
                 problems.append((source, _line(error)))
 
-    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        task = progress.add_task("explaining", total=len(sources))
-        for start in range(0, len(sources), step):
-            batch: list[tuple[str, Any]] = []
-            for source in sources[start : start + step]:
-                try:
-                    batch.append((source, images.read(source, value_range=value_range) if still else source))
-                except Exception as error:
-                    problems.append((source, _line(error)))
-            if batch:
-                attempt(batch)
-            progress.advance(task, min(step, len(sources) - start))
+    spinner.expect(len(sources))
+    for start in range(0, len(sources), step):
+        batch: list[tuple[str, Any]] = []
+        for source in sources[start : start + step]:
+            try:
+                batch.append((source, images.read(source, value_range=value_range) if still else source))
+            except Exception as error:
+                problems.append((source, _line(error)))
+        if batch:
+            attempt(batch)
+        spinner.advance(min(step, len(sources) - start))
     return problems
 
 
@@ -335,6 +335,7 @@ def _line(error: Exception) -> str:
 
 
 def _print_results(folder: "Folder") -> None:
+    spinner.stop()
     if not folder.entries:
         return
     # a name that is cut could not be copied

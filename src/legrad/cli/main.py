@@ -2,7 +2,7 @@
 
 Exit status: 0 all is well, 1 some inputs failed (or a model is not healthy), 2 nothing could be done. What is heavy is
 imported when a command runs: help, version and shell completion load neither torch nor a model library, except of a
-single benchmark (``legrad bench NAME``), whose options are read off its class.
+single benchmark (``legrad bench NAME``), whose options are read off its class. The list of methods loads neither.
 """
 
 import io
@@ -19,6 +19,7 @@ from legrad.cli import bench
 from legrad.cli.consoles import console, drop_output, plain, print_error, print_warning
 from legrad.cli.explain import explain
 from legrad.cli.options import parse_size
+from legrad.cli.waiting import spinner, waits
 from legrad.errors import InputError, LeGradError
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ def _main(
 
 
 @app.command()
+@waits
 def models(
     filter: Annotated[str, typer.Argument(help="Part of the name, any case.")] = "",
     library: Annotated[str | None, typer.Option(help="Only this one: open_clip, timm, hf, torchvision.")] = None,
@@ -66,6 +68,7 @@ def models(
         )
     if not rows:
         raise InputError(f"no model's name contains {filter!r}{f' in library {library!r}' if library else ''}")
+    spinner.stop()
     console.print(table)
     console.print(
         f"{sum(not reason for _, reason in rows)} of {len(rows)} supported; also folders and the hub: "
@@ -79,15 +82,16 @@ def models(
 @app.command()
 def methods() -> None:
     """List the methods for `legrad explain --method`: what each map is, and where it comes from."""
-    from legrad.methods import METHODS
+    from legrad.methods.catalogue import ABOUT
 
     table = Table(Column("method", no_wrap=True), "the map", Column("source", overflow="fold"))
-    for method in METHODS.values():
-        table.add_row(method.name, method.summary, method.source)
+    for name, method in ABOUT.items():
+        table.add_row(name, method.summary, method.source)
     console.print(table)
 
 
 @app.command()
+@waits
 def doctor(
     model: Annotated[str, typer.Argument(help="As for --model of `legrad explain`.")] = "embedded",
     size: Annotated[str | None, typer.Option(help="Input size, 448 or HEIGHTxWIDTH. Default: the model's.")] = None,
@@ -101,6 +105,7 @@ def doctor(
     marks = {True: "[green]✓[/green] ", False: "[red]✗[/red] ", None: ""}
     for finding in report.findings:
         table.add_row(finding.what, marks[finding.good] + plain(finding.value))
+    spinner.stop()
     console.print(table)
     if not report.healthy:
         raise typer.Exit(1)

@@ -204,7 +204,7 @@ def place(maps: Tensor, placement: Placement, patch_grid: PatchGrid, size: Size)
     """
     resampler = Resampler(placement, patch_grid, size)
     result = maps.new_empty(*maps.shape[:-2], *size)
-    for rows in bands(*size):
+    for rows in bands(size):
         result[..., rows, :] = resampler.rows(maps, rows)
     return result
 

@@ -11,7 +11,29 @@ of these:
     explainer.explain(images, targets, method=rise)
 """
 
-from legrad.methods.method import Method
-from legrad.methods.registry import METHODS, find
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from legrad.methods.method import Method
+    from legrad.methods.registry import METHODS, find
 
 __all__ = ["METHODS", "Method", "find"]
+
+# imported when they are first used: the catalogue alone takes no torch
+_HOMES = {"Method": "method", "METHODS": "registry", "find": "registry"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"legrad.methods.{_HOMES[name]}"), name)
+    if name.startswith("_"):
+        raise AttributeError(f"module 'legrad.methods' has no attribute {name!r}")
+    try:
+        return importlib.import_module(f"legrad.methods.{name}")
+    except ModuleNotFoundError:
+        raise AttributeError(f"module 'legrad.methods' has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

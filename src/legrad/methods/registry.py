@@ -14,14 +14,13 @@ from legrad.core.truth import final_answer
 from legrad.errors import InputError
 from legrad.methods import ablation, attention, black_box, clip, controls, tokens
 from legrad.methods.call import MethodInput
+from legrad.methods.catalogue import about
 from legrad.methods.method import Method
 from legrad.models.anatomy import ViTAnatomy
 
 # LeGrad itself has no function among the methods: core.streaming computes it
 LEGRAD = Method(
-    name="legrad",
-    summary="positive part of the layer scores' gradients at the attention maps, mean over heads, queries, layers",
-    source="Bousselham et al., ICCV 2025, arXiv:2404.03214",
+    **about("legrad"),
     function=None,
     needs="gradients",
     cost="1 backward pass through one block per layer and target",

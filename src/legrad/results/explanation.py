@@ -144,7 +144,8 @@ class Explanation:
         view, style = self.view(image), Style(alpha, cmap)
         frame = None if frame is None else _whole(frame, "frame")
         if view.is_large and frame is None and self.valid[image, target]:
-            return view.large_overlay(self.surfaces(image, view, normalize)[self.targets_of(image).index(target)], style)
+            surfaces = self.surfaces(image, view, normalize)
+            return view.large_overlay(surfaces[self.targets_of(image).index(target)], style)
         saliency = self._target_map(image, target, normalize)
         if frame is not None and not (view.is_video and -len(saliency) <= frame < len(saliency)):
             raise InputError(f"no frame {frame}: image {image} has {len(saliency) if view.is_video else 'no'} frames")
@@ -254,6 +255,8 @@ class Explanation:
         """(targets, H, W) of one image; targets that it does not have take no part in the normalisation."""
         valid = self.valid[image]
         maps = self.view(image).saliency(self.maps_of(image), size, normalize)
+        if bool(valid.all()):
+            return maps
         result = maps.new_zeros(len(valid), *maps.shape[1:])
         result[valid] = maps
         return result
@@ -335,4 +338,6 @@ def _whole(value: Any, what: str) -> int:
 
 def _stacked(maps: list[Tensor]) -> Tensor | list[Tensor]:
     """One tensor where the sizes allow it."""
+    if len(maps) == 1:  # without a copy
+        return maps[0][None]
     return torch.stack(maps) if len({image_maps.shape for image_maps in maps}) == 1 else maps

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from legrad.inputs.ahead import read_ahead
 from legrad.names import slug
 from legrad.results.folder import Folder
 from legrad.results.surface import Surface
-from legrad.results.view import ImageView, Style
+from legrad.results.view import IN_FILES, ImageView, Style
 
 if TYPE_CHECKING:
     from legrad.results.explanation import Explanation
@@ -50,17 +50,21 @@ def _save_image(
 ) -> dict[str, Any]:
     """The files of one image, and its entry of the manifest; threads make the overlays meanwhile."""
     view = explanation.view(image)
-    small = view.reduced()
+    small = view.reduced(IN_FILES)
     saliency = small.saliency(explanation.maps_of(image), None, "map")
     if small is view:  # every map is laid on its pixels once
-        jobs = [functools.partial(_map_files, view, maps, style, kind) for maps in saliency]
+        jobs: list[Callable[[], dict[str, bytes]]] = [
+            functools.partial(_map_files, view, maps, style, kind) for maps in saliency
+        ]
     else:
         surfaces = explanation.surfaces(image, view)
-        jobs = [functools.partial(_large_map_files, view, surfaces[i], style, kind) for i in range(len(saliency))]
+        draw = functools.partial(_large_map_files, view, style, kind)
+        jobs = [functools.partial(draw, surfaces[index]) for index in range(len(saliency))]
     # a thread that draws holds an image, twice for formats that Pillow writes, and its file
     threads = max(1, min(os.cpu_count() or 1, _DRAWN_BYTES // (3 * view.pixels.nbytes)))
-    with contextlib.closing(read_ahead([dict[str, bytes], *jobs], threads, 2 * threads)) as files_of_maps:
-        next(files_of_maps)  # begins with the others
+    nothing: Callable[[], dict[str, bytes]] = dict[str, bytes]
+    with contextlib.closing(read_ahead([nothing, *jobs], threads, 2 * threads)) as files_of_maps:
+        next(files_of_maps)  # threads go on with the others
         figure = viz.png(explanation.figure_of(image, small, saliency, style))
         return _save_files(explanation, folder, image, figure, files_of_maps, style, per_layer, kind)
 
@@ -114,12 +118,12 @@ def _save_files(
     return entry
 
 
-def _large_map_files(view: ImageView, surface: Surface, style: Style, kind: ImageFormat) -> dict[str, bytes]:
+def _large_map_files(view: ImageView, style: Style, kind: ImageFormat, surface: Surface) -> dict[str, bytes]:
     """The overlay of one target over a large image."""
     return {"overlay": view.overlay_file(surface, style, kind)}
 
 
-def _map_files(view: ImageView, saliency: Tensor, style: Style, kind: ImageFormat) -> dict[str, bytes]:
+def _map_files(view: ImageView, style: Style, kind: ImageFormat, saliency: Tensor) -> dict[str, bytes]:
     """The overlay of one target, and a video's animation: kind of file -> its bytes."""
     files = {"overlay": viz.encoded(view.overlay(saliency, style), kind)}
     if view.is_video:
