@@ -210,7 +210,9 @@ def figure(
     side = min(_PANEL, max(_TALLEST / aspect, _NARROWEST))
     size = (side * columns + 0.9, (min(side * aspect, _TALLEST) + 0.7) * rows + 0.3 * bool(note))
     result = Figure(figsize=size, dpi=110, layout="constrained")
-    grid = result.subplots(rows, columns, squeeze=False)
+    # ticks that are not shown take half of the time of drawing
+    no_ticks = {"xticks": [], "yticks": []} if axes is None else {}
+    grid = result.subplots(rows, columns, squeeze=False, subplot_kw=no_ticks)
     for axis in grid.flat:
         axis.set_axis_off()
     # the last row may have more axes than there are panels
@@ -260,13 +262,13 @@ def film(
     side = min(3.2, 12 / len(labels))
     size = (side * len(labels) + 0.9, (side * aspect + 0.45) * len(rows))
     result = Figure(figsize=size, dpi=110, layout="constrained")
-    axes = result.subplots(len(rows), len(labels), squeeze=False)
+    axes = result.subplots(len(rows), len(labels), squeeze=False, subplot_kw={"xticks": [], "yticks": []})
     for number, (strip, row, title) in enumerate(zip(axes, rows, titles, strict=True)):
         # the layout ignores the width of titles, so this one may run over the panels to its right
         names.write(strip[0], title, number, 100, loc="left", separator="  ")
         for axis, image in zip(strip, row, strict=True):
             axis.imshow(np.asarray(image))
-            axis.set(xticks=[], yticks=[], frame_on=False)
+            axis.set_frame_on(False)
     for axis, label in zip(axes[-1], labels, strict=True):
         axis.set_xlabel(label, fontsize=8)
     _finish(result, axes, cmap, names.with_note(note))
