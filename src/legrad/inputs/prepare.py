@@ -36,7 +36,7 @@ class Input:
         tensor: (channels, height, width), normalised; videos have frames in front, sounds are (time, frequency).
         placement: where it lies in the original.
         image: the original, (H, W, 3) uint8; of videos (frames, H, W, 3), of sounds their spectrogram; an ``ImageFile``
-            where it is read again when it is shown.
+            of what was read from one.
         name: path, URL, or "image 0", ...
         timing: of a video's frames or a sound.
         frequencies: centres of a spectrogram's rows in Hz, lowest first; () if not known.
@@ -228,7 +228,7 @@ def sources(
         return InputQueue([functools.partial(reader, item, index) for index, item in enumerate(items)])
     if kind == "frames":
         frames = [videos.read(item, layout.shape[0], value_range, public_only) for item in items]
-        inputs = [_of_video(*video, transform, layout.shape[1], index) for index, video in enumerate(frames)]
+        inputs = [_of_video(*video, transform, layout, index, value_range) for index, video in enumerate(frames)]
     else:
         check_unfitted(None, "model", value_range)
         inputs = [_of_sound(item, transform, index, public_only) for index, item in enumerate(items)]
@@ -299,8 +299,9 @@ class _ImageReader:
         name = str(image.info.get(images.SOURCE, f"image {index}"))
         tensor = transforms.applied(self.transform, image, placement, self.channels, name)
         original: Any = np.asarray(image)
-        if is_file and not self.allowance.take(original.nbytes):
-            original = ImageFile(os.path.abspath(path), stamp, self.read)
+        if is_file:
+            kept = original if self.allowance.take(original.nbytes) else None
+            original = ImageFile(os.path.abspath(path), stamp, self.read, kept)
         return Input(tensor, placement, original, name)
 
 
@@ -309,14 +310,32 @@ def _of_video(
     path: str | None,
     timing: geometry.Timing,
     transform: Any,
-    channels: int,
+    layout: InputLayout,
     index: int,
+    value_range: depth.Range | None,
 ) -> Input:
     """Frames go through the transform one by one."""
-    name = path or f"video {index}"
+    name, channels = path or f"video {index}", layout.shape[1]
     placement = transforms.follow(transform, (frames[0].height, frames[0].width))
     tensor = torch.stack([transforms.applied(transform, frame, placement, channels, name) for frame in frames])
-    return Input(tensor, placement, np.stack([np.asarray(frame) for frame in frames]), name, timing)
+    original: Any = np.stack([np.asarray(frame) for frame in frames])
+    if path is not None and os.path.isfile(path):
+        original = ImageFile(os.path.abspath(path), stamp_of(path), video_reader(len(frames), value_range), original)
+    return Input(tensor, placement, original, name, timing)
+
+
+def video_reader(count: int, value_range: depth.Range | None = None) -> Callable[[str], Any]:
+    """Path -> (frames, H, W, 3), the frames that a model of so many sees."""
+    return functools.partial(_frames, count=count, value_range=value_range)
+
+
+def _frames(path: str, count: int, value_range: depth.Range | None) -> Any:
+    return np.stack([np.asarray(frame) for frame in videos.read(path, count, value_range)[0]])
+
+
+def image_reader(value_range: depth.Range | None = None) -> Callable[[str], Any]:
+    """Path -> the image of a file, upright."""
+    return functools.partial(images.read, value_range=value_range)
 
 
 def _of_sound(source: Any, extractor: Any, index: int, public_only: bool) -> Input:
