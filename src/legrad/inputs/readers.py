@@ -1,5 +1,6 @@
 """One image, video or sound, wherever it is read from -> an input of the model, with its placement in the original."""
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from legrad.inputs import geometry, images, sounds, spectrograms, transforms, urls
+from legrad.inputs import depth, geometry, images, sounds, spectrograms, transforms, urls, videos
 from legrad.inputs.originals import Allowance, ImageFile, stamp_of
 
 FILES = (str, os.PathLike, urls.Download)  # what is read when it is needed
@@ -24,7 +25,7 @@ class Input:
         tensor: (channels, height, width), normalised; videos have frames in front, sounds are (time, frequency).
         placement: where it lies in the original.
         image: the original, (H, W, 3) uint8; of videos (frames, H, W, 3), of sounds their spectrogram; an ``ImageFile``
-            where it is read again when it is shown.
+            of what was read from one.
         name: path, URL, or "image 0", ...
         timing: of a video's frames or a sound.
         frequencies: centres of a spectrogram's rows in Hz, lowest first; () if not known.
@@ -63,10 +64,7 @@ class ImageReader:
         # images that were read from a file know where they came from
         name = str(image.info.get(images.SOURCE, f"image {index}"))
         tensor = transforms.applied(self.transform, image, placement, self.channels, name)
-        original: Any = np.asarray(image)
-        if path and not self.allowance.take(original.nbytes):
-            original = ImageFile(os.path.abspath(path), stamp, self.read)
-        return Input(tensor, placement, original, name)
+        return Input(tensor, placement, _original(np.asarray(image), path, stamp, self.read, self.allowance), name)
 
 
 @dataclass(frozen=True)
@@ -93,13 +91,32 @@ class VideoReader:
         name = name or f"video {index}"
         placement = transforms.follow(self.transform, (frames[0].height, frames[0].width))
         rows = [transforms.applied(self.transform, frame, placement, self.channels, name) for frame in frames]
-        original: Any = np.stack([np.asarray(frame) for frame in frames])
-        if path and not self.allowance.take(original.nbytes):
-            original = ImageFile(os.path.abspath(path), stamp, self._frames)
-        return Input(torch.stack(rows), placement, original, name, timing)
+        pixels = np.stack([np.asarray(frame) for frame in frames])
+        read_again = functools.partial(_frames, self.read)
+        return Input(
+            torch.stack(rows), placement, _original(pixels, path, stamp, read_again, self.allowance), name, timing
+        )
 
-    def _frames(self, path: str) -> "np.ndarray[Any, Any]":
-        return np.stack([np.asarray(frame) for frame in self.read(path)[0]])
+
+def image_reader(value_range: depth.Range | None = None) -> Callable[[str], Any]:
+    """Path -> the image of a file, upright."""
+    return functools.partial(images.read, value_range=value_range)
+
+
+def video_reader(count: int, value_range: depth.Range | None = None) -> Callable[[str], Any]:
+    """Path -> (frames, H, W, 3), the frames that a model of so many sees."""
+    return functools.partial(_frames, functools.partial(videos.read, count=count, value_range=value_range))
+
+
+def _frames(read: Callable[[str], Any], path: str) -> Any:
+    return np.stack([np.asarray(frame) for frame in read(path)[0]])
+
+
+def _original(pixels: Any, path: str, stamp: tuple[int, int], read: Callable[[str], Any], allowance: Allowance) -> Any:
+    """Pixels of what is in memory; of a file also where they are read again, if they cannot be kept."""
+    if not path:
+        return pixels
+    return ImageFile(os.path.abspath(path), stamp, read, pixels if allowance.take(pixels.nbytes) else None)
 
 
 def _path_of_file(source: Any) -> str:
