@@ -13,8 +13,12 @@ Fit = Literal["model", "squash", "pad"]
 Normalization = Literal["map", "shared"] | None
 """How relevance becomes saliency, see ``Explanation.saliency``."""
 
+ImageFormat = Literal["png", "jpg", "webp"]
+"""Of overlays in files, see ``Explanation.save``."""
+
 READOUTS: tuple[str, ...] = get_args(ReadoutName)
 FITS: tuple[str, ...] = get_args(Fit)
+IMAGE_FORMATS: tuple[str, ...] = get_args(ImageFormat)
 
 
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> str:

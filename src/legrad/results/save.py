@@ -1,25 +1,37 @@
 """An explanation -> its files in a folder, and what the manifest says about them."""
 
-from collections.abc import Iterable
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from legrad import viz
+from legrad import stages, viz
+from legrad.choices import ImageFormat
+from legrad.inputs.ahead import read_ahead
 from legrad.names import slug
 from legrad.results.archive import arrays_of, packed
 from legrad.results.folder import Folder
+from legrad.results.surface import Surface
 from legrad.results.view import ImageView, Style
 
 if TYPE_CHECKING:
     from legrad.results.explanation import Explanation
 
+_DRAWN_BYTES = 1 << 30  # that all threads may hold at once
 _DEFAULT_FRAME_SECONDS = 0.2  # of an animation, where the video's duration is not known
 
 
 def save_images(
-    explanation: "Explanation", folder: Folder, images: Iterable[int], style: Style, per_layer: bool
+    explanation: "Explanation",
+    folder: Folder,
+    images: Iterable[int],
+    style: Style,
+    per_layer: bool,
+    kind: ImageFormat = "png",
 ) -> None:
     """Write some images of an explanation, one after the other; see ``Explanation.save``."""
     facts = {
@@ -28,16 +40,43 @@ def save_images(
         "layer_axes": ["targets", "layers", *explanation.axes],
     }
     for image in images:
-        folder.add([_save_image(explanation, folder, image, style, per_layer)], facts)
+        stages.tell("drawing")
+        folder.add([_save_image(explanation, folder, image, style, per_layer, kind)], facts)
 
 
 def _save_image(
-    explanation: "Explanation", folder: Folder, image: int, style: Style, per_layer: bool
+    explanation: "Explanation", folder: Folder, image: int, style: Style, per_layer: bool, kind: ImageFormat
 ) -> dict[str, Any]:
-    """The files of one image, and its entry of the manifest; every map is laid on its pixels once."""
+    """The files of one image, and its entry of the manifest; threads make the overlays meanwhile."""
+    view = explanation.view(image)
+    small = view.reduced()
+    saliency = small.saliency(explanation.maps_of(image), None, "map")
+    jobs: list[Callable[[], dict[str, bytes]]]
+    if small is view:  # every map is laid on its pixels once
+        jobs = [functools.partial(_map_files, view, maps, style, kind) for maps in saliency]
+    else:
+        surfaces = explanation.surfaces(image, view)
+        jobs = [functools.partial(_large_map_files, view, surfaces[i], style, kind) for i in range(len(saliency))]
+    # a thread that draws holds an image, twice for formats that Pillow writes, and its file
+    threads = max(1, min(os.cpu_count() or 1, _DRAWN_BYTES // (3 * view.pixels.nbytes)))
+    with contextlib.closing(read_ahead([dict, *jobs], threads, 2 * threads)) as files_of_maps:
+        next(files_of_maps)  # begins with the others
+        figure = viz.png(explanation.figure_of(image, small, saliency, style))
+        return _save_files(explanation, folder, image, figure, files_of_maps, style, per_layer, kind)
+
+
+def _save_files(
+    explanation: "Explanation",
+    folder: Folder,
+    image: int,
+    figure: bytes,
+    files_of_maps: Iterator[dict[str, bytes]],
+    style: Style,
+    per_layer: bool,
+    kind: ImageFormat,
+) -> dict[str, Any]:
+    """Write what was drawn of one image; returns its entry of the manifest."""
     name, targets = explanation.names[image], explanation.targets_of(image)
-    view, saliency = explanation.view(image), explanation.target_maps(image, None, "map")[targets]
-    figure = viz.png(explanation.figure_of(image, saliency, style))
     stem = folder.stem(name, slug(Path(name).stem))
     entry: dict[str, Any] = {
         "image": name,
@@ -52,7 +91,7 @@ def _save_image(
         entry["frames"], entry["seconds"] = list(timing.frames), list(timing.seconds)
     if timing.duration is not None:
         entry["duration"] = timing.duration
-    for number, (target, maps) in enumerate(zip(targets, saliency, strict=True), 1):
+    for number, (target, files) in enumerate(zip(targets, files_of_maps, strict=True), 1):
         target_label = explanation.labels[image][target]
         record: dict[str, Any] = {
             # as figures name a target whose letters are in no font
@@ -63,7 +102,8 @@ def _save_image(
             "prompt_independent": bool(explanation.prompt_independent[image, target]),
         }
         label = f"{stem}--{slug(target_label)}"
-        record |= _save_maps(folder, label, view, maps, style)
+        endings = {"overlay": f".{kind}", "animation": ".gif"}
+        record |= {what: folder.write(folder.name(label, endings[what]), data) for what, data in files.items()}
         if per_layer:
             layers = viz.png(explanation.layer_figure(image, target, style.cmap, style.alpha))
             record["layers_figure"] = folder.write(folder.name(f"{label}--layers", ".png"), layers)
@@ -71,13 +111,17 @@ def _save_image(
     return entry
 
 
-def _save_maps(folder: Folder, label: str, view: ImageView, saliency: Tensor, style: Style) -> dict[str, str]:
-    """The overlay of one target, and a video's animation: kind -> file."""
-    overlay = viz.png(view.overlay(saliency, style))
-    files = {"overlay": folder.write(folder.name(label, ".png"), overlay)}
+def _large_map_files(view: ImageView, surface: Surface, style: Style, kind: ImageFormat) -> dict[str, bytes]:
+    """The overlay of one target over a large image."""
+    return {"overlay": view.overlay_file(surface, style, kind)}
+
+
+def _map_files(view: ImageView, saliency: Tensor, style: Style, kind: ImageFormat) -> dict[str, bytes]:
+    """The overlay of one target, and a video's animation: kind of file -> its bytes."""
+    files = {"overlay": viz.encoded(view.overlay(saliency, style), kind)}
     if view.is_video:
         frames = [view.overlay(saliency, style, frame) for frame in range(len(saliency))]
         duration = view.timing.duration
         seconds = _DEFAULT_FRAME_SECONDS if duration is None else min(max(duration / len(frames), 0.02), 2)
-        files["animation"] = folder.write(folder.name(label, ".gif"), viz.gif(frames, seconds))
+        files["animation"] = viz.gif(frames, seconds)
     return files
