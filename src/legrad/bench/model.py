@@ -23,7 +23,6 @@ from legrad.explainer import Explainer
 from legrad.inputs import geometry, transforms
 from legrad.methods import Method, find, heads
 from legrad.models.versions import weights_version
-from legrad.relevance import merge_layers
 from legrad.targets.kinds import Audio
 
 
@@ -152,7 +151,7 @@ class ModelUnderTest:
         maps, scores = map(list, zip(*rows, strict=True))
         if last_layers is not None:
             blocks = kind.blocks(last_layers, depth)
-            maps = [merge_layers(layers[:, blocks].unbind(1)) for layers in maps]
+            maps = [kind.merge(layers[:, blocks].unbind(1)) for layers in maps]
         return maps, scores
 
     @property
