@@ -17,7 +17,8 @@ from legrad.core.streaming import Explained, explain_batch
 from legrad.core.truth import final_answer, with_raw_features
 from legrad.core.undo import Borrowing
 from legrad.errors import InputError, TruthCheckError
-from legrad.inputs.prepare import Input, InputQueue, by_size, stack
+from legrad.inputs.prepare import InputQueue, by_size, stack
+from legrad.inputs.readers import Input
 from legrad.methods import registry
 from legrad.models.anatomy import ViTAnatomy
 from legrad.models.side_inputs import SideInputs

@@ -18,7 +18,8 @@ from legrad.core.state import evaluation_mode, exclusive, not_compiled, ordinary
 from legrad.core.undo import Borrowing, Together, guarded
 from legrad.deprecation import renamed_arguments, renamed_fields
 from legrad.errors import InputError, UnsupportedModelError
-from legrad.inputs.prepare import Images, Input, InputQueue, Inputs, sources
+from legrad.inputs.prepare import Images, InputQueue, Inputs, sources
+from legrad.inputs.readers import Input
 from legrad.inputs.tensors import checked_tensor
 from legrad.models import checks
 from legrad.models.adapter import Adapter, AudioEncoder
@@ -207,11 +208,14 @@ class Explainer(Copyable):
         size: int | Sequence[int] | None = None,
         fit: Fit = "model",
         inputs: Mapping[str, Tensor] | None = None,
+        value_range: tuple[float, float] | None = None,
+        allow_private_urls: bool = True,
     ) -> Tensor:
         """The model's own final answer.
 
         Args:
-            images, size, fit, inputs: as for ``explain``; a tensor stays on its device until its turn comes.
+            images, size, fit, inputs, value_range, allow_private_urls: as for ``explain``; a tensor stays on its device
+                until its turn comes.
 
         Returns:
             (images, features), detached, on the CPU, at least float32: raw logits of classifiers, else L2-normalised
@@ -224,10 +228,10 @@ class Explainer(Copyable):
         with ordinary_tensors():
             windows: Iterable[Tensor | Sequence[Input]]
             if isinstance(images, Tensor) and images.ndim == len(self.anatomy.shape) + 1:
-                tensor = checked_tensor(images, self.anatomy, size, fit)
+                tensor = checked_tensor(images, self.anatomy, size, fit, value_range)
                 count, windows = len(tensor), [tensor]
             else:
-                queue = self._queue(images, size, fit, None, True, 0)
+                queue = self._queue(images, size, fit, value_range, allow_private_urls, 0)
                 count, windows = len(queue), queue.windows(WINDOW)
             side_inputs = SideInputs(inputs, count, self.anatomy)
             return final_answers(self.anatomy, windows, side_inputs, self._undisturbed_model)
@@ -297,16 +301,7 @@ class Explainer(Copyable):
             FlatMapWarning: a map without contrast (returned as zeros).
         """
         request = checked_request(
-            self.anatomy,
-            layers,
-            readout,
-            method,
-            fit,
-            null_target,
-            null_threshold,
-            keep_layers,
-            memory,
-            value_range,
+            self.anatomy, layers, readout, method, fit, null_target, null_threshold, keep_layers, memory, value_range
         )
         with ordinary_tensors():
             queue = self._queue(images, size, fit, request.value_range, allow_private_urls, request.kept_bytes)

@@ -16,7 +16,7 @@ from legrad.core.score import ResolvedTarget
 from legrad.errors import InputError
 from legrad.inputs import depth
 from legrad.inputs.originals import KEPT_BYTES
-from legrad.inputs.prepare import Input
+from legrad.inputs.readers import Input
 from legrad.models.adapter import AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
 from legrad.versions import version

@@ -16,6 +16,7 @@ from legrad.choices import Scale, Upsampling
 from legrad.deprecation import other_names, renamed_fields
 from legrad.errors import InputError
 from legrad.inputs import geometry
+from legrad.results.collection import Collection
 from legrad.results.folder import Folder
 from legrad.results.save import save_images
 from legrad.results.view import ImageView, Style
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 @renamed_fields(frames="placements", cells="patch_grids", pictures="images")
 @dataclass(frozen=True, eq=False)
-class Explanation:
+class Explanation(Collection):
     """Where the model looked, for some images and targets. All tensors are detached and on the CPU.
 
     Two explanations are equal if they are the same object.
@@ -247,7 +248,7 @@ class Explanation:
     def view(self, image: int) -> ImageView:
         """What is needed to draw maps of one image."""
         return ImageView(
-            viz.rgb(self.images[image]),
+            lambda: self.images[image],
             self.placements[image],
             self.patch_grids[image],
             self.axes,
@@ -279,6 +280,10 @@ class Explanation:
         if self.layer_relevance is None:
             raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
         return self.layer_relevance
+
+    def index_of(self, image: int) -> int:
+        """The index of an image, which may count from the end, from 0 on; raises ``InputError`` if there is none."""
+        return self._indices(image, 0)[0]
 
     def _indices(self, image: int, target: int | str) -> tuple[int, int]:
         """The indices of an image and of a target, given as such or by its label, from 0 on."""

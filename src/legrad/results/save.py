@@ -1,15 +1,14 @@
 """An explanation -> its files in a folder, and what the manifest says about them."""
 
-import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import Tensor
 
 from legrad import viz
 from legrad.names import slug
+from legrad.results.archive import arrays_of, packed
 from legrad.results.folder import Folder
 from legrad.results.view import ImageView, Style
 
@@ -40,15 +39,12 @@ def _save_image(
     view, saliency = explanation.view(image), explanation.target_maps(image, None, "map")[targets]
     figure = viz.png(explanation.figure_of(image, saliency, style))
     stem = folder.stem(name, slug(Path(name).stem))
-    arrays = {"relevance": explanation.relevance[image, targets], "scores": explanation.scores[image, targets]}
-    if explanation.layer_relevance is not None:
-        arrays["layer_relevance"] = explanation.layer_relevance[image, targets]
     entry: dict[str, Any] = {
         "image": name,
         "size": list(explanation.placements[image].original),
         "figure": folder.write(folder.name(stem, ".png", f"{stem}--figure"), figure),
-        "arrays": folder.write(folder.name(stem, ".npz"), _npz(arrays)),
-        "shapes": {name: list(value.shape) for name, value in arrays.items()},
+        "arrays": folder.write(folder.name(stem, ".npz"), packed(explanation, image)),
+        "shapes": {name: list(value.shape) for name, value in arrays_of(explanation, image).items()},
         "targets": [],
     }
     timing = explanation.timing(image)
@@ -85,10 +81,3 @@ def _save_maps(folder: Folder, label: str, view: ImageView, saliency: Tensor, st
         seconds = _DEFAULT_FRAME_SECONDS if duration is None else min(max(duration / len(frames), 0.02), 2)
         files["animation"] = folder.write(folder.name(label, ".gif"), viz.gif(frames, seconds))
     return files
-
-
-def _npz(tensors: dict[str, Tensor]) -> bytes:
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}  # a keyword may be any array
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()

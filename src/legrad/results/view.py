@@ -1,6 +1,7 @@
 """One image of an explanation: maps on its patch grid -> saliency on its pixels, overlays and figures."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ class ImageView:
     """What is needed to draw maps of one image; attributes as in ``Explanation``, of this image only.
 
     Attributes:
-        pixels: (H, W, 3) uint8; of a video (frames, H, W, 3); of a sound (frequency, time, 3), lowest frequency first.
+        original: gives the ``pixels``.
         placement: where the model's input lies in the original.
         patch_grid: where the patches lie in the model's input.
         axes: names of the grid's axes.
@@ -48,12 +49,17 @@ class ImageView:
         frequencies: centres of a spectrogram's rows in Hz; () if not known.
     """
 
-    pixels: "NDArray[np.uint8]"
+    original: "Callable[[], NDArray[np.uint8]]"
     placement: geometry.Placement
     patch_grid: geometry.PatchGrid
     axes: tuple[str, ...]
     timing: geometry.Timing
     frequencies: tuple[float, ...]
+
+    @functools.cached_property
+    def pixels(self) -> "NDArray[np.uint8]":
+        """(H, W, 3) uint8; of a video (frames, H, W, 3); of a sound (frequency, time, 3), lowest frequency first."""
+        return viz.rgb(self.original())
 
     @property
     def is_video(self) -> bool:
@@ -92,7 +98,7 @@ class ImageView:
         rows, cols = self.patch_grid.grid
         maps = maps[..., :rows, :cols]
         if self.is_video:
-            maps = geometry.along_time(maps, len(self.pixels))
+            maps = geometry.along_time(maps, len(self.timing.frames) or len(self.pixels))
         seen = self.seen(size)
         result = maps.new_zeros(*maps.shape[:-2], *seen.shape)
         if not bool(seen.any()) or not result.numel():
