@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from legrad import relevance
 from legrad.core.finite import check_output
 from legrad.core.first_use import FirstUse, Gradients
 from legrad.core.memory import Budget, images_per_forward, ran_out
@@ -133,7 +132,7 @@ class Question:
         return PassResult(
             list(rows),
             anatomy.patch_grid,
-            relevance.merge_layers(per_layer.unbind(2)),
+            self.request.method.merge(per_layer.unbind(2)),
             per_layer if self.request.keep_layers else None,
             scores,
             resolved,
@@ -148,9 +147,12 @@ class Question:
         budget: Budget,
     ) -> Explained:
         question = anatomy, batch, targets, self.request.layers, self.request.readout
-        if self.request.method.function is None:
-            return explain_batch(*question, shortcuts, budget.keep_until_answer, budget.max_numel)
-        return registry.explain_batch(self.request.method, *question, self.request.memory)
+        method = self.request.method
+        if method.function is None:
+            return explain_batch(
+                *question, shortcuts, budget.keep_until_answer, budget.max_numel, reduction=method.reduction
+            )
+        return registry.explain_batch(method, *question, self.request.memory)
 
 
 def _split(targets: list[ResolvedTarget], count: int) -> Iterator[list[ResolvedTarget]]:

@@ -271,9 +271,10 @@ class Explainer(Copyable):
                 embedding or feature, raw logits of classifiers; ``Target(callable, feature="raw")`` gets it before
                 the normalisation. A list of lists gives every image its own. Or what ``embed`` gave. None for methods
                 whose maps depend on no target (raw-attention, rollout, controls).
-            layers: None for all, k for the last k blocks, or a sequence of indices (negative ones count from the end).
+            layers: None for all (or what the method is for, such as the last two thirds), k for the last k blocks, or a
+                sequence of indices (negative ones count from the end).
             readout: how a layer's tokens become the scored feature. "published": as the authors' code, "native": the
-                model's own head, "auto": published for class-token models, native for the others.
+                model's own head, "auto": published for class-token models, native for others and refined methods.
             method: "legrad", or a name of ``legrad.methods.METHODS`` (baselines and controls; docs/methods.md). What a
                 method cannot use (``layers``, ``readout``, ``null_target``, ``keep_layers``) is refused if given.
             size: input size in pixels, int or (H, W), for images; default the model's own.

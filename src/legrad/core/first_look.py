@@ -2,8 +2,8 @@
 
 A block's tail works token by token, so a few of its rows tell all about it: what its parts are, whether a closed form
 gives what autograd gives, and whether autograd follows what is computed. All rows are looked at where a few do not go
-through a block alone: with a mask, with rotary positions, with a grid inside. What holds for a few rows is then compared
-with all that the block computes in the pass itself, see ``confirm``.
+through a block alone: with a mask, with rotary positions, with a grid inside. What holds for a few rows is then
+compared with all that the block computes in the pass itself, see ``confirm``.
 """
 
 import itertools

@@ -26,6 +26,7 @@ from legrad.core.truth import truth_check
 from legrad.errors import TruthCheckError
 from legrad.models.anatomy import ViTAnatomy
 
+
 @dataclass
 class Shortcuts:
     """What may be computed in closed form for one input shape of a model.
