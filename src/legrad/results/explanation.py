@@ -140,7 +140,7 @@ class Explanation(Collection):
         Raises:
             InputError: no such image, target, frame, colour map or normalisation, or ``alpha`` is out of range.
         """
-        image, target = self._indices(image, target)
+        image, target = self.indices(image, target)
         view, style = self.view(image), Style(alpha, cmap)
         frame = None if frame is None else _whole(frame, "frame")
         saliency = self._target_map(image, target, normalize)
@@ -166,7 +166,7 @@ class Explanation(Collection):
         Raises:
             InputError: as of ``overlay``, or the image is no video.
         """
-        image, target = self._indices(image, target)
+        image, target = self.indices(image, target)
         view, style = self.view(image), Style(alpha, cmap)
         if not view.is_video:
             raise InputError(f"only videos have an animation; this explanation's axes are {self.axes}")
@@ -186,7 +186,7 @@ class Explanation(Collection):
         Raises:
             InputError: no such image or colour map, or ``alpha`` is out of range.
         """
-        image, _ = self._indices(image, 0)
+        image, _ = self.indices(image, 0)
         style = Style(alpha, cmap)
         return self.figure_of(image, self.target_maps(image, None, "map")[self.targets_of(image)], style)
 
@@ -204,7 +204,7 @@ class Explanation(Collection):
         Raises:
             InputError: as of ``overlay``, or the layers were not kept: ``explain(..., keep_layers=True)``.
         """
-        image, target = self._indices(image, target)
+        image, target = self.indices(image, target)
         view = self.view(image)
         saliency = view.saliency(self._require_layers()[image, target], None, "map")
         titles = [f"layer {layer}" for layer in self.layers]
@@ -217,7 +217,7 @@ class Explanation(Collection):
         Raises:
             InputError: no such image.
         """
-        image, _ = self._indices(image, 0)
+        image, _ = self.indices(image, 0)
         return self.timings[image] if self.timings else geometry.Timing()
 
     def view(self, image: int) -> ImageView:
@@ -256,9 +256,9 @@ class Explanation(Collection):
 
     def index_of(self, image: int) -> int:
         """The index of an image, which may count from the end, from 0 on; raises ``InputError`` if there is none."""
-        return self._indices(image, 0)[0]
+        return self.indices(image, 0)[0]
 
-    def _indices(self, image: int, target: int | str) -> tuple[int, int]:
+    def indices(self, image: int, target: int | str) -> tuple[int, int]:
         """The indices of an image and of a target, given as such or by its label, from 0 on."""
         images, targets = self.relevance.shape[:2]
         image = _whole(image, "image")
