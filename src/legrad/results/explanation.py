@@ -155,7 +155,7 @@ class Explanation(Collection):
         Raises:
             InputError: no such image, target, frame, colour map, scale or upsampling, or ``alpha`` is out of range.
         """
-        image, target = self._indices(image, target)
+        image, target = self.indices(image, target)
         view, style = self.view(image), Style(alpha, cmap)
         frame = None if frame is None else _whole(frame, "frame")
         is_stretched = upsampling == "bilinear" and scale != "half"
@@ -187,7 +187,7 @@ class Explanation(Collection):
         Raises:
             InputError: as of ``overlay``, or the image is no video.
         """
-        image, target = self._indices(image, target)
+        image, target = self.indices(image, target)
         view, style = self.view(image), Style(alpha, cmap)
         if not view.is_video:
             raise InputError(f"only videos have an animation; this explanation's axes are {self.axes}")
@@ -215,7 +215,7 @@ class Explanation(Collection):
         Raises:
             InputError: no such image, colour map, scale or upsampling, or ``alpha`` is out of range.
         """
-        image, _ = self._indices(image, 0)
+        image, _ = self.indices(image, 0)
         style, view = Style(alpha, cmap), self.view(image).reduced()
         return self.figure_of(image, view, view.saliency(self.maps_of(image), None, scale, upsampling), style)
 
@@ -233,7 +233,7 @@ class Explanation(Collection):
         Raises:
             InputError: as of ``overlay``, or the layers were not kept: ``explain(..., keep_layers=True)``.
         """
-        image, target = self._indices(image, target)
+        image, target = self.indices(image, target)
         view = self.view(image).reduced()
         saliency = view.saliency(self._require_layers()[image, target], None, "map")
         titles = [f"layer {layer}" for layer in self.layers]
@@ -246,7 +246,7 @@ class Explanation(Collection):
         Raises:
             InputError: no such image.
         """
-        image, _ = self._indices(image, 0)
+        image, _ = self.indices(image, 0)
         return self.timings[image] if self.timings else geometry.Timing()
 
     def view(self, image: int) -> ImageView:
@@ -300,9 +300,9 @@ class Explanation(Collection):
 
     def index_of(self, image: int) -> int:
         """The index of an image, which may count from the end, from 0 on; raises ``InputError`` if there is none."""
-        return self._indices(image, 0)[0]
+        return self.indices(image, 0)[0]
 
-    def _indices(self, image: int, target: int | str) -> tuple[int, int]:
+    def indices(self, image: int, target: int | str) -> tuple[int, int]:
         """The indices of an image and of a target, given as such or by its label, from 0 on."""
         images, targets = self.relevance.shape[:2]
         image = _whole(image, "image")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import PIL.Image
 import torch
 import torch.nn.functional as F
 from PIL.Image import fromarray
@@ -72,6 +73,17 @@ class ImageView:
     def is_spectrogram(self) -> bool:
         """Whether the image is drawn from a sound, lowest frequency in row 0."""
         return self.axes[0] == "frequency"
+
+    def shrunk(self, longest: int) -> "ImageView":
+        """The same view on an original whose longer side has at most so many pixels; not of videos."""
+        height, width = self.placement.original
+        factor = min(1.0, longest / max(height, width))
+        size = max(1, round(height * factor)), max(1, round(width * factor))
+        (y, x), (rows, cols) = self.placement.scale, size
+        placement = replace(self.placement, original=size, scale=(y * height / rows, x * width / cols))
+        return replace(
+            self, original=lambda: np.asarray(PIL.Image.fromarray(self.pixels).resize(size[::-1])), placement=placement
+        )
 
     def seen(self, size: int | Sequence[int] | None = None) -> Tensor:
         """(H, W) bool: which pixels the model saw, of the original or of the original resized to ``size``."""
