@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+_QUALITY = 90  # of JPEG and WebP
 _HATCH = 12  # pixels from one line to the next
 _PANEL, _TALLEST, _NARROWEST = 3.2, 4.5, 1.4  # inches: usual width, largest height and least width of a panel
 
@@ -324,10 +325,27 @@ def gif(frames: "Sequence[Image.Image]", seconds: float = 0.2) -> bytes:
 
 def png(image: Any) -> bytes:
     """A PIL image or a matplotlib figure as PNG."""
+    return encoded(image, "png")
+
+
+def encoded(image: Any, format: str) -> bytes:
+    """A PIL image or a matplotlib figure as a file.
+
+    Args:
+        image: what to write.
+        format: "png" (lossless), "jpg" or "webp" (much smaller).
+
+    Raises:
+        InputError: the format cannot hold so many pixels.
+    """
     buffer = io.BytesIO()
+    quality = {} if format == "png" else {"quality": _QUALITY}
     if hasattr(image, "savefig"):
         fonts.fit(image)
-        image.savefig(buffer, format="png")
-    else:
-        image.save(buffer, format="PNG")
+        image.savefig(buffer, format=format, pil_kwargs=quality)
+        return buffer.getvalue()
+    try:
+        image.save(buffer, format={"jpg": "JPEG"}.get(format, format.upper()), **quality)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{format} cannot hold {image.width} x {image.height} pixels: {error}; take png") from error
     return buffer.getvalue()

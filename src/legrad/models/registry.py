@@ -27,9 +27,6 @@ _MODULES = {
     "hf": "legrad.models.hf",
 }
 
-
-LIBRARIES = tuple(_MODULES)
-
 # library -> module with ``adapt(model)``, which returns an Adapter, or None for a model of another library
 _ADAPTERS = {
     "open_clip": "legrad.models.open_clip",

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from legrad import viz
 from legrad.checks import brief, check_switch, whole_number
-from legrad.choices import Normalization
+from legrad.choices import ImageFormat, Normalization
 from legrad.deprecation import renamed_fields
 from legrad.errors import InputError
 from legrad.inputs import geometry
 from legrad.results.folder import Folder
-from legrad.results.save import save_images
+from legrad.results.save import Contents, save_images
 from legrad.results.view import ImageView, Style
 
 if TYPE_CHECKING:
@@ -276,6 +276,10 @@ class Explanation:
         per_layer: bool = False,
         cmap: str = "inferno",
         alpha: float = 0.65,
+        format: ImageFormat = "png",
+        figures: bool = True,
+        overlays: bool = True,
+        arrays: bool = True,
     ) -> list[Path]:
         """Write overlays, figures, raw arrays (npz) and a manifest (JSON) into a folder; every file atomically.
 
@@ -288,21 +292,28 @@ class Explanation:
             per_layer: add a figure per target with all layers; needs ``keep_layers=True``.
             cmap: matplotlib colour map.
             alpha: opacity of the overlays, in [0, 1].
+            format: "png", or "jpg" or "webp" for much smaller overlays and figures.
+            figures, overlays, arrays: what is written: the figures with all targets, the overlays of single ones (and
+                animations), the npz files.
 
         Returns:
             The files, manifest last.
 
         Raises:
             InputError: the folder cannot be written, another run writes into it, layers were not kept, or there is no
-                such colour map or opacity.
+                such colour map, opacity or format.
         """
         if check_switch("per_layer", per_layer):
             self._require_layers()
         destination = folder if isinstance(folder, Folder) else Folder(folder)
+        switches = {"figures": figures, "overlays": overlays, "arrays": arrays}
+        contents = Contents(
+            format=format, per_layer=per_layer, **{name: check_switch(name, value) for name, value in switches.items()}
+        )
         style = Style(alpha, cmap)
         with destination:
             start = len(destination.files)
-            save_images(self, destination, range(len(self.names)), style, per_layer)
+            save_images(self, destination, range(len(self.names)), style, contents)
         return [*destination.files[start:], destination.manifest]
 
 
