@@ -16,8 +16,10 @@ Upsampling = Literal["bilinear", "guided"]
 """How relevance on patches becomes relevance on pixels, see ``Explanation.saliency``."""
 
 ImageFormat = Literal["png", "jpg", "webp"]
-"""Of overlays in files, see ``Explanation.save``."""
+"""The file format of overlays and figures."""
 
+LIBRARIES = ("embedded", "open_clip", "timm", "torchvision", "hf")
+"""What a model's name begins with, see ``legrad.load``."""
 READOUTS: tuple[str, ...] = get_args(ReadoutName)
 FITS: tuple[str, ...] = get_args(Fit)
 IMAGE_FORMATS: tuple[str, ...] = get_args(ImageFormat)

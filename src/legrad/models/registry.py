@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from legrad.checks import brief, check_switch, first_line
-from legrad.choices import check_choice
+from legrad.choices import LIBRARIES, check_choice
 from legrad.defaults import usual_defaults
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.models import checks, folders, sequence
@@ -28,9 +28,6 @@ _MODULES = {
     "torchvision": "legrad.models.torchvision",
     "hf": "legrad.models.hf",
 }
-
-
-LIBRARIES = tuple(_MODULES)
 
 # library -> module with ``adapt(model)``, which returns an Adapter, or None for a model of another library
 _ADAPTERS = {

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from legrad import viz
 from legrad.checks import brief, check_switch, whole_number
-from legrad.choices import IMAGE_FORMATS, ImageFormat, Scale, Upsampling, check_choice, check_scale
+from legrad.choices import ImageFormat, Scale, Upsampling, check_scale
 from legrad.deprecation import other_names, renamed_fields
 from legrad.errors import InputError
 from legrad.inputs import geometry
 from legrad.results.collection import Collection
 from legrad.results.folder import Folder
-from legrad.results.save import save_images
+from legrad.results.save import Contents, save_images
 from legrad.results.surface import Surface
 from legrad.results.view import ImageView, Style
 
@@ -326,6 +326,9 @@ class Explanation(Collection):
         cmap: str = "inferno",
         alpha: float = 0.65,
         format: ImageFormat = "png",
+        figures: bool = True,
+        overlays: bool = True,
+        arrays: bool = True,
     ) -> list[Path]:
         """Write overlays, figures, raw arrays (npz) and a manifest (JSON) into a folder; every file atomically.
 
@@ -338,8 +341,10 @@ class Explanation(Collection):
             per_layer: add a figure per target with all layers; needs ``keep_layers=True``.
             cmap: matplotlib colour map.
             alpha: opacity of the overlays, in [0, 1].
-            format: of the overlays, "png", "jpg" or "webp"; figures are PNG. JPEG takes a fifth of the time and of the
-                bytes of PNG for photographs.
+            format: of overlays and figures: "png", or "jpg" or "webp", which take a fifth of the time and of the bytes for
+                photographs.
+            figures, overlays, arrays: what is written: the figures with all targets, the overlays of single ones (and
+                animations), the npz files.
 
         Returns:
             The files, manifest last.
@@ -348,14 +353,17 @@ class Explanation(Collection):
             InputError: the folder cannot be written, another run writes into it, layers were not kept, there is no
                 such colour map, opacity or format, or an image is too large for the format.
         """
-        check_choice("format", format, IMAGE_FORMATS)
         if check_switch("per_layer", per_layer):
             self._require_layers()
         destination = folder if isinstance(folder, Folder) else Folder(folder)
+        switches = {"figures": figures, "overlays": overlays, "arrays": arrays}
+        contents = Contents(
+            format=format, per_layer=per_layer, **{name: check_switch(name, value) for name, value in switches.items()}
+        )
         style = Style(alpha, cmap)
         with destination:
             start = len(destination.files)
-            save_images(self, destination, range(len(self.names)), style, per_layer, format)
+            save_images(self, destination, range(len(self.names)), style, contents)
         return [*destination.files[start:], destination.manifest]
 
 

@@ -13,7 +13,7 @@ from PIL.Image import fromarray
 from torch import Tensor
 
 from legrad import pixels, relevance, viz
-from legrad.choices import UPSAMPLINGS, ImageFormat, Scale, Upsampling, check_choice, check_scale
+from legrad.choices import UPSAMPLINGS, Scale, Upsampling, check_choice, check_scale
 from legrad.inputs import geometry, views
 from legrad.results.surface import FLAT, Surface
 from legrad.results.upsampling import CUT, fit_size, guided, half_maximum
@@ -182,13 +182,6 @@ class ImageView:
             return self
         placement, image = views.with_view(self.placement, pixels.reduced(self.pixels, self._reduction))
         return replace(self, original=lambda: image, placement=placement)
-
-    def overlay_file(self, surface: Surface, style: Style, kind: ImageFormat) -> bytes:
-        """The overlay of one map over a still image as the bytes of a file, a few rows at a time."""
-        height, width = self.pixels.shape[:2]
-        if kind == "png":
-            return pixels.png(height, width, self._rows(surface, style))
-        return viz.encoded(self.large_overlay(surface, style), kind)
 
     def large_overlay(self, surface: Surface, style: Style) -> "Image":
         """The overlay of one map over a still image."""
