@@ -16,7 +16,9 @@ from legrad.choices import Normalization
 from legrad.deprecation import renamed_fields
 from legrad.errors import InputError
 from legrad.inputs import geometry
+from legrad.report.page import html, write_page
 from legrad.results.folder import Folder
+from legrad.results.page import page_record
 from legrad.results.save import save_images
 from legrad.results.view import ImageView, Style
 
@@ -266,6 +268,31 @@ class Explanation:
         if not (-images <= image < images and -targets <= index < targets):
             raise InputError(f"no image {image}, target {target}: there are {images} images and {targets} targets")
         return image % images, index % targets
+
+    def to_html(
+        self, path: "str | os.PathLike[str] | None" = None, cmap: str = "inferno", alpha: float = 0.8
+    ) -> "str | Path":
+        """One HTML file that shows all maps: prompts, layers and opacity to choose, values under the pointer.
+
+        It needs no network and holds no script but its own; images are reduced to 768 pixels.
+
+        Args:
+            path: where to write it, atomically; None returns the text.
+            cmap: matplotlib colour map.
+            alpha: opacity of the colours at first, in [0, 1].
+
+        Returns:
+            The text, or the file's path.
+
+        Raises:
+            InputError: an argument that cannot be used, or a file that is there already and not ours.
+        """
+        style = Style(alpha, cmap)
+        text = html(page_record(self, range(len(self.names)), style.cmap, style.alpha))
+        if path is None:
+            return text
+        write_page(Path(path), text)
+        return Path(path)
 
     def _repr_png_(self) -> bytes:
         return viz.png(self.figure(0))
