@@ -16,8 +16,10 @@ from legrad.choices import ImageFormat, Scale, Upsampling, check_scale
 from legrad.deprecation import other_names, renamed_fields
 from legrad.errors import InputError
 from legrad.inputs import geometry
+from legrad.report.page import html, write_page
 from legrad.results.collection import Collection
 from legrad.results.folder import Folder
+from legrad.results.page import page_record
 from legrad.results.save import Contents, save_images
 from legrad.results.surface import Surface
 from legrad.results.view import ImageView, Style
@@ -316,6 +318,31 @@ class Explanation(Collection):
             raise InputError(f"no image {image}, target {target}: there are {images} images and {targets} targets")
         return image % images, index % targets
 
+    def to_html(
+        self, path: "str | os.PathLike[str] | None" = None, cmap: str = "inferno", alpha: float = 0.8
+    ) -> "str | Path":
+        """One HTML file that shows all maps: prompts, layers and opacity to choose, values under the pointer.
+
+        It needs no network and holds no script but its own; images are reduced to 768 pixels.
+
+        Args:
+            path: where to write it, atomically; None returns the text.
+            cmap: matplotlib colour map.
+            alpha: opacity of the colours at first, in [0, 1].
+
+        Returns:
+            The text, or the file's path.
+
+        Raises:
+            InputError: an argument that cannot be used, or a file that is there already and not ours.
+        """
+        style = Style(alpha, cmap)
+        text = html(page_record(self, range(len(self.names)), style.cmap, style.alpha))
+        if path is None:
+            return text
+        write_page(Path(path), text)
+        return Path(path)
+
     def _repr_png_(self) -> bytes:
         return viz.png(self.figure(0))
 
@@ -341,8 +368,8 @@ class Explanation(Collection):
             per_layer: add a figure per target with all layers; needs ``keep_layers=True``.
             cmap: matplotlib colour map.
             alpha: opacity of the overlays, in [0, 1].
-            format: of overlays and figures: "png", or "jpg" or "webp", which take a fifth of the time and of the bytes for
-                photographs.
+            format: of overlays and figures: "png", or "jpg" or "webp", which take a fifth of the
+                bytes for photographs.
             figures, overlays, arrays: what is written: the figures with all targets, the overlays of single ones (and
                 animations), the npz files.
 
@@ -356,9 +383,12 @@ class Explanation(Collection):
         if check_switch("per_layer", per_layer):
             self._require_layers()
         destination = folder if isinstance(folder, Folder) else Folder(folder)
-        switches = {"figures": figures, "overlays": overlays, "arrays": arrays}
         contents = Contents(
-            format=format, per_layer=per_layer, **{name: check_switch(name, value) for name, value in switches.items()}
+            format,
+            check_switch("figures", figures),
+            check_switch("overlays", overlays),
+            check_switch("arrays", arrays),
+            per_layer,
         )
         style = Style(alpha, cmap)
         with destination:

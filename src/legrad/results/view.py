@@ -221,7 +221,7 @@ class ImageView:
             count = min(_STRIP, len(self.pixels))
             frames = [int((i + 0.5) * len(self.pixels) / count) for i in range(count)]
             strips: list[list[Any]] = [[self.overlay(film, style, frame) for frame in frames] for film in saliency]
-            captions = [self._caption(frame) for frame in frames]
+            captions = [self.caption(frame) for frame in frames]
             return viz.film([list(self.pixels[frames]), *strips], [name, *titles], captions, style.cmap, note)
         panels = [self.overlay(panel, style) for panel in saliency]
         if self.is_spectrogram:
@@ -232,7 +232,7 @@ class ImageView:
     def _size(self, size: int | Sequence[int] | None) -> geometry.Size:
         return self.placement.original if size is None else geometry.as_size(size)
 
-    def _caption(self, frame: int) -> str:
+    def caption(self, frame: int) -> str:
         """Which frame of the original video it is that the model saw, and when."""
         timing = self.timing
         caption = f"frame {timing.frames[frame] if timing.frames else frame}"
