@@ -33,6 +33,11 @@ class Spinner:
     def __init__(self) -> None:
         self._progress: Progress | None = None
 
+    @property
+    def is_shown(self) -> bool:
+        """Between ``start`` and ``stop``."""
+        return self._progress is not None
+
     def start(self, stage: str) -> None:
         """Show it."""
         columns = map(_OfMany, (BarColumn(), MofNCompleteColumn(), TimeColumn()))

@@ -15,6 +15,14 @@ ABOUT = {
         "positive part of the layer scores' gradients at the attention maps, mean over heads, queries, layers",
         "Bousselham et al., ICCV 2025, arXiv:2404.03214",
     ),
+    "legrad-centred": About(
+        "LeGrad of what exceeds the mean gradient of each attention row, last two thirds of the layers, own head",
+        "ours, after Bousselham et al., ICCV 2025",
+    ),
+    "legrad-simplex": About(
+        "gradients at the attention maps as far as a softmax can follow, positive part of the mean over layers",
+        "ours, after Bousselham et al., ICCV 2025",
+    ),
     "legrad-norelu": About(
         "LeGrad without the positive part (ablation)",
         "Bousselham et al., ICCV 2025, arXiv:2404.03214",

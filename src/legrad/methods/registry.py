@@ -1,11 +1,13 @@
 """All methods by name, and one pass of any of them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from legrad import relevance
 from legrad.checks import brief
 from legrad.core.memory import images_per_whole_pass
 from legrad.core.score import ResolvedTarget
@@ -30,11 +32,27 @@ LEGRAD = Method(
     readout=True,
 )
 
+# LeGrad's refined forms have the settings that they were measured with
+_REFINED = replace(LEGRAD, cost="as legrad", layers="last two thirds", native=True)
+LEGRAD_CENTRED = replace(
+    _REFINED,
+    **about("legrad-centred"),
+    reduction=relevance.centred_relevance,
+)
+LEGRAD_SIMPLEX = replace(
+    _REFINED,
+    **about("legrad-simplex"),
+    reduction=relevance.simplex_relevance,
+    clip_mean=True,
+)
+
 # in the order of `legrad methods`; each entry stands below its function
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         LEGRAD,
+        LEGRAD_CENTRED,
+        LEGRAD_SIMPLEX,
         ablation.LEGRAD_NORELU,
         attention.RAW_ATTENTION,
         attention.ROLLOUT,
@@ -74,6 +92,15 @@ def find(method: str | Method) -> Method:
             f"method is one of {', '.join(map(repr, _BY_NAME))}, got {brief(method)}; `legrad methods` explains"
         )
     return _BY_NAME[method]
+
+
+def list_methods() -> list[str]:
+    """Names that ``explain(method=...)`` takes: LeGrad, baselines, controls, and methods of one's own.
+
+    >>> legrad.list_methods()[:4]
+    ['legrad', 'legrad-norelu', 'raw-attention', 'rollout']
+    """
+    return list(METHODS)
 
 
 def explain_batch(
