@@ -12,6 +12,8 @@ Fit = Literal["model", "squash", "pad"]
 """How an image gets to the input size, see ``Explainer.explain``."""
 Normalization = Literal["map", "shared"] | None
 """How relevance becomes saliency, see ``Explanation.saliency``."""
+Opacity = float | Literal["saliency"]
+"""How strongly an overlay covers its image, see ``Explanation.overlay``."""
 
 READOUTS: tuple[str, ...] = get_args(ReadoutName)
 FITS: tuple[str, ...] = get_args(Fit)

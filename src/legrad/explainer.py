@@ -330,7 +330,7 @@ class Explainer(Copyable):
                 keep_layers=request.keep_layers,
                 same_for_all_targets=not request.method.targets,
                 layers=request.layers,
-                axes=self.anatomy.axes,
+                anatomy=self.anatomy,
                 settings=request.settings(self._name, self.anatomy, inputs_of_call[0], null),
             )
 

@@ -107,7 +107,7 @@ def explain(
 
     arguments["method"] = kind = find(method)
     arguments["value_range"] = value_range = depth.checked(value_range)
-    style, root = Style(0.65, cmap), folder_path(out)
+    style, root = Style(cmap=cmap), folder_path(out)
     _check_files(image or [], similar or [], audio or [])
     for option, texts in {"--text": text, "--class": label, "--zeroshot": zeroshot, "--contrast": contrast}.items():
         if texts:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from legrad import viz
 from legrad.checks import brief, check_switch, whole_number
-from legrad.choices import Normalization
+from legrad.choices import Normalization, Opacity
 from legrad.deprecation import renamed_fields
 from legrad.errors import InputError
 from legrad.inputs import geometry
+from legrad.results import drawing
 from legrad.results.folder import Folder
 from legrad.results.save import save_images
 from legrad.results.view import ImageView, Style
@@ -56,6 +57,7 @@ class Explanation:
         predicted: (images, targets) bool, True where the model chose the class (``PREDICTED``); None for nowhere.
         timings: when the frames of every video, or every sound, are; empty if nothing is known.
         frequencies: the centres of every spectrogram's rows in Hz, lowest first; () where they are not known.
+        score_kinds: what the scores are, ``score_kinds[image][target]``, see ``score_kind``; empty if nothing is known.
         grids: the grid of every image.
     """
 
@@ -75,6 +77,7 @@ class Explanation:
     predicted: Tensor | None = None
     timings: list[geometry.Timing] = field(default_factory=list)
     frequencies: list[tuple[float, ...]] = field(default_factory=list)
+    score_kinds: list[list[str]] = field(default_factory=list)
 
     def __repr__(self) -> str:
         images, targets, *grid = self.relevance.shape
@@ -117,7 +120,7 @@ class Explanation:
         self,
         image: int = 0,
         target: int | str = 0,
-        alpha: float = 0.65,
+        alpha: Opacity = "saliency",
         cmap: str = "inferno",
         normalize: Normalization = "map",
         frame: int | None = None,
@@ -127,7 +130,8 @@ class Explanation:
         Args:
             image: index of the image.
             target: index of the target, or its label.
-            alpha: opacity of the colours, in [0, 1].
+            alpha: opacity of the colours, in [0, 1], such as 0.65; "saliency": it grows with the saliency, so that what
+                is not salient keeps its brightness.
             cmap: any matplotlib colour map; "jet" for the authors' look.
             normalize: as in ``saliency``.
             frame: index of a video's frame; default the one where the map is strongest.
@@ -140,7 +144,7 @@ class Explanation:
             InputError: no such image, target, frame, colour map or normalisation, or ``alpha`` is out of range.
         """
         image, target = self._indices(image, target)
-        view, style = self.view(image), Style(alpha, cmap)
+        view, style = self.view(image), Style(alpha, cmap, normalize)
         frame = None if frame is None else _whole(frame, "frame")
         saliency = self._target_map(image, target, normalize)
         if frame is not None and not (view.is_video and -len(saliency) <= frame < len(saliency)):
@@ -151,7 +155,7 @@ class Explanation:
         self,
         image: int = 0,
         target: int | str = 0,
-        alpha: float = 0.65,
+        alpha: Opacity = "saliency",
         cmap: str = "inferno",
         normalize: Normalization = "map",
     ) -> "list[Image]":
@@ -166,49 +170,84 @@ class Explanation:
             InputError: as of ``overlay``, or the image is no video.
         """
         image, target = self._indices(image, target)
-        view, style = self.view(image), Style(alpha, cmap)
+        view, style = self.view(image), Style(alpha, cmap, normalize)
         if not view.is_video:
             raise InputError(f"only videos have an animation; this explanation's axes are {self.axes}")
         saliency = self._target_map(image, target, normalize)
         return [view.overlay(saliency, style, frame) for frame in range(len(saliency))]
 
-    def figure(self, image: int = 0, cmap: str = "inferno", alpha: float = 0.65) -> "Figure":
-        """The original and the overlays of all targets side by side, with scores and a colour bar.
+    def figure(
+        self,
+        image: int = 0,
+        cmap: str = "inferno",
+        alpha: Opacity = "saliency",
+        targets: int | str | Sequence[int | str] | None = None,
+        normalize: Normalization = "map",
+        title: str = "",
+        columns: int | None = None,
+        ax: Any = None,
+        figsize: tuple[float, float] | None = None,
+        dpi: float | None = None,
+    ) -> "Figure":
+        """The original and the overlays of the targets side by side, with scores and a colour bar.
 
         Of a video a film strip for every target.
 
         Args:
             image: index of the image.
-            cmap: any matplotlib colour map.
-            alpha: opacity of the overlays, in [0, 1].
+            cmap, alpha, normalize: as for ``overlay``; "shared" shows which targets match weakly.
+            targets: indices or labels, one or several; default all.
+            title: above all panels.
+            columns: panels of a row; default as many as fit.
+            ax: matplotlib's ``Axes`` to draw into: one gets the overlays of all these targets, an array with one for
+                each target an overlay each, with one more the original in front.
+            figsize: (width, height) in inches; default what the panels need.
+            dpi: pixels of an inch; default 150.
+
+        Returns:
+            The figure, or that of ``ax``. Its files keep text as text (PDF, Type 42 fonts).
 
         Raises:
-            InputError: no such image or colour map, or ``alpha`` is out of range.
+            InputError: an argument that cannot be used.
         """
         image, _ = self._indices(image, 0)
-        style = Style(alpha, cmap)
-        return self.figure_of(image, self.target_maps(image, None, "map")[self.targets_of(image)], style)
+        layout = viz.Layout(title, columns, ax, figsize, dpi)
+        return drawing.figure(self, image, targets, Style(alpha, cmap, normalize), layout)
 
-    def figure_of(self, image: int, saliency: Tensor, style: Style) -> "Figure":
-        """The figure of an image out of the saliency of its targets: (targets of this image, H, W)."""
-        targets = self.targets_of(image)
-        titles = [f"{self.labels[image][target]}\n{self.scores[image, target]:.3f}" for target in targets]
-        return self.view(image).figure(saliency, titles, Path(self.names[image]).name, style)
+    def contact_sheet(
+        self, cmap: str = "inferno", alpha: Opacity = "saliency", normalize: Normalization = "map"
+    ) -> "Figure":
+        """The first twelve images with their overlays in one figure, as notebooks show it; of one image its ``figure``.
+
+        Args:
+            cmap, alpha, normalize: as for ``overlay``.
+        """
+        return drawing.contact_sheet(self, Style(alpha, cmap, normalize))
+
+    def score_kind(self, image: int, target: int) -> str:
+        """What a score is: "cosine", "logit", their "difference" of a contrast, "score" of a callable.
+
+        "none" where a method was asked without targets, "" where it is not known.
+        """
+        kinds = self.score_kinds
+        return kinds[image][target] if len(kinds) == len(self.names) and target < len(kinds[image]) else ""
 
     def layer_figure(
-        self, image: int = 0, target: int | str = 0, cmap: str = "inferno", alpha: float = 0.65
+        self,
+        image: int = 0,
+        target: int | str = 0,
+        cmap: str = "inferno",
+        alpha: Opacity = "saliency",
+        normalize: Normalization = "map",
     ) -> "Figure":
-        """One target's overlay for every layer, each scaled by itself; arguments as for ``overlay``.
+        """One target's overlay for every layer; arguments as for ``overlay``, "shared" is one scale for all layers.
 
         Raises:
             InputError: as of ``overlay``, or the layers were not kept: ``explain(..., keep_layers=True)``.
         """
         image, target = self._indices(image, target)
-        view = self.view(image)
-        saliency = view.saliency(self._require_layers()[image, target], None, "map")
-        titles = [f"layer {layer}" for layer in self.layers]
-        name = f"{Path(self.names[image]).name}\n{self.labels[image][target]}"
-        return view.figure(saliency, titles, name, Style(alpha, cmap), "each layer is scaled by itself")
+        maps = self._require_layers()[image, target]
+        return drawing.layer_figure(self, image, target, maps, Style(alpha, cmap, normalize))
 
     def timing(self, image: int = 0) -> geometry.Timing:
         """When the frames of a video, or a sound, are in the original; an empty record where nothing is known.
@@ -253,6 +292,17 @@ class Explanation:
             raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
         return self.layer_relevance
 
+    def index_of(self, image: int, target: int | str) -> int:
+        """The index of a target of one image, given as such or by its label, from 0 on.
+
+        Raises:
+            InputError: the image has none.
+        """
+        index = self._indices(image, target)[1]
+        if not self.valid[image, index]:
+            raise InputError(f"image {image} has no target {index}, only {self.targets_of(image)}")
+        return index
+
     def _indices(self, image: int, target: int | str) -> tuple[int, int]:
         """The indices of an image and of a target, given as such or by its label, from 0 on."""
         images, targets = self.relevance.shape[:2]
@@ -268,14 +318,15 @@ class Explanation:
         return image % images, index % targets
 
     def _repr_png_(self) -> bytes:
-        return viz.png(self.figure(0))
+        return viz.png(self.contact_sheet())
 
     def save(
         self,
         folder: str | os.PathLike[str] | Folder,
         per_layer: bool = False,
         cmap: str = "inferno",
-        alpha: float = 0.65,
+        alpha: Opacity = "saliency",
+        normalize: Normalization = "map",
     ) -> list[Path]:
         """Write overlays, figures, raw arrays (npz) and a manifest (JSON) into a folder; every file atomically.
 
@@ -286,8 +337,7 @@ class Explanation:
                 complete; other results stay in the manifest. Files that we did not write are never touched: a name
                 that is taken gets a number. An open ``Folder`` collects several explanations under one manifest.
             per_layer: add a figure per target with all layers; needs ``keep_layers=True``.
-            cmap: matplotlib colour map.
-            alpha: opacity of the overlays, in [0, 1].
+            cmap, alpha, normalize: as for ``overlay``.
 
         Returns:
             The files, manifest last.
@@ -299,7 +349,7 @@ class Explanation:
         if check_switch("per_layer", per_layer):
             self._require_layers()
         destination = folder if isinstance(folder, Folder) else Folder(folder)
-        style = Style(alpha, cmap)
+        style = Style(alpha, cmap, normalize)
         with destination:
             start = len(destination.files)
             save_images(self, destination, range(len(self.names)), style, per_layer)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from legrad import viz
 from legrad.names import slug
+from legrad.results import drawing
 from legrad.results.folder import Folder
 from legrad.results.view import ImageView, Style
 
@@ -27,6 +28,7 @@ def save_images(
         "settings": explanation.settings,
         "axes": ["targets", *explanation.axes],
         "layer_axes": ["targets", "layers", *explanation.axes],
+        "style": {"normalize": style.normalize, "alpha": style.alpha, "cmap": style.cmap},
     }
     for image in images:
         folder.add([_save_image(explanation, folder, image, style, per_layer)], facts)
@@ -37,8 +39,8 @@ def _save_image(
 ) -> dict[str, Any]:
     """The files of one image, and its entry of the manifest; every map is laid on its pixels once."""
     name, targets = explanation.names[image], explanation.targets_of(image)
-    view, saliency = explanation.view(image), explanation.target_maps(image, None, "map")[targets]
-    figure = viz.png(explanation.figure_of(image, saliency, style))
+    view, saliency = explanation.view(image), explanation.target_maps(image, None, style.normalize)[targets]
+    figure = viz.png(drawing.figure_of(explanation, image, targets, saliency, style))
     stem = folder.stem(name, slug(Path(name).stem))
     arrays = {"relevance": explanation.relevance[image, targets], "scores": explanation.scores[image, targets]}
     if explanation.layer_relevance is not None:
@@ -63,13 +65,14 @@ def _save_image(
             "number": number,
             "target": target_label,
             "score": float(explanation.scores[image, target]),
+            "score_kind": explanation.score_kind(image, target),
             "predicted": explanation.predicted is not None and bool(explanation.predicted[image, target]),
             "prompt_independent": bool(explanation.prompt_independent[image, target]),
         }
         label = f"{stem}--{slug(target_label)}"
         record |= _save_maps(folder, label, view, maps, style)
         if per_layer:
-            layers = viz.png(explanation.layer_figure(image, target, style.cmap, style.alpha))
+            layers = viz.png(explanation.layer_figure(image, target, style.cmap, style.alpha, style.normalize))
             record["layers_figure"] = folder.write(folder.name(f"{label}--layers", ".png"), layers)
         entry["targets"].append(record)
     return entry

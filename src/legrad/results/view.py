@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from legrad import relevance, viz
-from legrad.choices import Normalization
+from legrad.choices import Normalization, Opacity
 from legrad.errors import InputError
 from legrad.inputs import geometry
 
@@ -22,16 +22,41 @@ _STRIP = 8  # frames of a film strip
 _FLAT = 1e-6  # a spread this small, relative to the largest value, is rounding
 
 
+_BARS = {
+    "map": "saliency (per map)",
+    "shared": "saliency (one scale for all)",
+    None: "raw relevance",
+}
+
+
 @dataclass(frozen=True)
 class Style:
-    """How saliency is drawn over an image: opacity in [0, 1], and matplotlib's name of a colour map."""
+    """How saliency is drawn over an image.
 
-    alpha: float
-    cmap: str
+    Attributes:
+        alpha: opacity in [0, 1], or "saliency".
+        cmap: matplotlib's name of a colour map.
+        normalize: how relevance becomes saliency, see ``Explanation.saliency``.
+    """
+
+    alpha: Opacity = "saliency"
+    cmap: str = "inferno"
+    normalize: Normalization = "map"
 
     def __post_init__(self) -> None:
         viz.check_alpha(self.alpha)
         viz.check_cmap(self.cmap)
+        _check_normalization(self.normalize)
+
+    @property
+    def bar(self) -> str:
+        """What the colour bar shows."""
+        return _BARS[self.normalize]
+
+
+def _check_normalization(normalize: Normalization) -> None:
+    if normalize is not None and (not isinstance(normalize, str) or normalize not in ("map", "shared")):
+        raise InputError(f"normalize is one of ('map', 'shared', None), got {normalize!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +99,7 @@ class ImageView:
         Raises:
             InputError: there is no such normalisation.
         """
-        if normalize is not None and (not isinstance(normalize, str) or normalize not in ("map", "shared")):
-            raise InputError(f"normalize is one of ('map', 'shared', None), got {normalize!r}")
+        _check_normalization(normalize)
         rows, cols = self.patch_grid.grid
         maps = maps[..., :rows, :cols]
         if self.is_video:
@@ -102,7 +126,15 @@ class ImageView:
         image = viz.overlay(pixels, saliency.numpy(), self.seen().numpy(), alpha=style.alpha, cmap=style.cmap)
         return viz.upside_down(image) if self.is_spectrogram else image
 
-    def figure(self, saliency: Tensor, titles: Sequence[str], name: str, style: Style, note: str = "") -> "Figure":
+    def figure(
+        self,
+        saliency: Tensor,
+        titles: Sequence[str],
+        name: str,
+        style: Style,
+        note: str = "",
+        layout: viz.Layout = viz.USUAL_LAYOUT,
+    ) -> "Figure":
         """The original next to its overlays; of a video film strips.
 
         Args:
@@ -111,20 +143,31 @@ class ImageView:
             name: title of the original.
             style: of the overlays.
             note: a line below, before the explanation of what is hatched.
+            layout: of the panels.
         """
-        unseen = "" if bool(self.seen().all()) else "grey with stripes: never seen by the model"
+        from legrad import figures
+
+        unseen = self._unseen_note()
         note = "; ".join(filter(None, (note, unseen)))
         if self.is_video:
             count = min(_STRIP, len(self.pixels))
             frames = [int((i + 0.5) * len(self.pixels) / count) for i in range(count)]
             strips: list[list[Any]] = [[self.overlay(film, style, frame) for frame in frames] for film in saliency]
             captions = [self._caption(frame) for frame in frames]
-            return viz.film([list(self.pixels[frames]), *strips], [name, *titles], captions, style.cmap, note)
+            rows = [list(self.pixels[frames]), *strips]
+            return figures.film(rows, [name, *titles], captions, style.cmap, note, style.alpha, style.bar, layout)
         panels = [self.overlay(panel, style) for panel in saliency]
-        if self.is_spectrogram:
-            axes = self._spectrogram_axes()
-            return viz.figure(self.pixels[::-1], panels, titles, style.cmap, name, columns=2, axes=axes, note=note)
-        return viz.figure(self.pixels, panels, titles, style.cmap, name, note=note)
+        axes = self._spectrogram_axes() if self.is_spectrogram else None
+        pixels = self.pixels[::-1] if self.is_spectrogram else self.pixels
+        return figures.figure(pixels, panels, titles, style.cmap, name, axes, note, style.alpha, style.bar, layout)
+
+    def _unseen_note(self) -> str:
+        seen = self.seen()
+        if bool(seen.all()):
+            return ""
+        share = 1 - float(seen.double().mean())
+        note = f"grey with stripes: never seen by the model ({100 * share:.0f} % of the image"
+        return f"{note}; fit='squash' or 'pad' shows it all)" if self.axes[0] == "rows" else f"{note})"
 
     def _size(self, size: int | Sequence[int] | None) -> geometry.Size:
         return self.placement.original if size is None else geometry.as_size(size)
