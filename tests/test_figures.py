@@ -148,7 +148,7 @@ def test_shared_scale_shows_which_target_is_weak(tmp_path):
     assert np.array_equal(panels(alone)[1].images[0].get_array(), panels(shared)[2].images[0].get_array())
     files = found.save(tmp_path, normalize="shared")
     manifest = json.loads(files[-1].read_text())
-    assert manifest["style"]["normalize"] == "shared"
+    assert manifest["style"]["scale"] == "shared"
     with Image.open(tmp_path / manifest["images"][0]["targets"][1]["overlay"]) as saved:
         assert np.array_equal(np.asarray(saved), np.asarray(found.overlay(target=1, normalize="shared")))
 
@@ -216,7 +216,7 @@ def test_targets_title_columns_and_sizes():
         ({"figsize": (3, -1)}, r"figsize is a number in \[0.5, 200\], got -1"),
         ({"dpi": "x"}, "dpi is a number in"),
         ({"ax": 3}, "ax is one of matplotlib's Axes"),
-        ({"normalize": "all"}, "normalize is one of"),
+        ({"normalize": "all"}, "scale is one of"),
         ({"alpha": 2}, "alpha lies in"),
     ],
 )

@@ -8,17 +8,17 @@ single benchmark (``legrad bench NAME``), whose options are read off its class.
 import io
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Column, Table
 
 import legrad
-from legrad.choices import check_choice
+from legrad.choices import LIBRARIES
 from legrad.cli import bench
 from legrad.cli.consoles import console, drop_output, plain, print_error, print_warning
 from legrad.cli.explain import explain
-from legrad.cli.options import parse_size
+from legrad.cli.options import choice, parse_size
 from legrad.errors import InputError, LeGradError
 
 app = typer.Typer(
@@ -50,10 +50,10 @@ def models(
     supported: Annotated[bool, typer.Option("--supported", help="Leave out what cannot be explained.")] = False,
 ) -> None:
     """List what can be loaded by name, and why the rest cannot; nothing is built or downloaded."""
-    from legrad.models.registry import LIBRARIES, available
+    from legrad.models.registry import available
 
     if library is not None:
-        check_choice("--library", library, LIBRARIES)
+        library = choice("--library", library, LIBRARIES)
     table = Table(Column("model", no_wrap=True, overflow="fold"), "verdict")
     rows = [
         (name, reason)
@@ -113,7 +113,7 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = print_warning
-            app()
+            raise SystemExit(app(standalone_mode=False) or 0)
     except LeGradError as error:
         print_error(str(error))
         raise SystemExit(2) from None
@@ -121,3 +121,18 @@ def main() -> None:
         drop_output()
         print_error(f"cannot write the output: {error.strerror or error}")
         raise SystemExit(2) from None
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's, wherever this version of typer has it from
+            raise
+        raise SystemExit(_report_usage(error)) from None
+
+
+def _report_usage(error: Any) -> int:
+    """Print what is wrong with the arguments, or the help if there are none; the exit status."""
+    context = error.ctx if hasattr(error, "ctx") else None
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        hint = f" (see {context.command_path} --help)" if context else ""
+        print_error(f"{error.format_message().rstrip('.')}{hint}")
+    return int(error.exit_code)

@@ -16,7 +16,7 @@ from legrad.core.score import ResolvedTarget
 from legrad.errors import FlatMapWarning, warn
 from legrad.inputs import geometry
 from legrad.inputs.originals import shown_again
-from legrad.inputs.prepare import Input
+from legrad.inputs.readers import Input
 from legrad.models.anatomy import ViTAnatomy
 from legrad.results.explanation import Explanation
 
