@@ -332,7 +332,7 @@ class Explainer(Copyable, Convenience):
                 keep_layers=request.keep_layers,
                 same_for_all_targets=not request.method.targets,
                 layers=request.layers,
-                axes=self.anatomy.axes,
+                anatomy=self.anatomy,
                 settings=request.settings(self.name, self.anatomy, inputs_of_call[0], null),
             )
 

@@ -86,7 +86,7 @@ def explain(
         per_layer=per_layer,
         scale=choice("normalize", normalize, completion.NORMALIZATIONS),  # type: ignore[arg-type]
     )
-    style = Style(0.65, cmap)
+    style = Style(cmap=cmap)
     asked = TargetOptions(
         text or (), label or (), similar or (), audio or (), contrast or (), zeroshot or (), predicted
     )
