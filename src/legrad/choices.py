@@ -14,13 +14,13 @@ Normalization = Literal["map", "shared"] | None
 """How relevance becomes saliency, see ``Explanation.saliency``."""
 
 ImageFormat = Literal["png", "jpg", "webp"]
-"""The file format of overlays and figures."""
+"""Of overlays in files, see ``Explanation.save``."""
 
 LIBRARIES = ("embedded", "open_clip", "timm", "torchvision", "hf")
 """What a model's name begins with, see ``legrad.load``."""
 READOUTS: tuple[str, ...] = get_args(ReadoutName)
 FITS: tuple[str, ...] = get_args(Fit)
-FORMATS: tuple[str, ...] = get_args(ImageFormat)
+IMAGE_FORMATS: tuple[str, ...] = get_args(ImageFormat)
 
 
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> str:

@@ -299,7 +299,7 @@ def test_what_is_written(run, options, names):
 
 
 def test_nothing_is_drawn_for_arrays_only(run, monkeypatch):
-    monkeypatch.setattr(legrad.Explanation, "target_maps", None)
+    monkeypatch.setattr(legrad.Explanation, "view", None)
     photo("a.png")
     assert run("explain", "a.png", *DOG, "--arrays", "only")[0] == 0
 

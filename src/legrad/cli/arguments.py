@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from legrad.choices import FITS, FORMATS, READOUTS
+from legrad.choices import FITS, IMAGE_FORMATS, READOUTS
 from legrad.cli import completion
 
 Images = Annotated[
@@ -77,7 +77,10 @@ Figures = Annotated[
     bool, typer.Option("--figures/--no-figures", help="A figure per image with all targets side by side.")
 ]
 Format = Annotated[
-    str, typer.Option(help=f"Of overlays and figures: {' | '.join(FORMATS)}", autocompletion=completion.of(FORMATS))
+    str,
+    typer.Option(
+        help=f"Of overlays and figures: {' | '.join(IMAGE_FORMATS)}", autocompletion=completion.of(IMAGE_FORMATS)
+    ),
 ]
 Arrays = Annotated[
     str,

@@ -6,7 +6,7 @@ import typer
 
 import legrad
 from legrad.atomic import WriteError
-from legrad.choices import FITS, FORMATS, READOUTS
+from legrad.choices import FITS, IMAGE_FORMATS, READOUTS
 from legrad.cli import arguments as cli
 from legrad.cli import completion, destination, output, sources
 from legrad.cli.batches import explain_all
@@ -77,7 +77,7 @@ def explain(
     arguments["value_range"] = depth.checked(value_range)
     array_choice = choice("arrays", arrays, completion.ARRAYS)
     contents = Contents(
-        format=choice("format", format, FORMATS),  # type: ignore[arg-type]
+        format=choice("format", format, IMAGE_FORMATS),  # type: ignore[arg-type]
         figures=figures and array_choice != "only",
         overlays=array_choice != "only",
         arrays=array_choice != "no",

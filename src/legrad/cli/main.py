@@ -15,10 +15,10 @@ from rich.table import Column, Table
 
 import legrad
 from legrad.choices import LIBRARIES
-from legrad.cli import bench, completion
+from legrad.cli import bench
 from legrad.cli.consoles import console, drop_output, plain, print_error, print_warning
 from legrad.cli.explain import explain
-from legrad.cli.options import choice, parse_device, parse_size
+from legrad.cli.options import choice, parse_size
 from legrad.errors import InputError, LeGradError
 
 app = typer.Typer(

@@ -18,7 +18,8 @@ from legrad.errors import InputError
 from legrad.inputs import geometry
 from legrad.results.folder import Folder
 from legrad.results.save import Contents, save_images
-from legrad.results.view import ImageView, Style
+from legrad.results.surface import Surface
+from legrad.results.view import ImageView, Style, check_normalization
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -142,6 +143,10 @@ class Explanation:
         image, target = self._indices(image, target)
         view, style = self.view(image), Style(alpha, cmap)
         frame = None if frame is None else _whole(frame, "frame")
+        if view.is_large and frame is None and self.valid[image, target]:
+            return view.large_overlay(
+                self.surfaces(image, view, normalize)[self.targets_of(image).index(target)], style
+            )
         saliency = self._target_map(image, target, normalize)
         if frame is not None and not (view.is_video and -len(saliency) <= frame < len(saliency)):
             raise InputError(f"no frame {frame}: image {image} has {len(saliency) if view.is_video else 'no'} frames")
@@ -186,14 +191,14 @@ class Explanation:
             InputError: no such image or colour map, or ``alpha`` is out of range.
         """
         image, _ = self._indices(image, 0)
-        style = Style(alpha, cmap)
-        return self.figure_of(image, self.target_maps(image, None, "map")[self.targets_of(image)], style)
+        style, view = Style(alpha, cmap), self.view(image).reduced()
+        return self.figure_of(image, view, view.saliency(self.maps_of(image), None, "map"), style)
 
-    def figure_of(self, image: int, saliency: Tensor, style: Style) -> "Figure":
-        """The figure of an image out of the saliency of its targets: (targets of this image, H, W)."""
+    def figure_of(self, image: int, view: ImageView, saliency: Tensor, style: Style) -> "Figure":
+        """The figure of an image in a view, out of the saliency of its targets: (targets of this image, H, W)."""
         targets = self.targets_of(image)
         titles = [f"{self.labels[image][target]}\n{self.scores[image, target]:.3f}" for target in targets]
-        return self.view(image).figure(saliency, titles, Path(self.names[image]).name, style)
+        return view.figure(saliency, titles, Path(self.names[image]).name, style)
 
     def layer_figure(
         self, image: int = 0, target: int | str = 0, cmap: str = "inferno", alpha: float = 0.65
@@ -204,7 +209,7 @@ class Explanation:
             InputError: as of ``overlay``, or the layers were not kept: ``explain(..., keep_layers=True)``.
         """
         image, target = self._indices(image, target)
-        view = self.view(image)
+        view = self.view(image).reduced()
         saliency = view.saliency(self._require_layers()[image, target], None, "map")
         titles = [f"layer {layer}" for layer in self.layers]
         name = f"{Path(self.names[image]).name}\n{self.labels[image][target]}"
@@ -234,10 +239,23 @@ class Explanation:
         """Indices of the targets that the image has."""
         return [target for target in range(self.relevance.shape[1]) if self.valid[image, target]]
 
+    def maps_of(self, image: int) -> Tensor:
+        """(targets of this image, *grid), padding included."""
+        return self.relevance[image, self.valid[image]]
+
+    def surfaces(self, image: int, view: ImageView, normalize: Normalization = "map") -> Surface:
+        """What ``saliency`` gives of the targets that the image has, for some rows at a time.
+
+        Raises:
+            InputError: there is no such normalisation.
+        """
+        check_normalization(normalize)
+        return view.surface(self.maps_of(image), None, normalize)
+
     def target_maps(self, image: int, size: int | Sequence[int] | None, normalize: Normalization) -> Tensor:
         """(targets, H, W) of one image; targets that it does not have take no part in the normalisation."""
         valid = self.valid[image]
-        maps = self.view(image).saliency(self.relevance[image, valid], size, normalize)
+        maps = self.view(image).saliency(self.maps_of(image), size, normalize)
         result = maps.new_zeros(len(valid), *maps.shape[1:])
         result[valid] = maps
         return result
@@ -292,7 +310,8 @@ class Explanation:
             per_layer: add a figure per target with all layers; needs ``keep_layers=True``.
             cmap: matplotlib colour map.
             alpha: opacity of the overlays, in [0, 1].
-            format: "png", or "jpg" or "webp" for much smaller overlays and figures.
+            format: of overlays and figures, "png", "jpg" or "webp". JPEG takes a fifth of the time and of the bytes of
+                PNG for photographs.
             figures, overlays, arrays: what is written: the figures with all targets, the overlays of single ones (and
                 animations), the npz files.
 
@@ -300,16 +319,19 @@ class Explanation:
             The files, manifest last.
 
         Raises:
-            InputError: the folder cannot be written, another run writes into it, layers were not kept, or there is no
-                such colour map, opacity or format.
+            InputError: the folder cannot be written, another run writes into it, layers were not kept, there is no
+                such colour map, opacity or format, or an image is too large for the format.
         """
+        contents = Contents(
+            format,
+            per_layer,
+            check_switch("figures", figures),
+            check_switch("overlays", overlays),
+            check_switch("arrays", arrays),
+        )
         if check_switch("per_layer", per_layer):
             self._require_layers()
         destination = folder if isinstance(folder, Folder) else Folder(folder)
-        switches = {"figures": figures, "overlays": overlays, "arrays": arrays}
-        contents = Contents(
-            format=format, per_layer=per_layer, **{name: check_switch(name, value) for name, value in switches.items()}
-        )
         style = Style(alpha, cmap)
         with destination:
             start = len(destination.files)

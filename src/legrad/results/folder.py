@@ -155,7 +155,7 @@ class Folder:
     def _is_folder(self, name: str) -> bool:
         place = self.root / name
         return fold(name) not in self._names and (
-            not os.path.lexists(place) or place.is_dir() and not place.is_symlink()
+            not os.path.lexists(place) or (place.is_dir() and not place.is_symlink())
         )
 
     def name(self, stem: str, ending: str, otherwise: str | None = None) -> str:

@@ -1,16 +1,17 @@
 """One image of an explanation: maps on its patch grid -> saliency on its pixels, overlays and figures."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
+from PIL.Image import fromarray
 from torch import Tensor
 
-from legrad import relevance, viz
-from legrad.choices import Normalization
+from legrad import pixels, viz
+from legrad.choices import ImageFormat, Normalization
 from legrad.errors import InputError
-from legrad.inputs import geometry
+from legrad.inputs import geometry, views
+from legrad.results.surface import Surface
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _STRIP = 8  # frames of a film strip
-_FLAT = 1e-6  # a spread this small, relative to the largest value, is rounding
+LARGEST_IN_FIGURES = 1024  # pixels of the longer side: a panel of 3.2 inches has them at 300 dots per inch
+
+
+def check_normalization(normalize: Any) -> None:
+    """Raise ``InputError`` unless there is such a normalisation."""
+    if normalize is not None and (not isinstance(normalize, str) or normalize not in ("map", "shared")):
+        raise InputError(f"normalize is one of ('map', 'shared', None), got {normalize!r}")
 
 
 @dataclass(frozen=True)
@@ -74,32 +81,62 @@ class ImageView:
         Raises:
             InputError: there is no such normalisation.
         """
-        if normalize is not None and (not isinstance(normalize, str) or normalize not in ("map", "shared")):
-            raise InputError(f"normalize is one of ('map', 'shared', None), got {normalize!r}")
+        check_normalization(normalize)
+        surface = self.surface(maps, size, normalize)
+        values = geometry.place(surface.maps, self.placement, self.patch_grid, surface.resampler.size)
+        return surface.stretched(values, slice(0, values.shape[-2]))
+
+    def surface(self, maps: Tensor, size: int | Sequence[int] | None, normalize: Normalization) -> Surface:
+        """What ``saliency`` gives as a whole, for some rows at a time."""
         rows, cols = self.patch_grid.grid
         maps = maps[..., :rows, :cols]
         if self.is_video:
             maps = geometry.along_time(maps, len(self.pixels))
-        resampled = geometry.place(maps, self.placement, self.patch_grid, self._size(size))
-        seen = self.seen(size)
-        if normalize is not None and bool(seen.any()) and resampled.numel():
-            inside = resampled[..., seen]
-            dims = 1 + self.is_video if normalize == "map" else inside.ndim
-            over = tuple(range(-dims, 0))
-            high, low = inside.amax(over, keepdim=True), inside.amin(over, keepdim=True)
-            # interpolating a flat map leaves rounding errors, which would be stretched to an image
-            inside = inside.masked_fill(high - low <= _FLAT * high.abs(), 0)
-            resampled = torch.zeros_like(resampled)
-            resampled[..., seen] = relevance.min_max(inside, dims)
-        return resampled * seen
+        resampler = geometry.Resampler(self.placement, self.patch_grid, self._size(size))
+        return Surface.of(maps, resampler, normalize, 2 + self.is_video)
+
+    @property
+    def is_large(self) -> bool:
+        """An image whose saliency is not to be held as a whole, nor drawn in figures."""
+        return self.axes == ("rows", "cols") and self._reduction > 1
+
+    @property
+    def _reduction(self) -> int:
+        return -(-max(self.placement.original) // LARGEST_IN_FIGURES)
+
+    def reduced(self) -> "ImageView":
+        """The same scene, no larger than figures show it; the view itself where it is not larger."""
+        if not self.is_large:
+            return self
+        placement, image = views.with_view(self.placement, pixels.reduced(self.pixels, self._reduction))
+        return replace(self, pixels=image, placement=placement)
+
+    def overlay_file(self, surface: Surface, style: Style, kind: ImageFormat) -> bytes:
+        """The overlay of one map over a still image as the bytes of a file, a few rows at a time."""
+        height, width = self.pixels.shape[:2]
+        if kind == "png":
+            return pixels.png(height, width, self._rows(surface, style))
+        return viz.encoded(self.large_overlay(surface, style), kind)
+
+    def large_overlay(self, surface: Surface, style: Style) -> "Image":
+        """The overlay of one map over a still image."""
+        return fromarray(pixels.joined(*self.pixels.shape[:2], self._rows(surface, style)))
+
+    def _rows(self, surface: Surface, style: Style) -> "Iterator[NDArray[np.uint8]]":
+        def seen(rows: slice) -> "NDArray[np.bool_] | None":
+            visible = surface.seen(rows)
+            return None if visible is None else visible.numpy()
+
+        mix = viz.mixture(style.cmap, style.alpha)
+        return pixels.overlay_bands(self.pixels, mix, lambda rows: surface.rows(rows).numpy(), seen)
 
     def overlay(self, saliency: Tensor, style: Style, frame: int | None = None) -> "Image":
         """Saliency (H, W) over the image, or (frames, H, W) over one frame: by default where it is strongest."""
-        pixels = self.pixels
+        original = self.pixels
         if self.is_video:
             frame = int(saliency.flatten(1).amax(1).argmax()) if frame is None else frame
-            pixels, saliency = pixels[frame], saliency[frame]
-        image = viz.overlay(pixels, saliency.numpy(), self.seen().numpy(), alpha=style.alpha, cmap=style.cmap)
+            original, saliency = original[frame], saliency[frame]
+        image = viz.overlay(original, saliency.numpy(), self.seen().numpy(), alpha=style.alpha, cmap=style.cmap)
         return viz.upside_down(image) if self.is_spectrogram else image
 
     def figure(self, saliency: Tensor, titles: Sequence[str], name: str, style: Style, note: str = "") -> "Figure":
