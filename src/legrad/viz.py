@@ -5,6 +5,7 @@ import io
 import math
 import os
 import sys
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from legrad import fonts, pixels
 from legrad.checks import brief
 from legrad.errors import InputError
 from legrad.names import printable
-from legrad.pixels import Mixture, bands
+from legrad.pixels import Mixture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-# kind -> Pillow's name, most pixels a side, options: the slower ones of WebP save a hundredth of the bytes
-_LOSSY: dict[str, tuple[str, int, dict[str, Any]]] = {
+# format -> Pillow's name, most pixels a side, options: the slower ones of WebP save a hundredth of the bytes
+_FORMATS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    # the default takes five times as long, for as many bytes
+    "png": ("PNG", 1 << 31, {"compress_level": 1, "compress_type": zlib.Z_RLE}),
     "jpg": ("JPEG", 65_500, {"quality": 92}),
     "webp": ("WEBP", 16_383, {"quality": 90, "method": 0}),
 }
@@ -163,7 +166,8 @@ def overlay(
         lambda rows: saliency[rows],
         lambda rows: None if seen is None else seen[rows],
     )
-    return Image.fromarray(pixels.joined(*saliency.shape, rows))
+    height, width = saliency.shape
+    return Image.fromarray(pixels.joined(height, width, rows))
 
 
 def mixture(cmap: str, alpha: float) -> Mixture:
@@ -336,38 +340,29 @@ def gif(frames: "Sequence[Image.Image]", seconds: float = 0.2) -> bytes:
 
 def png(image: Any) -> bytes:
     """A PIL image or a matplotlib figure as PNG."""
-    return figure_file(image, "png") if hasattr(image, "savefig") else encoded(image, "png")
+    return encoded(image, "png")
 
 
-def figure_file(figure: "Figure", kind: str) -> bytes:
-    """A figure as the bytes of a file; ``kind`` is one of ``choices.IMAGE_FORMATS``."""
-    buffer = io.BytesIO()
-    fonts.fit(figure)
-    # the strongest compression of PNG takes as long as drawing, for a tenth of the bytes
-    options = {"compress_level": 1} if kind == "png" else _LOSSY[kind][2]
-    figure.savefig(buffer, format=kind, pil_kwargs=options)
-    return buffer.getvalue()
-
-
-def encoded(image: Image.Image, kind: str) -> bytes:
-    """An RGB image as the bytes of a file.
+def encoded(image: Any, format: str) -> bytes:
+    """A PIL image or a matplotlib figure as the bytes of a file.
 
     Args:
-        image: RGB.
-        kind: one of ``choices.IMAGE_FORMATS``.
+        image: what to write.
+        format: one of ``choices.IMAGE_FORMATS``.
 
     Raises:
-        InputError: it is larger than files of this kind can be.
+        InputError: it is larger than files of this format can be.
     """
-    if kind == "png":
-        array = np.asarray(image)
-        return pixels.png(image.height, image.width, (array[rows] for rows in bands(image.height, image.width)))
-    name, longest, options = _LOSSY[kind]
+    name, longest, options = _FORMATS[format]
+    buffer = io.BytesIO()
+    if hasattr(image, "savefig"):
+        fonts.fit(image)
+        image.savefig(buffer, format=format, pil_kwargs=options)
+        return buffer.getvalue()
     if max(image.size) > longest:
         raise InputError(
             f"{name} files have at most {longest} pixels a side, this overlay has {image.width} x {image.height}; use "
             "format='png'"
         )
-    buffer = io.BytesIO()
     image.save(buffer, format=name, **options)
     return buffer.getvalue()

@@ -384,7 +384,20 @@ def test_help(run):
         assert code == 0
         assert "Usage" in out
     assert run()[0] == 2
-    assert run("explain", "--nonsense")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["explain", "--nonsense"], "No such option: --nonsense"),
+        (["explain", "--\x1b[31mred"], r"No such option: --\x1b[31mred"),
+        (["exlain"], "No such command 'exlain'. Did you mean 'explain'?"),
+        (["explain", "a.png", "--size"], "Option '--size' requires an argument"),
+        (["bench", "speed", "--nonsense"], "No such option: --nonsense"),
+    ],
+)
+def test_wrong_usage_is_one_plain_line(run, arguments, message):
+    assert_error(run(*arguments), message)
 
 
 @pytest.mark.parametrize(

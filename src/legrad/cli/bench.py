@@ -29,7 +29,8 @@ Methods = Annotated[
     str | None,
     typer.Option(
         help="Comma-separated, the first is what the others are compared with; 'all' has the black boxes too; "
-        "variants are METHOD:layers=K:readout=published|native, legrad:heads=0+3. See `legrad methods`."
+        "variants are METHOD:layers=K:readout=published|native:upsampling=guided:scale=half, legrad:heads=0+3. See "
+        "`legrad methods`."
     ),
 ]
 Data = Annotated[
@@ -238,6 +239,10 @@ def everything(
     full: Annotated[
         bool, typer.Option("--full", help="However long it takes, every ablation too, both embedded models.")
     ] = False,
+    steps: Annotated[
+        bool,
+        typer.Option("--steps", help="What is measured in pixels, every method with guided upsampling and scale too."),
+    ] = False,
     names: Names = None,
     device: Device = None,
     seed: Seed = 0,
@@ -246,7 +251,7 @@ def everything(
     """The whole study: every benchmark on every method, about half an hour on two quiet cores."""
     import legrad
     from legrad.bench.report.comparison import headlines, metric_title, summary_sentence
-    from legrad.bench.study import FULL, QUICK, Scale, study
+    from legrad.bench.study import FULL, PARTS, QUICK, Scale, study, with_steps
     from legrad.results.manifest import folder_path
 
     folder = folder_path(out)
@@ -268,6 +273,7 @@ def everything(
                 seed=seed,
                 strict=strict,
                 progress=display.progress,
+                parts=with_steps() if steps else PARTS,
             )
         console.print(f"[bold]{plain(model_name)}[/bold]")
         for content, name in headlines([result.content for result in results]):

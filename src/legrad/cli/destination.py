@@ -107,8 +107,8 @@ def _sibling(root: Path) -> Path:
     here = Path.cwd()
     if root.name in ("", "..") or root.resolve() in (here, *here.parents):
         raise InputError(
-            f"the folder {root} holds results of an earlier run: --overwrite replaces them, --resume goes on with them, "
-            "or name another --out"
+            f"the folder {root} holds results of an earlier run: --overwrite replaces them, --resume goes on with "
+            "them, or name another --out"
         )
     return next(root.with_name(name) for name in numbered(root.name) if not os.path.lexists(root.with_name(name)))
 

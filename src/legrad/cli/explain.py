@@ -82,7 +82,7 @@ def explain(
         overlays=array_choice != "only",
         arrays=array_choice != "no",
         per_layer=per_layer,
-        normalize=choice("normalize", normalize, completion.NORMALIZATIONS),  # type: ignore[arg-type]
+        scale=choice("normalize", normalize, completion.NORMALIZATIONS),  # type: ignore[arg-type]
     )
     style = Style(0.65, cmap)
     asked = TargetOptions(

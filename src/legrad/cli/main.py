@@ -8,7 +8,7 @@ single benchmark (``legrad bench NAME``), whose options are read off its class.
 import io
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Column, Table
@@ -113,7 +113,7 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = print_warning
-            app()
+            raise SystemExit(app(standalone_mode=False) or 0)
     except LeGradError as error:
         print_error(str(error))
         raise SystemExit(2) from None
@@ -121,3 +121,18 @@ def main() -> None:
         drop_output()
         print_error(f"cannot write the output: {error.strerror or error}")
         raise SystemExit(2) from None
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's, wherever this version of typer has it from
+            raise
+        raise SystemExit(_report_usage(error)) from None
+
+
+def _report_usage(error: Any) -> int:
+    """Print what is wrong with the arguments, or the help if there are none; the exit status."""
+    context = error.ctx if hasattr(error, "ctx") else None
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        hint = f" (see {context.command_path} --help)" if context else ""
+        print_error(f"{error.format_message().rstrip('.')}{hint}")
+    return int(error.exit_code)

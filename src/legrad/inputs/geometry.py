@@ -59,6 +59,12 @@ class Placement:
         """After cropping to a window whose corner is (top, left); negative numbers are padding."""
         return Placement(self.original, size, self.scale, (self.offset[0] - top, self.offset[1] - left))
 
+    def part(self, size: Size, top: int, left: int, sides: Size) -> "Placement":
+        """Of a part of the original, resized to ``size``: its upper left corner and its sides in pixels of ``size``."""
+        scale = tuple(s * old / new for s, old, new in zip(self.scale, self.original, size, strict=True))
+        offset = self.offset[0] + top * scale[0], self.offset[1] + left * scale[1]
+        return Placement(sides, self.input, (scale[0], scale[1]), offset)
+
 
 @dataclass(frozen=True)
 class Timing:

@@ -39,7 +39,13 @@ def legrad_with(call: MethodInput, reduction: relevance.Reduction) -> Tensor:
     return result.relevance
 
 
-def _mean(output_grad: Tensor, value: Tensor | None, keep: Tensor | None) -> Tensor:
+def _mean(
+    output_grad: Tensor,
+    value: Tensor | None,
+    keep: Tensor | None = None,
+    queries: int | None = None,
+    head_output: Tensor | None = None,
+) -> Tensor:
     """Mean of dS/dA over heads and queries, (batch, targets, keys); masked entries count as zero."""
     gradient = at_least_float32(output_grad)
     value = None if value is None else at_least_float32(value)[:, None]

@@ -1,11 +1,13 @@
 """All methods by name, and one pass of any of them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from legrad import relevance
 from legrad.checks import brief
 from legrad.core.memory import images_per_whole_pass
 from legrad.core.score import ResolvedTarget
@@ -31,11 +33,31 @@ LEGRAD = Method(
     readout=True,
 )
 
+# LeGrad's refined forms have the settings that they were measured with
+_REFINED = replace(
+    LEGRAD, source="ours, after Bousselham et al., ICCV 2025", cost="as legrad", layers="last two thirds", native=True
+)
+LEGRAD_CENTRED = replace(
+    _REFINED,
+    name="legrad-centred",
+    summary="LeGrad of what exceeds the mean gradient of each attention row, last two thirds of the layers, own head",
+    reduction=relevance.centred_relevance,
+)
+LEGRAD_SIMPLEX = replace(
+    _REFINED,
+    name="legrad-simplex",
+    summary="gradients at the attention maps as far as a softmax can follow, positive part of the mean over layers",
+    reduction=relevance.simplex_relevance,
+    clip_mean=True,
+)
+
 # in the order of `legrad methods`; each entry stands below its function
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         LEGRAD,
+        LEGRAD_CENTRED,
+        LEGRAD_SIMPLEX,
         ablation.LEGRAD_NORELU,
         attention.RAW_ATTENTION,
         attention.ROLLOUT,
@@ -75,6 +97,15 @@ def find(method: str | Method) -> Method:
             f"method is one of {', '.join(map(repr, _BY_NAME))}, got {brief(method)}; `legrad methods` explains"
         )
     return _BY_NAME[method]
+
+
+def list_methods() -> list[str]:
+    """Names that ``explain(method=...)`` takes: LeGrad, baselines, controls, and methods of one's own.
+
+    >>> legrad.list_methods()[:4]
+    ['legrad', 'legrad-norelu', 'raw-attention', 'rollout']
+    """
+    return list(METHODS)
 
 
 def explain_batch(

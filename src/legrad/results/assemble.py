@@ -16,7 +16,7 @@ from legrad.core.score import ResolvedTarget
 from legrad.errors import FlatMapWarning, warn
 from legrad.inputs import geometry
 from legrad.inputs.originals import shown_again
-from legrad.inputs.prepare import Input
+from legrad.inputs.readers import Input
 from legrad.results.explanation import Explanation
 
 _INDEPENDENT = 0.99  # correlation with other targets' maps above which a map does not depend on its target

@@ -12,14 +12,17 @@ from torch import Tensor
 
 from legrad import viz
 from legrad.checks import brief, check_switch, whole_number
-from legrad.choices import ImageFormat, Normalization
-from legrad.deprecation import renamed_fields
+from legrad.choices import ImageFormat, Scale, Upsampling, check_scale
+from legrad.deprecation import other_names, renamed_fields
 from legrad.errors import InputError
 from legrad.inputs import geometry
+from legrad.report.page import html, write_page
+from legrad.results.collection import Collection
 from legrad.results.folder import Folder
+from legrad.results.page import page_record
 from legrad.results.save import Contents, save_images
 from legrad.results.surface import Surface
-from legrad.results.view import ImageView, Style, check_normalization
+from legrad.results.view import ImageView, Style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 @renamed_fields(frames="placements", cells="patch_grids", pictures="images")
 @dataclass(frozen=True, eq=False)
-class Explanation:
+class Explanation(Collection):
     """Where the model looked, for some images and targets. All tensors are detached and on the CPU.
 
     Two explanations are equal if they are the same object.
@@ -95,33 +98,46 @@ class Explanation:
         """Which pixels of the originals the model saw: (images, H, W) bool, or a list if the sizes differ."""
         return _stacked([self.view(image).seen() for image in range(len(self.placements))])
 
+    @other_names(normalize="scale")
     def saliency(
-        self, size: int | Sequence[int] | None = None, normalize: Normalization = "map"
+        self,
+        size: int | Sequence[int] | None = None,
+        scale: Scale = "map",
+        upsampling: Upsampling = "bilinear",
     ) -> Tensor | list[Tensor]:
         """Relevance on the pixels of the originals.
 
         Args:
             size: None for the original sizes, else an int or (H, W) that the whole original is resized to.
-            normalize: "map" stretches every map to [0, 1] over the pixels that the model saw; "shared" uses one minimum
-                and maximum per image, so that targets compare; None leaves raw relevance.
+            scale: "map" stretches every map to [0, 1] over the pixels that the model saw; "shared" uses one minimum
+                and maximum per image, so that targets compare; "half" gives every map a zero and a threshold that mean
+                something: 0.5 is about half of the way from its background (the median) to its peak (the highest 3 %);
+                None leaves raw relevance. All of them are monotone: they change no order of the pixels of a map.
+                ``normalize`` is another name of this argument.
+            upsampling: "bilinear", or "guided": edges of the map go where the image has edges (guided filter, windows
+                of one patch to each side). Texture inside an object, things thinner than a patch and things of the
+                background's colour mislead it. Raw maps may leave the range of ``relevance`` a little.
 
         Returns:
             (images, targets, H, W) float, or a list of (targets, H, W) if the originals differ in size; videos have
             their frames in front of H. Pixels that the model never saw are 0, see ``seen``.
 
         Raises:
-            InputError: no such size or normalisation.
+            InputError: no such size, scale or upsampling.
         """
-        return _stacked([self.target_maps(image, size, normalize) for image in range(len(self.placements))])
+        images = range(len(self.placements))
+        return _stacked([self.target_maps(image, size, scale, upsampling) for image in images])
 
+    @other_names(normalize="scale")
     def overlay(
         self,
         image: int = 0,
         target: int | str = 0,
         alpha: float = 0.65,
         cmap: str = "inferno",
-        normalize: Normalization = "map",
+        scale: Scale = "map",
         frame: int | None = None,
+        upsampling: Upsampling = "bilinear",
     ) -> "Image":
         """One target's saliency over its image, over one frame of its video, or over its spectrogram.
 
@@ -130,35 +146,38 @@ class Explanation:
             target: index of the target, or its label.
             alpha: opacity of the colours, in [0, 1].
             cmap: any matplotlib colour map; "jet" for the authors' look.
-            normalize: as in ``saliency``.
+            scale: as in ``saliency``; also called ``normalize``.
             frame: index of a video's frame; default the one where the map is strongest.
+            upsampling: as in ``saliency``.
 
         Returns:
             RGB image of the original's size; what the model never saw is grey and hatched. Low frequencies of a
             spectrogram are at the bottom.
 
         Raises:
-            InputError: no such image, target, frame, colour map or normalisation, or ``alpha`` is out of range.
+            InputError: no such image, target, frame, colour map, scale or upsampling, or ``alpha`` is out of range.
         """
-        image, target = self._indices(image, target)
+        image, target = self.indices(image, target)
         view, style = self.view(image), Style(alpha, cmap)
         frame = None if frame is None else _whole(frame, "frame")
-        if view.is_large and frame is None and self.valid[image, target]:
-            return view.large_overlay(
-                self.surfaces(image, view, normalize)[self.targets_of(image).index(target)], style
-            )
-        saliency = self._target_map(image, target, normalize)
+        is_stretched = upsampling == "bilinear" and scale != "half"
+        if is_stretched and view.is_large and frame is None and self.valid[image, target]:
+            surfaces = self.surfaces(image, view, scale)
+            return view.large_overlay(surfaces[self.targets_of(image).index(target)], style)
+        saliency = self._target_map(image, target, scale, upsampling)
         if frame is not None and not (view.is_video and -len(saliency) <= frame < len(saliency)):
             raise InputError(f"no frame {frame}: image {image} has {len(saliency) if view.is_video else 'no'} frames")
         return view.overlay(saliency, style, frame)
 
+    @other_names(normalize="scale")
     def animation(
         self,
         image: int = 0,
         target: int | str = 0,
         alpha: float = 0.65,
         cmap: str = "inferno",
-        normalize: Normalization = "map",
+        scale: Scale = "map",
+        upsampling: Upsampling = "bilinear",
     ) -> "list[Image]":
         """The overlays of all frames of a video; arguments as for ``overlay``.
 
@@ -170,14 +189,21 @@ class Explanation:
         Raises:
             InputError: as of ``overlay``, or the image is no video.
         """
-        image, target = self._indices(image, target)
+        image, target = self.indices(image, target)
         view, style = self.view(image), Style(alpha, cmap)
         if not view.is_video:
             raise InputError(f"only videos have an animation; this explanation's axes are {self.axes}")
-        saliency = self._target_map(image, target, normalize)
+        saliency = self._target_map(image, target, scale, upsampling)
         return [view.overlay(saliency, style, frame) for frame in range(len(saliency))]
 
-    def figure(self, image: int = 0, cmap: str = "inferno", alpha: float = 0.65) -> "Figure":
+    def figure(
+        self,
+        image: int = 0,
+        cmap: str = "inferno",
+        alpha: float = 0.65,
+        scale: Scale = "map",
+        upsampling: Upsampling = "bilinear",
+    ) -> "Figure":
         """The original and the overlays of all targets side by side, with scores and a colour bar.
 
         Of a video a film strip for every target.
@@ -186,13 +212,14 @@ class Explanation:
             image: index of the image.
             cmap: any matplotlib colour map.
             alpha: opacity of the overlays, in [0, 1].
+            scale, upsampling: as in ``saliency``.
 
         Raises:
-            InputError: no such image or colour map, or ``alpha`` is out of range.
+            InputError: no such image, colour map, scale or upsampling, or ``alpha`` is out of range.
         """
-        image, _ = self._indices(image, 0)
+        image, _ = self.indices(image, 0)
         style, view = Style(alpha, cmap), self.view(image).reduced()
-        return self.figure_of(image, view, view.saliency(self.maps_of(image), None, "map"), style)
+        return self.figure_of(image, view, view.saliency(self.maps_of(image), None, scale, upsampling), style)
 
     def figure_of(self, image: int, view: ImageView, saliency: Tensor, style: Style) -> "Figure":
         """The figure of an image in a view, out of the saliency of its targets: (targets of this image, H, W)."""
@@ -208,7 +235,7 @@ class Explanation:
         Raises:
             InputError: as of ``overlay``, or the layers were not kept: ``explain(..., keep_layers=True)``.
         """
-        image, target = self._indices(image, target)
+        image, target = self.indices(image, target)
         view = self.view(image).reduced()
         saliency = view.saliency(self._require_layers()[image, target], None, "map")
         titles = [f"layer {layer}" for layer in self.layers]
@@ -221,13 +248,13 @@ class Explanation:
         Raises:
             InputError: no such image.
         """
-        image, _ = self._indices(image, 0)
+        image, _ = self.indices(image, 0)
         return self.timings[image] if self.timings else geometry.Timing()
 
     def view(self, image: int) -> ImageView:
         """What is needed to draw maps of one image."""
         return ImageView(
-            viz.rgb(self.images[image]),
+            lambda: self.images[image],
             self.placements[image],
             self.patch_grids[image],
             self.axes,
@@ -243,35 +270,41 @@ class Explanation:
         """(targets of this image, *grid), padding included."""
         return self.relevance[image, self.valid[image]]
 
-    def surfaces(self, image: int, view: ImageView, normalize: Normalization = "map") -> Surface:
+    def surfaces(self, image: int, view: ImageView, scale: Scale = "map") -> Surface:
         """What ``saliency`` gives of the targets that the image has, for some rows at a time.
 
         Raises:
-            InputError: there is no such normalisation.
+            InputError: there is no such scale.
         """
-        check_normalization(normalize)
-        return view.surface(self.maps_of(image), None, normalize)
+        check_scale(scale)
+        return view.surface(self.maps_of(image), None, scale)
 
-    def target_maps(self, image: int, size: int | Sequence[int] | None, normalize: Normalization) -> Tensor:
-        """(targets, H, W) of one image; targets that it does not have take no part in the normalisation."""
+    def target_maps(
+        self, image: int, size: int | Sequence[int] | None, scale: Scale, upsampling: Upsampling = "bilinear"
+    ) -> Tensor:
+        """(targets, H, W) of one image; targets that it does not have take no part in the scale."""
         valid = self.valid[image]
-        maps = self.view(image).saliency(self.maps_of(image), size, normalize)
+        maps = self.view(image).saliency(self.maps_of(image), size, scale, upsampling)
         result = maps.new_zeros(len(valid), *maps.shape[1:])
         result[valid] = maps
         return result
 
-    def _target_map(self, image: int, target: int, normalize: Normalization) -> Tensor:
+    def _target_map(self, image: int, target: int, scale: Scale, upsampling: Upsampling) -> Tensor:
         """(H, W) of one target; all of them are laid on the pixels only where they share their range."""
-        if not self.valid[image, target] or (isinstance(normalize, str) and normalize == "shared"):
-            return self.target_maps(image, None, normalize)[target]
-        return self.view(image).saliency(self.relevance[image, [target]], None, normalize)[0]
+        if not self.valid[image, target] or (isinstance(scale, str) and scale == "shared"):
+            return self.target_maps(image, None, scale, upsampling)[target]
+        return self.view(image).saliency(self.relevance[image, [target]], None, scale, upsampling)[0]
 
     def _require_layers(self) -> Tensor:
         if self.layer_relevance is None:
             raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
         return self.layer_relevance
 
-    def _indices(self, image: int, target: int | str) -> tuple[int, int]:
+    def index_of(self, image: int) -> int:
+        """The index of an image, which may count from the end, from 0 on; raises ``InputError`` if there is none."""
+        return self.indices(image, 0)[0]
+
+    def indices(self, image: int, target: int | str) -> tuple[int, int]:
         """The indices of an image and of a target, given as such or by its label, from 0 on."""
         images, targets = self.relevance.shape[:2]
         image = _whole(image, "image")
@@ -284,6 +317,31 @@ class Explanation:
         if not (-images <= image < images and -targets <= index < targets):
             raise InputError(f"no image {image}, target {target}: there are {images} images and {targets} targets")
         return image % images, index % targets
+
+    def to_html(
+        self, path: "str | os.PathLike[str] | None" = None, cmap: str = "inferno", alpha: float = 0.8
+    ) -> "str | Path":
+        """One HTML file that shows all maps: prompts, layers and opacity to choose, values under the pointer.
+
+        It needs no network and holds no script but its own; images are reduced to 768 pixels.
+
+        Args:
+            path: where to write it, atomically; None returns the text.
+            cmap: matplotlib colour map.
+            alpha: opacity of the colours at first, in [0, 1].
+
+        Returns:
+            The text, or the file's path.
+
+        Raises:
+            InputError: an argument that cannot be used, or a file that is there already and not ours.
+        """
+        style = Style(alpha, cmap)
+        text = html(page_record(self, range(len(self.names)), style.cmap, style.alpha))
+        if path is None:
+            return text
+        write_page(Path(path), text)
+        return Path(path)
 
     def _repr_png_(self) -> bytes:
         return viz.png(self.figure(0))
@@ -310,8 +368,8 @@ class Explanation:
             per_layer: add a figure per target with all layers; needs ``keep_layers=True``.
             cmap: matplotlib colour map.
             alpha: opacity of the overlays, in [0, 1].
-            format: of overlays and figures, "png", "jpg" or "webp". JPEG takes a fifth of the time and of the bytes of
-                PNG for photographs.
+            format: of overlays and figures: "png", or "jpg" or "webp", which take a fifth of the
+                bytes for photographs.
             figures, overlays, arrays: what is written: the figures with all targets, the overlays of single ones (and
                 animations), the npz files.
 
@@ -322,16 +380,16 @@ class Explanation:
             InputError: the folder cannot be written, another run writes into it, layers were not kept, there is no
                 such colour map, opacity or format, or an image is too large for the format.
         """
-        contents = Contents(
-            format,
-            per_layer,
-            check_switch("figures", figures),
-            check_switch("overlays", overlays),
-            check_switch("arrays", arrays),
-        )
         if check_switch("per_layer", per_layer):
             self._require_layers()
         destination = folder if isinstance(folder, Folder) else Folder(folder)
+        contents = Contents(
+            format,
+            check_switch("figures", figures),
+            check_switch("overlays", overlays),
+            check_switch("arrays", arrays),
+            per_layer,
+        )
         style = Style(alpha, cmap)
         with destination:
             start = len(destination.files)

@@ -2,20 +2,19 @@
 
 import contextlib
 import functools
-import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import Tensor
 
 from legrad import stages, viz
-from legrad.choices import IMAGE_FORMATS, ImageFormat, Normalization, check_choice
+from legrad.choices import IMAGE_FORMATS, ImageFormat, Scale, check_choice, check_scale
 from legrad.inputs.ahead import read_ahead
 from legrad.names import slug
+from legrad.results.archive import arrays_of, packed
 from legrad.results.folder import Folder
 from legrad.results.surface import Surface
 from legrad.results.view import ImageView, Style
@@ -23,8 +22,8 @@ from legrad.results.view import ImageView, Style
 if TYPE_CHECKING:
     from legrad.results.explanation import Explanation
 
-_DRAWN_BYTES = 1 << 30  # that all threads may hold at once
 _DEFAULT_FRAME_SECONDS = 0.2  # of an animation, where the video's duration is not known
+_DRAWN_BYTES = 1 << 29  # of overlays that are drawn at the same time
 
 
 @dataclass(frozen=True)
@@ -33,22 +32,23 @@ class Contents:
 
     Attributes:
         format: of overlays and figures.
-        per_layer: a figure per target with all layers.
         figures: all targets side by side.
         overlays: one image per target, and a video's animation.
         arrays: raw relevance and scores.
-        normalize: of overlays and figures, see ``Explanation.saliency``.
+        per_layer: a figure per target with all layers.
+        scale: of overlays and figures, see ``Explanation.saliency``.
     """
 
     format: ImageFormat = "png"
-    per_layer: bool = False
     figures: bool = True
     overlays: bool = True
     arrays: bool = True
-    normalize: Normalization = "map"
+    per_layer: bool = False
+    scale: Scale = "map"
 
     def __post_init__(self) -> None:
         check_choice("format", self.format, IMAGE_FORMATS)
+        check_scale(self.scale)
 
 
 def save_images(
@@ -77,72 +77,66 @@ def save_images(
     }
     for image in images:
         stages.tell("drawing")
-        entry = _save_image(explanation, folder, image, style, contents, sub_folder)
-        folder.add([{**entry, **(note or {})}], facts)
+        folder.add([_save_image(explanation, folder, image, style, contents, sub_folder) | dict(note or {})], facts)
 
 
 def _save_image(
     explanation: "Explanation", folder: Folder, image: int, style: Style, contents: Contents, sub_folder: str
 ) -> dict[str, Any]:
     """The files of one image, and its entry of the manifest; threads make the overlays meanwhile."""
-    kind = contents.format
-    stem = folder.sub_folder(sub_folder) + slug(Path(explanation.names[image]).stem)
+    figure = None
+    targets = explanation.targets_of(image)
     if not (contents.figures or contents.overlays):
-        return _save_files(explanation, folder, image, stem, None, iter(()), style, contents)
+        no_files: Iterator[dict[str, bytes]] = iter([{} for _ in targets])
+        return _save_files(explanation, folder, image, figure, no_files, style, contents, sub_folder)
     view = explanation.view(image)
     small = view.reduced()
-    saliency = small.saliency(explanation.maps_of(image), None, contents.normalize)
-    nothing: Callable[[], dict[str, bytes]] = dict[str, bytes]
-    jobs: list[Callable[[], dict[str, bytes]]] = []
-    if not contents.overlays:
-        pass
-    elif small is view:  # every map is laid on its pixels once
-        jobs = [functools.partial(_map_files, view, maps, style, kind) for maps in saliency]
-    else:
-        surfaces = explanation.surfaces(image, view, contents.normalize)
-        jobs = [functools.partial(_large_map_files, view, surfaces[i], style, kind) for i in range(len(saliency))]
-    # a thread that draws holds an image, twice for formats that Pillow writes, and its file
+    saliency = small.saliency(explanation.maps_of(image), None, contents.scale)
+    jobs: list[Callable[[], dict[str, bytes]]] = [dict for _ in targets]
+    if contents.overlays and (small is view or contents.scale == "half"):  # every map is laid on its pixels once
+        maps = saliency if small is view else explanation.target_maps(image, None, contents.scale)[targets]
+        jobs = [functools.partial(_map_files, view, values, style, contents.format) for values in maps]
+    elif contents.overlays:
+        surfaces = explanation.surfaces(image, view, contents.scale)
+        jobs = [
+            functools.partial(_large_map_files, view, surfaces[index], style, contents.format)
+            for index in range(len(targets))
+        ]
+    # a thread that draws holds an image, twice in Pillow's hands, and its file
     threads = max(1, min(os.cpu_count() or 1, _DRAWN_BYTES // (3 * view.pixels.nbytes)))
-    with contextlib.closing(read_ahead([nothing, *jobs], threads, 2 * threads)) as files_of_maps:
+    with contextlib.closing(read_ahead([dict, *jobs], threads, 2 * threads)) as files_of_maps:
         next(files_of_maps)  # begins with the others
-        figure = None
         if contents.figures:
-            figure = viz.figure_file(explanation.figure_of(image, small, saliency, style), kind)
-        return _save_files(explanation, folder, image, stem, figure, files_of_maps, style, contents)
+            figure = viz.encoded(explanation.figure_of(image, small, saliency, style), contents.format)
+        return _save_files(explanation, folder, image, figure, files_of_maps, style, contents, sub_folder)
 
 
 def _save_files(
     explanation: "Explanation",
     folder: Folder,
     image: int,
-    stem: str,
     figure: bytes | None,
     files_of_maps: Iterator[dict[str, bytes]],
     style: Style,
     contents: Contents,
+    sub_folder: str,
 ) -> dict[str, Any]:
     """Write what was drawn of one image; returns its entry of the manifest."""
     name, targets, ending = explanation.names[image], explanation.targets_of(image), f".{contents.format}"
-    stem = folder.stem(name, stem)
-    arrays = {"relevance": explanation.relevance[image, targets], "scores": explanation.scores[image, targets]}
-    if explanation.layer_relevance is not None:
-        arrays["layer_relevance"] = explanation.layer_relevance[image, targets]
-    entry: dict[str, Any] = {
-        "image": name,
-        "size": list(explanation.placements[image].original),
-    }
+    stem = folder.stem(name, folder.sub_folder(sub_folder) + slug(Path(name).stem))
+    entry: dict[str, Any] = {"image": name, "size": list(explanation.placements[image].original)}
     if figure is not None:
         entry["figure"] = folder.write(folder.name(stem, ending, f"{stem}--figure"), figure)
     if contents.arrays:
-        entry["arrays"] = folder.write(folder.name(stem, ".npz"), _npz(arrays))
-        entry["shapes"] = {name: list(value.shape) for name, value in arrays.items()}
+        entry["arrays"] = folder.write(folder.name(stem, ".npz"), packed(explanation, image))
+        entry["shapes"] = {name: list(value.shape) for name, value in arrays_of(explanation, image).items()}
     entry["targets"] = []
     timing = explanation.timing(image)
     if timing.frames:
         entry["frames"], entry["seconds"] = list(timing.frames), list(timing.seconds)
     if timing.duration is not None:
         entry["duration"] = timing.duration
-    for number, target in enumerate(targets, 1):
+    for number, (target, files) in enumerate(zip(targets, files_of_maps, strict=True), 1):
         target_label = explanation.labels[image][target]
         record: dict[str, Any] = {
             # as figures name a target whose letters are in no font
@@ -153,34 +147,26 @@ def _save_files(
             "prompt_independent": bool(explanation.prompt_independent[image, target]),
         }
         label = f"{stem}--{slug(target_label)}"
-        files, endings = next(files_of_maps, {}), {"overlay": ending, "animation": ".gif"}
+        endings = {"overlay": ending, "animation": ".gif"}
         record |= {what: folder.write(folder.name(label, endings[what]), data) for what, data in files.items()}
         if contents.per_layer:
-            layers = explanation.layer_figure(image, target, style.cmap, style.alpha)
-            data = viz.figure_file(layers, contents.format)
-            record["layers_figure"] = folder.write(folder.name(f"{label}--layers", ending), data)
+            layers = viz.encoded(explanation.layer_figure(image, target, style.cmap, style.alpha), contents.format)
+            record["layers_figure"] = folder.write(folder.name(f"{label}--layers", ending), layers)
         entry["targets"].append(record)
     return entry
 
 
-def _large_map_files(view: ImageView, surface: Surface, style: Style, kind: ImageFormat) -> dict[str, bytes]:
+def _large_map_files(view: ImageView, surface: Surface, style: Style, format: ImageFormat) -> dict[str, bytes]:
     """The overlay of one target over a large image."""
-    return {"overlay": view.overlay_file(surface, style, kind)}
+    return {"overlay": viz.encoded(view.large_overlay(surface, style), format)}
 
 
-def _map_files(view: ImageView, saliency: Tensor, style: Style, kind: ImageFormat) -> dict[str, bytes]:
+def _map_files(view: ImageView, saliency: Tensor, style: Style, format: ImageFormat) -> dict[str, bytes]:
     """The overlay of one target, and a video's animation: kind of file -> its bytes."""
-    files = {"overlay": viz.encoded(view.overlay(saliency, style), kind)}
+    files = {"overlay": viz.encoded(view.overlay(saliency, style), format)}
     if view.is_video:
         frames = [view.overlay(saliency, style, frame) for frame in range(len(saliency))]
         duration = view.timing.duration
         seconds = _DEFAULT_FRAME_SECONDS if duration is None else min(max(duration / len(frames), 0.02), 2)
         files["animation"] = viz.gif(frames, seconds)
     return files
-
-
-def _npz(tensors: dict[str, Tensor]) -> bytes:
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}  # a keyword may be any array
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()

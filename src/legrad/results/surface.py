@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from legrad.choices import Normalization
+from legrad.choices import Scale
 from legrad.inputs.geometry import Resampler
 
-_FLAT = 1e-6  # a spread this small, relative to the largest value, is rounding
+FLAT = 1e-6  # a spread this small, relative to the largest value, is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,19 +28,19 @@ class Surface:
     high: Tensor | None = None
 
     @classmethod
-    def of(cls, maps: Tensor, resampler: Resampler, normalize: Normalization, dims: int) -> "Surface":
+    def of(cls, maps: Tensor, resampler: Resampler, scale: Scale, dims: int) -> "Surface":
         """Stretched to [0, 1] over the pixels that the model saw.
 
         Args:
             maps: as above.
             resampler: lays them on the image.
-            normalize: "map" each by itself, "shared" all together, None not at all.
+            scale: "map" each by itself, "shared" all together, None not at all.
             dims: how many dimensions a map has.
         """
-        if normalize is None or resampler.sees_nothing or not maps.numel():
+        if scale is None or resampler.sees_nothing or not maps.numel():
             return cls(maps, resampler)
         values = resampler.extremes(maps)
-        over = tuple(range(-(dims if normalize == "map" else values.ndim), 0))
+        over = tuple(range(-(dims if scale == "map" else values.ndim), 0))
         return cls(maps, resampler, values.amin(over, keepdim=True), values.amax(over, keepdim=True))
 
     def __getitem__(self, index: int) -> "Surface":
@@ -59,7 +59,7 @@ class Surface:
         if self.low is not None and self.high is not None:
             spread = self.high - self.low
             # interpolating a flat map leaves rounding errors, which would be stretched to an image
-            flat = spread <= _FLAT * self.high.abs()
+            flat = spread <= FLAT * self.high.abs()
             values.sub_(self.low).div_(spread.masked_fill(flat, 1)).clamp_(0, 1).masked_fill_(flat, 0)
         y, x = self.resampler.inside
         height = values.shape[-2]
