@@ -372,3 +372,12 @@ def test_a_list_of_names_in_one(run, monkeypatch):
     photo("a.png")
     result = run("explain", "a.png", "--zeroshot", "cat, red fox")
     assert_error(result, "got 'cat, red fox': was a list meant? Then write --zeroshot cat --zeroshot 'red fox'")
+
+
+@pytest.mark.parametrize("arguments", [["methods"], ["models", "torchvision:vit_b"], ["doctor", "embedded"]])
+def test_lists_as_json(run, arguments):
+    code, out, err = run(*arguments, "--json")
+    assert (code, err) == (0, "")
+    content = json.loads(out)
+    assert isinstance(content, list)
+    assert len(content) > 1

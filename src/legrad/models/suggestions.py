@@ -2,7 +2,6 @@
 
 import difflib
 import re
-from collections.abc import Iterator
 
 _MOST = 3
 _ALIASES = {
@@ -69,11 +68,9 @@ def _of_libraries(name: str) -> tuple[list[str], list[str]]:
     return names, reasons
 
 
-def _usual(tags: list[str]) -> Iterator[str]:
+def _usual(tags: list[str]) -> list[str]:
     """Weights of open data first, as they are the better known ones."""
-    return iter(
-        sorted(tags, key=lambda tag: (not tag.startswith(("laion2b", "webli", "datacomp_xl")), tags.index(tag)))
-    )
+    return sorted(tags, key=lambda tag: not tag.startswith(("laion2b", "webli", "datacomp_xl")))
 
 
 def _similar(name: str) -> list[str]:
@@ -83,8 +80,13 @@ def _similar(name: str) -> list[str]:
     names = [full for full, reason in available() if not reason and not full.startswith("hf:")]
     if len(letters := _letters(name)) >= 3 and (containing := [full for full in names if letters in _letters(full)]):
         return sorted(containing, key=lambda full: (full.startswith("embedded") is False, len(full)))
-    by_end = {full.partition(":")[2].partition("/")[0].partition(".")[0].lower(): full for full in reversed(names)}
+    by_end = {_end(full): full for full in reversed(names)}
     return [by_end[end] for end in difflib.get_close_matches(name.lower(), by_end, _MOST, 0.75)]
+
+
+def _end(name: str) -> str:
+    """What is left of a name without library and weights."""
+    return (name.partition(":")[2] or name).partition("/")[0].partition(".")[0].lower()
 
 
 def _letters(text: str) -> str:
