@@ -20,6 +20,7 @@ from legrad.pixels import Mixture
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
 # format -> Pillow's name, most pixels a side, options: the slower ones of WebP save a hundredth of the bytes
