@@ -14,10 +14,13 @@ Scale = Literal["map", "shared", "half"] | None
 """How relevance becomes saliency, see ``Explanation.saliency``."""
 Upsampling = Literal["bilinear", "guided"]
 """How relevance on patches becomes relevance on pixels, see ``Explanation.saliency``."""
+Threshold = Literal["half", "otsu", "mean"]
+"""What of a map is its mask, see ``Explanation.masks``."""
 
 READOUTS: tuple[str, ...] = get_args(ReadoutName)
 FITS: tuple[str, ...] = get_args(Fit)
 UPSAMPLINGS: tuple[str, ...] = get_args(Upsampling)
+THRESHOLDS: tuple[str, ...] = get_args(Threshold)
 SCALES: tuple[str | None, ...] = ("map", "shared", "half", None)
 
 

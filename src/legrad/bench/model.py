@@ -124,7 +124,7 @@ class ModelUnderTest:
             raise UnsupportedModelError("upsampling and scale are measured on images")
         pixels = self.pixels([image], fit)[0].float().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
         placement = geometry.Placement(anatomy.image_size, anatomy.image_size)
-        return ImageView(pixels, placement, anatomy.patch_grid, anatomy.axes, geometry.Timing(), ())
+        return ImageView(lambda: pixels, placement, anatomy.patch_grid, anatomy.axes, geometry.Timing(), ())
 
     def grids(
         self, images: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: Fit = "squash"

@@ -18,6 +18,7 @@ from legrad.errors import InputError
 from legrad.inputs import geometry
 from legrad.results.collection import Collection
 from legrad.results.folder import Folder
+from legrad.results.regions import Regions
 from legrad.results.save import save_images
 from legrad.results.view import ImageView, Style
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @renamed_fields(frames="placements", cells="patch_grids", pictures="images")
 @dataclass(frozen=True, eq=False)
-class Explanation(Collection):
+class Explanation(Collection, Regions):
     """Where the model looked, for some images and targets. All tensors are detached and on the CPU.
 
     Two explanations are equal if they are the same object.
@@ -108,7 +109,7 @@ class Explanation(Collection):
             size: None for the original sizes, else an int or (H, W) that the whole original is resized to.
             scale: "map" stretches every map to [0, 1] over the pixels that the model saw; "shared" uses one minimum
                 and maximum per image, so that targets compare; "half" gives every map a zero and a threshold that mean
-                something: 0.5 is about half of the way from its background (the median) to its peak (the highest 3 %);
+                something: 0.5 is half of the way from its background (the median) to its peak (the highest 3 %);
                 None leaves raw relevance. All of them are monotone: they change no order of the pixels of a map.
                 ``normalize`` is another name of this argument.
             upsampling: "bilinear", or "guided": edges of the map go where the image has edges (guided filter, windows
