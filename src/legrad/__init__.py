@@ -13,6 +13,7 @@ notice. Names are imported when they are first used: ``import legrad`` itself lo
 
 import importlib
 import importlib.metadata
+import logging
 from typing import TYPE_CHECKING, Any
 
 from legrad.errors import FlatMapWarning, InputError, LeGradError, TruthCheckError, UnsupportedModelError, warn
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
     from legrad import bench, datasets, doctor, embedded, export, heads, methods, metrics, utils, viz
     from legrad.compat import LePreprocess, LeWrapper, list_pretrained, visualize
     from legrad.explainer import Explainer, load, wrap
+    from legrad.methods.registry import list_methods
     from legrad.models.adapter import AudioEncoder
     from legrad.models.anatomy import Readout, ViTAnatomy
+    from legrad.models.registry import list_models
     from legrad.results.explanation import Explanation
+    from legrad.stream import Failure
     from legrad.targets import PREDICTED, Audio, Contrast, Prompts, Similar, Target, ZeroShot
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
     "Contrast",
     "Explainer",
     "Explanation",
+    "Failure",
     "FlatMapWarning",
     "InputError",
     "LeGradError",
@@ -52,6 +57,8 @@ __all__ = [
     "embedded",
     "export",
     "heads",
+    "list_methods",
+    "list_models",
     "list_pretrained",
     "load",
     "methods",
@@ -66,6 +73,9 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("Explainer", "load", "wrap"), "legrad.explainer"),
     "Explanation": "legrad.results.explanation",
+    "Failure": "legrad.stream",
+    "list_methods": "legrad.methods.registry",
+    "list_models": "legrad.models.registry",
     **dict.fromkeys(("Readout", "ViTAnatomy"), "legrad.models.anatomy"),
     "AudioEncoder": "legrad.models.adapter",
     **dict.fromkeys(("PREDICTED", "Audio", "Contrast", "Prompts", "Similar", "Target", "ZeroShot"), "legrad.targets"),
@@ -93,6 +103,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+# what happens is told to loggers below "legrad"; who sets none up sees nothing
+logging.getLogger("legrad").addHandler(logging.NullHandler())
 
 
 def _warn_of_the_other_package() -> None:

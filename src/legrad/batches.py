@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from legrad.models.side_inputs import SideInputs
 from legrad.request import Request
 from legrad.results.assemble import PassResult
 
+_logger = logging.getLogger(__name__)
 WINDOW = 256  # images that are ready at once; as many more are being read meanwhile
 _GIVEN_UP = torch.empty(0, device="cpu")
 
@@ -205,6 +207,7 @@ def explain_queue(
                     at_size = anatomy.at(input_size)
                     shortcuts = question.shortcuts(at_size, inputs[members[0]], members[0], first_use)
                     results.extend(question.results(at_size, inputs, members, shortcuts))
+            _logger.debug("explained %d images, %d of %d", len(window), len(inputs), len(queue))
             inputs[start:] = [replace(item, tensor=_GIVEN_UP) for item in window]
             del window
     return inputs, results

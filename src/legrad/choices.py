@@ -17,8 +17,14 @@ Upsampling = Literal["bilinear", "guided"]
 Threshold = Literal["half", "otsu", "mean"]
 """What of a map is its mask, see ``Explanation.masks``."""
 
+ImageFormat = Literal["png", "jpg", "webp"]
+"""The file format of overlays and figures."""
+
+LIBRARIES = ("embedded", "open_clip", "timm", "torchvision", "hf")
+"""What a model's name begins with, see ``legrad.load``."""
 READOUTS: tuple[str, ...] = get_args(ReadoutName)
 FITS: tuple[str, ...] = get_args(Fit)
+IMAGE_FORMATS: tuple[str, ...] = get_args(ImageFormat)
 UPSAMPLINGS: tuple[str, ...] = get_args(Upsampling)
 THRESHOLDS: tuple[str, ...] = get_args(Threshold)
 SCALES: tuple[str | None, ...] = ("map", "shared", "half", None)

@@ -12,12 +12,13 @@ from legrad import methods
 from legrad.batches import WINDOW, Question, explain_queue, final_answers
 from legrad.checks import brief, first_line
 from legrad.choices import FITS, Fit, ReadoutName, check_choice
+from legrad.convenience import Convenience
 from legrad.core.first_use import FirstUse
 from legrad.core.memory import check_memory, ran_out
 from legrad.core.state import evaluation_mode, exclusive, not_compiled, ordinary_tensors
 from legrad.core.undo import Borrowing, Together, guarded
 from legrad.deprecation import renamed_arguments, renamed_fields
-from legrad.errors import InputError, UnsupportedModelError
+from legrad.errors import InputError
 from legrad.inputs.prepare import Images, InputQueue, Inputs, sources
 from legrad.inputs.readers import Input
 from legrad.inputs.tensors import checked_tensor
@@ -36,15 +37,19 @@ from legrad.targets.resolve import Resolver
 
 @not_compiled
 @guarded
-def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> "Explainer":
+def load(name: str, device: torch.device | str | None = "auto", dtype: torch.dtype | str | None = None) -> "Explainer":
     """Build a pretrained model with its preprocessing and tokenizer.
+
+    >>> explainer = legrad.load("embedded", device="cpu")
+    >>> explainer.predict(next(legrad.embedded.scenes(1)).image).shape
+    torch.Size([1, 128])
 
     Args:
         name: "embedded", "embedded:map" or "embedded:speech" (offline, inside the package: with a class token, with an
             attentional pooler, with a class token and a speech encoder for ``legrad.Audio``),
             "open_clip:ARCH/TAG", "timm:NAME.TAG", "hf:ORG/REPO", "hf:FOLDER", "torchvision:NAME"; open_clip and timm
             also take "local-dir:PATH" and "hf-hub:ORG/REPO" behind their prefix.
-        device: where the model lives; default CPU.
+        device: where the model lives; "auto" (or None) takes CUDA, else MPS, else the CPU.
         dtype: torch.float32 (default), torch.float16, torch.bfloat16 or torch.float64 (not open_clip), or its name.
 
     Raises:
@@ -92,7 +97,7 @@ def wrap(
 
 
 @renamed_fields(listener="audio_explainer")
-class Explainer(Copyable):
+class Explainer(Copyable, Convenience):
     """A model that can be asked where it looked. Made by ``load`` or ``wrap``.
 
     ``explain`` does all of it; its steps can be used alone: ``prepare`` reads and preprocesses images, ``embed``
@@ -104,7 +109,7 @@ class Explainer(Copyable):
         self._first_use = FirstUse(adapter.anatomy, check_positions=own_anatomy)
 
     def __repr__(self) -> str:
-        return f"Explainer({self._name}, {self.anatomy!r})"
+        return f"Explainer({self.name}, {self.anatomy!r})"
 
     @property
     def model(self) -> nn.Module:
@@ -127,7 +132,8 @@ class Explainer(Copyable):
         return None if self._adapter.audio_adapter is None else Explainer(self._adapter.audio_adapter)
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """By which the model was loaded, or its type."""
         return self._adapter.name or type(self.model).__name__
 
     def to(self, device: torch.device | str) -> "Explainer":
@@ -172,7 +178,7 @@ class Explainer(Copyable):
         """
         check_choice("fit", fit, FITS)
         with ordinary_tensors():
-            return Inputs(next(self._queue(images, size, fit, value_range, allow_private_urls).windows()))
+            return Inputs(next(self.queue(images, size, fit, value_range, allow_private_urls).windows()))
 
     @not_compiled
     @guarded
@@ -197,7 +203,7 @@ class Explainer(Copyable):
         targets = downloaded(targets, allow_private_urls)
         with ordinary_tensors(), self._undisturbed_model():
             resolved, _ = Resolver(self._adapter, self.anatomy, 0, check_memory(memory)).resolve(targets)
-        origin = Origin(self._name, self.model, self.anatomy.tower)
+        origin = Origin(self.name, self.model, self.anatomy.tower)
         return EmbeddedTargets(tuple(replace(target, origin=origin) for target in resolved))
 
     @not_compiled
@@ -231,7 +237,7 @@ class Explainer(Copyable):
                 tensor = checked_tensor(images, self.anatomy, size, fit, value_range)
                 count, windows = len(tensor), [tensor]
             else:
-                queue = self._queue(images, size, fit, value_range, allow_private_urls, 0)
+                queue = self.queue(images, size, fit, value_range, allow_private_urls, 0)
                 count, windows = len(queue), queue.windows(WINDOW)
             side_inputs = SideInputs(inputs, count, self.anatomy)
             return final_answers(self.anatomy, windows, side_inputs, self._undisturbed_model)
@@ -304,7 +310,7 @@ class Explainer(Copyable):
             self.anatomy, layers, readout, method, fit, null_target, null_threshold, keep_layers, memory, value_range
         )
         with ordinary_tensors():
-            queue = self._queue(images, size, fit, request.value_range, allow_private_urls, request.kept_bytes)
+            queue = self.queue(images, size, fit, request.value_range, allow_private_urls, request.kept_bytes)
             targets, null_target = (downloaded(target, allow_private_urls) for target in (targets, null_target))
             side_inputs = SideInputs(inputs, len(queue), self.anatomy)
             with self._undisturbed_model():
@@ -327,56 +333,8 @@ class Explainer(Copyable):
                 same_for_all_targets=not request.method.targets,
                 layers=request.layers,
                 axes=self.anatomy.axes,
-                settings=request.settings(self._name, self.anatomy, inputs_of_call[0], null),
+                settings=request.settings(self.name, self.anatomy, inputs_of_call[0], null),
             )
-
-    @not_compiled
-    def explain_audio(
-        self,
-        sounds: Images,
-        targets: Targets | None = None,
-        layers: int | Sequence[int] | None = None,
-        readout: ReadoutName = "auto",
-        method: str | methods.Method = "legrad",
-        null_target: Targets | None = None,
-        null_threshold: float = 0.8,
-        keep_layers: bool = False,
-        memory: Literal["auto"] | int = "auto",
-        inputs: Mapping[str, Tensor] | None = None,
-        allow_private_urls: bool = True,
-    ) -> Explanation:
-        """Where in time and frequency did the model listen, for these targets?
-
-        The same as ``explain`` for a model of sounds; of a model of images and sounds its audio tower is explained.
-
-        Args:
-            sounds: path, URL, waveform, (waveform, rate), a list of those, or spectrograms, as in ``explain``.
-            targets, layers, readout, method, null_target, null_threshold, keep_layers, memory, inputs,
-                allow_private_urls: as in ``explain``.
-
-        Raises:
-            UnsupportedModelError: the model has no audio tower, or none that is a transformer that we know.
-        """
-        explainer = self if self.anatomy.axes[0] == "frequency" else self.audio_explainer
-        if explainer is None:
-            raise UnsupportedModelError(
-                f"{self._name} has no audio tower that can be explained, its inputs have the axes "
-                f"{', '.join(self.anatomy.axes)}; load a model of sounds, such as an Audio Spectrogram Transformer: "
-                "hf:FOLDER"
-            )
-        return explainer.explain(
-            sounds,
-            targets,
-            layers=layers,
-            readout=readout,
-            method=method,
-            null_target=null_target,
-            null_threshold=null_threshold,
-            keep_layers=keep_layers,
-            memory=memory,
-            inputs=inputs,
-            allow_private_urls=allow_private_urls,
-        )
 
     def _undisturbed_model(self) -> Borrowing:
         """A with-block with the model this thread's alone, in evaluation mode; used inside ``ordinary_tensors``.
@@ -391,5 +349,6 @@ class Explainer(Copyable):
             lambda: evaluation_mode(self.anatomy.tower, self.anatomy.call_settings),
         )
 
-    def _queue(self, images: Images, *options: Any) -> InputQueue:
+    def queue(self, images: Images, *options: Any) -> InputQueue:
+        """What is to be read for ``images``; ``options`` as of ``inputs.prepare.sources``, from ``size`` on."""
         return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, *options)

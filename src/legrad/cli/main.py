@@ -14,11 +14,11 @@ import typer
 from rich.table import Column, Table
 
 import legrad
-from legrad.choices import check_choice
+from legrad.choices import LIBRARIES
 from legrad.cli import bench
 from legrad.cli.consoles import console, drop_output, plain, print_error, print_warning
 from legrad.cli.explain import explain
-from legrad.cli.options import parse_size
+from legrad.cli.options import choice, parse_size
 from legrad.errors import InputError, LeGradError
 
 app = typer.Typer(
@@ -50,10 +50,10 @@ def models(
     supported: Annotated[bool, typer.Option("--supported", help="Leave out what cannot be explained.")] = False,
 ) -> None:
     """List what can be loaded by name, and why the rest cannot; nothing is built or downloaded."""
-    from legrad.models.registry import LIBRARIES, available
+    from legrad.models.registry import available
 
     if library is not None:
-        check_choice("--library", library, LIBRARIES)
+        library = choice("--library", library, LIBRARIES)
     table = Table(Column("model", no_wrap=True, overflow="fold"), "verdict")
     rows = [
         (name, reason)

@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import io
 import ipaddress
+import logging
 import os
 import queue
 import re
@@ -36,6 +37,9 @@ _REDIRECT = {301, 302, 303, 307, 308}
 _PORTS = {"http": 80, "https": 443}
 _PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def download(url: str, public_only: bool = False) -> bytes:
             parts = _checked(url)
             with _answer(parts, allowance, public_only) as response:
                 if response.status not in _REDIRECT:
+                    _logger.info("reading %s", name)
                     return _body(response, name)
                 location = response.headers.get("Location")
             if location is None:

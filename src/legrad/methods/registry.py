@@ -99,6 +99,15 @@ def find(method: str | Method) -> Method:
     return _BY_NAME[method]
 
 
+def list_methods() -> list[str]:
+    """Names that ``explain(method=...)`` takes: LeGrad, baselines, controls, and methods of one's own.
+
+    >>> legrad.list_methods()[:4]
+    ['legrad', 'legrad-norelu', 'raw-attention', 'rollout']
+    """
+    return list(METHODS)
+
+
 def explain_batch(
     method: Method,
     anatomy: ViTAnatomy,

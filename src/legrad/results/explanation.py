@@ -12,14 +12,17 @@ from torch import Tensor
 
 from legrad import viz
 from legrad.checks import brief, check_switch, whole_number
-from legrad.choices import Scale, Upsampling
+from legrad.choices import ImageFormat, Scale, Upsampling, check_scale
 from legrad.deprecation import other_names, renamed_fields
 from legrad.errors import InputError
 from legrad.inputs import geometry
+from legrad.report.page import html, write_page
 from legrad.results.collection import Collection
 from legrad.results.folder import Folder
+from legrad.results.page import page_record
 from legrad.results.regions import Regions
-from legrad.results.save import save_images
+from legrad.results.save import Contents, save_images
+from legrad.results.surface import Surface
 from legrad.results.view import ImageView, Style
 
 if TYPE_CHECKING:
@@ -155,9 +158,13 @@ class Explanation(Collection, Regions):
         Raises:
             InputError: no such image, target, frame, colour map, scale or upsampling, or ``alpha`` is out of range.
         """
-        image, target = self._indices(image, target)
+        image, target = self.indices(image, target)
         view, style = self.view(image), Style(alpha, cmap)
         frame = None if frame is None else _whole(frame, "frame")
+        is_stretched = upsampling == "bilinear" and scale != "half"
+        if is_stretched and view.is_large and frame is None and self.valid[image, target]:
+            surfaces = self.surfaces(image, view, scale)
+            return view.large_overlay(surfaces[self.targets_of(image).index(target)], style)
         saliency = self._target_map(image, target, scale, upsampling)
         if frame is not None and not (view.is_video and -len(saliency) <= frame < len(saliency)):
             raise InputError(f"no frame {frame}: image {image} has {len(saliency) if view.is_video else 'no'} frames")
@@ -183,7 +190,7 @@ class Explanation(Collection, Regions):
         Raises:
             InputError: as of ``overlay``, or the image is no video.
         """
-        image, target = self._indices(image, target)
+        image, target = self.indices(image, target)
         view, style = self.view(image), Style(alpha, cmap)
         if not view.is_video:
             raise InputError(f"only videos have an animation; this explanation's axes are {self.axes}")
@@ -211,16 +218,15 @@ class Explanation(Collection, Regions):
         Raises:
             InputError: no such image, colour map, scale or upsampling, or ``alpha`` is out of range.
         """
-        image, _ = self._indices(image, 0)
-        style = Style(alpha, cmap)
-        maps = self.target_maps(image, None, scale, upsampling)
-        return self.figure_of(image, maps[self.targets_of(image)], style)
+        image, _ = self.indices(image, 0)
+        style, view = Style(alpha, cmap), self.view(image).reduced()
+        return self.figure_of(image, view, view.saliency(self.maps_of(image), None, scale, upsampling), style)
 
-    def figure_of(self, image: int, saliency: Tensor, style: Style) -> "Figure":
-        """The figure of an image out of the saliency of its targets: (targets of this image, H, W)."""
+    def figure_of(self, image: int, view: ImageView, saliency: Tensor, style: Style) -> "Figure":
+        """The figure of an image in a view, out of the saliency of its targets: (targets of this image, H, W)."""
         targets = self.targets_of(image)
         titles = [f"{self.labels[image][target]}\n{self.scores[image, target]:.3f}" for target in targets]
-        return self.view(image).figure(saliency, titles, Path(self.names[image]).name, style)
+        return view.figure(saliency, titles, Path(self.names[image]).name, style)
 
     def layer_figure(
         self, image: int = 0, target: int | str = 0, cmap: str = "inferno", alpha: float = 0.65
@@ -230,8 +236,8 @@ class Explanation(Collection, Regions):
         Raises:
             InputError: as of ``overlay``, or the layers were not kept: ``explain(..., keep_layers=True)``.
         """
-        image, target = self._indices(image, target)
-        view = self.view(image)
+        image, target = self.indices(image, target)
+        view = self.view(image).reduced()
         saliency = view.saliency(self._require_layers()[image, target], None, "map")
         titles = [f"layer {layer}" for layer in self.layers]
         name = f"{Path(self.names[image]).name}\n{self.labels[image][target]}"
@@ -243,7 +249,7 @@ class Explanation(Collection, Regions):
         Raises:
             InputError: no such image.
         """
-        image, _ = self._indices(image, 0)
+        image, _ = self.indices(image, 0)
         return self.timings[image] if self.timings else geometry.Timing()
 
     def view(self, image: int) -> ImageView:
@@ -261,12 +267,25 @@ class Explanation(Collection, Regions):
         """Indices of the targets that the image has."""
         return [target for target in range(self.relevance.shape[1]) if self.valid[image, target]]
 
+    def maps_of(self, image: int) -> Tensor:
+        """(targets of this image, *grid), padding included."""
+        return self.relevance[image, self.valid[image]]
+
+    def surfaces(self, image: int, view: ImageView, scale: Scale = "map") -> Surface:
+        """What ``saliency`` gives of the targets that the image has, for some rows at a time.
+
+        Raises:
+            InputError: there is no such scale.
+        """
+        check_scale(scale)
+        return view.surface(self.maps_of(image), None, scale)
+
     def target_maps(
         self, image: int, size: int | Sequence[int] | None, scale: Scale, upsampling: Upsampling = "bilinear"
     ) -> Tensor:
         """(targets, H, W) of one image; targets that it does not have take no part in the scale."""
         valid = self.valid[image]
-        maps = self.view(image).saliency(self.relevance[image, valid], size, scale, upsampling)
+        maps = self.view(image).saliency(self.maps_of(image), size, scale, upsampling)
         result = maps.new_zeros(len(valid), *maps.shape[1:])
         result[valid] = maps
         return result
@@ -284,9 +303,9 @@ class Explanation(Collection, Regions):
 
     def index_of(self, image: int) -> int:
         """The index of an image, which may count from the end, from 0 on; raises ``InputError`` if there is none."""
-        return self._indices(image, 0)[0]
+        return self.indices(image, 0)[0]
 
-    def _indices(self, image: int, target: int | str) -> tuple[int, int]:
+    def indices(self, image: int, target: int | str) -> tuple[int, int]:
         """The indices of an image and of a target, given as such or by its label, from 0 on."""
         images, targets = self.relevance.shape[:2]
         image = _whole(image, "image")
@@ -300,6 +319,31 @@ class Explanation(Collection, Regions):
             raise InputError(f"no image {image}, target {target}: there are {images} images and {targets} targets")
         return image % images, index % targets
 
+    def to_html(
+        self, path: "str | os.PathLike[str] | None" = None, cmap: str = "inferno", alpha: float = 0.8
+    ) -> "str | Path":
+        """One HTML file that shows all maps: prompts, layers and opacity to choose, values under the pointer.
+
+        It needs no network and holds no script but its own; images are reduced to 768 pixels.
+
+        Args:
+            path: where to write it, atomically; None returns the text.
+            cmap: matplotlib colour map.
+            alpha: opacity of the colours at first, in [0, 1].
+
+        Returns:
+            The text, or the file's path.
+
+        Raises:
+            InputError: an argument that cannot be used, or a file that is there already and not ours.
+        """
+        style = Style(alpha, cmap)
+        text = html(page_record(self, range(len(self.names)), style.cmap, style.alpha))
+        if path is None:
+            return text
+        write_page(Path(path), text)
+        return Path(path)
+
     def _repr_png_(self) -> bytes:
         return viz.png(self.figure(0))
 
@@ -309,6 +353,10 @@ class Explanation(Collection, Regions):
         per_layer: bool = False,
         cmap: str = "inferno",
         alpha: float = 0.65,
+        format: ImageFormat = "png",
+        figures: bool = True,
+        overlays: bool = True,
+        arrays: bool = True,
     ) -> list[Path]:
         """Write overlays, figures, raw arrays (npz) and a manifest (JSON) into a folder; every file atomically.
 
@@ -321,21 +369,32 @@ class Explanation(Collection, Regions):
             per_layer: add a figure per target with all layers; needs ``keep_layers=True``.
             cmap: matplotlib colour map.
             alpha: opacity of the overlays, in [0, 1].
+            format: of overlays and figures: "png", or "jpg" or "webp", which take a fifth of the
+                bytes for photographs.
+            figures, overlays, arrays: what is written: the figures with all targets, the overlays of single ones (and
+                animations), the npz files.
 
         Returns:
             The files, manifest last.
 
         Raises:
-            InputError: the folder cannot be written, another run writes into it, layers were not kept, or there is no
-                such colour map or opacity.
+            InputError: the folder cannot be written, another run writes into it, layers were not kept, there is no
+                such colour map, opacity or format, or an image is too large for the format.
         """
         if check_switch("per_layer", per_layer):
             self._require_layers()
         destination = folder if isinstance(folder, Folder) else Folder(folder)
+        contents = Contents(
+            format,
+            check_switch("figures", figures),
+            check_switch("overlays", overlays),
+            check_switch("arrays", arrays),
+            per_layer,
+        )
         style = Style(alpha, cmap)
         with destination:
             start = len(destination.files)
-            save_images(self, destination, range(len(self.names)), style, per_layer)
+            save_images(self, destination, range(len(self.names)), style, contents)
         return [*destination.files[start:], destination.manifest]
 
 

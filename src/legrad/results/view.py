@@ -1,18 +1,21 @@
 """One image of an explanation: maps on its patch grid -> saliency on its pixels, overlays and figures."""
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import PIL.Image
 import torch
 import torch.nn.functional as F
+from PIL.Image import fromarray
 from torch import Tensor
 
-from legrad import relevance, viz
+from legrad import pixels, relevance, viz
 from legrad.choices import UPSAMPLINGS, Scale, Upsampling, check_choice, check_scale
-from legrad.inputs import geometry
+from legrad.inputs import geometry, views
+from legrad.results.surface import FLAT, Surface
 from legrad.results.upsampling import CUT, fit_size, guided, half_maximum
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _STRIP = 8  # frames of a film strip
-_FLAT = 1e-6  # a spread this small, relative to the largest value, is rounding
+LARGEST_IN_FIGURES = 1024  # pixels of the longer side: a panel of 3.2 inches has them at 300 dots per inch
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,17 @@ class ImageView:
         """Whether the image is drawn from a sound, lowest frequency in row 0."""
         return self.axes[0] == "frequency"
 
+    def shrunk(self, longest: int) -> "ImageView":
+        """The same view on an original whose longer side has at most so many pixels; not of videos."""
+        height, width = self.placement.original
+        factor = min(1.0, longest / max(height, width))
+        size = max(1, round(height * factor)), max(1, round(width * factor))
+        (y, x), (rows, cols) = self.placement.scale, size
+        placement = replace(self.placement, original=size, scale=(y * height / rows, x * width / cols))
+        return replace(
+            self, original=lambda: np.asarray(PIL.Image.fromarray(self.pixels).resize(size[::-1])), placement=placement
+        )
+
     def seen(self, size: int | Sequence[int] | None = None) -> Tensor:
         """(H, W) bool: which pixels the model saw, of the original or of the original resized to ``size``."""
         return geometry.seen(self.placement, self.patch_grid, self._size(size))
@@ -118,7 +132,7 @@ class ImageView:
         over = tuple(range(-dims, 0))
         high, low = inside.amax(over, keepdim=True), inside.amin(over, keepdim=True)
         # interpolating a flat map leaves rounding errors, which would be stretched to an image
-        inside = inside.masked_fill(high - low <= _FLAT * high.abs(), 0)
+        inside = inside.masked_fill(high - low <= FLAT * high.abs(), 0)
         if scale == "half":
             return half_maximum(inside.flatten(-dims), cut).view_as(inside)
         return relevance.min_max(inside, dims)
@@ -135,22 +149,60 @@ class ImageView:
         frames = self.pixels if self.is_video else self.pixels[None]
         placed = placed if self.is_video else placed[..., None, :, :]
         result = placed.new_empty(*placed.shape[:-2], *sides)
-        for frame, pixels in enumerate(frames):
-            guide = torch.tensor(np.ascontiguousarray(pixels)).to(maps.dtype) / 255
-            if size != pixels.shape[:2]:
+        for frame, image in enumerate(frames):
+            guide = torch.tensor(np.ascontiguousarray(image)).to(maps.dtype) / 255
+            if size != image.shape[:2]:
                 guide = F.interpolate(guide.permute(2, 0, 1)[None], size, mode="bilinear", antialias=True)[0]
                 guide = guide.permute(1, 2, 0)
             flat = placed[..., frame, :, :].reshape(-1, *placed.shape[-2:])
             result[..., frame, :, :] = guided(flat, guide[in_rows, in_cols], radius).view(*placed.shape[:-3], *sides)
         return (result if self.is_video else result[..., 0, :, :]).mul_(spread).add_(low)
 
+    def surface(self, maps: Tensor, size: int | Sequence[int] | None, scale: Scale) -> Surface:
+        """What ``saliency`` gives with bilinear upsampling and a scale other than "half", for some rows at a time."""
+        rows, cols = self.patch_grid.grid
+        maps = maps[..., :rows, :cols]
+        if self.is_video:
+            maps = geometry.along_time(maps, len(self.timing.frames) or len(self.pixels))
+        resampler = geometry.Resampler(self.placement, self.patch_grid, self._size(size))
+        return Surface.of(maps, resampler, scale, 2 + self.is_video)
+
+    @property
+    def is_large(self) -> bool:
+        """An image whose saliency is not to be held as a whole, nor drawn in figures."""
+        return self.axes == ("rows", "cols") and self._reduction > 1
+
+    @property
+    def _reduction(self) -> int:
+        return -(-max(self.placement.original) // LARGEST_IN_FIGURES)
+
+    def reduced(self) -> "ImageView":
+        """The same scene, no larger than figures show it; the view itself where it is not larger."""
+        if not self.is_large:
+            return self
+        placement, image = views.with_view(self.placement, pixels.reduced(self.pixels, self._reduction))
+        return replace(self, original=lambda: image, placement=placement)
+
+    def large_overlay(self, surface: Surface, style: Style) -> "Image":
+        """The overlay of one map over a still image."""
+        height, width = self.pixels.shape[:2]
+        return fromarray(pixels.joined(height, width, self._rows(surface, style)))
+
+    def _rows(self, surface: Surface, style: Style) -> "Iterator[NDArray[np.uint8]]":
+        def seen(rows: slice) -> "NDArray[np.bool_] | None":
+            visible = surface.seen(rows)
+            return None if visible is None else visible.numpy()
+
+        mix = viz.mixture(style.cmap, style.alpha)
+        return pixels.overlay_bands(self.pixels, mix, lambda rows: surface.rows(rows).numpy(), seen)
+
     def overlay(self, saliency: Tensor, style: Style, frame: int | None = None) -> "Image":
         """Saliency (H, W) over the image, or (frames, H, W) over one frame: by default where it is strongest."""
-        pixels = self.pixels
+        original = self.pixels
         if self.is_video:
             frame = int(saliency.flatten(1).amax(1).argmax()) if frame is None else frame
-            pixels, saliency = pixels[frame], saliency[frame]
-        image = viz.overlay(pixels, saliency.numpy(), self.seen().numpy(), alpha=style.alpha, cmap=style.cmap)
+            original, saliency = original[frame], saliency[frame]
+        image = viz.overlay(original, saliency.numpy(), self.seen().numpy(), alpha=style.alpha, cmap=style.cmap)
         return viz.upside_down(image) if self.is_spectrogram else image
 
     def figure(self, saliency: Tensor, titles: Sequence[str], name: str, style: Style, note: str = "") -> "Figure":
@@ -169,7 +221,7 @@ class ImageView:
             count = min(_STRIP, len(self.pixels))
             frames = [int((i + 0.5) * len(self.pixels) / count) for i in range(count)]
             strips: list[list[Any]] = [[self.overlay(film, style, frame) for frame in frames] for film in saliency]
-            captions = [self._caption(frame) for frame in frames]
+            captions = [self.caption(frame) for frame in frames]
             return viz.film([list(self.pixels[frames]), *strips], [name, *titles], captions, style.cmap, note)
         panels = [self.overlay(panel, style) for panel in saliency]
         if self.is_spectrogram:
@@ -180,7 +232,7 @@ class ImageView:
     def _size(self, size: int | Sequence[int] | None) -> geometry.Size:
         return self.placement.original if size is None else geometry.as_size(size)
 
-    def _caption(self, frame: int) -> str:
+    def caption(self, frame: int) -> str:
         """Which frame of the original video it is that the model saw, and when."""
         timing = self.timing
         caption = f"frame {timing.frames[frame] if timing.frames else frame}"
