@@ -6,9 +6,10 @@
 
 The method is LeGrad (Bousselham et al., ICCV 2025, arXiv:2404.03214).
 
-Public are the names in ``__all__``, and the modules ``viz``, ``heads``, ``doctor``, ``embedded``, ``methods``,
-``metrics``, ``datasets``, ``bench`` and ``utils``; everything else is private and may change without notice. Names are
-imported when they are first used: ``import legrad`` itself loads neither torch nor any model library.
+Public are the names in ``__all__``, and the modules ``viz``, ``heads``, ``doctor``, ``embedded``, ``citations``,
+``methods``, ``metrics``, ``datasets``, ``bench``, ``results`` and ``utils``; everything else is private and may change
+without notice. Names are imported when they are first used: ``import legrad`` itself loads neither torch nor any model
+library.
 """
 
 import importlib
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from legrad.errors import FlatMapWarning, InputError, LeGradError, TruthCheckError, UnsupportedModelError, warn
 
 if TYPE_CHECKING:
-    from legrad import bench, datasets, doctor, embedded, heads, methods, metrics, utils, viz
+    from legrad import bench, citations, datasets, doctor, embedded, heads, methods, metrics, utils, viz
     from legrad.compat import LePreprocess, LeWrapper, list_pretrained, visualize
     from legrad.explainer import Explainer, load, wrap
     from legrad.methods.registry import list_methods
@@ -52,6 +53,7 @@ __all__ = [
     "ViTAnatomy",
     "ZeroShot",
     "bench",
+    "citations",
     "datasets",
     "doctor",
     "embedded",
@@ -80,7 +82,7 @@ _HOMES = {
     **dict.fromkeys(("PREDICTED", "Audio", "Contrast", "Prompts", "Similar", "Target", "ZeroShot"), "legrad.targets"),
     **dict.fromkeys(("LePreprocess", "LeWrapper", "list_pretrained", "visualize"), "legrad.compat"),
 }
-_MODULES = ("bench", "datasets", "doctor", "embedded", "heads", "methods", "metrics", "utils", "viz")
+_MODULES = ("bench", "citations", "datasets", "doctor", "embedded", "heads", "methods", "metrics", "utils", "viz")
 # names of the last release -> what they are called now
 _RENAMED = {"Hearing": "AudioEncoder"}
 

@@ -14,6 +14,7 @@ from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
 from legrad.checks import check_count
+from legrad.cli import paper
 from legrad.cli.consoles import console, plain, print_warning, stderr
 from legrad.errors import InputError
 from legrad.names import slug
@@ -280,10 +281,13 @@ def everything(
 
 @app.command()
 def report(folder: Annotated[str, typer.Argument(help="The --out of a run.")]) -> None:
-    """Markdown, CSV and figures from all results in a folder."""
+    """Markdown, CSV and figures from all results in a folder; LaTeX, PDF and SVG in paper/."""
     from legrad.results.manifest import folder_path
 
     _print_report(folder_path(folder))
+
+
+app.command()(paper.table)
 
 
 def _names(path: Path | None) -> dict[str, str] | None:

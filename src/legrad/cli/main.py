@@ -15,7 +15,7 @@ from rich.table import Column, Table
 
 import legrad
 from legrad.choices import check_choice
-from legrad.cli import bench
+from legrad.cli import bench, paper
 from legrad.cli.consoles import console, drop_output, plain, print_error, print_warning
 from legrad.cli.explain import explain
 from legrad.cli.options import parse_size
@@ -25,6 +25,7 @@ app = typer.Typer(
     help="Where did the model look, for this text or this class?", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.command()(explain)
+app.command()(paper.cite)
 app.add_typer(bench.app, name="bench")
 
 
