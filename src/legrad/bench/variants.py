@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from legrad.errors import InputError
-from legrad.methods import METHODS, Method
+from legrad.methods import Method, all_methods
 from legrad.methods.heads import CHOICES, of_heads
 
 
 def known_methods() -> tuple[str, ...]:
     """Names that ``explain(method=...)`` takes."""
-    return tuple(METHODS)
+    return tuple(all_methods())
 
 
 @dataclass(frozen=True)

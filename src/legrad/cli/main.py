@@ -80,10 +80,10 @@ def models(
 @app.command()
 def methods() -> None:
     """List the methods for `legrad explain --method`: what each map is, and where it comes from."""
-    from legrad.methods import METHODS
+    from legrad.methods import all_methods
 
     table = Table(Column("method", no_wrap=True), "the map", Column("source", overflow="fold"))
-    for method in METHODS.values():
+    for method in all_methods().values():
         table.add_row(method.name, method.summary, method.source)
     console.print(table)
 

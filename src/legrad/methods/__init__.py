@@ -9,9 +9,11 @@ of these:
 
     rise = replace(METHODS["rise"], name="rise, 4000 masks", function=partial(black_box.rise, masks=4000))
     explainer.explain(images, targets, method=rise)
+
+``register_method`` adds one to the table, for the command line's benchmarks too.
 """
 
 from legrad.methods.method import Method
-from legrad.methods.registry import METHODS, find
+from legrad.methods.registry import METHODS, all_methods, find, own_digest, register_method
 
-__all__ = ["METHODS", "Method", "find"]
+__all__ = ["METHODS", "Method", "all_methods", "find", "own_digest", "register_method"]
