@@ -15,7 +15,7 @@ from rich.table import Column, Table
 
 from legrad.checks import check_count
 from legrad.choices import READOUTS
-from legrad.cli import completion
+from legrad.cli import completion, paper
 from legrad.cli.arguments import Device
 from legrad.cli.consoles import console, plain, print_warning, stderr
 from legrad.errors import InputError
@@ -85,7 +85,6 @@ _ABOUT = {
 _RENAMED = {"fingerprint": "layer-importance"}  # names of the last release, which still work
 _DEFAULT_MODELS = {"audio": "embedded:speech"}
 _LONGEST_NAME = 50
-_SCENES = 200  # default number of embedded scenes, of which there is no end
 
 
 class _Group(typer.core.TyperGroup):
@@ -174,50 +173,36 @@ def _measure(
 ) -> None:
     """Run one benchmark with its switches; the keyword arguments are the options that all benchmarks have."""
     import legrad
-    from legrad.bench import registry
     from legrad.bench.classes import TEMPLATES
-    from legrad.bench.data import open_data
-    from legrad.bench.runner import Limits, run
+    from legrad.bench.single import measure
     from legrad.cli.options import parse_layers
     from legrad.results.manifest import folder_path
 
     layer_choice, class_names, folder = parse_layers(layers), _names(names), folder_path(out)
     check_count("--seed", seed, 0)
     selection = _methods(methods)
-    samples = open_data(
-        data,
-        settings.get("on", name),
-        images=images,
-        classes=classes,
-        explained=settings.get("explained"),
-        unit=unit,
-        names=class_names,
-    )
-    model_under_test = registry.model_under_test(
-        name,
-        legrad.load(model, device=device.lower()),
-        samples,
-        layers=layer_choice,
-        readout=readout,
-        names=class_names,
-        templates=tuple(template or TEMPLATES),
-        size=size,
-    )
-    anatomy = model_under_test.explainer.anatomy
-    benchmark = registry.build(name, anatomy, settings)
-    if items is None and samples.name == "embedded":
-        items = _SCENES
+    explainer = legrad.load(model, device=device.lower())
     with _Display() as display:
-        result = run(
-            benchmark,
-            model_under_test,
-            samples,
-            selection or registry.methods(name, anatomy),
+        result = measure(
+            name,
+            explainer,
+            data,
+            selection,
             folder,
-            Limits(items, seconds=None if minutes is None else 60 * minutes),
-            seed,
-            strict,
-            display.progress,
+            items=items,
+            seconds=None if minutes is None else 60 * minutes,
+            settings=settings,
+            layers=layer_choice,
+            readout=readout,
+            size=size,
+            templates=tuple(template or TEMPLATES),
+            names=class_names,
+            images=images,
+            unit=unit,
+            classes=classes,
+            seed=seed,
+            strict=strict,
+            progress=display.progress,
         )
     _print(result)
     _print_report(folder)
@@ -294,10 +279,13 @@ def everything(
 
 @app.command()
 def report(folder: Annotated[str, typer.Argument(help="The --out of a run.")]) -> None:
-    """Markdown, CSV and figures from all results in a folder."""
+    """Markdown, CSV and figures from all results in a folder; LaTeX, PDF and SVG in paper/."""
     from legrad.results.manifest import folder_path
 
     _print_report(folder_path(folder))
+
+
+app.command()(paper.table)
 
 
 def _names(path: Path | None) -> dict[str, str] | None:

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 
 import legrad
 from legrad.choices import LIBRARIES
-from legrad.cli import arguments, bench, completion
+from legrad.cli import arguments, bench, completion, paper
 from legrad.cli.arguments import Json
 from legrad.cli.consoles import console, drop_output, plain, print_error, print_warning
 from legrad.cli.explain import explain
@@ -28,6 +28,7 @@ app = typer.Typer(
     help="Where did the model look, for this text or this class?", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.command()(explain)
+app.command()(paper.cite)
 app.add_typer(bench.app, name="bench")
 
 
@@ -91,13 +92,13 @@ def models(
 @app.command()
 def methods(json: Json = False) -> None:
     """List the methods for `legrad explain --method`: what each map is, and where it comes from."""
-    from legrad.methods.catalogue import ABOUT
+    from legrad.methods.catalogue import listed
 
     if json:
-        print_json([{"method": name, "map": about.summary, "source": about.source} for name, about in ABOUT.items()])
+        print_json([{"method": name, "map": about.summary, "source": about.source} for name, about in listed().items()])
         return
     table = Table(Column("method", no_wrap=True), "the map", Column("source", overflow="fold"))
-    for name, method in ABOUT.items():
+    for name, method in listed().items():
         table.add_row(name, method.summary, method.source)
     console.print(table)
 

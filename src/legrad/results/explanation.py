@@ -109,6 +109,10 @@ class Explanation(Collection, Drawings, Regions):
     ) -> Tensor | list[Tensor]:
         """Relevance on the pixels of the originals.
 
+        >>> explanation = legrad.load("embedded").explain(next(legrad.embedded.scenes(1)).image, ["a cow", "a pig"])
+        >>> explanation.saliency().shape, explanation.saliency(size=64).max()
+        (torch.Size([1, 2, 192, 192]), tensor(1.))
+
         Args:
             size: None for the original sizes, else an int or (H, W) that the whole original is resized to.
             scale: "map" stretches every map to [0, 1] over the pixels that the model saw; "shared" uses one minimum
@@ -142,6 +146,10 @@ class Explanation(Collection, Drawings, Regions):
         upsampling: Upsampling = "bilinear",
     ) -> "Image":
         """One target's saliency over its image, over one frame of its video, or over its spectrogram.
+
+        >>> explanation = legrad.load("embedded").explain(next(legrad.embedded.scenes(1)).image, ["a cow", "a pig"])
+        >>> explanation.overlay(0, "a cow").size
+        (192, 192)
 
         Args:
             image: index of the image.
@@ -323,6 +331,10 @@ class Explanation(Collection, Drawings, Regions):
         scale: Scale = "map",
     ) -> list[Path]:
         """Write overlays, figures, raw arrays (npz) and a manifest (JSON) into a folder; every file atomically.
+
+        >>> explanation = legrad.load("embedded").explain(next(legrad.embedded.scenes(1)).image, ["a cow", "a pig"])
+        >>> [path.name for path in explanation.save("out")]
+        ['image-0.png', 'image-0.npz', 'image-0--a-cow.png', 'image-0--a-pig.png', 'manifest.json']
 
         Videos get an animated GIF for every target too.
 
