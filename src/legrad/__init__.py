@@ -13,8 +13,9 @@ library.
 """
 
 import importlib
-import importlib.metadata
 import logging
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from legrad.errors import FlatMapWarning, InputError, LeGradError, TruthCheckError, UnsupportedModelError, warn
@@ -115,7 +116,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"legrad.{name}")
     if name == "__version__":
-        return importlib.metadata.version("legrad")
+        return importlib.import_module("importlib.metadata").version("legrad")
     raise AttributeError(f"module 'legrad' has no attribute {name!r}")
 
 
@@ -129,6 +130,8 @@ logging.getLogger("legrad").addHandler(logging.NullHandler())
 
 def _warn_of_the_other_package() -> None:
     """The authors' ``legrad_torch`` installs into the same import name and would be mixed up with us."""
+    import importlib.metadata
+
     try:
         version = importlib.metadata.version("legrad_torch")
     except importlib.metadata.PackageNotFoundError:
@@ -139,4 +142,16 @@ def _warn_of_the_other_package() -> None:
     )
 
 
-_warn_of_the_other_package()
+def _may_be_there(distribution: str) -> bool:
+    """Whether a folder of packages names it: a thousandth of a second, where ``importlib.metadata`` takes fifty."""
+    for folder in sys.path:
+        try:
+            if any(name.lower().replace("-", "_").startswith(distribution) for name in os.listdir(folder or ".")):
+                return True
+        except OSError:  # not a folder
+            continue
+    return False
+
+
+if _may_be_there("legrad_torch"):
+    _warn_of_the_other_package()

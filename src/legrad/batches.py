@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from legrad import relevance
+from legrad import stages
 from legrad.core.finite import check_output
 from legrad.core.first_use import FirstUse, Gradients
 from legrad.core.memory import Budget, images_per_forward, ran_out
@@ -19,7 +19,8 @@ from legrad.core.streaming import Explained, explain_batch
 from legrad.core.truth import final_answer, with_raw_features
 from legrad.core.undo import Borrowing
 from legrad.errors import InputError, TruthCheckError
-from legrad.inputs.prepare import Input, InputQueue, by_size, stack
+from legrad.inputs.prepare import InputQueue, by_size, stack
+from legrad.inputs.readers import Input
 from legrad.methods import registry
 from legrad.models.anatomy import ViTAnatomy
 from legrad.models.side_inputs import SideInputs
@@ -134,7 +135,7 @@ class Question:
         return PassResult(
             list(rows),
             anatomy.patch_grid,
-            relevance.merge_layers(per_layer.unbind(2)),
+            self.request.method.merge(per_layer.unbind(2)),
             per_layer if self.request.keep_layers else None,
             scores,
             resolved,
@@ -149,9 +150,12 @@ class Question:
         budget: Budget,
     ) -> Explained:
         question = anatomy, batch, targets, self.request.layers, self.request.readout
-        if self.request.method.function is None:
-            return explain_batch(*question, shortcuts, budget.keep_until_answer, budget.max_numel)
-        return registry.explain_batch(self.request.method, *question, self.request.memory)
+        method = self.request.method
+        if method.function is None:
+            return explain_batch(
+                *question, shortcuts, budget.keep_until_answer, budget.max_numel, reduction=method.reduction
+            )
+        return registry.explain_batch(method, *question, self.request.memory)
 
 
 def _split(targets: list[ResolvedTarget], count: int) -> Iterator[list[ResolvedTarget]]:
@@ -202,7 +206,9 @@ def explain_queue(
             with undisturbed_model():
                 for input_size, members in by_size(inputs, start).items():
                     at_size = anatomy.at(input_size)
+                    stages.tell("checking")
                     shortcuts = question.shortcuts(at_size, inputs[members[0]], members[0], first_use)
+                    stages.tell("explaining")
                     results.extend(question.results(at_size, inputs, members, shortcuts))
             _logger.debug("explained %d images, %d of %d", len(window), len(inputs), len(queue))
             inputs[start:] = [replace(item, tensor=_GIVEN_UP) for item in window]

@@ -19,7 +19,8 @@ from legrad.core.state import evaluation_mode, exclusive, not_compiled, ordinary
 from legrad.core.undo import Borrowing, Together, guarded
 from legrad.deprecation import renamed_arguments, renamed_fields
 from legrad.errors import InputError
-from legrad.inputs.prepare import Images, Input, InputQueue, Inputs, sources
+from legrad.inputs.prepare import Images, InputQueue, Inputs, sources
+from legrad.inputs.readers import Input
 from legrad.inputs.tensors import checked_tensor
 from legrad.models import checks
 from legrad.models.adapter import Adapter, AudioEncoder
@@ -231,6 +232,8 @@ class Explainer(Copyable, Convenience):
         size: int | Sequence[int] | None = None,
         fit: Fit = "model",
         inputs: Mapping[str, Tensor] | None = None,
+        value_range: tuple[float, float] | None = None,
+        allow_private_urls: bool = True,
     ) -> Tensor:
         """The model's own final answer.
 
@@ -239,7 +242,8 @@ class Explainer(Copyable, Convenience):
         tensor([1.])
 
         Args:
-            images, size, fit, inputs: as for ``explain``; a tensor stays on its device until its turn comes.
+            images, size, fit, inputs, value_range, allow_private_urls: as for ``explain``; a tensor stays on its device
+                until its turn comes.
 
         Returns:
             (images, features), detached, on the CPU, at least float32: raw logits of classifiers, else L2-normalised
@@ -252,10 +256,10 @@ class Explainer(Copyable, Convenience):
         with ordinary_tensors():
             windows: Iterable[Tensor | Sequence[Input]]
             if isinstance(images, Tensor) and images.ndim == len(self.anatomy.shape) + 1:
-                tensor = checked_tensor(images, self.anatomy, size, fit)
+                tensor = checked_tensor(images, self.anatomy, size, fit, value_range)
                 count, windows = len(tensor), [tensor]
             else:
-                queue = self.queue(images, size, fit, None, True, 0)
+                queue = self.queue(images, size, fit, value_range, allow_private_urls, 0)
                 count, windows = len(queue), queue.windows(WINDOW)
             side_inputs = SideInputs(inputs, count, self.anatomy)
             return final_answers(self.anatomy, windows, side_inputs, self._undisturbed_model)
@@ -301,9 +305,10 @@ class Explainer(Copyable, Convenience):
                 embedding or feature, raw logits of classifiers; ``Target(callable, feature="raw")`` gets it before
                 the normalisation. A list of lists gives every image its own. Or what ``embed`` gave. None for methods
                 whose maps depend on no target (raw-attention, rollout, controls).
-            layers: None for all, k for the last k blocks, or a sequence of indices (negative ones count from the end).
+            layers: None for all (or what the method is for, such as the last two thirds), k for the last k blocks, or a
+                sequence of indices (negative ones count from the end).
             readout: how a layer's tokens become the scored feature. "published": as the authors' code, "native": the
-                model's own head, "auto": published for class-token models, native for the others.
+                model's own head, "auto": published for class-token models, native for others and refined methods.
             method: "legrad", or a name of ``legrad.methods.METHODS`` (baselines and controls; docs/methods.md). What a
                 method cannot use (``layers``, ``readout``, ``null_target``, ``keep_layers``) is refused if given.
             size: input size in pixels, int or (H, W), for images; default the model's own.
@@ -330,16 +335,7 @@ class Explainer(Copyable, Convenience):
             FlatMapWarning: a map without contrast (returned as zeros).
         """
         request = checked_request(
-            self.anatomy,
-            layers,
-            readout,
-            method,
-            fit,
-            null_target,
-            null_threshold,
-            keep_layers,
-            memory,
-            value_range,
+            self.anatomy, layers, readout, method, fit, null_target, null_threshold, keep_layers, memory, value_range
         )
         with ordinary_tensors():
             queue = self.queue(images, size, fit, request.value_range, allow_private_urls, request.kept_bytes)
@@ -364,7 +360,7 @@ class Explainer(Copyable, Convenience):
                 keep_layers=request.keep_layers,
                 same_for_all_targets=not request.method.targets,
                 layers=request.layers,
-                axes=self.anatomy.axes,
+                anatomy=self.anatomy,
                 settings=request.settings(self.name, self.anatomy, inputs_of_call[0], null),
             )
 

@@ -21,7 +21,8 @@ from legrad.defaults import usual_dtype
 from legrad.errors import InputError, LeGradError, UnsupportedModelError, user_line, warnings_at
 from legrad.inputs.ahead import read_ahead
 from legrad.inputs.originals import AbsentImage, ImageFile
-from legrad.inputs.prepare import Input, Inputs
+from legrad.inputs.prepare import Inputs
+from legrad.inputs.readers import Input
 from legrad.inputs.singles import kind_of, name_of, singles
 from legrad.inputs.urls import Download
 from legrad.models.anatomy import ViTAnatomy

@@ -263,6 +263,7 @@ def test_services_can_forbid_private_addresses(explainer, monkeypatch):
         forbidden = [
             lambda: explainer.explain(url, vector, allow_private_urls=False),
             lambda: explainer.prepare(url, allow_private_urls=False),
+            lambda: explainer.predict(url, allow_private_urls=False),
             lambda: explainer.embed(legrad.Similar(url), allow_private_urls=False),
             lambda: explainer.explain(x, [legrad.Similar(url)], allow_private_urls=False),
             lambda: explainer.explain(x, [[legrad.Contrast(legrad.Similar([url]), "a cow")]], allow_private_urls=False),

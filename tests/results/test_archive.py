@@ -242,6 +242,6 @@ def test_a_figure_is_shown(monkeypatch, recwarn):
 def test_originals_of_videos_are_read_again(tmp_path):
     frames = [Image.new("RGB", (8, 8), (40 * i, 0, 0)) for i in range(4)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100)
-    from legrad.inputs.prepare import video_reader
+    from legrad.inputs.readers import video_reader
 
     assert video_reader(2)(str(tmp_path / "a.gif")).shape == (2, 8, 8, 3)

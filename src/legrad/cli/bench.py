@@ -14,7 +14,9 @@ from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
 from legrad.checks import check_count
-from legrad.cli import paper
+from legrad.choices import READOUTS
+from legrad.cli import completion, paper
+from legrad.cli.arguments import Device
 from legrad.cli.consoles import console, plain, print_warning, stderr
 from legrad.errors import InputError
 from legrad.names import slug
@@ -25,12 +27,18 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130  # as shells have it
 
-Model = Annotated[str, typer.Option(help="embedded, open_clip:ARCH/TAG, timm:NAME, ...; see `legrad models`.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="embedded, open_clip:ARCH/TAG, timm:NAME, ...; see `legrad models`.", autocompletion=completion.models
+    ),
+]
 Methods = Annotated[
     str | None,
     typer.Option(
         help="Comma-separated, the first is what the others are compared with; 'all' has the black boxes too; "
-        "variants are METHOD:layers=K:readout=published|native, legrad:heads=0+3. See `legrad methods`."
+        "variants are METHOD:layers=K:readout=published|native:upsampling=guided:scale=half, legrad:heads=0+3. See "
+        "`legrad methods`."
     ),
 ]
 Data = Annotated[
@@ -47,7 +55,7 @@ Minutes = Annotated[
     float | None, typer.Option(min=0.01, help="Time; item counts are cut to fit, and the result says so.")
 ]
 Layers = Annotated[str | None, typer.Option(help="As for `legrad explain`.")]
-Readout = Annotated[str, typer.Option(help="As for `legrad explain`.")]
+Readout = Annotated[str, typer.Option(help="As for `legrad explain`.", autocompletion=completion.of(READOUTS))]
 Size = Annotated[int | None, typer.Option(min=1, help="Side of the model's input in pixels. Default: the model's own.")]
 Templates = Annotated[list[str] | None, typer.Option(help="Prompt with {} for the class; repeat it for an ensemble.")]
 Names = Annotated[
@@ -59,7 +67,6 @@ Names = Annotated[
 Images = Annotated[Path | None, typer.Option(help="Images that belong to a table of points.")]
 Unit = Annotated[str | None, typer.Option(help="Of x and y in a table of points of your own: pixels | relative.")]
 Classes = Annotated[Path | None, typer.Option(help="Open Images' class descriptions, or ImageNet-S's list.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")]
 Seed = Annotated[int, typer.Option(help="Of the order of items, and of the bootstrap.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first problem of an item, a method or the data.")]
 
@@ -160,7 +167,7 @@ def _measure(
     images: Images = None,
     unit: Unit = None,
     classes: Classes = None,
-    device: Device = None,
+    device: Device = "auto",
     seed: Seed = 0,
     strict: Strict = False,
 ) -> None:
@@ -174,7 +181,7 @@ def _measure(
     layer_choice, class_names, folder = parse_layers(layers), _names(names), folder_path(out)
     check_count("--seed", seed, 0)
     selection = _methods(methods)
-    explainer = legrad.load(model, device=device)
+    explainer = legrad.load(model, device=device.lower())
     with _Display() as display:
         result = measure(
             name,
@@ -213,7 +220,8 @@ for _name, _about in _ABOUT.items():
 @app.command("all")
 def everything(
     model: Annotated[
-        list[str] | None, typer.Option(help="Repeat it for several; each gets a folder inside --out.")
+        list[str] | None,
+        typer.Option(help="Repeat it for several; each gets a folder inside --out.", autocompletion=completion.models),
     ] = None,
     data: Data = "embedded",
     out: Out = "legrad-bench",
@@ -224,15 +232,19 @@ def everything(
     full: Annotated[
         bool, typer.Option("--full", help="However long it takes, every ablation too, both embedded models.")
     ] = False,
+    steps: Annotated[
+        bool,
+        typer.Option("--steps", help="What is measured in pixels, every method with guided upsampling and scale too."),
+    ] = False,
     names: Names = None,
-    device: Device = None,
+    device: Device = "auto",
     seed: Seed = 0,
     strict: Strict = False,
 ) -> None:
     """The whole study: every benchmark on every method, about half an hour on two quiet cores."""
     import legrad
     from legrad.bench.report.comparison import headlines, metric_title, summary_sentence
-    from legrad.bench.study import FULL, QUICK, Scale, study
+    from legrad.bench.study import FULL, PARTS, QUICK, Scale, study, with_steps
     from legrad.results.manifest import folder_path
 
     folder = folder_path(out)
@@ -243,7 +255,7 @@ def everything(
     models = model or (["embedded", "embedded:map"] if full and data.startswith("embedded") else ["embedded"])
     class_names, all_results = _names(names), []
     for model_name in models:
-        explainer = legrad.load(model_name, device=device)
+        explainer = legrad.load(model_name, device=device.lower())
         with _Display() as display:
             results = study(
                 explainer,
@@ -254,6 +266,7 @@ def everything(
                 seed=seed,
                 strict=strict,
                 progress=display.progress,
+                parts=with_steps() if steps else PARTS,
             )
         console.print(f"[bold]{plain(model_name)}[/bold]")
         for content, name in headlines([result.content for result in results]):

@@ -43,6 +43,10 @@ Function = Callable[[Tensor], Tensor]
 ACTIVATION_FUNCTIONS: dict[str, Function] = {"silu": F.silu}
 
 
+# of the largest value; two correct ways of computing the same differ by less
+LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 3e-2, torch.bfloat16: 5e-2}
+
+
 @dataclass(frozen=True)
 class PostAttention:
     """A block's tail: the names of its parts among the block's modules.
@@ -369,6 +373,27 @@ class TailDerivative:
             inner = _total([(slopes[:, None] * u).sum(-1, keepdim=True) for slopes in self._offset_slopes])
         head_grad.addcmul_(self._unit[:, None].expand_as(head_grad), inner, value=-1 / folded.out.shape[0])
         return head_grad.add_(g @ folded.out)
+
+
+def fold_holds(weights: TailWeights, folded: Folded, norm_input: Tensor, hidden: Sequence[Tensor]) -> bool:
+    """Does the folded form give what the plain one gives, on a few rows, for the share of the residual and that of the
+    MLP apart?
+
+    Args:
+        weights, folded: of the tail.
+        norm_input: (1, rows, dim).
+        hidden: outputs of the first linear layers, (1, rows, features).
+    """
+    wave = torch.linspace(0, 1e3, norm_input.numel(), device=norm_input.device, dtype=torch.float32).sin_()
+    gradient = wave.reshape(norm_input.shape).to(norm_input)[:, None]
+    zeros = torch.zeros_like(gradient)
+    forms = [TailDerivative(weights, form, norm_input, hidden, Scratch()) for form in (None, folded)]
+    for shares in ((gradient, zeros), (zeros, gradient)):
+        expected, merged = (form.combined(*shares) for form in forms)
+        # a comparison with NaN is False, and NaN must not pass
+        if not bool((merged - expected).abs().max() <= LIMITS[norm_input.dtype] * expected.abs().max()):
+            return False
+    return True
 
 
 def _total(terms: list[Tensor]) -> Tensor:

@@ -3,12 +3,15 @@
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
 from legrad.core.attention import AttentionCall
+from legrad.core.closed_form import PostAttention
+from legrad.core.first_look import Examiner
 from legrad.core.gradients import GradientCheck
 from legrad.core.hooks import record
 from legrad.core.memory import ran_out
@@ -16,14 +19,15 @@ from legrad.core.planning import Planner, Shortcuts
 from legrad.core.positions import no_position_check, position_check, random_input
 from legrad.core.readout import takes_mean_token
 from legrad.core.state import evaluation_mode, exclusive
-from legrad.core.truth import coarsest, distance, native_feature, plain_answer, tolerance, truth_check
+from legrad.core.truth import Instrumented, coarsest, distance, native_feature, plain_answer, tolerance, truth_check
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.models.anatomy import ViTAnatomy
-from legrad.models.versions import settings_version, weights_version
+from legrad.models.versions import hooks_version, settings_version, weights_version
 
 _MAX_SHAPES = 32  # of inputs that are remembered
 
 Gradients = Literal["none", "layers", "all"]
+T = TypeVar("T")
 
 
 def first_that_holds(anatomies: Sequence[ViTAnatomy]) -> ViTAnatomy:
@@ -92,6 +96,8 @@ class FirstUse:
         self._version: tuple[Any, ...] = ()
         self._mean_readout_version: tuple[Any, ...] = ()
         self.shortcuts: OrderedDict[tuple[Any, ...], Shortcuts] = OrderedDict()
+        # by type and device: what was found out about the blocks holds for every size
+        self._tails: dict[tuple[Any, ...], dict[int, PostAttention]] = {}
         self._gradients_checked: set[Gradients] = set()
 
     def check_mean_readout(self, anatomy: ViTAnatomy) -> None:
@@ -137,30 +143,28 @@ class FirstUse:
                 "the model was made under torch.inference_mode() and cannot be differentiated; load it outside"
             )
         key = (tuple(image.shape), image.dtype, image.device, anatomy.side_inputs)
-        version = weights_version(self._anatomy.tower), settings_version(self._anatomy.tower)
+        # hooks on a block itself see what it hands on, and change no gradient inside
+        inner = (child for block in self._anatomy.blocks for child in block.children())
+        version = (
+            weights_version(self._anatomy.tower),
+            settings_version(self._anatomy.tower),
+            tuple(map(hooks_version, inner)),
+        )
         if version != self._version:  # trained on, loaded, rebuilt, switched: what was found out may hold no longer
             self.shortcuts.clear()
+            self._tails.clear()
             self._gradients_checked.clear()
             self._version = version
-        check = GradientCheck(anatomy)
+        known = key in self.shortcuts and self.shortcuts[key].first_look is None
         check_layers = gradients != "none" and "layers" not in self._gradients_checked
-        if key not in self.shortcuts or check_layers:
-            planner = Planner(anatomy)
-
-            def inspect(layer: int, tokens: Tensor, calls: list[AttentionCall]) -> None:
-                planner.visit(layer, tokens, calls)
-                if check_layers:
-                    check.block(layer, tokens, calls)
-
-            tokens = truth_check(anatomy, image, inspect)
-            if check_layers:
-                check.readouts(tokens)
-                check.require_right()
-                self._gradients_checked.add("layers")
-            if self._check_positions and not no_position_check(anatomy):
-                position_check(anatomy, random_input(anatomy))
-            self.shortcuts[key] = planner.shortcuts
+        if not known or check_layers:
+            shortcuts = self.shortcuts[key] = Shortcuts()
+            if gradients == "layers" and not anatomy.side_inputs:
+                shortcuts.first_look = partial(self._look_while_explaining, shortcuts, anatomy, check_layers)
+            else:
+                self._look(shortcuts, anatomy, image, check_layers)
         if gradients == "all" and "all" not in self._gradients_checked:
+            check = GradientCheck(anatomy)
             check.whole_model(image)
             check.require_right()
             self._gradients_checked.add("all")
@@ -168,3 +172,62 @@ class FirstUse:
         while len(self.shortcuts) > _MAX_SHAPES:
             self.shortcuts.popitem(last=False)
         return self.shortcuts[key]
+
+    def _look(self, shortcuts: Shortcuts, anatomy: ViTAnatomy, image: Tensor, check_layers: bool) -> None:
+        """The truth check by itself, over all tokens."""
+        planner, check = Planner(anatomy), GradientCheck(anatomy)
+
+        def inspect(layer: int, tokens: Tensor, calls: list[AttentionCall]) -> None:
+            planner.visit(layer, tokens, calls)
+            if check_layers:
+                check.block(layer, tokens, calls)
+
+        tokens = truth_check(anatomy, image, inspect)
+        if check_layers:
+            check.readouts(tokens)
+            check.require_right()
+        self._note(shortcuts, planner.shortcuts, anatomy, check_layers)
+
+    def _look_while_explaining(
+        self,
+        shortcuts: Shortcuts,
+        anatomy: ViTAnatomy,
+        check_layers: bool,
+        batch: Tensor,
+        explaining_pass: Callable[[Examiner], tuple[T | None, Instrumented]],
+    ) -> T | None:
+        """The truth check inside the first pass that explains; None if that pass has to be run again.
+
+        Whatever fails, the truth check by itself decides, and tells it.
+        """
+        check = GradientCheck(anatomy) if check_layers else None
+        examiner = Examiner(anatomy, check, self._tails.get((batch.dtype, batch.device)))
+        result: T | None = None
+
+        def instrumented() -> Instrumented:
+            nonlocal result
+            result, forward = explaining_pass(examiner)
+            return forward
+
+        try:
+            examiner.finish(truth_check(anatomy, batch, instrumented=instrumented))
+        except Exception as error:
+            if ran_out(error):
+                raise
+            shortcuts.token_spans.clear()
+            result = None
+        if result is None:
+            self._look(shortcuts, anatomy, batch[:1], check_layers)
+        else:
+            self._note(shortcuts, examiner.shortcuts, anatomy, check_layers)
+        return result
+
+    def _note(self, shortcuts: Shortcuts, fresh: Shortcuts, anatomy: ViTAnatomy, check_layers: bool) -> None:
+        """Remember what was found out about a shape, after the last of its checks."""
+        if self._check_positions and not no_position_check(anatomy):
+            position_check(anatomy, random_input(anatomy))
+        if check_layers:
+            self._gradients_checked.add("layers")
+        self._tails.setdefault((anatomy.dtype, anatomy.device), dict(fresh.tails))
+        shortcuts.tails.update(fresh.tails)
+        shortcuts.first_look = None

@@ -13,7 +13,7 @@ gradients, a few activations recorded.
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -90,6 +90,8 @@ class StreamingForward(Borrowing):
         watched: layer -> modules of its block to watch, see ``AttentionCall.after``; such a block runs without
             gradients.
         keep_input: what is kept of the input of such a block, as ``AttentionCall.arguments``.
+        examine: called as ``examine(layer, args, kwargs)`` in front of every chosen block, which it may run by itself;
+            the modules to watch, or None to keep the graph, in place of ``watched``. Every attention is verified.
     """
 
     def __init__(
@@ -101,10 +103,12 @@ class StreamingForward(Borrowing):
         verify: bool = False,
         watched: Mapping[int, Sequence[nn.Module]] | None = None,
         keep_input: Callable[[Any], Any] | None = None,
+        examine: Callable[[int, Any, Any], Sequence[nn.Module] | None] | None = None,
     ) -> None:
         self._blocks, self._layers, self._visit = blocks, set(layers), visit
-        self._tap, self._verify, self._watched = tap, verify, watched or {}
-        self._keep_input = keep_input
+        self._tap, self._verify, self._watched = tap, verify, dict(watched or {})
+        self._keep_input, self._examine = keep_input, examine
+        self._watched_modules: dict[int, nn.Module] = {}
         self._last = len(blocks) - 1
         self._runs = dict.fromkeys(sorted({*self._layers, self._last}), 0)
         self._last_output: Any = None
@@ -139,18 +143,20 @@ class StreamingForward(Borrowing):
             self._open_taps.pop()
 
     def _register(self) -> None:
-        watched_modules: dict[int, nn.Module] = {}
         for layer in self._runs:
             block = self._blocks[layer]
             if self._tap and layer in self._layers:
                 self._hooks.before(block, partial(self._enter, layer))
                 inner = itertools.islice(block.modules(), 1, None) if self._verify else ()
-                # blocks may share modules
-                watched_modules.update({id(module): module for module in self._watched.get(layer, inner)})
+                self._watch(self._watched.get(layer, inner))
             # prepended, so that the user's own hooks see detached outputs and run without gradients
             self._hooks.after(block, partial(self._leave, layer), prepend=True)
-        for module in watched_modules.values():
-            self._hooks.after(module, self.record_call)
+
+    def _watch(self, modules: Iterable[nn.Module]) -> None:
+        for module in modules:
+            if id(module) not in self._watched_modules:  # blocks may share modules
+                self._watched_modules[id(module)] = module
+                self._hooks.after(module, self.record_call)
 
     def _is_running(self) -> bool:
         """Whether this thread runs the model for this pass, and not for one that ``visit`` started."""
@@ -162,12 +168,27 @@ class StreamingForward(Borrowing):
             return
         assert self._tap is not None
         refuse_inference_mode()
-        self._open_taps.append(AttentionTap(self._tap, self._verify, differentiate=layer not in self._watched))
+        if self._examine is not None:
+            self._prepare(layer, self._examine, args, kwargs)
+        verify = self._verify or self._examine is not None
+        self._open_taps.append(AttentionTap(self._tap, verify, differentiate=layer not in self._watched))
         if self._verify:
             self._open_taps[-1].arguments = copied((args, kwargs))
         elif self._keep_input is not None and layer in self._watched:
             self._open_taps[-1].arguments = self._keep_input(first_argument(args, kwargs))
         self._open_taps[-1].__enter__()
+
+    def _prepare(self, layer: int, examine: Callable[[int, Any, Any], Any], args: Any, kwargs: Any) -> None:
+        """Ask how to look at a block."""
+        _session.current = None
+        try:
+            with torch.no_grad():
+                modules = examine(layer, args, kwargs)
+        finally:
+            _session.current = self
+        if modules is not None:
+            self._watched[layer] = modules
+            self._watch(modules)
 
     def record_call(self, module: nn.Module, args: Any, output: Any) -> None:
         """Hook after a watched module: add it to the attention before it."""

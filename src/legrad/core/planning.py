@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from legrad.core import block_values, closed_form, hooks
 from legrad.core.attention import AttentionCall, ModuleCall
 from legrad.core.closed_form import (
     ACTIVATION_FUNCTIONS,
+    LIMITS,
     PostAttention,
     activation_product,
     all_ran,
@@ -25,31 +26,37 @@ from legrad.core.truth import truth_check
 from legrad.errors import TruthCheckError
 from legrad.models.anatomy import ViTAnatomy
 
-# of the largest value; two correct ways of computing the same differ by less
-_LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 3e-2, torch.bfloat16: 5e-2}
 
-
-@dataclass(frozen=True)
+@dataclass
 class Shortcuts:
     """What may be computed in closed form for one input shape of a model.
 
     Attributes:
         tails: layer -> its tail in closed form; other layers go through autograd.
         token_spans: name of a read-out -> the tokens that it reads, filled in at its first use.
+        folds: layer -> whether its folded form holds, filled in when it is first wanted.
+        first_look: (pass) -> its result, or None if it has to be run again; set until the shape was checked, which
+            happens inside the first pass, see ``first_look``.
     """
 
     tails: dict[int, PostAttention] = field(default_factory=dict)
     token_spans: dict[str, TokenSpan] = field(default_factory=dict)
+    folds: dict[int, bool] = field(default_factory=dict)
+    first_look: Callable[..., Any] | None = field(default=None, compare=False, repr=False)
 
     def replace_by(self, others: "Shortcuts") -> None:
         """Forget these and take others."""
-        for mapping, theirs in ((self.tails, others.tails), (self.token_spans, others.token_spans)):
+        for mapping in (self.tails, self.token_spans, self.folds):
             mapping.clear()
-            mapping.update(theirs)  # type: ignore[arg-type]
+        self.tails.update(others.tails)
+        self.token_spans.update(others.token_spans)
 
 
 class Planner:
-    """Watches the truth check's instrumented forward and collects the tails that can be computed in closed form.
+    """Watches blocks as they run and collects the tails that can be computed in closed form.
+
+    The first block of a structure is compared with autograd in every way, further ones in one way that sees as much;
+    whether they can be folded is compared when it is first wanted.
 
     Args:
         anatomy: for the input's size.
@@ -57,17 +64,27 @@ class Planner:
 
     def __init__(self, anatomy: ViTAnatomy) -> None:
         self._anatomy = anatomy
+        self._like: dict[PostAttention, bool] = {}  # unconfirmed tail -> whether one like it can be folded
         self.shortcuts = Shortcuts()
 
     def visit(self, layer: int, tokens: Tensor, calls: list[AttentionCall]) -> None:
-        """Look at one block of one image, with its graph and all its modules watched."""
-        tail = confirmed_tail(self._anatomy, layer, tokens, calls)
-        if tail is not None:
-            self.shortcuts.tails[layer] = tail
+        """Look at one block, with its graph and all its modules watched."""
+        tail = _candidate(self._anatomy, layer, tokens, calls)
+        if tail is None:
+            return
+        block, call = self._anatomy.blocks[layer], calls[0]
+        if tail in self._like:
+            plain, folded = _shares_hold(tail, block, tokens, call), self._like[tail]
+        else:
+            plain, folded = _forms_that_hold(tail, block, tokens, call)
+        if plain:
+            self._like[tail] = folded
+            confirmed = _confirmed(self._anatomy, tail, block, tokens, call)
+            self.shortcuts.tails[layer] = replace(tail, foldable=folded, confirmed=confirmed)
 
 
-def confirmed_tail(anatomy: ViTAnatomy, layer: int, tokens: Tensor, calls: list[AttentionCall]) -> PostAttention | None:
-    """The block's tail, if there is a closed form that gives what autograd gives."""
+def _candidate(anatomy: ViTAnatomy, layer: int, tokens: Tensor, calls: list[AttentionCall]) -> PostAttention | None:
+    """The block's tail by its looks."""
     block = anatomy.blocks[layer]
     if (
         anatomy.attention != "fused"
@@ -83,11 +100,7 @@ def confirmed_tail(anatomy: ViTAnatomy, layer: int, tokens: Tensor, calls: list[
     if call.output.ndim != 4 or (call.output.shape[0], call.output.shape[2]) != tokens.shape[:2]:
         return None
     with torch.no_grad():
-        tail = recognise(block, call, tokens)
-    if tail is None:
-        return None
-    plain, folded = _forms_that_hold(tail, block, tokens, call)
-    return replace(tail, foldable=folded, confirmed=_confirmed(anatomy, tail, block, tokens, call)) if plain else None
+        return recognise(block, call, tokens)
 
 
 def _confirmed(
@@ -144,7 +157,7 @@ def _forms_that_hold(
                     head_grad = torch.zeros_like(expected)
                     head_grad[:, :, rows] = _closed(tail, block, call, grad_tensor, rows, shares, folded=bool(form))
                     # a comparison with NaN is False, and NaN must not pass
-                    near = (head_grad - expected).abs().max() <= _LIMITS[tokens.dtype] * expected.abs().max()
+                    near = (head_grad - expected).abs().max() <= LIMITS[tokens.dtype] * expected.abs().max()
                     forms_hold[form] &= bool(near)
     except (RuntimeError, TruthCheckError) as error:
         if ran_out(error):
@@ -154,10 +167,41 @@ def _forms_that_hold(
     return forms_hold[0], forms_hold[1]
 
 
-def _wave(tokens: Tensor, rows: slice) -> Tensor:
+def _shares_hold(tail: PostAttention, block: nn.Module, tokens: Tensor, call: AttentionCall) -> bool:
+    """Does the plain closed form equal autograd, for a combination of gradients at the tokens, at the norm's input and
+    at the MLP's output, at all rows but the last?
+
+    Those are shares of their own: a tiny LayerScale would hide the MLP. Of the last row nothing may arrive.
+    """
+    rows = slice(0, max(1, tokens.shape[1] - 1))
+    try:
+        norm, fc2 = (block.get_submodule(name) for name in (tail.norm, tail.fc2))
+        norm_input = next(item.input for item in call.after if item.module is norm)
+        mlp_output = next(item.output for item in call.after if item.module is fc2)
+        at_tokens, at_norm, at_mlp = (_wave(tokens, rows, shift) for shift in range(3))
+        with torch.no_grad():
+            scale2 = closed_form.tail_weights(tail, block, call).scale2
+            # as long as what else arrives there
+            direct = at_tokens if scale2 is None else at_tokens * scale2
+            shares = at_tokens + at_norm, direct + at_mlp
+            head_grad = torch.zeros_like(call.output)
+            head_grad[:, :, rows] = _closed(tail, block, call, at_tokens, rows, shares, folded=False)
+        (expected,) = torch.autograd.grad(
+            [tokens, norm_input, mlp_output], call.output, [at_tokens, at_norm, at_mlp], retain_graph=True
+        )
+        with torch.no_grad():
+            # a comparison with NaN is False, and NaN must not pass
+            return bool((head_grad - expected).abs().max() <= LIMITS[tokens.dtype] * expected.abs().max())
+    except (RuntimeError, TruthCheckError, StopIteration) as error:
+        if ran_out(error):
+            raise
+        return False
+
+
+def _wave(tokens: Tensor, rows: slice, shift: int = 0) -> Tensor:
     """An arbitrary gradient at some of the tokens."""
     wave = (
-        torch.linspace(0, 1, tokens.numel(), device=tokens.device, dtype=torch.float32)
+        torch.linspace(shift, shift + 1, tokens.numel(), device=tokens.device, dtype=torch.float32)
         .mul_(1e4)
         .sin_()
         .reshape(tokens.shape)

@@ -11,7 +11,7 @@ from legrad.core import attention, closed_form, hooks, readout
 from legrad.core.closed_form import Folded, PostAttention, Scratch, TailDerivative, TailWeights
 from legrad.core.readout import Reader, TokenSpan, scaled_for_half
 from legrad.core.score import ResolvedTarget
-from legrad.core.truth import at_least_float32, check_calls, coarsest
+from legrad.core.truth import at_least_float32, check_calls, check_mismatch, coarsest
 from legrad.errors import TruthCheckError, UnsupportedModelError
 from legrad.models.anatomy import ViTAnatomy
 
@@ -30,9 +30,11 @@ class LayerPass:
         anatomy: for the input's size.
         reader: of the read-out whose scores are differentiated.
         targets: what is scored.
-        reduction: of gradients and values to keys; closed forms know the formula only.
+        reduction: of gradients and values to keys; in closed form one that does not keep the heads apart.
         tails: layer -> its tail in closed form.
+        folds: layer -> whether its folded form holds, filled in.
         max_numel: most elements per activation that a chunk of images x targets holds; None for the device's usual.
+        verify: compare every attention of a pooler with an explicit softmax on a few queries.
         scratch: buffers that serve one layer after another.
     """
 
@@ -41,7 +43,9 @@ class LayerPass:
     targets: Sequence[ResolvedTarget]
     reduction: relevance.Reduction = relevance.key_relevance
     tails: Mapping[int, PostAttention] = field(default_factory=dict)
+    folds: dict[int, bool] = field(default_factory=dict)
     max_numel: int | None = None
+    verify: bool = False
     scratch: Scratch = field(default_factory=Scratch)
 
 
@@ -98,11 +102,18 @@ def _layer_in_closed_form(
     with torch.no_grad():
         weights = closed_form.tail_weights(tail, module, call)
         folded = _folded_if_cheaper(tail, weights, len(targets), images * num_rows)
+        if folded is not None and block.layer not in layer_pass.folds:
+            few = norm_input[:1, :2], [h[:1, :2] for h in hidden]
+            layer_pass.folds[block.layer] = closed_form.fold_holds(weights, folded, *few)
+        if not layer_pass.folds.get(block.layer):
+            folded = None
         images_per_chunk, targets_per_chunk = _chunk_sizes(layer_pass, tokens, num_rows * weights.outer.shape[1])
         chunks = []
         for first in range(0, images, images_per_chunk):
             chunk = slice(first, first + images_per_chunk)
-            value, keep = call.value[chunk], _mask_of(call.keep, chunk, span.rows or (0, count))
+            rows = span.rows or (0, count)
+            value, keep = call.value[chunk], _mask_of(call.keep, chunk, rows)
+            output = call.output[chunk, :, slice(*rows)]
             features = [span.select(h[chunk]) for h in hidden]
             derivative = TailDerivative(weights, folded, span.select(norm_input[chunk]), features, layer_pass.scratch)
             maps = []
@@ -117,7 +128,7 @@ def _layer_in_closed_form(
                     grad = grad_tokens[chunk, target_chunk]
                 grad, scale = scaled_for_half(grad, tokens.dtype, 2)
                 head_grad = derivative.head_gradient(grad).unflatten(-1, (num_heads, -1)).transpose(2, 3)
-                maps.append(relevance.key_relevance(head_grad, value, keep, count) / scale.flatten(2))
+                maps.append(layer_pass.reduction(head_grad, value, keep, count, output) / scale.flatten(2))
             chunks.append(torch.cat(maps, 1))
         keys = torch.cat(chunks)
     return anatomy.on_grid(keys.flatten(0, 1), 0, images * len(targets)).unflatten(0, (images, -1))
@@ -185,8 +196,11 @@ def relevance_at_pooler(layer_pass: LayerPass, blocks: Sequence[FinishedBlock]) 
     images = len(blocks[0].tokens)
     leaves = [at_least_float32(block.tokens.detach()) for block in blocks]
     leaf = torch.cat(leaves) if len(leaves) > 1 else leaves[0]
-    feature, calls = hooks.tapped(lambda: layer_pass.reader(leaf), anatomy.attention)
-    check_calls(anatomy, calls, f"the attentional pooler on block {blocks[0].layer}")
+    feature, calls = hooks.tapped(lambda: layer_pass.reader(leaf), anatomy.attention, verify=layer_pass.verify)
+    where = f"the attentional pooler on block {blocks[0].layer}"
+    check_calls(anatomy, calls, where)
+    if layer_pass.verify:
+        check_mismatch(calls, where, blocks[0].tokens.dtype)
     calls = [calls[tap] for tap in anatomy.explained_attentions]
     head_grads = readout.gradients(targets, feature, [call.output for call in calls], len(blocks))
     results = []
@@ -209,13 +223,14 @@ def _on_grid(anatomy: ViTAnatomy, keys: Tensor, tap: int, batch: int) -> Tensor:
 def _keys(call: attention.AttentionCall, head_grad: Tensor, queries: slice, reduction: relevance.Reduction) -> Tensor:
     """The reduction of one attention to its keys, (batch, keys) or (batch, heads, keys); heads may be folded into the
     batch."""
-    value, keep = call.value, call.keep
+    value, keep, output = call.value, call.keep, call.output.detach()
     heads_in_batch = head_grad.ndim == 3
     if heads_in_batch:
-        head_grad = head_grad[:, None]
+        head_grad, output = head_grad[:, None], output[:, None]
         value, keep = (None if tensor is None else tensor[:, None] for tensor in (value, keep))
-    keep = None if keep is None else keep[:, :, queries]
-    keys = reduction(head_grad[:, None, :, queries], value, keep)[:, 0]
+    if keep is not None and keep.shape[2] > 1:  # else it is shared by all queries
+        keep = keep[:, :, queries]
+    keys = reduction(head_grad[:, None, :, queries], value, keep, head_output=output[:, :, queries])[:, 0]
     if heads_in_batch and keys.ndim == 3:
         raise UnsupportedModelError(
             "this model's attention has its heads folded into the batch: they cannot be told apart"

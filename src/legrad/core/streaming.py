@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from legrad import relevance
 from legrad.core import attention, hooks
 from legrad.core.closed_form import PostAttention
 from legrad.core.confirm import Confirmation
+from legrad.core.first_look import Examiner
 from legrad.core.memory import ran_out
 from legrad.core.planning import Shortcuts, find_shortcuts
 from legrad.core.readout import Reader, TokenSpan
@@ -24,8 +26,11 @@ from legrad.core.routes import (
 )
 from legrad.core.score import ResolvedTarget
 from legrad.core.truth import (
+    Instrumented,
     at_least_float32,
+    block_name,
     check_calls,
+    check_mismatch,
     check_same_output,
     coarsest,
     final_answer,
@@ -37,6 +42,7 @@ from legrad.models.anatomy import ViTAnatomy
 # So many layers are explained together, if they have no more tokens than that: for few images a read-out or a pooler is
 # bound by memory traffic of its weights and by Python, so several layers share one call.
 _LAYERS_TOGETHER, _TOKENS_TOGETHER = 4, 2000
+_IN_CLOSED_FORM = (relevance.key_relevance, relevance.centred_relevance, relevance.simplex_relevance)
 
 
 @dataclass(frozen=True)
@@ -79,24 +85,55 @@ def explain_batch(
         keep_until_answer: where targets depend on the model's answer, keep what all layers need until then, instead of
             running the model twice.
         max_numel: most elements per activation that a chunk inside a layer holds; default a good size for the device.
-        reduction: of gradients and values to keys; closed forms are used for the default, the formula, only.
+        reduction: of gradients and values to keys; closed forms are used for those of ``_IN_CLOSED_FORM``.
 
     Raises:
         TruthCheckError: an attention did not fire as declared, or the native read-out is not the model's output.
     """
-    shortcuts = shortcuts or Shortcuts()
+    shortcuts = Shortcuts() if shortcuts is None else shortcuts
     if not keep_until_answer and any(target.needs_answer for target in targets):
         answer = final_answer(anatomy, anatomy.run(batch))
         targets = [target.with_answer(answer) for target in targets]
+    question = anatomy, batch, targets, layers, readout, shortcuts, max_numel, reduction
+    if shortcuts.first_look is not None:
+        result = shortcuts.first_look(batch, partial(_examined_pass, *question))
+        if result is not None:
+            return result
     for again in (True, True, False):
-        result = _one_pass(anatomy, batch, targets, layers, readout, shortcuts, max_numel, reduction)
+        result = _one_pass(*question)
         if result is not None:
             return result
         # a block computes something else than at its first use: find out anew, and once more, then do without
         shortcuts.replace_by(find_shortcuts(anatomy, batch[:1]) if again else Shortcuts())
-    result = _one_pass(anatomy, batch, targets, layers, readout, shortcuts, max_numel, reduction)
+    result = _one_pass(*question)
     assert result is not None
     return result
+
+
+def _examined_pass(
+    anatomy: ViTAnatomy,
+    batch: Tensor,
+    targets: Sequence[ResolvedTarget],
+    layers: Sequence[int],
+    readout: str,
+    shortcuts: Shortcuts,
+    max_numel: int | None,
+    reduction: relevance.Reduction,
+    examiner: Examiner,
+) -> tuple[Explained | None, Instrumented]:
+    """A pass that examines every block as it comes, and explains it: for ``FirstUse``.
+
+    Returns:
+        The result, None if the pass has to be run again without looking; and what the forward gave.
+    """
+    reader = Reader(anatomy, anatomy.readouts[readout])
+    tails = examiner.shortcuts.tails if reduction is relevance.key_relevance else {}
+    layer_pass = LayerPass(anatomy, reader, targets, reduction, tails, shortcuts.folds, max_numel, verify=True)
+    streaming_pass = _StreamingPass(layer_pass, batch, layers, readout, shortcuts, examiner)
+    result, forward = streaming_pass.run()
+    span = shortcuts.token_spans.get(readout)
+    wrong = span is not None and not reader.depends_on_mean_only(span, at_least_float32(forward.tokens))
+    return None if span is not None and span.only_mean and wrong else result, forward
 
 
 def _one_pass(
@@ -111,13 +148,17 @@ def _one_pass(
 ) -> Explained | None:
     """``explain_batch`` with these closed forms; None if one of them does not agree with its block any more."""
     reader = Reader(anatomy, anatomy.readouts[readout])
-    tails = shortcuts.tails if reduction is relevance.key_relevance else {}
+    tails = shortcuts.tails if reduction in _IN_CLOSED_FORM else {}
     tails = {layer: tail for layer, tail in tails.items() if layer in layers and tail.fits(anatomy.blocks[layer])}
     streaming_pass = _StreamingPass(
-        LayerPass(anatomy, reader, targets, reduction, tails, max_numel), batch, layers, readout, shortcuts
+        LayerPass(anatomy, reader, targets, reduction, tails, shortcuts.folds, max_numel),
+        batch,
+        layers,
+        readout,
+        shortcuts,
     )
     try:
-        result, tokens = streaming_pass.run()
+        result, (_, tokens, _) = streaming_pass.run()
     except _StaleError:
         return None
     span = shortcuts.token_spans.get(readout)
@@ -141,11 +182,19 @@ class _StreamingPass:
         layers: ascending block indices.
         readout: the name of the reader's read-out.
         shortcuts: where the tokens that a read-out depends on are looked up, and added.
+        examiner: at a first use, of all blocks, explained or not.
     """
 
     def __init__(
-        self, layer_pass: LayerPass, batch: Tensor, layers: Sequence[int], readout: str, shortcuts: Shortcuts
+        self,
+        layer_pass: LayerPass,
+        batch: Tensor,
+        layers: Sequence[int],
+        readout: str,
+        shortcuts: Shortcuts,
+        examiner: Examiner | None = None,
     ) -> None:
+        self._examiner = examiner
         self._layer_pass, self._batch, self._layers = layer_pass, batch, layers
         self._readout, self._shortcuts = readout, shortcuts
         self._waiting = any(target.needs_answer for target in layer_pass.targets)
@@ -158,16 +207,18 @@ class _StreamingPass:
         self._precision = batch.dtype
         self._confirmation = Confirmation(layer_pass.anatomy)
 
-    def run(self) -> tuple[Explained, Tensor]:
-        """Run the model once; the results, and the last block's tokens."""
+    def run(self) -> tuple[Explained, Instrumented]:
+        """Run the model once; the results, and what the forward gave."""
         layer_pass, anatomy = self._layer_pass, self._layer_pass.anatomy
+        blocks_alone = self._examiner is None or anatomy.route == "pooler"
         forward = hooks.StreamingForward(
             anatomy.blocks,
-            self._layers,
+            self._layers if blocks_alone else range(len(anatomy.blocks)),
             lambda layer, output, calls: self._visit(layer_pass, layer, output, calls),
             tap=anatomy.attention if anatomy.route == "self-attention" else None,
             watched={layer: tail.watched(anatomy.blocks[layer]) for layer, tail in layer_pass.tails.items()},
             keep_input=self._confirmation.entering,
+            examine=None if self._examiner is None else self._examiner.examine,
         )
         output, last = forward.run(lambda: anatomy.run(self._batch))
         tokens = anatomy.to_tokens(last)
@@ -183,7 +234,8 @@ class _StreamingPass:
             self._explain_graphs(layer_pass)
             self._explain_queue(layer_pass)
         scores = torch.stack([target(answer) for target in targets], 1).cpu()
-        return Explained(torch.stack([self._relevance[layer] for layer in self._layers], 2), scores, targets), tokens
+        maps = torch.stack([self._relevance[layer] for layer in self._layers], 2)
+        return Explained(maps, scores, targets), Instrumented(output, tokens, self._precision)
 
     def _visit(self, layer_pass: LayerPass, layer: int, output: Any, calls: list[attention.AttentionCall]) -> bool:
         """Explain a finished block, or keep it (True)."""
@@ -191,7 +243,11 @@ class _StreamingPass:
         block = FinishedBlock(layer, anatomy.to_tokens(output), calls)
         self._precision = coarsest(self._precision, block.tokens.dtype, *(call.output.dtype for call in calls))
         if anatomy.route == "self-attention":
-            check_calls(anatomy, calls, f"block {layer} ({type(anatomy.blocks[layer]).__name__})")
+            check_calls(anatomy, calls, block_name(anatomy, layer))
+            if self._examiner is not None:
+                check_mismatch(calls, block_name(anatomy, layer), self._precision)
+            if layer not in self._layers:
+                return False
             if layer not in layer_pass.tails:
                 self._graphs.append(block)
                 if not self._waiting:

@@ -12,7 +12,8 @@ from torch import Tensor
 from legrad.checks import brief
 from legrad.errors import InputError
 from legrad.inputs import images, sounds, urls, videos
-from legrad.inputs.prepare import Input, Inputs
+from legrad.inputs.prepare import Inputs
+from legrad.inputs.readers import Input
 from legrad.inputs.tensors import InputLayout
 
 _KEYS = ("image", "images", "img", "pixel_values")  # of the rows of data sets

@@ -13,7 +13,29 @@ of these:
 ``register_method`` adds one to the table, for the command line's benchmarks too.
 """
 
-from legrad.methods.method import Method
-from legrad.methods.registry import METHODS, all_methods, find, own_digest, register_method
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from legrad.methods.method import Method
+    from legrad.methods.registry import METHODS, all_methods, find, own_digest, register_method
 
 __all__ = ["METHODS", "Method", "all_methods", "find", "own_digest", "register_method"]
+
+# imported when they are first used: the catalogue alone takes no torch
+_HOMES = {name: "method" if name == "Method" else "registry" for name in __all__}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"legrad.methods.{_HOMES[name]}"), name)
+    if name.startswith("_"):
+        raise AttributeError(f"module 'legrad.methods' has no attribute {name!r}")
+    try:
+        return importlib.import_module(f"legrad.methods.{name}")
+    except ModuleNotFoundError:
+        raise AttributeError(f"module 'legrad.methods' has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

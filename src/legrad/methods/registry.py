@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from legrad import relevance
 from legrad.checks import brief
 from legrad.core.memory import images_per_whole_pass
 from legrad.core.score import ResolvedTarget
@@ -16,15 +17,14 @@ from legrad.core.truth import final_answer
 from legrad.errors import InputError, warn
 from legrad.methods import ablation, attention, black_box, clip, controls, tokens
 from legrad.methods.call import MethodInput
+from legrad.methods.catalogue import about
 from legrad.methods.method import Method
 from legrad.models.anatomy import ViTAnatomy
 from legrad.plugins import loaded, source_digest
 
 # LeGrad itself has no function among the methods: core.streaming computes it
 LEGRAD = Method(
-    name="legrad",
-    summary="positive part of the layer scores' gradients at the attention maps, mean over heads, queries, layers",
-    source="Bousselham et al., ICCV 2025, arXiv:2404.03214",
+    **about("legrad"),
     function=None,
     needs="gradients",
     cost="1 backward pass through one block per layer and target",
@@ -34,11 +34,27 @@ LEGRAD = Method(
     readout=True,
 )
 
+# LeGrad's refined forms have the settings that they were measured with
+_REFINED = replace(LEGRAD, cost="as legrad", layers="last two thirds", native=True)
+LEGRAD_CENTRED = replace(
+    _REFINED,
+    **about("legrad-centred"),
+    reduction=relevance.centred_relevance,
+)
+LEGRAD_SIMPLEX = replace(
+    _REFINED,
+    **about("legrad-simplex"),
+    reduction=relevance.simplex_relevance,
+    clip_mean=True,
+)
+
 # in the order of `legrad methods`; each entry stands below its function
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         LEGRAD,
+        LEGRAD_CENTRED,
+        LEGRAD_SIMPLEX,
         ablation.LEGRAD_NORELU,
         attention.RAW_ATTENTION,
         attention.ROLLOUT,

@@ -16,7 +16,8 @@ from legrad.choices import check_choice
 from legrad.core.score import Direction, Function, NeedsAnswer, NoTarget, ResolvedTarget, contrast, one_hot, per_image
 from legrad.core.truth import final_answer, plain_answer
 from legrad.errors import InputError, warn
-from legrad.inputs.prepare import Input, sources, stack
+from legrad.inputs.prepare import sources, stack
+from legrad.inputs.readers import Input
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import ViTAnatomy
 from legrad.targets.classes import num_classes
