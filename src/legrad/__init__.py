@@ -7,9 +7,9 @@
 The method is LeGrad (Bousselham et al., ICCV 2025, arXiv:2404.03214).
 
 Public are the names in ``__all__``, and the modules ``viz``, ``heads``, ``doctor``, ``embedded``, ``citations``,
-``methods``, ``metrics``, ``datasets``, ``bench``, ``results`` and ``utils``; everything else is private and may change
-without notice. Names are imported when they are first used: ``import legrad`` itself loads neither torch nor any model
-library.
+``export``, ``methods``, ``metrics``, ``datasets``, ``bench``, ``results`` and ``utils``; everything else is private and
+may change without notice. Names are imported when they are first used: ``import legrad`` itself loads neither torch nor
+any model library.
 """
 
 import importlib
@@ -21,7 +21,20 @@ from typing import TYPE_CHECKING, Any
 from legrad.errors import FlatMapWarning, InputError, LeGradError, TruthCheckError, UnsupportedModelError, warn
 
 if TYPE_CHECKING:
-    from legrad import bench, citations, datasets, doctor, embedded, heads, methods, metrics, results, utils, viz
+    from legrad import (
+        bench,
+        citations,
+        datasets,
+        doctor,
+        embedded,
+        export,
+        heads,
+        methods,
+        metrics,
+        results,
+        utils,
+        viz,
+    )
     from legrad.compat import LePreprocess, LeWrapper, list_pretrained, visualize
     from legrad.explainer import Explainer, load, wrap
     from legrad.methods.registry import list_methods, register_method
@@ -59,6 +72,7 @@ __all__ = [
     "datasets",
     "doctor",
     "embedded",
+    "export",
     "heads",
     "list_methods",
     "list_models",
@@ -94,6 +108,7 @@ _MODULES = (
     "datasets",
     "doctor",
     "embedded",
+    "export",
     "heads",
     "methods",
     "metrics",

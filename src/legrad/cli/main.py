@@ -92,20 +92,13 @@ def models(
 @app.command()
 def methods(json: Json = False) -> None:
     """List the methods for `legrad explain --method`: what each map is, and where it comes from."""
-    from legrad.methods.catalogue import ABOUT
-    from legrad.plugins import names
-
-    listed: dict[str, Any] = dict(ABOUT)
-    if names("legrad.methods"):  # of other packages: to say more of them than their names takes torch
-        from legrad.methods import all_methods
-
-        listed = dict(all_methods())
+    from legrad.methods.catalogue import listed
 
     if json:
-        print_json([{"method": name, "map": about.summary, "source": about.source} for name, about in listed.items()])
+        print_json([{"method": name, "map": about.summary, "source": about.source} for name, about in listed().items()])
         return
     table = Table(Column("method", no_wrap=True), "the map", Column("source", overflow="fold"))
-    for name, method in listed.items():
+    for name, method in listed().items():
         table.add_row(name, method.summary, method.source)
     console.print(table)
 

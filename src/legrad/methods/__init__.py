@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "Method", "all_methods", "find", "own_digest", "register_method"]
 
 # imported when they are first used: the catalogue alone takes no torch
-_HOMES = {name: "method" if name == "Method" else "registry" for name in __all__}
+_HOMES = {"Method": "method"} | dict.fromkeys(
+    ("METHODS", "all_methods", "find", "own_digest", "register_method"), "registry"
+)
 
 
 def __getattr__(name: str) -> Any:

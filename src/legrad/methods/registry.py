@@ -17,7 +17,7 @@ from legrad.core.truth import final_answer
 from legrad.errors import InputError, warn
 from legrad.methods import ablation, attention, black_box, clip, controls, tokens
 from legrad.methods.call import MethodInput
-from legrad.methods.catalogue import about
+from legrad.methods.catalogue import GROUP, about
 from legrad.methods.method import Method
 from legrad.models.anatomy import ViTAnatomy
 from legrad.plugins import loaded, source_digest
@@ -82,7 +82,6 @@ _BY_NAME = {**METHODS, attention.RAW_ATTENTION_BY_HEAD.name: attention.RAW_ATTEN
 
 
 _LIBRARY = frozenset(_BY_NAME)
-GROUP = "legrad.methods"  # of entry points
 
 
 def register_method(

@@ -20,6 +20,7 @@ from legrad.results.collection import Collection
 from legrad.results.drawing import Drawings
 from legrad.results.folder import Folder
 from legrad.results.page import page_record
+from legrad.results.regions import Regions
 from legrad.results.save import Contents, save_images
 from legrad.results.surface import Surface
 from legrad.results.view import ImageView, Style
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 @renamed_fields(frames="placements", cells="patch_grids", pictures="images")
 @dataclass(frozen=True, eq=False)
-class Explanation(Collection, Drawings):
+class Explanation(Collection, Drawings, Regions):
     """Where the model looked, for some images and targets. All tensors are detached and on the CPU.
 
     Two explanations are equal if they are the same object.
@@ -116,7 +117,7 @@ class Explanation(Collection, Drawings):
             size: None for the original sizes, else an int or (H, W) that the whole original is resized to.
             scale: "map" stretches every map to [0, 1] over the pixels that the model saw; "shared" uses one minimum
                 and maximum per image, so that targets compare; "half" gives every map a zero and a threshold that mean
-                something: 0.5 is about half of the way from its background (the median) to its peak (the highest 3 %);
+                something: 0.5 is half of the way from its background (the median) to its peak (the highest 3 %);
                 None leaves raw relevance. All of them are monotone: they change no order of the pixels of a map.
                 ``normalize`` is another name of this argument.
             upsampling: "bilinear", or "guided": edges of the map go where the image has edges (guided filter, windows
