@@ -8,6 +8,7 @@ from performance import tables
 from performance.results import Results
 
 ARGUMENTS = "arguments.md"
+WHOLE = "whole.md"  # the section that ``performance.whole`` writes
 
 
 def write(content: Mapping[str, Any], folder: Path, images: list[str]) -> Path:
@@ -15,7 +16,9 @@ def write(content: Mapping[str, Any], folder: Path, images: list[str]) -> Path:
     path = folder.with_name(f"{folder.name}.md")
     arguments = folder / ARGUMENTS
     text = arguments.read_text().strip() if arguments.exists() else ""
-    path.write_text(page(content, folder.name, text, images))
+    whole = folder / WHOLE
+    commands = f"\n{whole.read_text()}" if whole.exists() else ""
+    path.write_text(page(content, folder.name, text, images) + commands)
     return path
 
 
