@@ -218,7 +218,12 @@ def tables(content: dict[str, Any]) -> list[Table]:
         ),
         ("`legrad explain`, embedded, beyond its libraries", "at most 1 s", beyond.show() + " s", beyond.median <= 1),
         ("first sign of `legrad explain`", "at most 0.3 s", spinner.show() + " s", spinner.median <= 0.3),
-        (f"{FILES} JPEGs 640 x 480, ViT-B/16 / tensors alone", "at least 0.93", f"{rate_share:.3f}", rate_share >= 0.93),
+        (
+            f"{FILES} JPEGs 640 x 480, ViT-B/16 / tensors alone",
+            "at least 0.93",
+            f"{rate_share:.3f}",
+            rate_share >= 0.93,
+        ),
         ("100 megapixels, peak beyond the model", "at most 1.5 GB", f"{peak:.2f} GB", peak <= 1.5),
     ]
     targets = [(*goal[:3], "met" if goal[3] else "not met") for goal in goals]
@@ -251,7 +256,9 @@ def page(content: dict[str, Any], arguments: str) -> str:
     """The section: targets, what cannot be helped, all numbers."""
     first, *others = tables(content)
     code = f"Code {content['revision']}, load average at the start {content['load']:.1f}."
-    return "\n\n".join([markdown(first), code, arguments, *(markdown(table).replace("## ", "### ") for table in others)])
+    return "\n\n".join(
+        [markdown(first), code, arguments, *(markdown(table).replace("## ", "### ") for table in others)]
+    )
 
 
 def main(

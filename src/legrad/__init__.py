@@ -6,9 +6,10 @@
 
 The method is LeGrad (Bousselham et al., ICCV 2025, arXiv:2404.03214).
 
-Public are the names in ``__all__``, and the modules ``viz``, ``heads``, ``doctor``, ``embedded``, ``methods``,
-``metrics``, ``datasets``, ``bench`` and ``utils``; everything else is private and may change without notice. Names are
-imported when they are first used: ``import legrad`` itself loads neither torch nor any model library.
+Public are the names in ``__all__``, and the modules ``viz``, ``heads``, ``doctor``, ``embedded``, ``citations``,
+``export``, ``methods``, ``metrics``, ``datasets``, ``bench``, ``results`` and ``utils``; everything else is private and
+may change without notice. Names are imported when they are first used: ``import legrad`` itself loads neither torch nor
+any model library.
 """
 
 import importlib
@@ -20,10 +21,24 @@ from typing import TYPE_CHECKING, Any
 from legrad.errors import FlatMapWarning, InputError, LeGradError, TruthCheckError, UnsupportedModelError, warn
 
 if TYPE_CHECKING:
-    from legrad import bench, datasets, doctor, embedded, heads, methods, metrics, utils, viz
+    from legrad import (
+        bench,
+        citations,
+        datasets,
+        doctor,
+        embedded,
+        export,
+        heads,
+        methods,
+        metrics,
+        results,
+        utils,
+        viz,
+    )
     from legrad.compat import LePreprocess, LeWrapper, list_pretrained, visualize
     from legrad.explainer import Explainer, load, wrap
-    from legrad.methods.registry import list_methods
+    from legrad.methods.registry import list_methods, register_method
+    from legrad.metrics.own import register_metric
     from legrad.models.adapter import AudioEncoder
     from legrad.models.anatomy import Readout, ViTAnatomy
     from legrad.models.registry import list_models
@@ -53,9 +68,11 @@ __all__ = [
     "ViTAnatomy",
     "ZeroShot",
     "bench",
+    "citations",
     "datasets",
     "doctor",
     "embedded",
+    "export",
     "heads",
     "list_methods",
     "list_models",
@@ -63,6 +80,9 @@ __all__ = [
     "load",
     "methods",
     "metrics",
+    "register_method",
+    "register_metric",
+    "results",
     "utils",
     "visualize",
     "viz",
@@ -74,14 +94,28 @@ _HOMES = {
     **dict.fromkeys(("Explainer", "load", "wrap"), "legrad.explainer"),
     "Explanation": "legrad.results.explanation",
     "Failure": "legrad.stream",
-    "list_methods": "legrad.methods.registry",
+    **dict.fromkeys(("list_methods", "register_method"), "legrad.methods.registry"),
+    "register_metric": "legrad.metrics.own",
     "list_models": "legrad.models.registry",
     **dict.fromkeys(("Readout", "ViTAnatomy"), "legrad.models.anatomy"),
     "AudioEncoder": "legrad.models.adapter",
     **dict.fromkeys(("PREDICTED", "Audio", "Contrast", "Prompts", "Similar", "Target", "ZeroShot"), "legrad.targets"),
     **dict.fromkeys(("LePreprocess", "LeWrapper", "list_pretrained", "visualize"), "legrad.compat"),
 }
-_MODULES = ("bench", "datasets", "doctor", "embedded", "heads", "methods", "metrics", "utils", "viz")
+_MODULES = (
+    "bench",
+    "citations",
+    "datasets",
+    "doctor",
+    "embedded",
+    "export",
+    "heads",
+    "methods",
+    "metrics",
+    "results",
+    "utils",
+    "viz",
+)
 # names of the last release -> what they are called now
 _RENAMED = {"Hearing": "AudioEncoder"}
 

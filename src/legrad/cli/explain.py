@@ -11,7 +11,7 @@ from legrad.cli import arguments as cli
 from legrad.cli import completion, destination, output, sources
 from legrad.cli.batches import explain_all
 from legrad.cli.consoles import print_error
-from legrad.cli.options import choice, method_name, parse_device, parse_layers, parse_size
+from legrad.cli.options import choice, method_name, parse_layers, parse_size
 from legrad.cli.targets import HELP, TargetOptions
 from legrad.cli.waiting import spinner, waits
 from legrad.errors import InputError
@@ -86,7 +86,7 @@ def explain(
         per_layer=per_layer,
         scale=choice("normalize", normalize, completion.NORMALIZATIONS),  # type: ignore[arg-type]
     )
-    style = Style(0.65, cmap)
+    style = Style(cmap=cmap)
     asked = TargetOptions(
         text or (), label or (), similar or (), audio or (), contrast or (), zeroshot or (), predicted
     )
@@ -100,7 +100,7 @@ def explain(
     model = model or ("embedded:speech" if audio else "embedded")
     options = _options(arguments, kind.name, contents, cmap, asked, model, dtype)
     place = destination.choose(out, overwrite, resume, options)
-    explainer = legrad.load(model, device=parse_device(device), dtype=dtype)
+    explainer = legrad.load(model, device=device.lower(), dtype=dtype)
     asked.check_model(explainer, model)
     results = sources.earlier_results(files, place.root) if files else {}
     explainer, to_explain = sources.for_model(explainer, model, files)
@@ -203,7 +203,7 @@ class _Run:
         folder, done_before = self._folder, len(self._place.finished)
         failures = folder.failures
         if as_json and (folder.entries or done_before):
-            output.print_json(folder)
+            output.print_json(output.as_json(folder))
         else:
             output.print_results(folder, done_before)
         if len(failures) > 1 and not folder.entries and len({failure["error"] for failure in failures}) == 1:

@@ -9,6 +9,8 @@ of these:
 
     rise = replace(METHODS["rise"], name="rise, 4000 masks", function=partial(black_box.rise, masks=4000))
     explainer.explain(images, targets, method=rise)
+
+``register_method`` adds one to the table, for the command line's benchmarks too.
 """
 
 import importlib
@@ -16,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from legrad.methods.method import Method
-    from legrad.methods.registry import METHODS, find
+    from legrad.methods.registry import METHODS, all_methods, find, own_digest, register_method
 
-__all__ = ["METHODS", "Method", "find"]
+__all__ = ["METHODS", "Method", "all_methods", "find", "own_digest", "register_method"]
 
 # imported when they are first used: the catalogue alone takes no torch
-_HOMES = {"Method": "method", "METHODS": "registry", "find": "registry"}
+_HOMES = {"Method": "method"} | dict.fromkeys(
+    ("METHODS", "all_methods", "find", "own_digest", "register_method"), "registry"
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,9 @@
 """The methods in words, without torch: for lists and help."""
 
+import importlib.metadata
 from typing import Any, NamedTuple
+
+GROUP = "legrad.methods"  # of entry points
 
 
 class About(NamedTuple):
@@ -102,3 +105,12 @@ ABOUT = {
 def about(name: str) -> dict[str, Any]:
     """The first fields of the ``Method`` of this name."""
     return {"name": name, **ABOUT[name]._asdict()}
+
+
+def listed() -> dict[str, About]:
+    """``ABOUT`` with the methods that other packages bring by entry points; those take torch to load."""
+    if not importlib.metadata.entry_points(group=GROUP):
+        return ABOUT
+    from legrad.methods.registry import all_methods
+
+    return {name: About(method.summary, method.source) for name, method in all_methods().items()}

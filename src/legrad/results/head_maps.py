@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from legrad import viz
+from legrad.choices import Opacity
 from legrad.errors import InputError
 from legrad.names import printable
 from legrad.results.explanation import Explanation
@@ -54,7 +55,12 @@ class HeadMaps:
         return self.explanation.layers
 
     def figure(
-        self, image: int = 0, target: int | str = 0, cmap: str = "inferno", alpha: float = 0.65, shared: bool = True
+        self,
+        image: int = 0,
+        target: int | str = 0,
+        cmap: str = "inferno",
+        alpha: Opacity = "saliency",
+        shared: bool = True,
     ) -> "Figure":
         """Overlays of one target, a row for every layer and a column for every head, under each its share.
 
@@ -62,7 +68,7 @@ class HeadMaps:
             image: index of the image.
             target: index of the target, or its label.
             cmap: matplotlib colour map.
-            alpha: opacity of the overlays, in [0, 1].
+            alpha: as of ``Explanation.overlay``.
             shared: one scale for the heads of a layer, so that they compare; else every head has its own.
 
         Raises:

@@ -73,6 +73,7 @@ def save_images(
         "settings": explanation.settings,
         "axes": ["targets", *explanation.axes],
         "layer_axes": ["targets", "layers", *explanation.axes],
+        "style": {"scale": contents.scale, "alpha": style.alpha, "cmap": style.cmap},
         **(run or {}),
     }
     for image in images:
@@ -107,7 +108,7 @@ def _save_image(
     with contextlib.closing(read_ahead([dict, *jobs], threads, 2 * threads)) as files_of_maps:
         next(files_of_maps)  # begins with the others
         if contents.figures:
-            figure = viz.encoded(explanation.figure_of(image, small, saliency, style), contents.format)
+            figure = viz.encoded(explanation.figure_of(image, small, saliency, style, contents.scale), contents.format)
         return _save_files(explanation, folder, image, figure, files_of_maps, style, contents, sub_folder)
 
 
@@ -143,6 +144,7 @@ def _save_files(
             "number": number,
             "target": target_label,
             "score": float(explanation.scores[image, target]),
+            "score_kind": explanation.score_kind(image, target),
             "predicted": explanation.predicted is not None and bool(explanation.predicted[image, target]),
             "prompt_independent": bool(explanation.prompt_independent[image, target]),
         }
@@ -150,7 +152,8 @@ def _save_files(
         endings = {"overlay": ending, "animation": ".gif"}
         record |= {what: folder.write(folder.name(label, endings[what]), data) for what, data in files.items()}
         if contents.per_layer:
-            layers = viz.encoded(explanation.layer_figure(image, target, style.cmap, style.alpha), contents.format)
+            layers_figure = explanation.layer_figure(image, target, style.cmap, style.alpha, contents.scale)
+            layers = viz.encoded(layers_figure, contents.format)
             record["layers_figure"] = folder.write(folder.name(f"{label}--layers", ending), layers)
         entry["targets"].append(record)
     return entry

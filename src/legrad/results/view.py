@@ -13,7 +13,7 @@ from PIL.Image import fromarray
 from torch import Tensor
 
 from legrad import pixels, relevance, viz
-from legrad.choices import UPSAMPLINGS, Scale, Upsampling, check_choice, check_scale
+from legrad.choices import UPSAMPLINGS, Opacity, Scale, Upsampling, check_choice, check_scale
 from legrad.inputs import geometry, views
 from legrad.results.surface import FLAT, Surface
 from legrad.results.upsampling import CUT, fit_size, guided, half_maximum
@@ -30,10 +30,15 @@ IN_FIGURES, IN_FILES = 1024, 704
 
 @dataclass(frozen=True)
 class Style:
-    """How saliency is drawn over an image: opacity in [0, 1], and matplotlib's name of a colour map."""
+    """How saliency is drawn over an image.
 
-    alpha: float
-    cmap: str
+    Attributes:
+        alpha: opacity in [0, 1], or "saliency", see ``Explanation.overlay``.
+        cmap: matplotlib's name of a colour map.
+    """
+
+    alpha: Opacity = "saliency"
+    cmap: str = "inferno"
 
     def __post_init__(self) -> None:
         viz.check_alpha(self.alpha)
@@ -203,7 +208,22 @@ class ImageView:
         image = viz.overlay(original, saliency.numpy(), self.seen().numpy(), alpha=style.alpha, cmap=style.cmap)
         return viz.upside_down(image) if self.is_spectrogram else image
 
-    def figure(self, saliency: Tensor, titles: Sequence[str], name: str, style: Style, note: str = "") -> "Figure":
+    def plain(self) -> "Image":
+        """The original, right way up; of a video the frame in the middle."""
+        original = self.pixels[len(self.pixels) // 2] if self.is_video else self.pixels
+        image = fromarray(np.ascontiguousarray(original))
+        return viz.upside_down(image) if self.is_spectrogram else image
+
+    def figure(
+        self,
+        saliency: Tensor,
+        titles: Sequence[str],
+        name: str,
+        style: Style,
+        note: str = "",
+        bar: str = "saliency",
+        layout: viz.Layout = viz.USUAL_LAYOUT,
+    ) -> "Figure":
         """The original next to its overlays; of a video film strips.
 
         Args:
@@ -212,20 +232,31 @@ class ImageView:
             name: title of the original.
             style: of the overlays.
             note: a line below, before the explanation of what is hatched.
+            bar: what the colour bar shows.
+            layout: of the panels.
         """
-        unseen = "" if bool(self.seen().all()) else "grey with stripes: never seen by the model"
-        note = "; ".join(filter(None, (note, unseen)))
+        from legrad import figures
+
+        note = "; ".join(filter(None, (note, self._unseen_note())))
         if self.is_video:
             count = min(_STRIP, len(self.pixels))
             frames = [int((i + 0.5) * len(self.pixels) / count) for i in range(count)]
             strips: list[list[Any]] = [[self.overlay(film, style, frame) for frame in frames] for film in saliency]
             captions = [self.caption(frame) for frame in frames]
-            return viz.film([list(self.pixels[frames]), *strips], [name, *titles], captions, style.cmap, note)
+            rows = [list(self.pixels[frames]), *strips]
+            return figures.film(rows, [name, *titles], captions, style.cmap, note, style.alpha, bar, layout)
         panels = [self.overlay(panel, style) for panel in saliency]
-        if self.is_spectrogram:
-            axes = self._spectrogram_axes()
-            return viz.figure(self.pixels[::-1], panels, titles, style.cmap, name, columns=2, axes=axes, note=note)
-        return viz.figure(self.pixels, panels, titles, style.cmap, name, note=note)
+        axes = self._spectrogram_axes() if self.is_spectrogram else None
+        original = self.pixels[::-1] if self.is_spectrogram else self.pixels
+        return figures.figure(original, panels, titles, style.cmap, name, axes, note, style.alpha, bar, layout)
+
+    def _unseen_note(self) -> str:
+        seen = self.seen()
+        if bool(seen.all()):
+            return ""
+        share = 1 - float(seen.double().mean())
+        note = f"grey with stripes: never seen by the model ({100 * share:.0f} % of the image"
+        return f"{note}; fit='squash' or 'pad' shows it all)" if self.axes[0] == "rows" else f"{note})"
 
     def _size(self, size: int | Sequence[int] | None) -> geometry.Size:
         return self.placement.original if size is None else geometry.as_size(size)
