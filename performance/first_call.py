@@ -133,8 +133,8 @@ def page_part(content: dict[str, Any]) -> str:
         lines += [
             "",
             f"{len(row['seconds'])} sizes in a row on {row['model']}: the last {tenth} take {slower:.2f} times as long "
-            f"per token as the first {tenth}; the process holds {more_bytes:+.0f} MB after the last tenth compared with "
-            "the first.",
+            f"per token as the first {tenth}; the process holds {more_bytes:+.0f} MB after the last tenth compared "
+            "with the first.",
         ]
     lines += ["", f"Measured by `python -m performance.first_call` at {content['revision']}, {content['cpu']}."]
     return "\n".join(lines) + "\n"
@@ -153,8 +153,8 @@ TEXT = (
     "the same nodes. What this notices is written down as tests, mutation by mutation "
     "(`tests/core/test_first_look.py`). A model whose blocks have no closed form has each of them looked at; with a "
     "pooler, where nothing is changed on the way to the output, the pass that explains is the plain forward. A new "
-    "size is one plain forward more, and a copy of the tower with other positions; the last 4 copies and what was found "
-    "out about the last 32 sizes are kept. Its bare forward is read through `predict`."
+    "size is one plain forward more, and a copy of the tower with other positions; the last 4 copies and what was "
+    "found out about the last 32 sizes are kept. Its bare forward is read through `predict`."
 )
 
 
