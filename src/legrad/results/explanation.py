@@ -382,7 +382,6 @@ class Explanation(Collection):
         """
         if check_switch("per_layer", per_layer):
             self._require_layers()
-        destination = folder if isinstance(folder, Folder) else Folder(folder)
         contents = Contents(
             format,
             check_switch("figures", figures),
@@ -391,6 +390,7 @@ class Explanation(Collection):
             per_layer,
         )
         style = Style(alpha, cmap)
+        destination = folder if isinstance(folder, Folder) else Folder(folder)
         with destination:
             start = len(destination.files)
             save_images(self, destination, range(len(self.names)), style, contents)
