@@ -77,6 +77,8 @@ class ZeroShot(ByValue):
 class Similar(ByValue):
     """Similarity to another image: its own feature is the target.
 
+    The image gets the ``size`` and ``fit`` of those that are explained; a tensor is taken as it is.
+
     Attributes:
         image: whatever ``explain`` takes as a single image.
     """
