@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from legrad import stages
 from legrad.core.finite import check_output
 from legrad.core.first_use import FirstUse, Gradients
 from legrad.core.memory import Budget, images_per_forward, ran_out
@@ -205,7 +206,9 @@ def explain_queue(
             with undisturbed_model():
                 for input_size, members in by_size(inputs, start).items():
                     at_size = anatomy.at(input_size)
+                    stages.tell("checking")
                     shortcuts = question.shortcuts(at_size, inputs[members[0]], members[0], first_use)
+                    stages.tell("explaining")
                     results.extend(question.results(at_size, inputs, members, shortcuts))
             _logger.debug("explained %d images, %d of %d", len(window), len(inputs), len(queue))
             inputs[start:] = [replace(item, tensor=_GIVEN_UP) for item in window]

@@ -16,6 +16,8 @@ Upsampling = Literal["bilinear", "guided"]
 """How relevance on patches becomes relevance on pixels, see ``Explanation.saliency``."""
 Opacity = float | Literal["saliency"]
 """How strongly an overlay covers its image, see ``Explanation.overlay``."""
+Threshold = Literal["half", "otsu", "mean"]
+"""What of a map is its mask, see ``Explanation.masks``."""
 
 ImageFormat = Literal["png", "jpg", "webp"]
 """The file format of overlays and figures."""
@@ -26,6 +28,7 @@ READOUTS: tuple[str, ...] = get_args(ReadoutName)
 FITS: tuple[str, ...] = get_args(Fit)
 IMAGE_FORMATS: tuple[str, ...] = get_args(ImageFormat)
 UPSAMPLINGS: tuple[str, ...] = get_args(Upsampling)
+THRESHOLDS: tuple[str, ...] = get_args(Threshold)
 SCALES: tuple[str | None, ...] = ("map", "shared", "half", None)
 
 

@@ -75,6 +75,12 @@ def wrap(
 ) -> "Explainer":
     """Explain a model that is in memory already. The model is not changed, now or later.
 
+    >>> import timm
+    >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10)
+    >>> explainer = legrad.wrap(model)
+    >>> explainer.explain(torch.randn(1, 3, 224, 224), targets=[3, 7]).relevance.shape
+    torch.Size([1, 2, 14, 14])
+
     Args:
         model: of open_clip, timm, transformers, torchvision or OpenAI's clip, also inside DataParallel, DDP,
             ``torch.compile`` or PEFT; any module if ``anatomy`` is given.
@@ -175,6 +181,11 @@ class Explainer(Copyable, Convenience):
     ) -> Inputs:
         """Read and preprocess images once, for several calls.
 
+        >>> explainer = legrad.load("embedded")
+        >>> images = explainer.prepare([scene.image for scene in legrad.embedded.scenes(2)])
+        >>> explainer.explain(images, "a cow").scores.shape, explainer.predict(images).shape
+        (torch.Size([2, 1]), torch.Size([2, 128]))
+
         Args:
             images, size, fit, value_range, allow_private_urls: as for ``explain``.
 
@@ -201,6 +212,13 @@ class Explainer(Copyable, Convenience):
         value_range: tuple[float, float] | None = None,
     ) -> EmbeddedTargets:
         """Encode targets once, for many calls: ``explain(..., targets=explainer.embed(texts))``.
+
+        >>> explainer = legrad.load("embedded")
+        >>> targets = explainer.embed(["a cow", "a pig"])
+        >>> targets.embeddings.shape
+        torch.Size([2, 128])
+        >>> explainer.explain(next(legrad.embedded.scenes(1)).image, targets).labels
+        [['a cow', 'a pig']]
 
         Args:
             targets: one or several, as for ``explain``, the same for all images.
@@ -237,6 +255,10 @@ class Explainer(Copyable, Convenience):
         allow_private_urls: bool = True,
     ) -> Tensor:
         """The model's own final answer.
+
+        >>> explainer = legrad.load("embedded")
+        >>> explainer.predict(next(legrad.embedded.scenes(1)).image).norm(dim=-1).round(decimals=3)
+        tensor([1.])
 
         Args:
             images, size, fit, inputs, value_range, allow_private_urls: as for ``explain``; a tensor stays on its device
@@ -283,6 +305,12 @@ class Explainer(Copyable, Convenience):
         allow_private_urls: bool = True,
     ) -> Explanation:
         """Where did the model look, for these targets? LeGrad, arXiv:2404.03214.
+
+        >>> explainer = legrad.load("embedded")
+        >>> scene = next(legrad.embedded.scenes(1))
+        >>> explanation = explainer.explain(scene.image, ["a photo of a cow", "a photo of a pig"])
+        >>> explanation.relevance.shape, explanation.saliency().shape
+        (torch.Size([1, 2, 12, 12]), torch.Size([1, 2, 192, 192]))
 
         Args:
             images: path, http(s) URL, PIL image, (H, W, 3) uint8 array, a list of those, or a normalised float tensor

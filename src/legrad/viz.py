@@ -20,6 +20,7 @@ from legrad.pixels import Mixture
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
 # format -> Pillow's name, most pixels a side, options: the slower ones of WebP save a hundredth of the bytes
@@ -233,6 +234,17 @@ def png(image: Any) -> bytes:
     return encoded(image, "png")
 
 
+def _drawn(figure: "Figure") -> Image.Image:
+    """The pixels of a figure; ``savefig`` draws twice where there is a layout."""
+    load_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    fonts.fit(figure)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3]))
+
+
 def encoded(image: Any, format: str) -> bytes:
     """A PIL image or a matplotlib figure as the bytes of a file.
 
@@ -246,9 +258,7 @@ def encoded(image: Any, format: str) -> bytes:
     name, longest, options = _FORMATS[format]
     buffer = io.BytesIO()
     if hasattr(image, "savefig"):
-        fonts.fit(image)
-        image.savefig(buffer, format=format, pil_kwargs=options)
-        return buffer.getvalue()
+        image = _drawn(image)
     if max(image.size) > longest:
         raise InputError(
             f"{name} files have at most {longest} pixels a side, this overlay has {image.width} x {image.height}; use "

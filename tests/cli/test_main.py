@@ -531,7 +531,7 @@ def test_help_version_and_completion_load_no_torch(loaded_by):
     """What is heavy comes when a command runs."""
     heavy = {"torch", "numpy", "PIL", "timm", "open_clip", "transformers", "torchvision", "matplotlib"}
     assert not heavy & loaded_by("import legrad.cli.main")
-    for arguments in (["--help"], ["--version"], ["explain", "--help"], ["bench", "--help"]):
+    for arguments in (["--help"], ["--version"], ["methods"], ["explain", "--help"], ["bench", "--help"]):
         call = f"import sys; sys.argv = ['legrad', *{arguments}]\nimport contextlib, io, legrad.cli.main as cli"
         call += "\nwith contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): cli.main()"
         assert not heavy & loaded_by(call), arguments

@@ -204,8 +204,8 @@ def test_images_of_other_numbers_of_channels(tmp_path, channels):
         ({"cmap": []}, r"no colour map \[\]"),
         ({"cmap": None}, "no colour map None"),
         ({"frame": "x"}, "frame is a whole number, got 'x'"),
-        ({"normalize": []}, r"normalize is one of .*got \[\]"),
-        ({"normalize": np.array([0, 1])}, r"normalize is one of .*got "),
+        ({"normalize": []}, r"scale or normalize is one of .*got \[\]"),
+        ({"normalize": np.array([0, 1])}, r"scale or normalize is one of .*got "),
     ],
 )
 def test_arguments_of_other_types(arguments, message):

@@ -12,7 +12,9 @@ import legrad
 transformers = pytest.importorskip("transformers")
 
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore:.*{text}") for text in ("hardly depend on the target", "maps are flat")]
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:.*{text}") for text in ("hardly depend on the target", "maps are flat")
+]
 
 
 @pytest.fixture(scope="module")

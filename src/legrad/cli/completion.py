@@ -1,6 +1,6 @@
 """What a shell completes after an option. No model library is loaded: names come from a file in this package.
 
-``python -m tools.model_names`` writes the file.
+``python -m tools.completion_names`` writes the file.
 """
 
 import contextlib

@@ -11,8 +11,9 @@ from legrad.cli import arguments as cli
 from legrad.cli import completion, destination, notes, output, sources
 from legrad.cli.batches import explain_all
 from legrad.cli.consoles import print_error
-from legrad.cli.options import choice, method_name, parse_device, parse_layers, parse_size
+from legrad.cli.options import choice, method_name, parse_layers, parse_size
 from legrad.cli.targets import HELP, TargetOptions
+from legrad.cli.waiting import spinner, waits
 from legrad.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130  # as shells have it
 
 
+@waits
 def explain(
     image: cli.Images = None,
     list_file: cli.Lists = None,
@@ -99,7 +101,7 @@ def explain(
     model = model or ("embedded:speech" if audio else "embedded")
     options = _options(arguments, kind.name, contents, cmap, asked, model, dtype)
     place = destination.choose(out, overwrite, resume, options)
-    explainer = legrad.load(model, device=parse_device(device), dtype=dtype)
+    explainer = legrad.load(model, device=device.lower(), dtype=dtype)
     asked.check_model(explainer, model)
     results = sources.earlier_results(files, place.root) if files else {}
     explainer, to_explain = sources.for_model(explainer, model, files)
@@ -202,11 +204,12 @@ class _Run:
 
     def tell(self, as_json: bool) -> None:
         """Print results and failures; the exit status is 1 where some images failed, 2 where all did."""
+        spinner.stop()
         folder, done_before = self._folder, len(self._place.finished)
         failures = folder.failures
         self._crops.tell()
         if as_json and (folder.entries or done_before):
-            output.print_json(folder)
+            output.print_json(output.as_json(folder))
         else:
             output.print_results(folder, done_before)
         if len(failures) > 1 and not folder.entries and len({failure["error"] for failure in failures}) == 1:

@@ -24,6 +24,7 @@ from legrad.inputs.tensors import InputLayout, check_size, check_unfitted, check
 from legrad.inputs.transforms import MakeTransform
 
 _THREADS = 16  # reading and resizing images release the GIL
+_FIRST_WINDOW = 32  # images: what a processor explains in one pass
 _ROWS = 8  # images of a batch whose pixels are computed at once, to bound memory
 # names under which processors of transformers return their tensors
 _BATCHED = ("pixel_values", "pixel_values_videos", "input_values", "input_features")
@@ -124,6 +125,8 @@ class InputQueue:
     def windows(self, count: int | None = None) -> Generator[list[Input]]:
         """The inputs in order, at most ``count`` at a time; threads work on the next ones meanwhile.
 
+        The first windows are small, so that the model has something to do while the others are read.
+
         Raises:
             InputError: one of the next inputs cannot be read; those after it are not read any more.
         """
@@ -139,9 +142,11 @@ class InputQueue:
             return
         # two windows at most: one that is used, one that is being read
         with contextlib.closing(read_ahead(jobs, min(_THREADS, os.cpu_count() or 1), step)) as inputs:
-            while window := list(itertools.islice(inputs, step)):
+            size = step if count is None else min(step, _FIRST_WINDOW)
+            while window := list(itertools.islice(inputs, size)):
                 yield window
                 del window
+                size = min(step, 2 * size)
 
 
 def _result(job: Input | Callable[[], Input]) -> Input:

@@ -20,6 +20,7 @@ from legrad.results.collection import Collection
 from legrad.results.drawing import Drawings
 from legrad.results.folder import Folder
 from legrad.results.page import page_record
+from legrad.results.regions import Regions
 from legrad.results.save import Contents, save_images
 from legrad.results.surface import Surface
 from legrad.results.view import ImageView, Style
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 @renamed_fields(frames="placements", cells="patch_grids", pictures="images")
 @dataclass(frozen=True, eq=False)
-class Explanation(Collection, Drawings):
+class Explanation(Collection, Drawings, Regions):
     """Where the model looked, for some images and targets. All tensors are detached and on the CPU.
 
     Two explanations are equal if they are the same object.
@@ -108,11 +109,15 @@ class Explanation(Collection, Drawings):
     ) -> Tensor | list[Tensor]:
         """Relevance on the pixels of the originals.
 
+        >>> explanation = legrad.load("embedded").explain(next(legrad.embedded.scenes(1)).image, ["a cow", "a pig"])
+        >>> explanation.saliency().shape, explanation.saliency(size=64).max()
+        (torch.Size([1, 2, 192, 192]), tensor(1.))
+
         Args:
             size: None for the original sizes, else an int or (H, W) that the whole original is resized to.
             scale: "map" stretches every map to [0, 1] over the pixels that the model saw; "shared" uses one minimum
                 and maximum per image, so that targets compare; "half" gives every map a zero and a threshold that mean
-                something: 0.5 is about half of the way from its background (the median) to its peak (the highest 3 %);
+                something: 0.5 is half of the way from its background (the median) to its peak (the highest 3 %);
                 None leaves raw relevance. All of them are monotone: they change no order of the pixels of a map.
                 ``normalize`` is another name of this argument.
             upsampling: "bilinear", or "guided": edges of the map go where the image has edges (guided filter, windows
@@ -141,6 +146,10 @@ class Explanation(Collection, Drawings):
         upsampling: Upsampling = "bilinear",
     ) -> "Image":
         """One target's saliency over its image, over one frame of its video, or over its spectrogram.
+
+        >>> explanation = legrad.load("embedded").explain(next(legrad.embedded.scenes(1)).image, ["a cow", "a pig"])
+        >>> explanation.overlay(0, "a cow").size
+        (192, 192)
 
         Args:
             image: index of the image.
@@ -241,6 +250,8 @@ class Explanation(Collection, Drawings):
         """(targets, H, W) of one image; targets that it does not have take no part in the scale."""
         valid = self.valid[image]
         maps = self.view(image).saliency(self.maps_of(image), size, scale, upsampling)
+        if bool(valid.all()):
+            return maps
         result = maps.new_zeros(len(valid), *maps.shape[1:])
         result[valid] = maps
         return result
@@ -321,6 +332,10 @@ class Explanation(Collection, Drawings):
     ) -> list[Path]:
         """Write overlays, figures, raw arrays (npz) and a manifest (JSON) into a folder; every file atomically.
 
+        >>> explanation = legrad.load("embedded").explain(next(legrad.embedded.scenes(1)).image, ["a cow", "a pig"])
+        >>> [path.name for path in explanation.save("out")]
+        ['image-0.png', 'image-0.npz', 'image-0--a-cow.png', 'image-0--a-pig.png', 'manifest.json']
+
         Videos get an animated GIF for every target too.
 
         Args:
@@ -368,4 +383,6 @@ def _whole(value: Any, what: str) -> int:
 
 def _stacked(maps: list[Tensor]) -> Tensor | list[Tensor]:
     """One tensor where the sizes allow it."""
+    if len(maps) == 1:  # without a copy
+        return maps[0][None]
     return torch.stack(maps) if len({image_maps.shape for image_maps in maps}) == 1 else maps

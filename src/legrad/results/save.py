@@ -17,13 +17,13 @@ from legrad.names import slug
 from legrad.results.archive import arrays_of, packed
 from legrad.results.folder import Folder
 from legrad.results.surface import Surface
-from legrad.results.view import ImageView, Style
+from legrad.results.view import IN_FILES, ImageView, Style
 
 if TYPE_CHECKING:
     from legrad.results.explanation import Explanation
 
 _DEFAULT_FRAME_SECONDS = 0.2  # of an animation, where the video's duration is not known
-_DRAWN_BYTES = 1 << 29  # of overlays that are drawn at the same time
+_DRAWN_BYTES = 1 << 30  # of overlays that are drawn at the same time
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _save_image(
         no_files: Iterator[dict[str, bytes]] = iter([{} for _ in targets])
         return _save_files(explanation, folder, image, figure, no_files, style, contents, sub_folder)
     view = explanation.view(image)
-    small = view.reduced()
+    small = view.reduced(IN_FILES)
     saliency = small.saliency(explanation.maps_of(image), None, contents.scale)
     jobs: list[Callable[[], dict[str, bytes]]] = [dict for _ in targets]
     if contents.overlays and (small is view or contents.scale == "half"):  # every map is laid on its pixels once

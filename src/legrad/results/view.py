@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _STRIP = 8  # frames of a film strip
-LARGEST_IN_FIGURES = 1024  # pixels of the longer side: a panel of 3.2 inches has them at 300 dots per inch
+# pixels of the longer side: a panel of 3.2 inches at 300 dots per inch, and twice at the 110 of files of ours
+IN_FIGURES, IN_FILES = 1024, 704
 
 
 @dataclass(frozen=True)
@@ -180,19 +181,16 @@ class ImageView:
 
     @property
     def is_large(self) -> bool:
-        """An image whose saliency is not to be held as a whole, nor drawn in figures."""
-        return self.axes == ("rows", "cols") and self._reduction > 1
+        """An image whose saliency is not to be held as a whole."""
+        return self.axes == ("rows", "cols") and max(self.placement.original) > IN_FIGURES
 
-    @property
-    def _reduction(self) -> int:
-        return -(-max(self.placement.original) // LARGEST_IN_FIGURES)
-
-    def reduced(self) -> "ImageView":
-        """The same scene, no larger than figures show it; the view itself where it is not larger."""
-        if not self.is_large:
+    def reduced(self, longest: int = IN_FIGURES) -> "ImageView":
+        """The same scene with about as many pixels a side; the view itself where it has no more, and of other kinds."""
+        factor = -(-max(self.placement.original) // longest)
+        if self.axes != ("rows", "cols") or factor == 1:
             return self
-        placement, image = views.with_view(self.placement, pixels.reduced(self.pixels, self._reduction))
-        return replace(self, original=lambda: image, placement=placement)
+        image = pixels.reduced(self.pixels, factor)
+        return replace(self, original=lambda: image, placement=views.of_size(self.placement, image.shape))
 
     def large_overlay(self, surface: Surface, style: Style) -> "Image":
         """The overlay of one map over a still image."""

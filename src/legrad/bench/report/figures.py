@@ -1,11 +1,13 @@
 """The figures of a report, drawn from a result file's content."""
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from legrad import fonts
 from legrad.bench.report.comparison import (
     has_fewer,
     headlines,
@@ -16,7 +18,7 @@ from legrad.bench.report.comparison import (
     with_value,
 )
 from legrad.metrics import perturbation
-from legrad.viz import load_matplotlib, png
+from legrad.viz import load_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,10 +26,23 @@ if TYPE_CHECKING:
 _MOST_LINES = 8
 
 
-def draw(content: Mapping[str, Any]) -> dict[str, bytes]:
-    """The figures of one result as PNG: "" its bars, "-curves" what else there is; none without any numbers."""
+def draw(content: Mapping[str, Any]) -> "dict[str, Figure]":
+    """The figures of one result: "" its bars, "-curves" what else there is; none without any numbers."""
     figures = {"": bars(content), "-curves": curves(content)}
-    return {suffix: png(figure) for suffix, figure in figures.items() if figure is not None}
+    return {suffix: figure for suffix, figure in figures.items() if figure is not None}
+
+
+VECTORS = (".pdf", ".svg")
+
+
+def vector(figure: "Figure", ending: str) -> bytes:
+    """A figure as PDF or SVG, the same bytes every time; fonts are TrueType (42), as publishers ask for."""
+    fonts.fit(figure)
+    buffer, date = io.BytesIO(), {".pdf": "CreationDate", ".svg": "Date"}[ending]
+    settings = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "legrad"}
+    with load_matplotlib().rc_context(settings):
+        figure.savefig(buffer, format=ending[1:], metadata={date: None})
+    return buffer.getvalue()
 
 
 def bars(content: Mapping[str, Any]) -> "Figure | None":
