@@ -8,7 +8,7 @@ import legrad
 from legrad.atomic import WriteError
 from legrad.choices import FITS, IMAGE_FORMATS, READOUTS
 from legrad.cli import arguments as cli
-from legrad.cli import completion, destination, output, sources
+from legrad.cli import completion, destination, notes, output, sources
 from legrad.cli.batches import explain_all
 from legrad.cli.consoles import print_error
 from legrad.cli.options import choice, method_name, parse_layers, parse_size
@@ -97,6 +97,7 @@ def explain(
             targetless = ", ".join(name for name in METHODS if not METHODS[name].targets)
             raise InputError(f"{HELP}; only {targetless} (--method) need no target")
         asked = TargetOptions([f"a photo of a {name}" for name in legrad.embedded.sample_names()])
+    is_default = model is None
     model = model or ("embedded:speech" if audio else "embedded")
     options = _options(arguments, kind.name, contents, cmap, asked, model, dtype)
     place = destination.choose(out, overwrite, resume, options)
@@ -106,6 +107,8 @@ def explain(
     explainer, to_explain = sources.for_model(explainer, model, files)
     to_explain = place.unfinished(sources.without_results(to_explain, results))
     sources.print_left_out(image or [], explainer.anatomy.axes[0], results)
+    if is_default and files and explainer.anatomy.axes[0] == "rows":
+        notes.tell_of_embedded(to_explain)
     run = _Run(explainer, asked, arguments, place, contents, style, options)
     run(to_explain)
     run.tell(json)
@@ -145,6 +148,7 @@ class _Run:
         self._targets = asked.targets(explainer.anatomy.output)
         self._contents, self._style, self._options = contents, style, options
         self._folder: Folder = place.folder()
+        self._crops = notes.Crops()
         self._has_texts = False  # of their own, some images
 
     def __call__(self, files: "list[Source]") -> None:
@@ -181,6 +185,7 @@ class _Run:
         from legrad.results.save import save_images
 
         self._place.tell()
+        self._crops.add(explanation, index, file.path)
         save_images(
             explanation,
             self._folder,
@@ -202,6 +207,7 @@ class _Run:
         spinner.stop()
         folder, done_before = self._folder, len(self._place.finished)
         failures = folder.failures
+        self._crops.tell()
         if as_json and (folder.entries or done_before):
             output.print_json(output.as_json(folder))
         else:
