@@ -53,19 +53,19 @@ def rounds_of(model: str, rounds: int, size: int = 224, clock: Clock = time.perf
     known.explain(workload.images, workload.targets)
     samples: dict[str, list[float]] = {}
 
-    def read(name: str, call: Callable[[], Any]) -> None:
+    def read(name: str, call: Callable[..., Any], *args: Any) -> None:
         start = clock()
-        call()
+        call(*args)
         samples.setdefault(name, []).append(clock() - start)
 
     for number in range(-1, rounds):  # the first one warms up
-        explainer, images = legrad.wrap(workload.model), torch.randn(1, 3, *next(sizes))
+        fresh, images = legrad.wrap(workload.model), torch.randn(1, 3, *next(sizes))
         read("bare", workload.bare)
-        read("first", lambda explainer=explainer: explainer.explain(workload.images, workload.targets))
-        read("known", lambda: known.explain(workload.images, workload.targets))
-        read("new size", lambda images=images: known.explain(images, workload.targets))
-        read("bare there", lambda images=images: known.predict(images))
-        read("known there", lambda images=images: known.explain(images, workload.targets))
+        read("first", fresh.explain, workload.images, workload.targets)
+        read("known", known.explain, workload.images, workload.targets)
+        read("new size", known.explain, images, workload.targets)
+        read("bare there", known.predict, images)
+        read("known there", known.explain, images, workload.targets)
         if number < 0:
             samples.clear()
     return samples
@@ -133,8 +133,8 @@ def page_part(content: dict[str, Any]) -> str:
         lines += [
             "",
             f"{len(row['seconds'])} sizes in a row on {row['model']}: the last {tenth} take {slower:.2f} times as long "
-            f"per token as the first {tenth}; the process holds {more_bytes:+.0f} MB after the last tenth compared with "
-            "the first.",
+            f"per token as the first {tenth}; the process holds {more_bytes:+.0f} MB after the last tenth compared "
+            "with the first.",
         ]
     lines += ["", f"Measured by `python -m performance.first_call` at {content['revision']}, {content['cpu']}."]
     return "\n".join(lines) + "\n"
@@ -153,8 +153,8 @@ TEXT = (
     "the same nodes. What this notices is written down as tests, mutation by mutation "
     "(`tests/core/test_first_look.py`). A model whose blocks have no closed form has each of them looked at; with a "
     "pooler, where nothing is changed on the way to the output, the pass that explains is the plain forward. A new "
-    "size is one plain forward more, and a copy of the tower with other positions; the last 4 copies and what was found "
-    "out about the last 32 sizes are kept. Its bare forward is read through `predict`."
+    "size is one plain forward more, and a copy of the tower with other positions; the last 4 copies and what was "
+    "found out about the last 32 sizes are kept. Its bare forward is read through `predict`."
 )
 
 
