@@ -53,19 +53,19 @@ def rounds_of(model: str, rounds: int, size: int = 224, clock: Clock = time.perf
     known.explain(workload.images, workload.targets)
     samples: dict[str, list[float]] = {}
 
-    def read(name: str, call: Callable[[], Any]) -> None:
+    def read(name: str, call: Callable[..., Any], *args: Any) -> None:
         start = clock()
-        call()
+        call(*args)
         samples.setdefault(name, []).append(clock() - start)
 
     for number in range(-1, rounds):  # the first one warms up
-        explainer, images = legrad.wrap(workload.model), torch.randn(1, 3, *next(sizes))
+        fresh, images = legrad.wrap(workload.model), torch.randn(1, 3, *next(sizes))
         read("bare", workload.bare)
-        read("first", lambda explainer=explainer: explainer.explain(workload.images, workload.targets))
-        read("known", lambda: known.explain(workload.images, workload.targets))
-        read("new size", lambda images=images: known.explain(images, workload.targets))
-        read("bare there", lambda images=images: known.predict(images))
-        read("known there", lambda images=images: known.explain(images, workload.targets))
+        read("first", fresh.explain, workload.images, workload.targets)
+        read("known", known.explain, workload.images, workload.targets)
+        read("new size", known.explain, images, workload.targets)
+        read("bare there", known.predict, images)
+        read("known there", known.explain, images, workload.targets)
         if number < 0:
             samples.clear()
     return samples
