@@ -75,6 +75,7 @@ class Explain:
         self.first: list[float] = []
 
     def __call__(self) -> None:
+        """Run it in a fresh interpreter."""
         master, slave = pty.openpty()
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -138,7 +139,8 @@ def saves(rounds: int) -> list[dict[str, Any]]:
         }
         for name, images, prompts, form in SAVES:
             files, targets = (paths[name] * 10)[:images], all_targets[:prompts]
-            tensor, kept = explainer.prepare(files).tensor, []
+            tensor = explainer.prepare(files).tensor
+            kept: list[Any] = []
 
             def explain(files: Any = files, targets: Any = targets, kept: list[Any] = kept) -> None:
                 kept[:] = [explainer.explain(files, targets)]
@@ -185,7 +187,8 @@ def large_image() -> dict[str, float]:
     import legrad
 
     Image.MAX_IMAGE_PIXELS = None
-    device, explainer, kept = torch.device("cpu"), legrad.load("embedded"), []  # type: ignore[var-annotated]
+    device, explainer = torch.device("cpu"), legrad.load("embedded")
+    kept: list[Any] = []
     with tempfile.TemporaryDirectory() as folder:
         path = str(image_file(Path(folder, "large.jpg"), LARGE))
         explainer.explain(str(legrad.embedded.SAMPLE), "a dog").save(Path(folder, "warm-up"))
