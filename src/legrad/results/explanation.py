@@ -171,6 +171,7 @@ class Explanation(Collection, Drawings, Regions):
         image, target = self.indices(image, target)
         view, style = self.view(image), Style(alpha, cmap)
         frame = None if frame is None else _whole(frame, "frame")
+        check_scale(scale)
         is_stretched = upsampling == "bilinear" and scale != "half"
         if is_stretched and view.is_large and frame is None and self.valid[image, target]:
             surfaces = self.surfaces(image, view, scale)
