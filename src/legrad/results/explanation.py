@@ -359,7 +359,6 @@ class Explanation(Collection, Drawings, Regions):
         """
         if check_switch("per_layer", per_layer):
             self._check_layers()
-        destination = folder if isinstance(folder, Folder) else Folder(folder)
         contents = Contents(
             format,
             check_switch("figures", figures),
@@ -369,6 +368,7 @@ class Explanation(Collection, Drawings, Regions):
             scale,
         )
         style = Style(alpha, cmap)
+        destination = folder if isinstance(folder, Folder) else Folder(folder)
         with destination:
             start = len(destination.files)
             save_images(self, destination, range(len(self.names)), style, contents)
