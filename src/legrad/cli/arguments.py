@@ -97,6 +97,7 @@ Normalize = Annotated[
         autocompletion=completion.of(completion.NORMALIZATIONS),
     ),
 ]
+Html = Annotated[bool, typer.Option("--html", help="Add report.html: one file with all results, to send.")]
 Masks = Annotated[bool, typer.Option("--masks", help="Add a PNG with the masks of all targets.")]
 Boxes = Annotated[bool, typer.Option("--boxes", help="Add a box around every part of the masks: pixels, or s and Hz.")]
 Export = Annotated[

@@ -14,6 +14,7 @@ from legrad.cli.batches import explain_all
 from legrad.cli.consoles import print_error
 from legrad.cli.exports import Exports
 from legrad.cli.options import choice, method_name, parse_layers, parse_size
+from legrad.cli.report import page_of
 from legrad.cli.targets import HELP, TargetOptions
 from legrad.cli.waiting import spinner, waits
 from legrad.errors import InputError
@@ -53,6 +54,7 @@ def explain(
     upsampling: cli.Upsample = "bilinear",
     per_layer: cli.PerLayer = False,
     figures: cli.Figures = True,
+    html: cli.Html = False,
     arrays: cli.Arrays = "yes",
     format: cli.Format = "png",
     cmap: cli.ColourMap = "inferno",
@@ -99,6 +101,8 @@ def explain(
         text or (), label or (), similar or (), audio or (), contrast or (), zeroshot or (), predicted
     )
     asked.check()
+    if html and not contents.arrays:
+        raise InputError("--html shows what is in the arrays: leave --arrays no out")
     files = sources.sources(image or [], list_file or [])
     if not asked and kind.targets and not any(file.texts for file in files):
         if files:
@@ -120,6 +124,8 @@ def explain(
         notes.tell_of_embedded(to_explain)
     run = _Run(explainer, asked, arguments, place, contents, style, options, exports)
     run(to_explain)
+    if html:
+        run.add_page()
     run.tell(json)
 
 
@@ -213,6 +219,11 @@ class _Run:
         from legrad.inputs import urls
 
         self._folder.failures.append({"image": urls.safe_url(file.path), "error": problem})
+
+    def add_page(self) -> None:
+        """Write the report, if there is anything to show."""
+        if self._folder.entries or self._place.finished:
+            self._export_files.append(page_of(self._folder.root))
 
     def tell(self, as_json: bool) -> None:
         """Print results and failures; the exit status is 1 where some images failed, 2 where all did."""
