@@ -208,11 +208,16 @@ class _Run:
         folder, done_before = self._folder, len(self._place.finished)
         failures = folder.failures
         self._crops.tell()
-        if as_json and (folder.entries or done_before):
+        if as_json:
             output.print_json(output.as_json(folder))
         else:
             output.print_results(folder, done_before)
-        if len(failures) > 1 and not folder.entries and len({failure["error"] for failure in failures}) == 1:
+        if (
+            len(failures) > 1
+            and not folder.entries
+            and not done_before
+            and len({failure["error"] for failure in failures}) == 1
+        ):
             raise InputError(failures[0]["error"])  # the fault lies with targets or options
         for failure in failures:
             url, problem = failure["image"], failure["error"]
