@@ -231,12 +231,13 @@ class _Run:
         folder, done_before = self._folder, len(self._place.finished)
         failures = folder.failures
         self._crops.tell()
-        if as_json and (folder.entries or done_before):
+        if as_json:
             output.print_json(output.as_json(folder))
         else:
             output.print_results(folder, done_before)
             output.print_exports(folder, self._export_files)
-        if len(failures) > 1 and not folder.entries and len({failure["error"] for failure in failures}) == 1:
+        same = len(failures) > 1 and len({failure["error"] for failure in failures}) == 1
+        if same and not folder.entries and not done_before:
             raise InputError(failures[0]["error"])  # the fault lies with targets or options
         for failure in failures:
             url, problem = failure["image"], failure["error"]

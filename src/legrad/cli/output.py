@@ -43,7 +43,7 @@ def as_json(folder: "Folder") -> dict[str, Any]:
     """The new results and the failures."""
     return {
         "folder": str(folder.root),
-        "manifest": str(folder.manifest),
+        "manifest": str(folder.manifest) if folder.manifest.exists() else None,
         "images": folder.entries,
         "failures": folder.failures,
     }
