@@ -123,9 +123,8 @@ def test_the_defaults_are_the_own_head_and_the_last_two_thirds(name):
     explainer = legrad.wrap(model)
     default = explainer.explain(images, embeddings, method=name)
     assert default.settings["readout"] == "native"
-    assert torch.equal(
-        default.relevance, explainer.explain(images, embeddings, method=name, layers=3, readout="native").relevance
-    )
+    same = explainer.explain(images, embeddings, method=name, layers=3, readout="native")
+    assert limits.close(default.relevance, same.relevance, maps=True)
     published = explainer.explain(images, embeddings, method=name, readout="published").relevance
     assert limits.error(published, default.relevance) > limits.DIFFERENT
     assert METHODS[name].blocks(None, 12) == list(range(4, 12))

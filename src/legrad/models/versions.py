@@ -27,7 +27,7 @@ def weights_version(module: nn.Module) -> tuple[tuple[Any, ...], ...]:
     # tensors of inference mode have no version counter
     return tuple(
         (id(tensor), 0 if tensor.is_inference() else tensor._version, tensor.dtype, tensor.device)
-        for tensor in _tensors(module)
+        for tensor in tensors(module)
     )
 
 
@@ -49,7 +49,8 @@ def checksum(tensor: Tensor) -> tuple[float, float]:
     return float(numbers.sum()), float(numbers.square().sum())
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
+def tensors(module: nn.Module) -> Iterator[Tensor]:
+    """All parameters and buffers, shared ones as often as they are held."""
     for part in parts(module):
         for tensor in (*part._parameters.values(), *part._buffers.values()):
             if tensor is not None:
