@@ -21,6 +21,7 @@ from legrad.cli.consoles import console, drop_output, plain, print_error, print_
 from legrad.cli.explain import explain
 from legrad.cli.options import choice, parse_size
 from legrad.cli.output import print_json
+from legrad.cli.report import report
 from legrad.cli.waiting import spinner, waits
 from legrad.errors import InputError, LeGradError
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     help="Where did the model look, for this text or this class?", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.command()(explain)
+app.command()(report)
 app.command()(paper.cite)
 app.add_typer(bench.app, name="bench")
 

@@ -171,6 +171,7 @@ class Explanation(Collection, Drawings, Regions):
         image, target = self.indices(image, target)
         view, style = self.view(image), Style(alpha, cmap)
         frame = None if frame is None else _whole(frame, "frame")
+        check_scale(scale)
         is_stretched = upsampling == "bilinear" and scale != "half"
         if is_stretched and view.is_large and frame is None and self.valid[image, target]:
             surfaces = self.surfaces(image, view, scale)
@@ -358,7 +359,6 @@ class Explanation(Collection, Drawings, Regions):
         """
         if check_switch("per_layer", per_layer):
             self._check_layers()
-        destination = folder if isinstance(folder, Folder) else Folder(folder)
         contents = Contents(
             format,
             check_switch("figures", figures),
@@ -368,6 +368,7 @@ class Explanation(Collection, Drawings, Regions):
             scale,
         )
         style = Style(alpha, cmap)
+        destination = folder if isinstance(folder, Folder) else Folder(folder)
         with destination:
             start = len(destination.files)
             save_images(self, destination, range(len(self.names)), style, contents)
