@@ -212,3 +212,16 @@ def test_private_names_stay_in_their_room():
                 if private_attribute and node.value.id in ("explainer", "explanation", "adapter"):
                     strangers.append((str(path.relative_to(root)), node.value.id, node.attr))
     assert strangers == []
+
+
+def test_modules_of_methods_are_attributes(loaded_by):
+    assert "torch" not in loaded_by("import legrad.methods, legrad.methods.catalogue")
+    loaded_by("import legrad.methods\nassert legrad.methods.black_box.rise\nassert legrad.methods.METHODS")
+    loaded_by("import legrad.methods\nassert not hasattr(legrad.methods, 'nonsense')")
+
+
+def test_the_other_package_is_looked_for_without_reading_metadata(tmp_path, monkeypatch):
+    assert not legrad._may_be_there("legrad_torch")
+    (tmp_path / "Legrad-Torch-1.1.dist-info").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert legrad._may_be_there("legrad_torch")

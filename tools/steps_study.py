@@ -30,7 +30,7 @@ def tables(content: Mapping[str, Any]) -> Iterator[str]:
         yield f"### {metric_title(content, name)}\n"
         yield from _table(content, name)
         for step in STEPS:
-            yield from _differences(content, benchmark.metrics[name].summary, name, step)
+            yield from _differences(content, benchmark.metrics[name].statistic, name, step)
         yield ""
     yield f"<!-- {protocol} -->\n"
 

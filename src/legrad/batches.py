@@ -9,7 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from legrad import stages
 from legrad.core.finite import check_output
+from legrad.core.first_look import EXAMINED
 from legrad.core.first_use import FirstUse, Gradients
 from legrad.core.memory import Budget, images_per_forward, ran_out
 from legrad.core.planning import Shortcuts
@@ -89,7 +91,7 @@ class Question:
             try:
                 result = self._one_pass(anatomy, [inputs[row] for row in rows], rows, shortcuts, budget)
             except (MemoryError, RuntimeError, OSError) as error:
-                if not ran_out(error):
+                if not ran_out(error) or EXAMINED in getattr(error, "__notes__", ()):
                     raise
                 # drop the traceback: its stack frames keep the failed chunk's tensors alive
                 failure = error.with_traceback(None)
@@ -205,7 +207,9 @@ def explain_queue(
             with undisturbed_model():
                 for input_size, members in by_size(inputs, start).items():
                     at_size = anatomy.at(input_size)
+                    stages.tell("checking")
                     shortcuts = question.shortcuts(at_size, inputs[members[0]], members[0], first_use)
+                    stages.tell("explaining")
                     results.extend(question.results(at_size, inputs, members, shortcuts))
             _logger.debug("explained %d images, %d of %d", len(window), len(inputs), len(queue))
             inputs[start:] = [replace(item, tensor=_GIVEN_UP) for item in window]

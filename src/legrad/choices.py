@@ -14,6 +14,8 @@ Scale = Literal["map", "shared", "half"] | None
 """How relevance becomes saliency, see ``Explanation.saliency``."""
 Upsampling = Literal["bilinear", "guided"]
 """How relevance on patches becomes relevance on pixels, see ``Explanation.saliency``."""
+Opacity = float | Literal["saliency"]
+"""How strongly an overlay covers its image, see ``Explanation.overlay``."""
 Threshold = Literal["half", "otsu", "mean"]
 """What of a map is its mask, see ``Explanation.masks``."""
 

@@ -25,7 +25,7 @@ class Convenience(Streams):
 
         >>> explainer = legrad.load("embedded")
         >>> explainer.heads(next(legrad.embedded.scenes(1)).image, "a cow", layers=2)
-        HeadMaps(1 images x 1 targets, layers [2, 3], 4 heads, grid 12 x 12)
+        HeadMaps(1 images x 1 targets, layers [4, 5], 4 heads, grid 12 x 12)
 
         Args:
             images, targets: as for ``explain``.

@@ -18,8 +18,8 @@ def run(explainer, monkeypatch, capsys, tmp_path):
     """Call the entry point as the shell would, in an empty folder; (exit code, stdout, stderr)."""
     load = legrad.load
 
-    def cached(name, device=None, dtype=None):
-        return explainer if (name, device) == ("embedded", None) else load(name, device, dtype)
+    def cached(name, device="auto", dtype=None):
+        return explainer if (name, device, dtype) == ("embedded", "auto", None) else load(name, device, dtype)
 
     monkeypatch.setattr(legrad, "load", cached)
     monkeypatch.chdir(tmp_path)

@@ -299,7 +299,7 @@ def test_what_is_written(run, options, names):
 
 
 def test_nothing_is_drawn_for_arrays_only(run, monkeypatch):
-    monkeypatch.setattr(legrad.Explanation, "target_maps", None)
+    monkeypatch.setattr(legrad.Explanation, "view", None)
     photo("a.png")
     assert run("explain", "a.png", *DOG, "--arrays", "only")[0] == 0
 
@@ -372,3 +372,12 @@ def test_a_list_of_names_in_one(run, monkeypatch):
     photo("a.png")
     result = run("explain", "a.png", "--zeroshot", "cat, red fox")
     assert_error(result, "got 'cat, red fox': was a list meant? Then write --zeroshot cat --zeroshot 'red fox'")
+
+
+@pytest.mark.parametrize("arguments", [["methods"], ["models", "torchvision:vit_b"], ["doctor", "embedded"]])
+def test_lists_as_json(run, arguments):
+    code, out, err = run(*arguments, "--json")
+    assert (code, err) == (0, "")
+    content = json.loads(out)
+    assert isinstance(content, list)
+    assert len(content) > 1

@@ -445,7 +445,7 @@ def test_similar_contrast_and_zeroshot(run):
     code, _, err = run("explain", "a.png", *options)
     assert (code, err) == (0, "")
     names = [record["target"] for record in manifest()["images"][0]["targets"]]
-    assert names[0] == "similar to b.png"
+    assert names[0] == "similar to b"
     assert names[1] in ("cow", "pig")
     assert names[2:] == ["a cat rather than a dog"]
     assert_error(run("explain", "a.png", "--similar", "absent.png"), "--similar: no such image: absent.png")
@@ -531,7 +531,7 @@ def test_help_version_and_completion_load_no_torch(loaded_by):
     """What is heavy comes when a command runs."""
     heavy = {"torch", "numpy", "PIL", "timm", "open_clip", "transformers", "torchvision", "matplotlib"}
     assert not heavy & loaded_by("import legrad.cli.main")
-    for arguments in (["--help"], ["--version"], ["explain", "--help"], ["bench", "--help"]):
+    for arguments in (["--help"], ["--version"], ["methods"], ["explain", "--help"], ["bench", "--help"]):
         call = f"import sys; sys.argv = ['legrad', *{arguments}]\nimport contextlib, io, legrad.cli.main as cli"
         call += "\nwith contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): cli.main()"
         assert not heavy & loaded_by(call), arguments

@@ -573,3 +573,11 @@ def test_the_snippets_of_the_page_run():
         exec(own.replace("masks=4000", "masks=4"), variables)
     found = explainer.explain(images, targets, method=variables["method"])
     assert limits.close(found.relevance[0, 0, 1, 2], images[0, :, 8:16, 16:24].mean())
+
+
+def test_the_catalogue_is_that_of_the_methods():
+    from legrad.methods import METHODS
+    from legrad.methods.catalogue import ABOUT
+
+    assert list(ABOUT) == list(METHODS)
+    assert {name: (method.summary, method.source) for name, method in METHODS.items()} == ABOUT

@@ -5,13 +5,13 @@ from typing import Any
 
 from legrad.choices import UPSAMPLINGS
 from legrad.errors import InputError, UnsupportedModelError
-from legrad.methods import METHODS, Method
+from legrad.methods import Method, all_methods
 from legrad.methods.heads import CHOICES, of_heads
 
 
 def known_methods() -> tuple[str, ...]:
     """Names that ``explain(method=...)`` takes."""
-    return tuple(METHODS)
+    return tuple(all_methods())
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ Sounds = Annotated[
     list[str] | None, typer.Option(help="A sound: where is what it names (or what makes it)? Repeat it.")
 ]
 Pair = Annotated[
-    tuple[str, str] | None, typer.Option(metavar="A B", help="What speaks for A rather than B (texts or classes).")
+    tuple[str, str] | None,
+    typer.Option(metavar="A B", help="What speaks for A rather than B: texts, classes or image files."),
 ]
 Names = Annotated[
     list[str] | None,

@@ -3,10 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import Progress
-
 from legrad.atomic import WriteError
-from legrad.cli.consoles import stderr
+from legrad.cli.waiting import spinner
 from legrad.errors import LeGradError
 
 if TYPE_CHECKING:
@@ -59,22 +57,21 @@ def explain_all(
             except Exception as error:
                 fail(source, _line(error))
 
-    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        task = progress.add_task("explaining", total=len(sources))
-        for start in range(0, len(sources), step):
-            batch: list[tuple[Source, Any]] = []
-            for source in sources[start : start + step]:
-                if source.problem:
-                    fail(source, source.problem)
-                    continue
-                try:
-                    image = images.read(source.path, value_range=value_range) if still else source.path
-                    batch.append((source, image))
-                except Exception as error:
-                    fail(source, _line(error))
-            if batch:
-                attempt(batch)
-            progress.advance(task, min(step, len(sources) - start))
+    spinner.expect(len(sources))
+    for start in range(0, len(sources), step):
+        batch: list[tuple[Source, Any]] = []
+        for source in sources[start : start + step]:
+            if source.problem:
+                fail(source, source.problem)
+                continue
+            try:
+                image = images.read(source.path, value_range=value_range) if still else source.path
+                batch.append((source, image))
+            except Exception as error:
+                fail(source, _line(error))
+        if batch:
+            attempt(batch)
+        spinner.advance(min(step, len(sources) - start))
 
 
 def _line(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """What a shell completes after an option. No model library is loaded: names come from a file in this package.
 
-``python -m tools.model_names`` writes the file.
+``python -m tools.completion_names`` writes the file.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def _names(kind: str) -> list[str]:
 
 @contextlib.contextmanager
 def colons_of_bash() -> Iterator[None]:
-    """Completion of words with a colon in bash, which takes the colon for the end of a word.
+    """Completion of words with a colon or "=" in bash, which takes these for the end of a word.
 
     It hands over the parts one by one, and puts an answer in the place of the last part only.
     """
@@ -76,7 +76,9 @@ def _joined(words: Sequence[str], place: int) -> tuple[list[str], int]:
     result: list[str] = []
     at, glue = 0, False
     for number, word in enumerate(words):
-        if result and number > 1 and (glue or word.startswith(":")):
+        if word == "=":  # between an option and its value
+            result += [""] * (number == place)
+        elif result and number > 1 and (glue or word.startswith(":")):
             result[-1] += word
         else:
             result.append(word)

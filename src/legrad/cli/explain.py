@@ -9,12 +9,13 @@ import legrad
 from legrad.atomic import WriteError
 from legrad.choices import FITS, IMAGE_FORMATS, READOUTS, UPSAMPLINGS
 from legrad.cli import arguments as cli
-from legrad.cli import completion, destination, output, sources
+from legrad.cli import completion, destination, notes, output, sources
 from legrad.cli.batches import explain_all
 from legrad.cli.consoles import print_error
 from legrad.cli.exports import Exports
-from legrad.cli.options import choice, method_name, parse_device, parse_layers, parse_size
+from legrad.cli.options import choice, method_name, parse_layers, parse_size
 from legrad.cli.targets import HELP, TargetOptions
+from legrad.cli.waiting import spinner, waits
 from legrad.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130  # as shells have it
 
 
+@waits
 def explain(
     image: cli.Images = None,
     list_file: cli.Lists = None,
@@ -92,7 +94,7 @@ def explain(
         scale=choice("normalize", normalize, completion.NORMALIZATIONS),  # type: ignore[arg-type]
         upsampling=choice("upsampling", upsampling, UPSAMPLINGS),  # type: ignore[arg-type]
     )
-    style, found = Style(0.65, cmap), Exports(masks, boxes, export, threshold, resume)
+    style, found = Style(cmap=cmap), Exports(masks, boxes, export, threshold, resume)
     asked = TargetOptions(
         text or (), label or (), similar or (), audio or (), contrast or (), zeroshot or (), predicted
     )
@@ -103,16 +105,19 @@ def explain(
             targetless = ", ".join(name for name in METHODS if not METHODS[name].targets)
             raise InputError(f"{HELP}; only {targetless} (--method) need no target")
         asked = TargetOptions([f"a photo of a {name}" for name in legrad.embedded.sample_names()])
+    is_default = model is None
     model = model or ("embedded:speech" if audio else "embedded")
     options = _options(arguments, kind.name, contents, cmap, asked, model, dtype)
     place = destination.choose(out, overwrite, resume, options)
-    explainer = legrad.load(model, device=parse_device(device), dtype=dtype)
+    explainer = legrad.load(model, device=device.lower(), dtype=dtype)
     asked.check_model(explainer, model)
     results = sources.earlier_results(files, place.root) if files else {}
     explainer, to_explain = sources.for_model(explainer, model, files)
     to_explain = place.unfinished(sources.without_results(to_explain, results))
     sources.print_left_out(image or [], explainer.anatomy.axes[0], results)
     found.check(explainer.anatomy.axes[0])
+    if is_default and files and explainer.anatomy.axes[0] == "rows":
+        notes.tell_of_embedded(to_explain)
     run = _Run(explainer, asked, arguments, place, contents, style, options, found)
     run(to_explain)
     run.tell(json)
@@ -154,6 +159,7 @@ class _Run:
         self._contents, self._style, self._options = contents, style, options
         self._exports, self._export_files = exports, list[Path]()
         self._folder: Folder = place.folder()
+        self._crops = notes.Crops()
         self._has_texts = False  # of their own, some images
 
     def __call__(self, files: "list[Source]") -> None:
@@ -191,6 +197,7 @@ class _Run:
         from legrad.results.save import save_images
 
         self._place.tell()
+        self._crops.add(explanation, index, file.path)
         save_images(
             explanation,
             self._folder,
@@ -209,10 +216,12 @@ class _Run:
 
     def tell(self, as_json: bool) -> None:
         """Print results and failures; the exit status is 1 where some images failed, 2 where all did."""
+        spinner.stop()
         folder, done_before = self._folder, len(self._place.finished)
         failures = folder.failures
+        self._crops.tell()
         if as_json and (folder.entries or done_before):
-            output.print_json(folder)
+            output.print_json(output.as_json(folder))
         else:
             output.print_results(folder, done_before)
             output.print_exports(folder, self._export_files)

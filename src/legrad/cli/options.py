@@ -25,17 +25,6 @@ def _letters(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
-def parse_device(text: str) -> str | None:
-    """``"auto"`` -> CUDA, else MPS, else None for the CPU; all else as it is."""
-    if text.strip().lower() != "auto":
-        return text
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else None
-
-
 def parse_layers(text: str | None) -> int | list[int] | None:
     """``"3"`` -> 3, ``"0,3,-1"`` or ``"-1,"`` -> a list, None -> None."""
     if text is None:

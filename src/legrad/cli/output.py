@@ -34,15 +34,19 @@ def table(entries: Sequence[dict[str, Any]], failures: Sequence[dict[str, Any]])
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def print_json(folder: "Folder") -> None:
-    """The new results and the failures as one JSON object."""
-    content = {
+def print_json(content: Any) -> None:
+    """JSON for another program."""
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+
+
+def as_json(folder: "Folder") -> dict[str, Any]:
+    """The new results and the failures."""
+    return {
         "folder": str(folder.root),
         "manifest": str(folder.manifest),
         "images": folder.entries,
         "failures": folder.failures,
     }
-    sys.stdout.write(json.dumps(content, indent=2) + "\n")
 
 
 def print_exports(folder: "Folder", files: Sequence[Path]) -> None:

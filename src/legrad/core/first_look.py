@@ -3,7 +3,11 @@
 A block's tail works token by token, so a few of its rows tell all about it: what its parts are, whether a closed form
 gives what autograd gives, and whether autograd follows what is computed. All rows are looked at where a few do not go
 through a block alone: with a mask, with rotary positions, with a grid inside. What holds for a few rows is then
-compared with all that the block computes in the pass itself, see ``confirm``.
+compared with what the block computes in the pass itself, see ``confirm``.
+
+Of blocks with the same parts only the first is run by itself. A further one is a block like it if it computes what the
+closed form says, see ``confirm``, and if its graph has the same nodes in the same places: a part that is detached, left
+out or put elsewhere changes one or the other.
 """
 
 import itertools
@@ -25,6 +29,13 @@ from legrad.core.truth import block_name, check_calls, check_pooler
 from legrad.errors import TruthCheckError
 from legrad.models.anatomy import ViTAnatomy
 
+# the nodes of a block's graph between its attention and its output: their names, and those that each leads to
+Graph = tuple[tuple[Any, ...], ...]
+
+
+# a note on errors: smaller chunks of images would not help
+EXAMINED = "while a block was run on a few token rows"
+
 
 class Examiner:
     """Examines the blocks of one pass.
@@ -40,14 +51,15 @@ class Examiner:
     ) -> None:
         self._anatomy, self._gradients, self._known = anatomy, gradients, known
         self._planner = Planner(anatomy)
-        self._checked_structures: set[tuple[Any, ...]] = set()
+        self._graphs: dict[tuple[Any, ...], Graph | None] = {}
+        self._models: dict[tuple[Any, ...], PostAttention] = {}
 
     @property
     def shortcuts(self) -> Shortcuts:
         """What was found out so far."""
         return self._planner.shortcuts
 
-    def examine(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[nn.Module] | None:
+    def examine(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[nn.Module], bool]:
         """Look at a block before it runs.
 
         Args:
@@ -55,17 +67,39 @@ class Examiner:
             args, kwargs: what it will be called with.
 
         Returns:
-            The modules to watch for its closed form; None if it has none.
+            The modules to watch for its closed form, none if it has none; and whether its graph is asked for besides.
         """
         block = self._anatomy.blocks[layer]
-        if self._known is None:
-            self._run_alone(layer, args, kwargs)
-        else:
+        structure = block_structure(block)
+        if self._known is not None:
             tail = self._known.get(layer)
-            if tail is not None and tail.fits(block):
-                self.shortcuts.tails[layer] = tail
+        elif self._graphs.get(structure) is not None and self._models[structure].fits(block):
+            tail = self._models[structure]
+        else:
+            self._run_alone(layer, args, kwargs)
+            tail = self.shortcuts.tails.get(layer)
+        if tail is None or not tail.fits(block):
+            self.shortcuts.tails.pop(layer, None)
+            return [], True
+        self.shortcuts.tails[layer] = tail
+        return tail.watched(block), self._known is None
+
+    def ran(self, layer: int, tokens: Tensor, calls: list[AttentionCall]) -> None:
+        """Look at the graph of a block that ran.
+
+        Raises:
+            TruthCheckError: it is another one than that of the first block with the same parts.
+        """
         tail = self.shortcuts.tails.get(layer)
-        return None if tail is None else tail.watched(block)
+        if tail is None or self._known is not None or not all(tail.confirmed):
+            return
+        structure = tail.structure
+        graph = _graph(tokens, calls[0].output)
+        if self._graphs.setdefault(structure, graph) != graph:
+            raise TruthCheckError(
+                f"{block_name(self._anatomy, layer)} has the parts of an earlier block, but another graph"
+            )
+        self._models.setdefault(structure, tail)
 
     def finish(self, tokens: Tensor) -> None:
         """Check what follows the blocks.
@@ -88,7 +122,10 @@ class Examiner:
             try:
                 return self._run(layer, few_args, few_kwargs)
             except Exception as error:  # a part that does not run like this
-                if ran_out(error) or index == len(candidates) - 1:
+                if ran_out(error):
+                    error.add_note(EXAMINED)
+                    raise
+                if index == len(candidates) - 1:
                     raise
                 self.shortcuts.tails.pop(layer, None)
 
@@ -103,21 +140,12 @@ class Examiner:
                 raise TruthCheckError(f"{block_name(self._anatomy, layer)} returns no (batch, tokens, dim)")
             self._planner.visit(layer, tokens, calls)
             if self._gradients is not None:
-                self._gradients.block(layer, tokens, calls, modules_only=self._arithmetic_is_known(layer, tokens))
+                self._gradients.block(layer, tokens, calls)
             return False
 
         with torch.no_grad():
             alone = hooks.StreamingForward([block], [0], visit, self._anatomy.attention, verify=True)
             alone.run(lambda: self._anatomy.to_tokens(block(*args, **kwargs)))
-
-    def _arithmetic_is_known(self, layer: int, tokens: Tensor) -> bool:
-        """Whether finite differences would tell nothing new: the block computes what its closed form says, autograd
-        follows it, and a block like it was compared with finite differences."""
-        tail = self.shortcuts.tails.get(layer)
-        structure = block_structure(self._anatomy.blocks[layer])
-        known = tail is not None and all(tail.confirmed) and structure in self._checked_structures
-        self._checked_structures.add(structure)
-        return known
 
 
 def _fewer(
@@ -162,3 +190,31 @@ def _holds_tensors(value: Any) -> bool:
     if isinstance(value, dict):
         return any(map(_holds_tensors, value.values()))
     return isinstance(value, list | tuple) and any(map(_holds_tensors, value))
+
+
+def _graph(tokens: Tensor, leaf: Tensor) -> Graph | None:
+    """What leads from a block's output to its attention; None if it has a backward pass that somebody wrote.
+
+    Args:
+        tokens: the block's output.
+        leaf: the head outputs.
+    """
+    places: dict[Any, int] = {}
+    entries: list[tuple[Any, ...]] = []
+    waiting: list[tuple[Any, bool]] = [(tokens.grad_fn, False)]
+    visited: set[Any] = set()
+    while waiting:
+        node, inner_done = waiting.pop()
+        if inner_done:
+            inner = [places.get(following) for following, _ in node.next_functions]
+            # weights that are trained have nodes of their own, those that are frozen have none
+            if getattr(node, "variable", None) is leaf or any(place is not None for place in inner):
+                places[node] = len(entries)
+                entries.append((node.name(), *inner))
+        elif node is not None and node not in visited:
+            if isinstance(node, torch.autograd.function.BackwardCFunction):
+                return None
+            visited.add(node)
+            waiting.append((node, True))
+            waiting.extend((following, False) for following, _ in node.next_functions)
+    return tuple(entries)

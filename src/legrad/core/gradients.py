@@ -77,22 +77,18 @@ class GradientCheck:
     modules: list[tuple[str, str]] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
 
-    def block(self, layer: int, tokens: Tensor, calls: list[AttentionCall], modules_only: bool = False) -> None:
+    def block(self, layer: int, tokens: Tensor, calls: list[AttentionCall]) -> None:
         """Check one block of the self-attention route: from its head outputs to its tokens.
 
         Args:
             layer: its index.
             tokens: its output, with its graph.
             calls: its attentions, from a pass that verifies.
-            modules_only: its arithmetic is known and autograd follows it: whether its modules' own backward passes are
-                right is left.
         """
         anatomy, block = self.anatomy, self.anatomy.blocks[layer]
         where = f"block {layer}"
-        faults = _faults(calls[0].modules)
-        if modules_only and not faults:
-            return
         names = {id(module): f"{where}'s {name}" for name, module in block.named_modules()}
+        faults = _faults(calls[0].modules)
         worst = _ALL_WRONG if lacks_derivative(tokens) else _NOTHING_WRONG
         if worst is _ALL_WRONG:
             faults = faults or [(block, _NO_GRADIENT)]

@@ -36,6 +36,7 @@ from legrad.core.block_values import (
 )
 from legrad.core.undo import Borrowing, Hook, Hooks
 from legrad.errors import TruthCheckError
+from legrad.models.versions import parts
 
 _OUT_OF_LOOP = (
     "; blocks are modules that the model calls: where its forward writes them out (pairs of attention and MLP in a "
@@ -51,7 +52,7 @@ def has_foreign_hooks(block: nn.Module) -> bool:
     everywhere = nn.modules.module
     if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
         return True
-    for module in itertools.islice(block.modules(), 1, None):
+    for module in itertools.islice(parts(block), 1, None):
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values(), *module._backward_hooks.values())
         if "forward" in vars(module) or not all(map(_only_observes, hooks)):
             return True
@@ -91,7 +92,8 @@ class StreamingForward(Borrowing):
             gradients.
         keep_input: what is kept of the input of such a block, as ``AttentionCall.arguments``.
         examine: called as ``examine(layer, args, kwargs)`` in front of every chosen block, which it may run by itself;
-            the modules to watch, or None to keep the graph, in place of ``watched``. Every attention is verified.
+            the modules to watch, and whether the block gets a graph all the same, in place of ``watched``. Every
+            attention is verified.
     """
 
     def __init__(
@@ -103,11 +105,12 @@ class StreamingForward(Borrowing):
         verify: bool = False,
         watched: Mapping[int, Sequence[nn.Module]] | None = None,
         keep_input: Callable[[Any], Any] | None = None,
-        examine: Callable[[int, Any, Any], Sequence[nn.Module] | None] | None = None,
+        examine: Callable[[int, Any, Any], tuple[Sequence[nn.Module], bool]] | None = None,
     ) -> None:
         self._blocks, self._layers, self._visit = blocks, set(layers), visit
         self._tap, self._verify, self._watched = tap, verify, dict(watched or {})
         self._keep_input, self._examine = keep_input, examine
+        self._with_graph: set[int] = set()
         self._watched_modules: dict[int, nn.Module] = {}
         self._last = len(blocks) - 1
         self._runs = dict.fromkeys(sorted({*self._layers, self._last}), 0)
@@ -171,7 +174,8 @@ class StreamingForward(Borrowing):
         if self._examine is not None:
             self._prepare(layer, self._examine, args, kwargs)
         verify = self._verify or self._examine is not None
-        self._open_taps.append(AttentionTap(self._tap, verify, differentiate=layer not in self._watched))
+        differentiate = layer in self._with_graph or layer not in self._watched
+        self._open_taps.append(AttentionTap(self._tap, verify, differentiate))
         if self._verify:
             self._open_taps[-1].arguments = copied((args, kwargs))
         elif self._keep_input is not None and layer in self._watched:
@@ -183,12 +187,14 @@ class StreamingForward(Borrowing):
         _session.current = None
         try:
             with torch.no_grad():
-                modules = examine(layer, args, kwargs)
+                modules, with_graph = examine(layer, args, kwargs)
         finally:
             _session.current = self
-        if modules is not None:
+        if modules:
             self._watched[layer] = modules
             self._watch(modules)
+        if with_graph:
+            self._with_graph.add(layer)
 
     def record_call(self, module: nn.Module, args: Any, output: Any) -> None:
         """Hook after a watched module: add it to the attention before it."""

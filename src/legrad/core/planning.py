@@ -55,16 +55,12 @@ class Shortcuts:
 class Planner:
     """Watches blocks as they run and collects the tails that can be computed in closed form.
 
-    The first block of a structure is compared with autograd in every way, further ones in one way that sees as much;
-    whether they can be folded is compared when it is first wanted.
-
     Args:
         anatomy: for the input's size.
     """
 
     def __init__(self, anatomy: ViTAnatomy) -> None:
         self._anatomy = anatomy
-        self._like: dict[PostAttention, bool] = {}  # unconfirmed tail -> whether one like it can be folded
         self.shortcuts = Shortcuts()
 
     def visit(self, layer: int, tokens: Tensor, calls: list[AttentionCall]) -> None:
@@ -73,14 +69,12 @@ class Planner:
         if tail is None:
             return
         block, call = self._anatomy.blocks[layer], calls[0]
-        if tail in self._like:
-            plain, folded = _shares_hold(tail, block, tokens, call), self._like[tail]
-        else:
-            plain, folded = _forms_that_hold(tail, block, tokens, call)
-        if plain:
-            self._like[tail] = folded
-            confirmed = _confirmed(self._anatomy, tail, block, tokens, call)
-            self.shortcuts.tails[layer] = replace(tail, foldable=folded, confirmed=confirmed)
+        if _closed_form_holds(tail, block, tokens, call):
+            foldable, confirmed = (
+                _can_be_folded(tail, block, call),
+                _confirmed(self._anatomy, tail, block, tokens, call),
+            )
+            self.shortcuts.tails[layer] = replace(tail, foldable=foldable, confirmed=confirmed)
 
 
 def _candidate(anatomy: ViTAnatomy, layer: int, tokens: Tensor, calls: list[AttentionCall]) -> PostAttention | None:
@@ -128,15 +122,12 @@ def find_shortcuts(anatomy: ViTAnatomy, image: Tensor) -> Shortcuts:
     return planner.shortcuts
 
 
-def _forms_that_hold(
-    tail: PostAttention, block: torch.nn.Module, tokens: Tensor, call: AttentionCall
-) -> tuple[bool, bool]:
-    """Do the plain and the folded closed form equal autograd, for arbitrary gradients at all tokens and at one?
+def _closed_form_holds(tail: PostAttention, block: torch.nn.Module, tokens: Tensor, call: AttentionCall) -> bool:
+    """Does the closed form equal autograd, for arbitrary gradients at all tokens and at one?
 
     The shares of the MLP and of its residual are compared apart as well: a tiny LayerScale would hide one of them.
     """
     count = tokens.shape[1]
-    forms_hold = [True, True]
     try:
         norm, fc2 = (block.get_submodule(name) for name in (tail.norm, tail.fc2))
         norm_input = next(item.input for item in call.after if item.module is norm)
@@ -152,56 +143,38 @@ def _forms_that_hold(
         )
         for tensor, grad_tensor, rows, shares in checks:
             (expected,) = torch.autograd.grad(tensor, call.output, grad_tensor, retain_graph=True)
-            for form in (0, 1):
-                with torch.no_grad():
-                    head_grad = torch.zeros_like(expected)
-                    head_grad[:, :, rows] = _closed(tail, block, call, grad_tensor, rows, shares, folded=bool(form))
-                    # a comparison with NaN is False, and NaN must not pass
-                    near = (head_grad - expected).abs().max() <= LIMITS[tokens.dtype] * expected.abs().max()
-                    forms_hold[form] &= bool(near)
-    except (RuntimeError, TruthCheckError) as error:
-        if ran_out(error):
-            raise
-        # shapes that do not fit, in-place changes: not the common block after all
-        return False, False
-    return forms_hold[0], forms_hold[1]
-
-
-def _shares_hold(tail: PostAttention, block: nn.Module, tokens: Tensor, call: AttentionCall) -> bool:
-    """Does the plain closed form equal autograd, for a combination of gradients at the tokens, at the norm's input and
-    at the MLP's output, at all rows but the last?
-
-    Those are shares of their own: a tiny LayerScale would hide the MLP. Of the last row nothing may arrive.
-    """
-    rows = slice(0, max(1, tokens.shape[1] - 1))
-    try:
-        norm, fc2 = (block.get_submodule(name) for name in (tail.norm, tail.fc2))
-        norm_input = next(item.input for item in call.after if item.module is norm)
-        mlp_output = next(item.output for item in call.after if item.module is fc2)
-        at_tokens, at_norm, at_mlp = (_wave(tokens, rows, shift) for shift in range(3))
-        with torch.no_grad():
-            scale2 = closed_form.tail_weights(tail, block, call).scale2
-            # as long as what else arrives there
-            direct = at_tokens if scale2 is None else at_tokens * scale2
-            shares = at_tokens + at_norm, direct + at_mlp
-            head_grad = torch.zeros_like(call.output)
-            head_grad[:, :, rows] = _closed(tail, block, call, at_tokens, rows, shares, folded=False)
-        (expected,) = torch.autograd.grad(
-            [tokens, norm_input, mlp_output], call.output, [at_tokens, at_norm, at_mlp], retain_graph=True
-        )
-        with torch.no_grad():
-            # a comparison with NaN is False, and NaN must not pass
-            return bool((head_grad - expected).abs().max() <= LIMITS[tokens.dtype] * expected.abs().max())
+            with torch.no_grad():
+                head_grad = torch.zeros_like(expected)
+                head_grad[:, :, rows] = _closed(tail, block, call, grad_tensor, rows, shares)
+                # a comparison with NaN is False, and NaN must not pass
+                if not bool((head_grad - expected).abs().max() <= LIMITS[tokens.dtype] * expected.abs().max()):
+                    return False
     except (RuntimeError, TruthCheckError, StopIteration) as error:
         if ran_out(error):
             raise
+        # shapes that do not fit, in-place changes: not the common block after all
         return False
+    return True
 
 
-def _wave(tokens: Tensor, rows: slice, shift: int = 0) -> Tensor:
+def _can_be_folded(tail: PostAttention, block: torch.nn.Module, call: AttentionCall) -> bool:
+    """Does the folded form give what the plain one gives, on two rows?"""
+    with torch.no_grad():
+        try:
+            weights = closed_form.tail_weights(tail, block, call)
+            folded = closed_form.fold(weights, multiplied=False)
+            norm_input, *hidden = (tensor.detach()[:1, :2] for tensor in closed_form.activations(tail, block, call))
+            return closed_form.fold_holds(weights, folded, norm_input, hidden)
+        except (RuntimeError, TruthCheckError) as error:
+            if ran_out(error):
+                raise
+            return False
+
+
+def _wave(tokens: Tensor, rows: slice) -> Tensor:
     """An arbitrary gradient at some of the tokens."""
     wave = (
-        torch.linspace(shift, shift + 1, tokens.numel(), device=tokens.device, dtype=torch.float32)
+        torch.linspace(0, 1, tokens.numel(), device=tokens.device, dtype=torch.float32)
         .mul_(1e4)
         .sin_()
         .reshape(tokens.shape)
@@ -218,7 +191,6 @@ def _closed(
     grad_tokens: Tensor,
     rows: slice,
     shares: tuple[Tensor, Tensor] | None,
-    folded: bool,
 ) -> Tensor:
     """The closed form at some rows, (batch, heads, rows, head_dim).
 
@@ -226,8 +198,7 @@ def _closed(
     """
     norm_input, *hidden = (tensor.detach()[:, rows] for tensor in closed_form.activations(tail, block, call))
     weights = closed_form.tail_weights(tail, block, call)
-    folded_matrix = closed_form.fold(weights, multiplied=False) if folded else None
-    derivative = closed_form.TailDerivative(weights, folded_matrix, norm_input, hidden, closed_form.Scratch())
+    derivative = closed_form.TailDerivative(weights, None, norm_input, hidden, closed_form.Scratch())
     if shares is None:
         head_grad = derivative.head_gradient(grad_tokens[:, None, rows])
     else:

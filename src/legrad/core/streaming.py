@@ -246,7 +246,10 @@ class _StreamingPass:
             check_calls(anatomy, calls, block_name(anatomy, layer))
             if self._examiner is not None:
                 check_mismatch(calls, block_name(anatomy, layer), self._precision)
+                self._examiner.ran(layer, block.tokens, calls)
             if layer not in self._layers:
+                if layer in layer_pass.tails:
+                    self._confirm(layer_pass.tails[layer], block)
                 return False
             if layer not in layer_pass.tails:
                 self._graphs.append(block)
@@ -254,6 +257,7 @@ class _StreamingPass:
                     self._explain_graphs(layer_pass)
                 return self._waiting
             self._confirm(layer_pass.tails[layer], block)
+            block = replace(block, tokens=block.tokens.detach())
         self._queue.append(block)
         num_tokens = math.prod(block.tokens.shape[:2])
         if not self._waiting and len(self._queue) >= min(self._layers_together, _TOKENS_TOGETHER // num_tokens):

@@ -167,7 +167,8 @@ def _upright_rgb(image: Image.Image, source: str | None, value_range: depth.Rang
         value_range = None
     declared_range = depth.declared(image)  # while the file is open: loading forgets it
     orientation = image.getexif().get(_ORIENTATION, 1)
-    image = ImageOps.exif_transpose(image)
+    if orientation in range(2, 9):  # without one it would copy the image
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         opaque = _opaque(image)
         image = depth.deep_in_8_bits(image, name, declared_range, value_range)

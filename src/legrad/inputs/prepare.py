@@ -5,7 +5,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -24,9 +24,22 @@ from legrad.inputs.tensors import InputLayout, check_size, check_unfitted, check
 from legrad.inputs.transforms import MakeTransform
 
 _THREADS = 16  # reading and resizing images release the GIL
+_FIRST_WINDOW = 32  # images: what a processor explains in one pass
 _ROWS = 8  # images of a batch whose pixels are computed at once, to bound memory
 # names under which processors of transformers return their tensors
 _BATCHED = ("pixel_values", "pixel_values_videos", "input_values", "input_features")
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How images become a model's input; attributes as arguments of ``Explainer.explain``."""
+
+    size: int | Sequence[int] | None = None
+    fit: str = "model"
+    value_range: tuple[float, float] | None = None
+
+
+USUAL = Fitting()
 
 
 class Inputs(Sequence[Input]):
@@ -34,17 +47,18 @@ class Inputs(Sequence[Input]):
 
     Args:
         inputs: in the order in which they were given.
+        fitting: how they were made, for images that they are compared with.
     """
 
-    def __init__(self, inputs: Sequence[Input]) -> None:
-        self._inputs = tuple(inputs)
+    def __init__(self, inputs: Sequence[Input], fitting: Fitting = USUAL) -> None:
+        self._inputs, self.fitting = tuple(inputs), fitting
 
     @overload
     def __getitem__(self, index: int) -> Input: ...
     @overload
     def __getitem__(self, index: slice) -> "Inputs": ...
     def __getitem__(self, index: int | slice) -> "Input | Inputs":
-        return Inputs(self._inputs[index]) if isinstance(index, slice) else self._inputs[index]
+        return Inputs(self._inputs[index], self.fitting) if isinstance(index, slice) else self._inputs[index]
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -73,7 +87,8 @@ class Inputs(Sequence[Input]):
         views.check_views(len(self), images, any(item.tensor.ndim != 3 for item in self._inputs))
         placed = [views.with_view(item.placement, image) for item, image in zip(self._inputs, images, strict=True)]
         pairs = zip(self._inputs, placed, strict=True)
-        return Inputs([replace(item, placement=placement, image=image) for item, (placement, image) in pairs])
+        shown = [replace(item, placement=placement, image=image) for item, (placement, image) in pairs]
+        return Inputs(shown, self.fitting)
 
 
 # what ``Explainer.explain`` takes as images, documented there
@@ -98,16 +113,19 @@ class InputQueue:
 
     Args:
         jobs: one per input: the input, or a function that makes it, which may be called in another thread.
+        fitting: how they are made.
     """
 
-    def __init__(self, jobs: Sequence[Input | Callable[[], Input]]) -> None:
-        self._jobs = jobs
+    def __init__(self, jobs: Sequence[Input | Callable[[], Input]], fitting: Fitting = USUAL) -> None:
+        self._jobs, self.fitting = jobs, fitting
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     def windows(self, count: int | None = None) -> Generator[list[Input]]:
         """The inputs in order, at most ``count`` at a time; threads work on the next ones meanwhile.
+
+        The first windows are small, so that the model has something to do while the others are read.
 
         Raises:
             InputError: one of the next inputs cannot be read; those after it are not read any more.
@@ -124,9 +142,11 @@ class InputQueue:
             return
         # two windows at most: one that is used, one that is being read
         with contextlib.closing(read_ahead(jobs, min(_THREADS, os.cpu_count() or 1), step)) as inputs:
-            while window := list(itertools.islice(inputs, step)):
+            size = step if count is None else min(step, _FIRST_WINDOW)
+            while window := list(itertools.islice(inputs, size)):
                 yield window
                 del window
+                size = min(step, 2 * size)
 
 
 def _result(job: Input | Callable[[], Input]) -> Input:
@@ -177,7 +197,7 @@ def sources(
     if isinstance(source, Tensor | Mapping | Inputs):
         check_unfitted(size, fit, value_range)
         if isinstance(source, Inputs):
-            return InputQueue([_of_this_model(item, layout) for item in source])
+            return InputQueue([_of_this_model(item, layout) for item in source], source.fitting)
         inputs = (
             _of_tensor(source, layout, make_transform)
             if isinstance(source, Tensor)
@@ -212,7 +232,8 @@ def sources(
             read = functools.partial(videos.read, count=layout.shape[0], **options)
             make = VideoReader(transform, layout.shape[1], read, allowance)
         items = [item if isinstance(item, FILES) else make.read(item) for item in items]
-    return InputQueue([functools.partial(make, item, index) for index, item in enumerate(items)])
+    jobs = [functools.partial(make, item, index) for index, item in enumerate(items)]
+    return InputQueue(jobs, Fitting(size, fit, value_range))
 
 
 def _of_this_model(item: Input, layout: InputLayout) -> Input:

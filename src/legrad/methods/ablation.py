@@ -6,6 +6,7 @@ from legrad import relevance
 from legrad.core.streaming import explain_batch
 from legrad.core.truth import at_least_float32
 from legrad.methods.call import MethodInput
+from legrad.methods.catalogue import about
 from legrad.methods.method import Method
 
 
@@ -18,9 +19,7 @@ def legrad_norelu(call: MethodInput) -> Tensor:
 
 
 LEGRAD_NORELU = Method(
-    name="legrad-norelu",
-    summary="LeGrad without the positive part (ablation)",
-    source="Bousselham et al., ICCV 2025, arXiv:2404.03214",
+    **about("legrad-norelu"),
     function=legrad_norelu,
     needs="gradients",
     cost="as legrad",

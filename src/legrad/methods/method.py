@@ -39,6 +39,7 @@ class Method:
         labels: anatomy -> names of its maps, where it has several for an image without any target; it takes none then.
         signed: whether relevance can be negative: what speaks against the target. Saliency stretches it as any map,
             from the lowest to the highest value.
+        bibtex: entry of a method of one's own, for `legrad cite`; those of the library's are in ``legrad.citations``.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Method:
     reduction: relevance.Reduction = relevance.key_relevance
     native: bool = False
     clip_mean: bool = False
+    bibtex: str = ""
 
     def own_labels(self, anatomy: ViTAnatomy, targets: Any) -> list[str] | None:
         """Names of the maps, where they are not the targets'; None if the targets are to be resolved.

@@ -14,6 +14,7 @@ _MODULES = (
     "bootstrap",
     "framing",
     "localisation",
+    "own",
     "perturbation",
     "points",
     "presence",

@@ -16,7 +16,7 @@ from legrad.checks import brief, check_switch, first_line
 from legrad.choices import LIBRARIES, check_choice
 from legrad.defaults import usual_defaults
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
-from legrad.models import checks, folders, sequence
+from legrad.models import checks, folders, sequence, suggestions
 from legrad.models.adapter import Adapter
 from legrad.models.unwrap import unwrap
 
@@ -55,12 +55,14 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | str 
         )
     dtype = _dtype(dtype)
     prefix, _, rest = name.partition(":")
+    prefix = prefix.lower() if prefix.lower() in _MODULES else prefix
+    rest = rest.lower() if prefix == "embedded" else rest
     if prefix not in _MODULES or (prefix != "embedded" and not rest):
         raise InputError(
             f"unknown model {name!r}; expected 'embedded', 'embedded:map', 'embedded:speech' or LIBRARY:NAME with "
             f"LIBRARY one of {', '.join(key for key in _MODULES if key != 'embedded')}, as in "
             "open_clip:ViT-B-16/openai or timm:local-dir:PATH; `legrad models` lists what can be loaded"
-            f"{folders.hint(name)}"
+            f"{folders.hint(name) or suggestions.hint(name)}"
         )
     if device is None or (isinstance(device, str) and device == "auto"):
         device = automatic_device(dtype)

@@ -77,6 +77,7 @@ def _facts(explanation: "Explanation", image: int, targets: list[int]) -> dict[s
         "version": VERSION,
         "name": explanation.names[image],
         "labels": [explanation.labels[image][target] for target in targets],
+        "score_kinds": [explanation.score_kind(image, target) for target in targets],
         "predicted": None if predicted is None else predicted[image, targets].tolist(),
         "prompt_independent": explanation.prompt_independent[image, targets].tolist(),
         "layers": list(explanation.layers),
@@ -166,6 +167,7 @@ def _fields(arrays: Mapping[str, Any], facts: Mapping[str, Any], path: Path) -> 
         "scores": torch.from_numpy(scores)[None],
         "valid": torch.ones(1, len(labels), dtype=torch.bool, device="cpu"),
         "labels": [labels],
+        "score_kinds": [_kinds(facts.get("score_kinds"), len(labels))],
         "prompt_independent": _switches(facts["prompt_independent"], len(labels)),
         "placements": [placement],
         "patch_grids": [grid],
@@ -260,3 +262,11 @@ def _original(
     return AbsentImage(
         f"the original {known} is gone or was changed since it was explained; put it back, or beside {path}"
     )
+
+
+def _kinds(values: Any, count: int) -> list[str]:
+    """What the scores are; files of earlier versions do not say."""
+    kinds = [""] * count if values is None else list(map(str, values))
+    if len(kinds) != count:
+        raise ValueError(f"{len(kinds)} kinds of scores for {count} targets")
+    return kinds

@@ -28,6 +28,11 @@ class Collection:
     def __getitem__(self, key: int | slice | str) -> Self:
         """Some images, or one target: ``e[0]``, ``e[:3]``, ``e["a photo of a cat"]``; ``e[0]["a photo of a cat"]``.
 
+        >>> images = [scene.image for scene in legrad.embedded.scenes(3)]
+        >>> explanation = legrad.load("embedded").explain(images, ["a cow", "a pig"])
+        >>> len(explanation), len(explanation[1:]), explanation[0]["a pig"].relevance.shape
+        (3, 2, torch.Size([1, 1, 12, 12]))
+
         Returns:
             An explanation of one image, of a range of images, or of all images and the target with this label; images
             without it are not ``valid``. It has no more targets and cells than its images have.
@@ -56,6 +61,11 @@ class Collection:
     def cat(cls, explanations: Iterable[Self]) -> Self:
         """Several explanations of one model and method as one, their images in order.
 
+        >>> explainer = legrad.load("embedded")
+        >>> parts = [explainer.explain(scene.image, "a cow") for scene in legrad.embedded.scenes(2)]
+        >>> legrad.Explanation.cat(parts).relevance.shape
+        torch.Size([2, 1, 12, 12])
+
         Args:
             explanations: at least one. Where they differ in their numbers of targets, or in their grids, zeros follow
                 the smaller ones, see ``valid`` and ``grids``; settings that differ are left out.
@@ -68,6 +78,11 @@ class Collection:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """What ``save``, or ``legrad explain --out``, wrote; its numbers are equal to those that were saved.
+
+        >>> explanation = legrad.load("embedded").explain(next(legrad.embedded.scenes(1)).image, "a cow")
+        >>> files = explanation.save("out")
+        >>> torch.equal(legrad.Explanation.load("out").relevance, explanation.relevance)
+        True
 
         Args:
             path: the folder, its manifest, or the NPZ file of one image.

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from legrad import viz
 from legrad.checks import brief, check_switch, whole_number
-from legrad.choices import ImageFormat, Scale, Upsampling, check_scale
+from legrad.choices import ImageFormat, Opacity, Scale, Upsampling, check_scale
 from legrad.deprecation import other_names, renamed_fields
 from legrad.errors import InputError
 from legrad.inputs import geometry
 from legrad.report.page import html, write_page
 from legrad.results.collection import Collection
+from legrad.results.drawing import Drawings
 from legrad.results.folder import Folder
 from legrad.results.page import page_record
 from legrad.results.regions import Regions
@@ -26,14 +26,13 @@ from legrad.results.surface import Surface
 from legrad.results.view import ImageView, Style
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
     from PIL.Image import Image
 
 
 @renamed_fields(frames="placements", cells="patch_grids", pictures="images")
 @dataclass(frozen=True, eq=False)
-class Explanation(Collection, Regions):
+class Explanation(Collection, Drawings, Regions):
     """Where the model looked, for some images and targets. All tensors are detached and on the CPU.
 
     Two explanations are equal if they are the same object.
@@ -61,6 +60,7 @@ class Explanation(Collection, Regions):
         predicted: (images, targets) bool, True where the model chose the class (``PREDICTED``); None for nowhere.
         timings: when the frames of every video, or every sound, are; empty if nothing is known.
         frequencies: the centres of every spectrogram's rows in Hz, lowest first; () where they are not known.
+        score_kinds: what the scores are, ``score_kinds[image][target]``, see ``score_kind``; empty if nothing is known.
         grids: the grid of every image.
     """
 
@@ -80,6 +80,7 @@ class Explanation(Collection, Regions):
     predicted: Tensor | None = None
     timings: list[geometry.Timing] = field(default_factory=list)
     frequencies: list[tuple[float, ...]] = field(default_factory=list)
+    score_kinds: list[list[str]] = field(default_factory=list)
 
     def __repr__(self) -> str:
         images, targets, *grid = self.relevance.shape
@@ -108,6 +109,10 @@ class Explanation(Collection, Regions):
     ) -> Tensor | list[Tensor]:
         """Relevance on the pixels of the originals.
 
+        >>> explanation = legrad.load("embedded").explain(next(legrad.embedded.scenes(1)).image, ["a cow", "a pig"])
+        >>> explanation.saliency().shape, explanation.saliency(size=64).max()
+        (torch.Size([1, 2, 192, 192]), tensor(1.))
+
         Args:
             size: None for the original sizes, else an int or (H, W) that the whole original is resized to.
             scale: "map" stretches every map to [0, 1] over the pixels that the model saw; "shared" uses one minimum
@@ -134,7 +139,7 @@ class Explanation(Collection, Regions):
         self,
         image: int = 0,
         target: int | str = 0,
-        alpha: float = 0.65,
+        alpha: Opacity = "saliency",
         cmap: str = "inferno",
         scale: Scale = "map",
         frame: int | None = None,
@@ -142,10 +147,15 @@ class Explanation(Collection, Regions):
     ) -> "Image":
         """One target's saliency over its image, over one frame of its video, or over its spectrogram.
 
+        >>> explanation = legrad.load("embedded").explain(next(legrad.embedded.scenes(1)).image, ["a cow", "a pig"])
+        >>> explanation.overlay(0, "a cow").size
+        (192, 192)
+
         Args:
             image: index of the image.
             target: index of the target, or its label.
-            alpha: opacity of the colours, in [0, 1].
+            alpha: opacity of the colours, in [0, 1], such as 0.65; "saliency": it grows with the saliency, so that what
+                is not salient keeps its brightness.
             cmap: any matplotlib colour map; "jet" for the authors' look.
             scale: as in ``saliency``; also called ``normalize``.
             frame: index of a video's frame; default the one where the map is strongest.
@@ -161,6 +171,7 @@ class Explanation(Collection, Regions):
         image, target = self.indices(image, target)
         view, style = self.view(image), Style(alpha, cmap)
         frame = None if frame is None else _whole(frame, "frame")
+        check_scale(scale)
         is_stretched = upsampling == "bilinear" and scale != "half"
         if is_stretched and view.is_large and frame is None and self.valid[image, target]:
             surfaces = self.surfaces(image, view, scale)
@@ -175,7 +186,7 @@ class Explanation(Collection, Regions):
         self,
         image: int = 0,
         target: int | str = 0,
-        alpha: float = 0.65,
+        alpha: Opacity = "saliency",
         cmap: str = "inferno",
         scale: Scale = "map",
         upsampling: Upsampling = "bilinear",
@@ -196,52 +207,6 @@ class Explanation(Collection, Regions):
             raise InputError(f"only videos have an animation; this explanation's axes are {self.axes}")
         saliency = self._target_map(image, target, scale, upsampling)
         return [view.overlay(saliency, style, frame) for frame in range(len(saliency))]
-
-    def figure(
-        self,
-        image: int = 0,
-        cmap: str = "inferno",
-        alpha: float = 0.65,
-        scale: Scale = "map",
-        upsampling: Upsampling = "bilinear",
-    ) -> "Figure":
-        """The original and the overlays of all targets side by side, with scores and a colour bar.
-
-        Of a video a film strip for every target.
-
-        Args:
-            image: index of the image.
-            cmap: any matplotlib colour map.
-            alpha: opacity of the overlays, in [0, 1].
-            scale, upsampling: as in ``saliency``.
-
-        Raises:
-            InputError: no such image, colour map, scale or upsampling, or ``alpha`` is out of range.
-        """
-        image, _ = self.indices(image, 0)
-        style, view = Style(alpha, cmap), self.view(image).reduced()
-        return self.figure_of(image, view, view.saliency(self.maps_of(image), None, scale, upsampling), style)
-
-    def figure_of(self, image: int, view: ImageView, saliency: Tensor, style: Style) -> "Figure":
-        """The figure of an image in a view, out of the saliency of its targets: (targets of this image, H, W)."""
-        targets = self.targets_of(image)
-        titles = [f"{self.labels[image][target]}\n{self.scores[image, target]:.3f}" for target in targets]
-        return view.figure(saliency, titles, Path(self.names[image]).name, style)
-
-    def layer_figure(
-        self, image: int = 0, target: int | str = 0, cmap: str = "inferno", alpha: float = 0.65
-    ) -> "Figure":
-        """One target's overlay for every layer, each scaled by itself; arguments as for ``overlay``.
-
-        Raises:
-            InputError: as of ``overlay``, or the layers were not kept: ``explain(..., keep_layers=True)``.
-        """
-        image, target = self.indices(image, target)
-        view = self.view(image).reduced()
-        saliency = view.saliency(self._require_layers()[image, target], None, "map")
-        titles = [f"layer {layer}" for layer in self.layers]
-        name = f"{Path(self.names[image]).name}\n{self.labels[image][target]}"
-        return view.figure(saliency, titles, name, Style(alpha, cmap), "each layer is scaled by itself")
 
     def timing(self, image: int = 0) -> geometry.Timing:
         """When the frames of a video, or a sound, are in the original; an empty record where nothing is known.
@@ -286,6 +251,8 @@ class Explanation(Collection, Regions):
         """(targets, H, W) of one image; targets that it does not have take no part in the scale."""
         valid = self.valid[image]
         maps = self.view(image).saliency(self.maps_of(image), size, scale, upsampling)
+        if bool(valid.all()):
+            return maps
         result = maps.new_zeros(len(valid), *maps.shape[1:])
         result[valid] = maps
         return result
@@ -296,10 +263,15 @@ class Explanation(Collection, Regions):
             return self.target_maps(image, None, scale, upsampling)[target]
         return self.view(image).saliency(self.relevance[image, [target]], None, scale, upsampling)[0]
 
-    def _require_layers(self) -> Tensor:
+    def layers_of(self, image: int, target: int) -> Tensor:
+        """(layers, *grid) of one target; raises ``InputError`` if they were not kept."""
+        self._check_layers()
+        assert self.layer_relevance is not None
+        return self.layer_relevance[image, target]
+
+    def _check_layers(self) -> None:
         if self.layer_relevance is None:
             raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
-        return self.layer_relevance
 
     def index_of(self, image: int) -> int:
         """The index of an image, which may count from the end, from 0 on; raises ``InputError`` if there is none."""
@@ -338,27 +310,32 @@ class Explanation(Collection, Regions):
             InputError: an argument that cannot be used, or a file that is there already and not ours.
         """
         style = Style(alpha, cmap)
+        if isinstance(style.alpha, str):
+            raise InputError(f"alpha of a page is a number in [0, 1], got {alpha!r}")
         text = html(page_record(self, range(len(self.names)), style.cmap, style.alpha))
         if path is None:
             return text
         write_page(Path(path), text)
         return Path(path)
 
-    def _repr_png_(self) -> bytes:
-        return viz.png(self.figure(0))
-
+    @other_names(normalize="scale")
     def save(
         self,
         folder: str | os.PathLike[str] | Folder,
         per_layer: bool = False,
         cmap: str = "inferno",
-        alpha: float = 0.65,
+        alpha: Opacity = "saliency",
         format: ImageFormat = "png",
         figures: bool = True,
         overlays: bool = True,
         arrays: bool = True,
+        scale: Scale = "map",
     ) -> list[Path]:
         """Write overlays, figures, raw arrays (npz) and a manifest (JSON) into a folder; every file atomically.
+
+        >>> explanation = legrad.load("embedded").explain(next(legrad.embedded.scenes(1)).image, ["a cow", "a pig"])
+        >>> [path.name for path in explanation.save("out")]
+        ['image-0.png', 'image-0.npz', 'image-0--a-cow.png', 'image-0--a-pig.png', 'manifest.json']
 
         Videos get an animated GIF for every target too.
 
@@ -367,8 +344,7 @@ class Explanation(Collection, Regions):
                 complete; other results stay in the manifest. Files that we did not write are never touched: a name
                 that is taken gets a number. An open ``Folder`` collects several explanations under one manifest.
             per_layer: add a figure per target with all layers; needs ``keep_layers=True``.
-            cmap: matplotlib colour map.
-            alpha: opacity of the overlays, in [0, 1].
+            cmap, alpha, scale: as for ``overlay``.
             format: of overlays and figures: "png", or "jpg" or "webp", which take a fifth of the
                 bytes for photographs.
             figures, overlays, arrays: what is written: the figures with all targets, the overlays of single ones (and
@@ -382,16 +358,17 @@ class Explanation(Collection, Regions):
                 such colour map, opacity or format, or an image is too large for the format.
         """
         if check_switch("per_layer", per_layer):
-            self._require_layers()
-        destination = folder if isinstance(folder, Folder) else Folder(folder)
+            self._check_layers()
         contents = Contents(
             format,
             check_switch("figures", figures),
             check_switch("overlays", overlays),
             check_switch("arrays", arrays),
             per_layer,
+            scale,
         )
         style = Style(alpha, cmap)
+        destination = folder if isinstance(folder, Folder) else Folder(folder)
         with destination:
             start = len(destination.files)
             save_images(self, destination, range(len(self.names)), style, contents)
@@ -407,4 +384,6 @@ def _whole(value: Any, what: str) -> int:
 
 def _stacked(maps: list[Tensor]) -> Tensor | list[Tensor]:
     """One tensor where the sizes allow it."""
+    if len(maps) == 1:  # without a copy
+        return maps[0][None]
     return torch.stack(maps) if len({image_maps.shape for image_maps in maps}) == 1 else maps

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from legrad import viz
+from legrad.choices import Opacity
 from legrad.errors import InputError
 from legrad.names import printable
 from legrad.results.explanation import Explanation
@@ -54,7 +55,12 @@ class HeadMaps:
         return self.explanation.layers
 
     def figure(
-        self, image: int = 0, target: int | str = 0, cmap: str = "inferno", alpha: float = 0.65, shared: bool = True
+        self,
+        image: int = 0,
+        target: int | str = 0,
+        cmap: str = "inferno",
+        alpha: Opacity = "saliency",
+        shared: bool = True,
     ) -> "Figure":
         """Overlays of one target, a row for every layer and a column for every head, under each its share.
 
@@ -62,7 +68,7 @@ class HeadMaps:
             image: index of the image.
             target: index of the target, or its label.
             cmap: matplotlib colour map.
-            alpha: opacity of the overlays, in [0, 1].
+            alpha: as of ``Explanation.overlay``.
             shared: one scale for the heads of a layer, so that they compare; else every head has its own.
 
         Raises:
@@ -82,8 +88,8 @@ class HeadMaps:
         figure = _matrix(panels, self.layers, shares.tolist(), max(view.placement.original))
         name = f"{Path(self.explanation.names[image]).name}: {self.explanation.labels[image][target]}"
         figure.suptitle(printable(name), fontsize=10, parse_math=False)
-        scale = "one scale for the heads of a layer" if shared else "every head has its own scale"
-        figure.supxlabel(f"percent: a head's share of its layer's relevance; {scale}", fontsize=8)
+        scale = "one scale per layer" if shared else "one scale per head"
+        figure.supxlabel(f"percent: share of the layer's relevance\n{scale}", fontsize=7)
         return figure
 
     def _repr_png_(self) -> bytes:

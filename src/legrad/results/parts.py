@@ -71,6 +71,8 @@ def of_label(explanation: "Explanation", label: str) -> dict[str, Any]:
         "prompt_independent": column(explanation.prompt_independent),
         "predicted": None if predicted is None else column(predicted),
         "labels": [["" if place is None else label] for place in places],
+        "score_kinds": explanation.score_kinds
+        and [["" if place is None else explanation.score_kinds[i][place]] for i, place in enumerate(places)],
     }
 
 
@@ -89,6 +91,8 @@ def _of_targets(explanation: "Explanation", rows: list[int], targets: list[int])
         "prompt_independent": chosen(explanation.prompt_independent),
         "predicted": None if predicted is None else chosen(predicted),
         "labels": [[explanation.labels[row][target] for target in targets] for row in rows],
+        "score_kinds": explanation.score_kinds
+        and [[explanation.score_kinds[row][target] for target in targets] for row in rows],
     }
 
 
@@ -134,6 +138,12 @@ def joined(parts: Sequence["Explanation"]) -> dict[str, Any]:
         "scores": stacked([part.scores for part in parts]),
         "valid": stacked([part.valid for part in parts]),
         "labels": [[*row, *[""] * (count - len(row))] for part in parts for row in part.labels],
+        "score_kinds": [
+            [part.score_kind(image, target) for target in range(part.relevance.shape[1])]
+            + [""] * (count - part.relevance.shape[1])
+            for part in parts
+            for image in range(len(part.names))
+        ],
         "prompt_independent": stacked([part.prompt_independent for part in parts]),
         "placements": [placement for part in parts for placement in part.placements],
         "patch_grids": [patch_grid for part in parts for patch_grid in part.patch_grids],

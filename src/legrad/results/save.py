@@ -17,13 +17,13 @@ from legrad.names import slug
 from legrad.results.archive import arrays_of, packed
 from legrad.results.folder import Folder
 from legrad.results.surface import Surface
-from legrad.results.view import ImageView, Style
+from legrad.results.view import IN_FILES, ImageView, Style
 
 if TYPE_CHECKING:
     from legrad.results.explanation import Explanation
 
 _DEFAULT_FRAME_SECONDS = 0.2  # of an animation, where the video's duration is not known
-_DRAWN_BYTES = 1 << 29  # of overlays that are drawn at the same time
+_DRAWN_BYTES = 1 << 30  # of overlays that are drawn at the same time
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def save_images(
         "settings": explanation.settings,
         "axes": ["targets", *explanation.axes],
         "layer_axes": ["targets", "layers", *explanation.axes],
+        "style": {"scale": contents.scale, "alpha": style.alpha, "cmap": style.cmap},
         **(run or {}),
     }
     for image in images:
@@ -92,7 +93,7 @@ def _save_image(
         no_files: Iterator[dict[str, bytes]] = iter([{} for _ in targets])
         return _save_files(explanation, folder, image, figure, no_files, style, contents, sub_folder)
     view = explanation.view(image)
-    small = view.reduced()
+    small = view.reduced(IN_FILES)
     how = contents.scale, contents.upsampling
     saliency = small.saliency(explanation.maps_of(image), None, *how)
     jobs: list[Callable[[], dict[str, bytes]]] = [dict for _ in targets]
@@ -111,7 +112,7 @@ def _save_image(
     with contextlib.closing(read_ahead([dict, *jobs], threads, 2 * threads)) as files_of_maps:
         next(files_of_maps)  # begins with the others
         if contents.figures:
-            figure = viz.encoded(explanation.figure_of(image, small, saliency, style), contents.format)
+            figure = viz.encoded(explanation.figure_of(image, small, saliency, style, contents.scale), contents.format)
         return _save_files(explanation, folder, image, figure, files_of_maps, style, contents, sub_folder)
 
 
@@ -147,6 +148,7 @@ def _save_files(
             "number": number,
             "target": target_label,
             "score": float(explanation.scores[image, target]),
+            "score_kind": explanation.score_kind(image, target),
             "predicted": explanation.predicted is not None and bool(explanation.predicted[image, target]),
             "prompt_independent": bool(explanation.prompt_independent[image, target]),
         }
@@ -154,7 +156,8 @@ def _save_files(
         endings = {"overlay": ending, "animation": ".gif"}
         record |= {what: folder.write(folder.name(label, endings[what]), data) for what, data in files.items()}
         if contents.per_layer:
-            layers = viz.encoded(explanation.layer_figure(image, target, style.cmap, style.alpha), contents.format)
+            layers_figure = explanation.layer_figure(image, target, style.cmap, style.alpha, contents.scale)
+            layers = viz.encoded(layers_figure, contents.format)
             record["layers_figure"] = folder.write(folder.name(f"{label}--layers", ending), layers)
         entry["targets"].append(record)
     return entry

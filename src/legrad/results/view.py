@@ -1,6 +1,7 @@
 """One image of an explanation: maps on its patch grid -> saliency on its pixels, overlays and figures."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from PIL.Image import fromarray
 from torch import Tensor
 
 from legrad import pixels, relevance, viz
-from legrad.choices import UPSAMPLINGS, Scale, Upsampling, check_choice, check_scale
+from legrad.choices import UPSAMPLINGS, Opacity, Scale, Upsampling, check_choice, check_scale
 from legrad.inputs import geometry, views
 from legrad.results.surface import FLAT, Surface
 from legrad.results.upsampling import CUT, fit_size, guided, half_maximum
@@ -24,15 +25,21 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _STRIP = 8  # frames of a film strip
-LARGEST_IN_FIGURES = 1024  # pixels of the longer side: a panel of 3.2 inches has them at 300 dots per inch
+# pixels of the longer side: more than a panel of figures has at 300 dots per inch, and in files of ours
+IN_FIGURES, IN_FILES = 1024, 704
 
 
 @dataclass(frozen=True)
 class Style:
-    """How saliency is drawn over an image: opacity in [0, 1], and matplotlib's name of a colour map."""
+    """How saliency is drawn over an image.
 
-    alpha: float
-    cmap: str
+    Attributes:
+        alpha: opacity in [0, 1], or "saliency", see ``Explanation.overlay``.
+        cmap: matplotlib's name of a colour map.
+    """
+
+    alpha: Opacity = "saliency"
+    cmap: str = "inferno"
 
     def __post_init__(self) -> None:
         viz.check_alpha(self.alpha)
@@ -88,6 +95,11 @@ class ImageView:
     def seen(self, size: int | Sequence[int] | None = None) -> Tensor:
         """(H, W) bool: which pixels the model saw, of the original or of the original resized to ``size``."""
         return geometry.seen(self.placement, self.patch_grid, self._size(size))
+
+    def seen_share(self) -> float:
+        """How much of the original the model saw, in [0, 1]."""
+        inside = geometry.Resampler(self.placement, self.patch_grid, self.placement.original).inside
+        return math.prod(max(0, p.stop - p.start) / n for p, n in zip(inside, self.placement.original, strict=True))
 
     def saliency(
         self,
@@ -169,19 +181,16 @@ class ImageView:
 
     @property
     def is_large(self) -> bool:
-        """An image whose saliency is not to be held as a whole, nor drawn in figures."""
-        return self.axes == ("rows", "cols") and self._reduction > 1
+        """An image whose saliency is not to be held as a whole."""
+        return self.axes == ("rows", "cols") and max(self.placement.original) > IN_FIGURES
 
-    @property
-    def _reduction(self) -> int:
-        return -(-max(self.placement.original) // LARGEST_IN_FIGURES)
-
-    def reduced(self) -> "ImageView":
-        """The same scene, no larger than figures show it; the view itself where it is not larger."""
-        if not self.is_large:
+    def reduced(self, longest: int = IN_FIGURES) -> "ImageView":
+        """The same scene with about as many pixels a side; the view itself where it has no more, and of other kinds."""
+        factor = -(-max(self.placement.original) // longest)
+        if self.axes != ("rows", "cols") or factor == 1:
             return self
-        placement, image = views.with_view(self.placement, pixels.reduced(self.pixels, self._reduction))
-        return replace(self, original=lambda: image, placement=placement)
+        image = pixels.reduced(self.pixels, factor)
+        return replace(self, original=lambda: image, placement=views.of_size(self.placement, image.shape))
 
     def large_overlay(self, surface: Surface, style: Style) -> "Image":
         """The overlay of one map over a still image."""
@@ -205,7 +214,22 @@ class ImageView:
         image = viz.overlay(original, saliency.numpy(), self.seen().numpy(), alpha=style.alpha, cmap=style.cmap)
         return viz.upside_down(image) if self.is_spectrogram else image
 
-    def figure(self, saliency: Tensor, titles: Sequence[str], name: str, style: Style, note: str = "") -> "Figure":
+    def plain(self) -> "Image":
+        """The original, right way up; of a video the frame in the middle."""
+        original = self.pixels[len(self.pixels) // 2] if self.is_video else self.pixels
+        image = fromarray(np.ascontiguousarray(original))
+        return viz.upside_down(image) if self.is_spectrogram else image
+
+    def figure(
+        self,
+        saliency: Tensor,
+        titles: Sequence[str],
+        name: str,
+        style: Style,
+        note: str = "",
+        bar: str = "saliency",
+        layout: viz.Layout = viz.USUAL_LAYOUT,
+    ) -> "Figure":
         """The original next to its overlays; of a video film strips.
 
         Args:
@@ -214,20 +238,30 @@ class ImageView:
             name: title of the original.
             style: of the overlays.
             note: a line below, before the explanation of what is hatched.
+            bar: what the colour bar shows.
+            layout: of the panels.
         """
-        unseen = "" if bool(self.seen().all()) else "grey with stripes: never seen by the model"
-        note = "; ".join(filter(None, (note, unseen)))
+        from legrad import figures
+
+        note = "; ".join(filter(None, (note, self._unseen_note())))
         if self.is_video:
             count = min(_STRIP, len(self.pixels))
             frames = [int((i + 0.5) * len(self.pixels) / count) for i in range(count)]
             strips: list[list[Any]] = [[self.overlay(film, style, frame) for frame in frames] for film in saliency]
             captions = [self.caption(frame) for frame in frames]
-            return viz.film([list(self.pixels[frames]), *strips], [name, *titles], captions, style.cmap, note)
+            rows = [list(self.pixels[frames]), *strips]
+            return figures.film(rows, [name, *titles], captions, style.cmap, note, style.alpha, bar, layout)
         panels = [self.overlay(panel, style) for panel in saliency]
-        if self.is_spectrogram:
-            axes = self._spectrogram_axes()
-            return viz.figure(self.pixels[::-1], panels, titles, style.cmap, name, columns=2, axes=axes, note=note)
-        return viz.figure(self.pixels, panels, titles, style.cmap, name, note=note)
+        axes = self._spectrogram_axes() if self.is_spectrogram else None
+        original = self.pixels[::-1] if self.is_spectrogram else self.pixels
+        return figures.figure(original, panels, titles, style.cmap, name, axes, note, style.alpha, bar, layout)
+
+    def _unseen_note(self) -> str:
+        share = 1 - self.seen_share()
+        if share == 0:
+            return ""
+        note = f"grey with stripes: never seen by the model ({100 * share:.0f} % of the image"
+        return f"{note}; fit='squash' or 'pad' shows it all)" if self.axes[0] == "rows" else f"{note})"
 
     def _size(self, size: int | Sequence[int] | None) -> geometry.Size:
         return self.placement.original if size is None else geometry.as_size(size)
