@@ -23,7 +23,7 @@ OURS = ("legrad", "legrad-centred", "legrad-simplex")
 def tables(content: Mapping[str, Any]) -> Iterator[str]:
     """Markdown of every metric that has a direction."""
     protocol = content["settings"]["protocol"]
-    benchmark = registry.BENCHMARKS[content["benchmark"]]
+    benchmark = registry.BENCHMARKS[content["benchmark"]]()
     for name, metric in content["metrics"].items():
         if metric["better"] is None or metric.get("detail") or name not in benchmark.metrics:
             continue
