@@ -60,7 +60,7 @@ def test_what_the_crop_hides(run, cropping):
 
 
 def test_the_embedded_model_on_a_photograph(run):
-    photo("photo.png")
+    photo("photo.png", names="")
     shutil.copy(legrad.embedded.SAMPLE, "scene.png")
     (line,) = lines(run("explain", "photo.png", "scene.png", "-t", "a cow"))
     assert line.startswith(
@@ -69,6 +69,7 @@ def test_the_embedded_model_on_a_photograph(run):
     assert lines(run("explain", "scene.png", "-t", "a cow", "--out", "b")) == []
     assert lines(run("explain", "--out", "c")) == []
     assert lines(run("explain", "photo.png", "-t", "a cow", "--out", "d", "--model", "embedded")) == []
+    assert_error(run("explain", "photo.png", "-t", "a cow", "--layers", "99", "--out", "e"), "6 blocks")
     Path("text.png").write_text("no image")
     assert not legrad.embedded.is_scene("text.png")
     assert not legrad.embedded.is_scene("absent.png")

@@ -116,10 +116,10 @@ def explain(
     to_explain = place.unfinished(sources.without_results(to_explain, results))
     sources.print_left_out(image or [], explainer.anatomy.axes[0], results)
     exports.check(explainer.anatomy.axes[0])
-    if is_default and files and explainer.anatomy.axes[0] == "rows":
-        notes.tell_of_embedded(to_explain)
     run = _Run(explainer, asked, arguments, place, contents, style, options, exports)
     run(to_explain)
+    if is_default and run.is_fruitful and explainer.anatomy.axes[0] == "rows":
+        notes.tell_of_embedded(to_explain)
     run.tell(json)
 
 
@@ -184,6 +184,11 @@ class _Run:
             goes_on = "the same command with --resume goes on" if count else earlier
             print_error(f"{count} images are in {folder.root}; {goes_on}", "interrupted:")
             raise typer.Exit(_INTERRUPTED) from None
+
+    @property
+    def is_fruitful(self) -> bool:
+        """Whether there are results."""
+        return bool(self._folder.entries)
 
     def _explain(self, files: "list[Source]", images: list[Any]) -> "Explanation":
         targets: Any = self._targets

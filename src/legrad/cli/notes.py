@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from legrad.results.explanation import Explanation
 
 _MUCH = 0.2  # of an image, hidden by the model's crop
-_KIND = "[yellow]note:[/yellow]"
 
 
 def tell_of_embedded(files: "Sequence[Source]") -> None:
@@ -23,7 +22,7 @@ def tell_of_embedded(files: "Sequence[Source]") -> None:
             f"without --model the embedded model answers, which knows drawn scenes only: for {_first_of(others)} its "
             "maps and scores mean little. For photographs take a real one, such as --model "
             "open_clip:ViT-B-16/laion2b_s34b_b88k; see `legrad models`",
-            _KIND,
+            "[yellow]warning:[/yellow]",
         )
 
 
@@ -46,7 +45,7 @@ class Crops:
             share = f"{100 * most:.0f} %" if len(paths) == 1 else f"up to {100 * most:.0f} %"
             print_error(
                 f"the model's crop hides {share} of {_first_of(paths)}; --fit squash | pad shows the model all of it",
-                _KIND,
+                "[yellow]note:[/yellow]",
             )
 
 
