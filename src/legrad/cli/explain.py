@@ -8,9 +8,10 @@ import legrad
 from legrad.atomic import WriteError
 from legrad.choices import FITS, IMAGE_FORMATS, READOUTS
 from legrad.cli import arguments as cli
-from legrad.cli import completion, destination, notes, output, sources
+from legrad.cli import completion, destination, output, sources
 from legrad.cli.batches import explain_all
 from legrad.cli.consoles import print_error
+from legrad.cli.notes import Notes
 from legrad.cli.options import choice, method_name, parse_layers, parse_size
 from legrad.cli.targets import HELP, TargetOptions
 from legrad.cli.waiting import spinner, waits
@@ -107,10 +108,8 @@ def explain(
     explainer, to_explain = sources.for_model(explainer, model, files)
     to_explain = place.unfinished(sources.without_results(to_explain, results))
     sources.print_left_out(image or [], explainer.anatomy.axes[0], results)
-    run = _Run(explainer, asked, arguments, place, contents, style, options)
+    run = _Run(explainer, asked, arguments, place, contents, style, options, Notes(is_default))
     run(to_explain)
-    if is_default and run.is_fruitful and explainer.anatomy.axes[0] == "rows":
-        notes.tell_of_embedded(to_explain)
     run.tell(json)
 
 
@@ -143,12 +142,13 @@ class _Run:
         contents: "Contents",
         style: "Style",
         options: dict[str, Any],
+        notes: Notes,
     ) -> None:
         self._explainer, self._arguments, self._place = explainer, arguments, place
         self._targets = asked.targets(explainer.anatomy.output)
         self._contents, self._style, self._options = contents, style, options
         self._folder: Folder = place.folder()
-        self._crops = notes.Crops()
+        self._notes = notes
         self._has_texts = False  # of their own, some images
 
     def __call__(self, files: "list[Source]") -> None:
@@ -173,11 +173,6 @@ class _Run:
             print_error(f"{count} images are in {folder.root}; {goes_on}", "interrupted:")
             raise typer.Exit(_INTERRUPTED) from None
 
-    @property
-    def is_fruitful(self) -> bool:
-        """Whether there are results."""
-        return bool(self._folder.entries)
-
     def _explain(self, files: "list[Source]", images: list[Any]) -> "Explanation":
         targets: Any = self._targets
         if self._has_texts:
@@ -190,7 +185,7 @@ class _Run:
         from legrad.results.save import save_images
 
         self._place.tell()
-        self._crops.add(explanation, index, file.path)
+        self._notes.add(explanation, index, file.path)
         save_images(
             explanation,
             self._folder,
@@ -212,7 +207,7 @@ class _Run:
         spinner.stop()
         folder, done_before = self._folder, len(self._place.finished)
         failures = folder.failures
-        self._crops.tell()
+        self._notes.tell()
         if as_json and (folder.entries or done_before):
             output.print_json(output.as_json(folder))
         else:
