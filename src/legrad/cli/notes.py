@@ -31,7 +31,9 @@ class Notes:
             return
         if self._is_default and not legrad.embedded.is_scene(path):
             self._strange.append(path)
-        hidden = 1 - explanation.view(index).seen_share()
+        from legrad.inputs.geometry import seen_share
+
+        hidden = 1 - seen_share(explanation.placements[index], explanation.patch_grids[index])
         if explanation.settings["fit"] == "model" and hidden > _MUCH:
             self._hidden.append((path, hidden))
 
