@@ -16,7 +16,7 @@ from PIL import Image
 import legrad
 
 # whether a map is flat or hardly depends on the text is the weights' business
-pytestmark = pytest.mark.filterwarnings("ignore:.*maps (are flat|hardly depend)")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(maps (are flat|hardly depend)|model never read)")
 
 DOG = ("-t", "a dog")
 

@@ -20,7 +20,7 @@ from legrad.cli.options import parse_layers, parse_size
 from legrad.results.folder import Folder
 
 # whether a map is flat or hardly depends on the text is the weights' business
-pytestmark = pytest.mark.filterwarnings("ignore:.*maps (are flat|hardly depend)")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(maps (are flat|hardly depend)|model never read)")
 
 TEXTS = ("-t", "a hot air balloon", "-t", "a guitar")
 
@@ -746,7 +746,7 @@ def test_value_range(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ramp = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
     Image.fromarray(ramp).save("12in16.png")
-    code, _, err = run("explain", "12in16.png", "-t", "a dog", "--value-range", "0", "4095")
+    code, _, err = run("explain", "12in16.png", "-t", "a dog", "--value-range", "0", "4095", "--model", "embedded")
     assert (code, err) == (0, "")
     assert manifest()["settings"]["value_range"] == [0, 4095]
     code, _, err = run("explain", "12in16.png", "-t", "a dog", "--value-range", "5", "1")

@@ -9,10 +9,11 @@ import legrad
 from legrad.atomic import WriteError
 from legrad.choices import FITS, IMAGE_FORMATS, READOUTS, UPSAMPLINGS
 from legrad.cli import arguments as cli
-from legrad.cli import completion, destination, notes, output, sources
+from legrad.cli import completion, destination, output, sources
 from legrad.cli.batches import explain_all
 from legrad.cli.consoles import print_error
 from legrad.cli.exports import Exports
+from legrad.cli.notes import Notes
 from legrad.cli.options import choice, method_name, parse_layers, parse_size
 from legrad.cli.report import page_of
 from legrad.cli.targets import HELP, TargetOptions
@@ -120,10 +121,8 @@ def explain(
     to_explain = place.unfinished(sources.without_results(to_explain, results))
     sources.print_left_out(image or [], explainer.anatomy.axes[0], results)
     exports.check(explainer.anatomy.axes[0])
-    run = _Run(explainer, asked, arguments, place, contents, style, options, exports)
+    run = _Run(explainer, asked, arguments, place, contents, style, options, exports, Notes(is_default))
     run(to_explain)
-    if is_default and run.is_fruitful and explainer.anatomy.axes[0] == "rows":
-        notes.tell_of_embedded(to_explain)
     if html:
         run.add_page()
     run.tell(json)
@@ -159,13 +158,14 @@ class _Run:
         style: "Style",
         options: dict[str, Any],
         exports: Exports,
+        notes: Notes,
     ) -> None:
         self._explainer, self._arguments, self._place = explainer, arguments, place
         self._targets = asked.targets(explainer.anatomy.output)
         self._contents, self._style, self._options = contents, style, options
         self._exports, self._export_files = exports, list[Path]()
         self._folder: Folder = place.folder()
-        self._crops = notes.Crops()
+        self._notes = notes
         self._has_texts = False  # of their own, some images
 
     def __call__(self, files: "list[Source]") -> None:
@@ -191,11 +191,6 @@ class _Run:
             print_error(f"{count} images are in {folder.root}; {goes_on}", "interrupted:")
             raise typer.Exit(_INTERRUPTED) from None
 
-    @property
-    def is_fruitful(self) -> bool:
-        """Whether there are results."""
-        return bool(self._folder.entries)
-
     def _explain(self, files: "list[Source]", images: list[Any]) -> "Explanation":
         targets: Any = self._targets
         if self._has_texts:
@@ -208,7 +203,7 @@ class _Run:
         from legrad.results.save import save_images
 
         self._place.tell()
-        self._crops.add(explanation, index, file.path)
+        self._notes.add(explanation, index, file.path)
         save_images(
             explanation,
             self._folder,
@@ -235,7 +230,7 @@ class _Run:
         spinner.stop()
         folder, done_before = self._folder, len(self._place.finished)
         failures = folder.failures
-        self._crops.tell()
+        self._notes.tell()
         if as_json:
             output.print_json(output.as_json(folder))
         else:

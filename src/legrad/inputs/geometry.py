@@ -1,5 +1,6 @@
 """Where the model's input lies in the original image, and maps resampled onto the original's pixels."""
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -229,6 +230,13 @@ def seen(placement: Placement, patch_grid: PatchGrid, size: Size) -> Tensor:
     result = torch.zeros(size, dtype=torch.bool, device="cpu")
     result[Resampler(placement, patch_grid, size).inside] = True
     return result
+
+
+def seen_share(placement: Placement, patch_grid: PatchGrid) -> float:
+    """How much of the original lies inside the grid's part of the model's input, in [0, 1]."""
+    inside = Resampler(placement, patch_grid, placement.original).inside
+    parts = zip(inside, placement.original, strict=True)
+    return math.prod(max(0, pixels.stop - pixels.start) / side for pixels, side in parts)
 
 
 def as_size(size: int | Sequence[int]) -> Size:

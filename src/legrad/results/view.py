@@ -1,7 +1,6 @@
 """One image of an explanation: maps on its patch grid -> saliency on its pixels, overlays and figures."""
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -95,11 +94,6 @@ class ImageView:
     def seen(self, size: int | Sequence[int] | None = None) -> Tensor:
         """(H, W) bool: which pixels the model saw, of the original or of the original resized to ``size``."""
         return geometry.seen(self.placement, self.patch_grid, self._size(size))
-
-    def seen_share(self) -> float:
-        """How much of the original the model saw, in [0, 1]."""
-        inside = geometry.Resampler(self.placement, self.patch_grid, self.placement.original).inside
-        return math.prod(max(0, p.stop - p.start) / n for p, n in zip(inside, self.placement.original, strict=True))
 
     def saliency(
         self,
@@ -257,7 +251,7 @@ class ImageView:
         return figures.figure(original, panels, titles, style.cmap, name, axes, note, style.alpha, bar, layout)
 
     def _unseen_note(self) -> str:
-        share = 1 - self.seen_share()
+        share = 1 - geometry.seen_share(self.placement, self.patch_grid)
         if share == 0:
             return ""
         note = f"grey with stripes: never seen by the model ({100 * share:.0f} % of the image"
