@@ -15,10 +15,10 @@ def write(content: Mapping[str, Any], folder: Path, images: list[str]) -> Path:
     """``FOLDER.md`` beside the folder of the run; returns its path."""
     path = folder.with_name(f"{folder.name}.md")
     arguments = folder / ARGUMENTS
-    text = arguments.read_text().strip() if arguments.exists() else ""
-    whole = folder / WHOLE
-    commands = f"\n{whole.read_text()}" if whole.exists() else ""
-    path.write_text(page(content, folder.name, text, images) + commands)
+    # what other commands measured has a part of its own: first-call.md, ...
+    parts = [arguments, *sorted(part for part in folder.glob("*.md") if part.name != ARGUMENTS)]
+    text = "\n\n".join(part.read_text().strip() for part in parts if part.exists())
+    path.write_text(page(content, folder.name, text, images))
     return path
 
 

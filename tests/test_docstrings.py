@@ -55,7 +55,7 @@ def test_public_calls_have_examples():
         "convenience.Convenience.heads",
         "results.explanation.Explanation.saliency",
         "results.explanation.Explanation.overlay",
-        "results.explanation.Explanation.figure",
+        "results.drawing.Drawings.figure",
         "results.explanation.Explanation.save",
         "results.collection.Collection.load",
         "results.collection.Collection.cat",

@@ -216,7 +216,7 @@ def test_targets_title_columns_and_sizes():
         ({"figsize": (3, -1)}, r"figsize is a number in \[0.5, 200\], got -1"),
         ({"dpi": "x"}, "dpi is a number in"),
         ({"ax": 3}, "ax is one of matplotlib's Axes"),
-        ({"normalize": "all"}, "scale is one of"),
+        ({"normalize": "all"}, "scale or normalize is one of"),
         ({"alpha": 2}, "alpha lies in"),
     ],
 )

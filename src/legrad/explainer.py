@@ -19,7 +19,9 @@ from legrad.core.state import evaluation_mode, exclusive, not_compiled, ordinary
 from legrad.core.undo import Borrowing, Together, guarded
 from legrad.deprecation import renamed_arguments, renamed_fields
 from legrad.errors import InputError
-from legrad.inputs.prepare import Images, InputQueue, Inputs, sources
+from legrad.inputs import transforms
+from legrad.inputs.geometry import Size
+from legrad.inputs.prepare import Fitting, Images, InputQueue, Inputs, sources
 from legrad.inputs.readers import Input
 from legrad.inputs.tensors import checked_tensor
 from legrad.models import checks
@@ -115,7 +117,13 @@ class Explainer(Copyable, Convenience):
         self._first_use = FirstUse(adapter.anatomy, check_positions=own_anatomy)
 
     def __repr__(self) -> str:
-        return f"Explainer({self.name}, {self.anatomy!r})"
+        return f"Explainer({self.name}, {self.anatomy.described(self.input_size)})"
+
+    @property
+    def input_size(self) -> Size:
+        """(height, width) of what ``explain`` makes of a square image by default; (frequency, time) of sounds."""
+        usual, transform = self.anatomy.image_size, self._adapter.transform
+        return usual if self.anatomy.axes[0] == "frequency" else transforms.usual_size(transform, usual)
 
     @property
     def model(self) -> nn.Module:
@@ -189,12 +197,19 @@ class Explainer(Copyable, Convenience):
         """
         check_choice("fit", fit, FITS)
         with ordinary_tensors():
-            return Inputs(next(self.queue(images, size, fit, value_range, allow_private_urls).windows()))
+            queue = self.queue(images, size, fit, value_range, allow_private_urls)
+            return Inputs(next(queue.windows()), queue.fitting)
 
     @not_compiled
     @guarded
     def embed(
-        self, targets: Targets, memory: Literal["auto"] | int = "auto", allow_private_urls: bool = True
+        self,
+        targets: Targets,
+        memory: Literal["auto"] | int = "auto",
+        allow_private_urls: bool = True,
+        size: int | Sequence[int] | None = None,
+        fit: Fit = "model",
+        value_range: tuple[float, float] | None = None,
     ) -> EmbeddedTargets:
         """Encode targets once, for many calls: ``explain(..., targets=explainer.embed(texts))``.
 
@@ -209,6 +224,7 @@ class Explainer(Copyable, Convenience):
             targets: one or several, as for ``explain``, the same for all images.
             memory: bytes that the text tower may take, or "auto".
             allow_private_urls: as for ``explain``.
+            size, fit, value_range: as for ``explain``, of the images of ``Similar``.
 
         Returns:
             The targets, resolved; ``embeddings`` are their directions (targets, features) where they have one.
@@ -218,9 +234,12 @@ class Explainer(Copyable, Convenience):
         """
         if any(isinstance(target, list) for target in as_list(targets)):
             raise InputError("embed takes targets for all images; give explain a list of lists")
-        targets = downloaded(targets, allow_private_urls)
+        targets, fitting = (
+            downloaded(targets, allow_private_urls),
+            Fitting(size, check_choice("fit", fit, FITS), value_range),
+        )
         with ordinary_tensors(), self._undisturbed_model():
-            resolved, _ = Resolver(self._adapter, self.anatomy, 0, check_memory(memory)).resolve(targets)
+            resolved, _ = Resolver(self._adapter, self.anatomy, 0, check_memory(memory), fitting).resolve(targets)
         origin = Origin(self.name, self.model, self.anatomy.tower)
         return EmbeddedTargets(tuple(replace(target, origin=origin) for target in resolved))
 
@@ -345,7 +364,7 @@ class Explainer(Copyable, Convenience):
                 if self.anatomy.is_made(request.readout):
                     self._first_use.check_mean_readout(side_inputs.bound(self.anatomy, [0]))
                 anatomy = side_inputs.bound(self.anatomy, [0])
-                resolver = Resolver(self._adapter, anatomy, len(queue), request.memory)
+                resolver = Resolver(self._adapter, anatomy, len(queue), request.memory, queue.fitting)
                 resolved, valid = resolver.resolve(targets, request.method.own_labels(anatomy, targets))
                 null = None if null_target is None else resolver.resolve_null(null_target)
             question = Question(request, resolved if null is None else [*resolved, null], side_inputs)

@@ -273,12 +273,11 @@ def _checked(
     anatomy = explainer.anatomy
     of_request = ("layers", "readout", "method", "fit", "null_target", "null_threshold", "keep_layers", "memory")
     request = checked_request(anatomy, **{name: values[name] for name in (*of_request, "value_range")})
-    if request.method.own_labels(anatomy, targets) is None:
-        targets = explainer.embed(targets, values["memory"], values["allow_private_urls"])
-    else:
-        targets = None
+    of_embedding = ("memory", "allow_private_urls", "size", "fit", "value_range")
+    embed = functools.partial(explainer.embed, **{name: values[name] for name in of_embedding})
+    targets = embed(targets) if request.method.own_labels(anatomy, targets) is None else None
     if values["null_target"] is not None:
-        values["null_target"] = explainer.embed(values["null_target"], values["memory"], values["allow_private_urls"])
+        values["null_target"] = embed(values["null_target"])
     automatic = isinstance(batch_size, str) and batch_size == "auto"
     if not automatic and isinstance(batch_size, str):
         raise InputError(f"batch_size is 'auto' or a whole number from 1, got {batch_size!r}")

@@ -40,6 +40,9 @@ def completed(monkeypatch, capsys, *words):
         (["doctor", "torchvision", ":", "vit_b_32"], ["vit_b_32/IMAGENET1K_V1"]),
         (["explain", "--model", "embedded", ":"], ["map", "speech"]),
         (["bench", "all", "--model", "embedded", ":", "m"], ["map"]),
+        (["explain", "--readout", "=", "nat"], ["native"]),
+        (["explain", "--format", "="], ["png", "jpg", "webp"]),
+        (["explain", "--model", "=", "torchvision", ":", "vit_b_32"], ["vit_b_32/IMAGENET1K_V1"]),
         (["mo"], ["models"]),
     ],
 )

@@ -406,7 +406,9 @@ def test_overlay_and_animation():
     assert np.array_equal(found.overlay(frame=1), frames[1])
     assert np.array_equal(found.overlay(frame=-1), frames[5])
     # one scale for the whole clip: the first frame has no colour, so only the image and the map's zero show
-    assert np.asarray(frames[0]).max() <= 0.35 * 255 + 3 + 110
+    assert np.asarray(found.animation(alpha=0.65)[0]).max() <= 0.35 * 255 + 3 + 110
+    seen = found.seen[0].numpy()
+    assert np.array_equal(np.asarray(frames[0])[seen], found.images[0][0][seen])
     with pytest.raises(legrad.InputError, match="no frame 6: image 0 has 6 frames"):
         found.overlay(frame=6)
     with pytest.raises(legrad.InputError, match="no frame 0: image 0 has no frames"):

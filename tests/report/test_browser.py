@@ -128,3 +128,25 @@ def test_phone_in_the_dark(browser, result, tmp_path):
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(23, 23, 27)"
     context.close()
+
+
+def test_gallery(browser, tmp_path):
+    many = explanation(130, 2, labels=[[f"thing {index}", "cow"] for index in range(130)])
+    context = browser.new_context(viewport={"width": 1000, "height": 800})
+    page, troubles = context.new_page(), []
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.goto(many.to_html(tmp_path / "page.html").as_uri())
+    page.wait_for_selector("#panel-0 canvas")
+    assert page.locator("section.image").count() == 100
+    page.locator("#more").click()
+    assert page.locator("section.image").count() == 130
+    assert page.locator("#more").is_hidden()
+    page.locator("#search").fill("THING 12")
+    assert page.locator("section.image").count() == 11
+    assert page.locator("#count").text_content() == "11 of 130 images"
+    page.locator("#search").fill("")
+    page.locator("#order").select_option("score")
+    highest = many.names[int(many.scores.amax(1).argmax())].rpartition("/")[2]
+    assert page.locator("section.image h2").first.text_content() == highest
+    context.close()
+    assert troubles == []

@@ -15,6 +15,8 @@ __all__ = ["DATA_SETS", "METHODS", "bibtex"]
 
 METHODS: Mapping[str, tuple[str, ...]] = {
     "legrad": ("bousselham2025legrad",),
+    "legrad-centred": ("bousselham2025legrad",),
+    "legrad-simplex": ("bousselham2025legrad",),
     "legrad-norelu": ("bousselham2025legrad",),
     "raw-attention": ("abnar2020quantifying",),
     "rollout": ("abnar2020quantifying",),

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 ARRAYS = ("yes", "no", "only")
-NORMALIZATIONS = ("map", "shared")
+NORMALIZATIONS = ("map", "shared", "half")
+EXPORTS = ("coco", "fiftyone", "sam", "label-studio")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 NAMES = Path(__file__).with_name("names.json")
@@ -51,7 +52,7 @@ def _names(kind: str) -> list[str]:
 
 @contextlib.contextmanager
 def colons_of_bash() -> Iterator[None]:
-    """Completion of words with a colon in bash, which takes the colon for the end of a word.
+    """Completion of words with a colon or "=" in bash, which takes these for the end of a word.
 
     It hands over the parts one by one, and puts an answer in the place of the last part only.
     """
@@ -75,7 +76,9 @@ def _joined(words: Sequence[str], place: int) -> tuple[list[str], int]:
     result: list[str] = []
     at, glue = 0, False
     for number, word in enumerate(words):
-        if result and number > 1 and (glue or word.startswith(":")):
+        if word == "=":  # between an option and its value
+            result += [""] * (number == place)
+        elif result and number > 1 and (glue or word.startswith(":")):
             result[-1] += word
         else:
             result.append(word)

@@ -1,17 +1,20 @@
 """``legrad explain``: what its options mean, and the steps in order."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 import legrad
 from legrad.atomic import WriteError
-from legrad.choices import FITS, IMAGE_FORMATS, READOUTS
+from legrad.choices import FITS, IMAGE_FORMATS, READOUTS, UPSAMPLINGS
 from legrad.cli import arguments as cli
-from legrad.cli import completion, destination, output, sources
+from legrad.cli import completion, destination, notes, output, sources
 from legrad.cli.batches import explain_all
 from legrad.cli.consoles import print_error
+from legrad.cli.exports import Exports
 from legrad.cli.options import choice, method_name, parse_layers, parse_size
+from legrad.cli.report import page_of
 from legrad.cli.targets import HELP, TargetOptions
 from legrad.cli.waiting import spinner, waits
 from legrad.errors import InputError
@@ -48,8 +51,10 @@ def explain(
     fit: cli.FitName = "model",
     value_range: cli.ValueRange = None,
     normalize: cli.Normalize = "map",
+    upsampling: cli.Upsample = "bilinear",
     per_layer: cli.PerLayer = False,
     figures: cli.Figures = True,
+    html: cli.Html = False,
     arrays: cli.Arrays = "yes",
     format: cli.Format = "png",
     cmap: cli.ColourMap = "inferno",
@@ -59,6 +64,10 @@ def explain(
     device: cli.Device = "auto",
     dtype: cli.Dtype = None,
     json: cli.Json = False,
+    masks: cli.Masks = False,
+    boxes: cli.Boxes = False,
+    export: cli.Export = None,
+    threshold: cli.Threshold = "half",
 ) -> None:
     """Explain images (videos, sounds): overlays, figures, raw arrays and a manifest in a folder."""
     # check the arguments before loading the model
@@ -85,18 +94,22 @@ def explain(
         arrays=array_choice != "no",
         per_layer=per_layer,
         scale=choice("normalize", normalize, completion.NORMALIZATIONS),  # type: ignore[arg-type]
+        upsampling=choice("upsampling", upsampling, UPSAMPLINGS),  # type: ignore[arg-type]
     )
-    style = Style(cmap=cmap)
+    style, exports = Style(cmap=cmap), Exports(masks, boxes, export, threshold, resume)
     asked = TargetOptions(
         text or (), label or (), similar or (), audio or (), contrast or (), zeroshot or (), predicted
     )
     asked.check()
+    if html and not contents.arrays:
+        raise InputError("--html shows what is in the arrays: leave --arrays no out")
     files = sources.sources(image or [], list_file or [])
     if not asked and kind.targets and not any(file.texts for file in files):
         if files:
             targetless = ", ".join(name for name in METHODS if not METHODS[name].targets)
             raise InputError(f"{HELP}; only {targetless} (--method) need no target")
         asked = TargetOptions([f"a photo of a {name}" for name in legrad.embedded.sample_names()])
+    is_default = model is None
     model = model or ("embedded:speech" if audio else "embedded")
     options = _options(arguments, kind.name, contents, cmap, asked, model, dtype)
     place = destination.choose(out, overwrite, resume, options)
@@ -106,8 +119,13 @@ def explain(
     explainer, to_explain = sources.for_model(explainer, model, files)
     to_explain = place.unfinished(sources.without_results(to_explain, results))
     sources.print_left_out(image or [], explainer.anatomy.axes[0], results)
-    run = _Run(explainer, asked, arguments, place, contents, style, options)
+    exports.check(explainer.anatomy.axes[0])
+    run = _Run(explainer, asked, arguments, place, contents, style, options, exports)
     run(to_explain)
+    if is_default and run.is_fruitful and explainer.anatomy.axes[0] == "rows":
+        notes.tell_of_embedded(to_explain)
+    if html:
+        run.add_page()
     run.tell(json)
 
 
@@ -140,11 +158,14 @@ class _Run:
         contents: "Contents",
         style: "Style",
         options: dict[str, Any],
+        exports: Exports,
     ) -> None:
         self._explainer, self._arguments, self._place = explainer, arguments, place
         self._targets = asked.targets(explainer.anatomy.output)
         self._contents, self._style, self._options = contents, style, options
+        self._exports, self._export_files = exports, list[Path]()
         self._folder: Folder = place.folder()
+        self._crops = notes.Crops()
         self._has_texts = False  # of their own, some images
 
     def __call__(self, files: "list[Source]") -> None:
@@ -155,6 +176,7 @@ class _Run:
         try:
             with folder:
                 explain_all(self._explain, self._save, self._fail, files, still, self._arguments["value_range"])
+                self._export_files = self._exports.finish(folder)
                 if folder.entries or (self._place.resume and folder.every_entry()):
                     folder.set_table("table", ".csv", output.table(folder.every_entry(), folder.failures))
         except WriteError as error:
@@ -169,6 +191,11 @@ class _Run:
             print_error(f"{count} images are in {folder.root}; {goes_on}", "interrupted:")
             raise typer.Exit(_INTERRUPTED) from None
 
+    @property
+    def is_fruitful(self) -> bool:
+        """Whether there are results."""
+        return bool(self._folder.entries)
+
     def _explain(self, files: "list[Source]", images: list[Any]) -> "Explanation":
         targets: Any = self._targets
         if self._has_texts:
@@ -181,6 +208,7 @@ class _Run:
         from legrad.results.save import save_images
 
         self._place.tell()
+        self._crops.add(explanation, index, file.path)
         save_images(
             explanation,
             self._folder,
@@ -189,7 +217,7 @@ class _Run:
             self._contents,
             file.sub_folder,
             {"options": self._options},
-            destination.note_of(file),
+            destination.note_of(file) | self._exports.of_image(explanation[index], self._folder, file.sub_folder),
         )
 
     def _fail(self, file: "Source", problem: str) -> None:
@@ -197,16 +225,24 @@ class _Run:
 
         self._folder.failures.append({"image": urls.safe_url(file.path), "error": problem})
 
+    def add_page(self) -> None:
+        """Write the report, if there is anything to show."""
+        if self._folder.entries or self._place.finished:
+            self._export_files.append(page_of(self._folder.root))
+
     def tell(self, as_json: bool) -> None:
         """Print results and failures; the exit status is 1 where some images failed, 2 where all did."""
         spinner.stop()
         folder, done_before = self._folder, len(self._place.finished)
         failures = folder.failures
-        if as_json and (folder.entries or done_before):
+        self._crops.tell()
+        if as_json:
             output.print_json(output.as_json(folder))
         else:
             output.print_results(folder, done_before)
-        if len(failures) > 1 and not folder.entries and len({failure["error"] for failure in failures}) == 1:
+            output.print_exports(folder, self._export_files)
+        same = len(failures) > 1 and len({failure["error"] for failure in failures}) == 1
+        if same and not folder.entries and not done_before:
             raise InputError(failures[0]["error"])  # the fault lies with targets or options
         for failure in failures:
             url, problem = failure["image"], failure["error"]

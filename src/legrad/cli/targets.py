@@ -1,5 +1,6 @@
 """The options of ``legrad explain`` that say what to look for."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -53,7 +54,12 @@ class TargetOptions:
             )
         from legrad.inputs import urls
 
-        for option, what, paths in (("--similar", "image", self.similar), ("--audio", "sound", self.audio)):
+        images = [text for text in self.contrast if _is_image(text)]
+        for option, what, paths in (
+            ("--similar", "image", self.similar),
+            ("--contrast", "image", images),
+            ("--audio", "sound", self.audio),
+        ):
             for path in paths:
                 if not urls.is_url(path) and not Path(path).is_file():
                     raise InputError(f"{option}: no such {what}: {path}")
@@ -78,14 +84,27 @@ class TargetOptions:
         if self.zeroshot:
             targets.append(legrad.ZeroShot(list(self.zeroshot)))
         if self.contrast:
-            # numbers are classes of a classifier, and texts for other models
-            side = _class if output == "logits" else str
-            targets.append(legrad.Contrast(side(self.contrast[0]), side(self.contrast[1])))
+            targets.append(legrad.Contrast(*(_side(text, output) for text in self.contrast)))
         return targets
 
     def record(self) -> dict[str, Any]:
         """The options that were given, for a manifest."""
         return {name: value if value is True else list(value) for name, value in asdict(self).items() if value}
+
+
+def _side(text: str, output: str) -> Any:
+    """Of a contrast: an image or a text; numbers are classes of a classifier, and texts for other models."""
+    if _is_image(text):
+        return legrad.Similar(text)
+    return _class(text) if output == "logits" else text
+
+
+def _is_image(text: str) -> bool:
+    """A URL, or the name of an image file: of one that is there, or of nothing that could be a text."""
+    from legrad.inputs import images, urls
+
+    looks_so = Path(text).suffix.lower() in images.SUFFIXES
+    return urls.is_url(text) or (looks_so and (" " not in text or os.path.isfile(text)))
 
 
 def _class(text: str) -> int | str:

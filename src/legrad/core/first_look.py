@@ -33,6 +33,10 @@ from legrad.models.anatomy import ViTAnatomy
 Graph = tuple[tuple[Any, ...], ...]
 
 
+# a note on errors: smaller chunks of images would not help
+EXAMINED = "while a block was run on a few token rows"
+
+
 class Examiner:
     """Examines the blocks of one pass.
 
@@ -118,7 +122,10 @@ class Examiner:
             try:
                 return self._run(layer, few_args, few_kwargs)
             except Exception as error:  # a part that does not run like this
-                if ran_out(error) or index == len(candidates) - 1:
+                if ran_out(error):
+                    error.add_note(EXAMINED)
+                    raise
+                if index == len(candidates) - 1:
                     raise
                 self.shortcuts.tails.pop(layer, None)
 

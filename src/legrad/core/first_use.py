@@ -96,6 +96,7 @@ class FirstUse:
         self._version: tuple[Any, ...] = ()
         self._mean_readout_version: tuple[Any, ...] = ()
         self.shortcuts: OrderedDict[tuple[Any, ...], Shortcuts] = OrderedDict()
+        self._new_hooks = False
         # by type and device: what was found out about the blocks holds for every size
         self._tails: dict[tuple[Any, ...], dict[int, PostAttention]] = {}
         self._gradients_checked: set[Gradients] = set()
@@ -154,6 +155,7 @@ class FirstUse:
             self.shortcuts.clear()
             self._tails.clear()
             self._gradients_checked.clear()
+            self._new_hooks = version[:-1] == self._version[:-1]
             self._version = version
         known = key in self.shortcuts and self.shortcuts[key].first_look is None
         check_layers = gradients != "none" and "layers" not in self._gradients_checked
@@ -217,7 +219,12 @@ class FirstUse:
             shortcuts.token_spans.clear()
             result = None
         if result is None:
-            self._look(shortcuts, anatomy, batch[:1], check_layers)
+            try:
+                self._look(shortcuts, anatomy, batch[:1], check_layers)
+            except InputError as error:
+                if self._new_hooks and error.__cause__ is not None:  # what a hook raises is its owner's
+                    raise error.__cause__ from None
+                raise
         else:
             self._note(shortcuts, examiner.shortcuts, anatomy, check_layers)
         return result

@@ -36,6 +36,7 @@ from legrad.core.block_values import (
 )
 from legrad.core.undo import Borrowing, Hook, Hooks
 from legrad.errors import TruthCheckError
+from legrad.models.versions import parts
 
 _OUT_OF_LOOP = (
     "; blocks are modules that the model calls: where its forward writes them out (pairs of attention and MLP in a "
@@ -51,7 +52,7 @@ def has_foreign_hooks(block: nn.Module) -> bool:
     everywhere = nn.modules.module
     if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
         return True
-    for module in itertools.islice(block.modules(), 1, None):
+    for module in itertools.islice(parts(block), 1, None):
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values(), *module._backward_hooks.values())
         if "forward" in vars(module) or not all(map(_only_observes, hooks)):
             return True

@@ -5,7 +5,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -30,22 +30,35 @@ _ROWS = 8  # images of a batch whose pixels are computed at once, to bound memor
 _BATCHED = ("pixel_values", "pixel_values_videos", "input_values", "input_features")
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """How images become a model's input; attributes as arguments of ``Explainer.explain``."""
+
+    size: int | Sequence[int] | None = None
+    fit: str = "model"
+    value_range: tuple[float, float] | None = None
+
+
+USUAL = Fitting()
+
+
 class Inputs(Sequence[Input]):
     """Inputs that are ready for a model, see ``Explainer.prepare``.
 
     Args:
         inputs: in the order in which they were given.
+        fitting: how they were made, for images that they are compared with.
     """
 
-    def __init__(self, inputs: Sequence[Input]) -> None:
-        self._inputs = tuple(inputs)
+    def __init__(self, inputs: Sequence[Input], fitting: Fitting = USUAL) -> None:
+        self._inputs, self.fitting = tuple(inputs), fitting
 
     @overload
     def __getitem__(self, index: int) -> Input: ...
     @overload
     def __getitem__(self, index: slice) -> "Inputs": ...
     def __getitem__(self, index: int | slice) -> "Input | Inputs":
-        return Inputs(self._inputs[index]) if isinstance(index, slice) else self._inputs[index]
+        return Inputs(self._inputs[index], self.fitting) if isinstance(index, slice) else self._inputs[index]
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -74,7 +87,8 @@ class Inputs(Sequence[Input]):
         views.check_views(len(self), images, any(item.tensor.ndim != 3 for item in self._inputs))
         placed = [views.with_view(item.placement, image) for item, image in zip(self._inputs, images, strict=True)]
         pairs = zip(self._inputs, placed, strict=True)
-        return Inputs([replace(item, placement=placement, image=image) for item, (placement, image) in pairs])
+        shown = [replace(item, placement=placement, image=image) for item, (placement, image) in pairs]
+        return Inputs(shown, self.fitting)
 
 
 # what ``Explainer.explain`` takes as images, documented there
@@ -99,10 +113,11 @@ class InputQueue:
 
     Args:
         jobs: one per input: the input, or a function that makes it, which may be called in another thread.
+        fitting: how they are made.
     """
 
-    def __init__(self, jobs: Sequence[Input | Callable[[], Input]]) -> None:
-        self._jobs = jobs
+    def __init__(self, jobs: Sequence[Input | Callable[[], Input]], fitting: Fitting = USUAL) -> None:
+        self._jobs, self.fitting = jobs, fitting
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -182,7 +197,7 @@ def sources(
     if isinstance(source, Tensor | Mapping | Inputs):
         check_unfitted(size, fit, value_range)
         if isinstance(source, Inputs):
-            return InputQueue([_of_this_model(item, layout) for item in source])
+            return InputQueue([_of_this_model(item, layout) for item in source], source.fitting)
         inputs = (
             _of_tensor(source, layout, make_transform)
             if isinstance(source, Tensor)
@@ -217,7 +232,8 @@ def sources(
             read = functools.partial(videos.read, count=layout.shape[0], **options)
             make = VideoReader(transform, layout.shape[1], read, allowance)
         items = [item if isinstance(item, FILES) else make.read(item) for item in items]
-    return InputQueue([functools.partial(make, item, index) for index, item in enumerate(items)])
+    jobs = [functools.partial(make, item, index) for index, item in enumerate(items)]
+    return InputQueue(jobs, Fitting(size, fit, value_range))
 
 
 def _of_this_model(item: Input, layout: InputLayout) -> Input:

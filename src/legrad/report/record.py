@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LONGEST_SIDE = 768  # of an image on the page, in pixels
+GALLERY_SIDE = 320  # of one among many
+MANY = 12  # images, from which on a page is a gallery
 _QUALITY = 82  # of WebP
 
 
@@ -75,6 +77,7 @@ class TargetRecord:
         score: as a number; None where there is none.
         caption: the score in words, such as "cosine 0.26".
         maps: for every frame the merged map, then that of every layer.
+        entropy: of the merged map as a distribution over its cells, 0 for one cell, 1 for all alike.
         note: what is doubtful about it; "" for nothing.
     """
 
@@ -82,6 +85,7 @@ class TargetRecord:
     score: float | None
     caption: str
     maps: list[list[MapRecord]]
+    entropy: float = 0.0
     note: str = ""
 
 
@@ -118,6 +122,7 @@ class PageRecord:
         colours: base64 of (256, 3) bytes, the colour map.
         opacity: of the colours at the beginning, in [0, 1].
         images: in order.
+        failures: (name, message) of the images that could not be explained.
     """
 
     title: str
@@ -126,6 +131,7 @@ class PageRecord:
     colours: str
     opacity: float
     images: list[ImageRecord] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Plain lists and dicts."""
@@ -141,14 +147,23 @@ def map_record(values: "NDArray[Any]", steps: int = 65535) -> MapRecord:
     return MapRecord(text_of(np.rint(numbers).astype(kind).tobytes()), low, high, steps)
 
 
+def entropy(values: "NDArray[Any]") -> float:
+    """Of a map's positive part as a distribution over its cells, divided by that of a flat map: in [0, 1]."""
+    weights = np.clip(np.asarray(values, np.float64).ravel(), 0, None)
+    if weights.size < 2 or weights.sum() <= 0:
+        return 0.0
+    shares = weights[weights > 0] / weights.sum()
+    return float(-(shares * np.log(shares)).sum() / np.log(weights.size))
+
+
 def text_of(data: bytes) -> str:
     """Base64."""
     return base64.b64encode(data).decode("ascii")
 
 
-def shown_size(height: int, width: int) -> tuple[int, int]:
-    """(height, width) of an image on the page."""
-    factor = min(1.0, LONGEST_SIDE / max(height, width))
+def shown_size(height: int, width: int, images: int = 1) -> tuple[int, int]:
+    """(height, width) of an image on a page of so many images."""
+    factor = min(1.0, (LONGEST_SIDE if images <= MANY else GALLERY_SIDE) / max(height, width))
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 

@@ -53,6 +53,9 @@ class Drawings:
     ) -> "Figure":
         """The original and the overlays of the targets side by side, with scores and a colour bar.
 
+        >>> explanation = legrad.load("embedded").explain(next(legrad.embedded.scenes(1)).image, ["a cow", "a pig"])
+        >>> explanation.figure().savefig("where.png")
+
         Of a video a film strip for every target.
 
         Args:

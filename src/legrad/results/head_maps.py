@@ -88,8 +88,8 @@ class HeadMaps:
         figure = _matrix(panels, self.layers, shares.tolist(), max(view.placement.original))
         name = f"{Path(self.explanation.names[image]).name}: {self.explanation.labels[image][target]}"
         figure.suptitle(printable(name), fontsize=10, parse_math=False)
-        scale = "one scale for the heads of a layer" if shared else "every head has its own scale"
-        figure.supxlabel(f"percent: a head's share of its layer's relevance; {scale}", fontsize=8)
+        scale = "one scale per layer" if shared else "one scale per head"
+        figure.supxlabel(f"percent: share of the layer's relevance\n{scale}", fontsize=7)
         return figure
 
     def _repr_png_(self) -> bytes:

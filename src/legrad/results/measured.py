@@ -45,7 +45,18 @@ def read(path: Path) -> dict[str, Any]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is not a result of legrad bench ({error})") from error
+    _count(content)
     return {**content, "benchmark": _RENAMED.get(content["benchmark"], content["benchmark"])}
+
+
+def _count(content: dict[str, Any]) -> None:
+    """How many items every number stands on, where a file of an earlier version does not say."""
+    scores, reference = content["scores"], content["statistics"]["paired with"]
+    for method, result in content["methods"].items():
+        pairs = len(scores[method].keys() & scores[reference].keys())
+        for numbers in result["metrics"].values():
+            numbers.setdefault("items", result["items"])
+            numbers.setdefault("pairs", pairs)
 
 
 def _misfit(value: Any, shape: Any, where: str = "it") -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from legrad import viz
 from legrad.inputs import geometry
 from legrad.report import record
+from legrad.results.drawing import score_text
 
 if TYPE_CHECKING:
     from legrad.results.explanation import Explanation
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
 _FRAMES = 8  # of a video, at most
 
 
-def page_record(explanation: "Explanation", images: Sequence[int], cmap: str, opacity: float) -> record.PageRecord:
+def page_record(
+    explanation: "Explanation",
+    images: Sequence[int],
+    cmap: str,
+    opacity: float,
+    failures: Sequence[tuple[str, str]] = (),
+) -> record.PageRecord:
     """The page of some images of an explanation.
 
     Args:
@@ -26,6 +33,7 @@ def page_record(explanation: "Explanation", images: Sequence[int], cmap: str, op
         images: indices, in the order of the page.
         cmap: matplotlib colour map.
         opacity: at the beginning, in [0, 1].
+        failures: (name, message) of images that could not be explained.
     """
     names = [Path(explanation.names[image]).name for image in images]
     settings = {name: _words(value) for name, value in explanation.settings.items() if value is not None}
@@ -37,17 +45,18 @@ def page_record(explanation: "Explanation", images: Sequence[int], cmap: str, op
         layers,
         record.text_of(viz.colours(ramp, cmap).tobytes()),
         opacity,
-        [_image_record(explanation, image) for image in images],
+        [_image_record(explanation, image, len(names)) for image in images],
+        list(failures),
     )
 
 
-def _image_record(explanation: "Explanation", image: int) -> record.ImageRecord:
+def _image_record(explanation: "Explanation", image: int, count: int) -> record.ImageRecord:
     view = explanation.view(image)
     pixels = view.pixels[::-1] if view.is_spectrogram else view.pixels
-    size = record.shown_size(*view.placement.original)
+    size = record.shown_size(*view.placement.original, count)
     rows, cols = (_axis(view, size, axis) for axis in range(2))
-    count = min(_FRAMES, len(pixels)) if view.is_video else 1
-    frames = [int((i + 0.5) * len(pixels) / count) for i in range(count)]
+    shown = min(_FRAMES, len(pixels)) if view.is_video else 1
+    frames = [int((i + 0.5) * len(pixels) / shown) for i in range(shown)]
     kind = "video" if view.is_video else "sound" if view.is_spectrogram else "image"
     return record.ImageRecord(
         Path(explanation.names[image]).name,
@@ -72,11 +81,12 @@ def _target_record(
     return record.TargetRecord(
         explanation.labels[image][target],
         score,
-        f"score {score:.3f}",
+        score_text(explanation.score_kind(image, target), score),
         [
             [record.map_record(merged[index]), *(record.map_record(maps[index], 255) for maps in layers)]
             for index in range(len(frames))
         ],
+        record.entropy(explanation.relevance[image, target].numpy()),
         note,
     )
 

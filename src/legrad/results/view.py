@@ -1,6 +1,7 @@
 """One image of an explanation: maps on its patch grid -> saliency on its pixels, overlays and figures."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,11 @@ class ImageView:
     def seen(self, size: int | Sequence[int] | None = None) -> Tensor:
         """(H, W) bool: which pixels the model saw, of the original or of the original resized to ``size``."""
         return geometry.seen(self.placement, self.patch_grid, self._size(size))
+
+    def seen_share(self) -> float:
+        """How much of the original the model saw, in [0, 1]."""
+        inside = geometry.Resampler(self.placement, self.patch_grid, self.placement.original).inside
+        return math.prod(max(0, p.stop - p.start) / n for p, n in zip(inside, self.placement.original, strict=True))
 
     def saliency(
         self,
@@ -251,10 +257,9 @@ class ImageView:
         return figures.figure(original, panels, titles, style.cmap, name, axes, note, style.alpha, bar, layout)
 
     def _unseen_note(self) -> str:
-        seen = self.seen()
-        if bool(seen.all()):
+        share = 1 - self.seen_share()
+        if share == 0:
             return ""
-        share = 1 - float(seen.double().mean())
         note = f"grey with stripes: never seen by the model ({100 * share:.0f} % of the image"
         return f"{note}; fit='squash' or 'pad' shows it all)" if self.axes[0] == "rows" else f"{note})"
 

@@ -85,6 +85,8 @@ class ZeroShot(ByValue):
 class Similar(ByValue):
     """Similarity to another image: its own feature is the target.
 
+    The image gets the ``size`` and ``fit`` of those that are explained; a tensor is taken as it is.
+
     >>> first, second = legrad.embedded.scenes(2)
     >>> legrad.load("embedded").explain(first.image, legrad.Similar(second.image)).relevance.shape
     torch.Size([1, 1, 12, 12])

@@ -9,6 +9,7 @@ import numpy as np
 
 from legrad import fonts
 from legrad.bench.report.comparison import (
+    FEWEST,
     has_fewer,
     headlines,
     method_label,
@@ -75,7 +76,7 @@ def curves(content: Mapping[str, Any]) -> "Figure | None":
     return None if drawer is None else drawer(content)
 
 
-_COLOURS = {"better": "C2", "worse": "C3", "level": "0.5", None: "0.5"}
+_COLOURS = {"better": "C2", "worse": "C3", "level": "0.5", "too few": "0.8", None: "0.5"}
 
 
 def differences(contents: Sequence[Mapping[str, Any]]) -> "Figure | None":
@@ -106,8 +107,12 @@ def differences(contents: Sequence[Mapping[str, Any]]) -> "Figure | None":
         if metric["better"] == "lower":
             axes.invert_xaxis()
     columns[0].set_yticks(range(len(methods)), methods, fontsize=8)
+    verdicts = {
+        verdict(n, content["metrics"][name]["better"]) for content, name in panels for _, n in ranked(content, name)
+    }
+    pale = f"; pale: fewer than {FEWEST} images, no verdict" if "too few" in verdicts else ""
     figure.supxlabel(
-        f"difference from {reference} on the same images, 95 % interval; right of the line is better", fontsize=8
+        f"difference from {reference} on the same images, 95 % interval; right of the line is better{pale}", fontsize=8
     )
     return figure
 

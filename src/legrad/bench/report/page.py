@@ -122,7 +122,8 @@ and every image's own scores.
 
 **How to read it.** A value stands with its 95 % interval (bootstrap over images). A method is *better* (▲) or *worse*
 (▼) than the first one of the run, if the 95 % interval of their difference on the same images lies on one side of
-zero; otherwise the two are *level*: this many images cannot tell them apart. Slow methods are measured on fewer
+zero; otherwise the two are *level*: this many images cannot tell them apart. Below 30 common images there is no
+verdict, and no value is bold; "too few" stands where an interval would be a point. Slow methods are measured on fewer
 images, whose number is in brackets: compare them by their difference, which is over the images that both have, and
 not by their value. The best value is bold, among methods that have all images. *Chance* is what a map gets that
 knows nothing; where no number is given, compare with the controls `random`, `uniform`, `centre` and `edges`, which
@@ -249,5 +250,9 @@ def _rows(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[list[Any
         ]
         for method, result in content["methods"].items():
             for name, numbers in result["metrics"].items():
-                row = [numbers[column] for column in _COLUMNS]
+                points = [
+                    *(("low", "high") if comparison.is_point(numbers) else ()),
+                    *(comparison.BOUNDS if comparison.is_point(numbers, "pairs", comparison.BOUNDS) else ()),
+                ]
+                row = [None if column in points else numbers[column] for column in _COLUMNS]
                 yield [*head, method, name, *row, content["chance"].get(name), result["items"], result["problems"]]

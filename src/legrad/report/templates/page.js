@@ -209,14 +209,47 @@ const observer = new IntersectionObserver((entries) => {
     if (entry.isIntersecting) { visible.add(section); section.show(); } else { visible.delete(section); }
   }
 }, { rootMargin: "300px" });
-for (const section of sections) { byId("images").append(section.node); observer.observe(section.node); }
-for (const control of document.querySelectorAll(".controls select, .controls input")) {
+
+/* Which images are in the page: those that the search leaves, in the order asked for, a hundred at a time. */
+const AT_ONCE = 100;
+let listed = sections, shown = AT_ONCE;
+const best = (section, value, wanted) => wanted(...section.image.targets.map(value));
+const ORDERS = {
+  name: (a, b) => a.image.name.localeCompare(b.image.name, undefined, { numeric: true }),
+  score: (a, b) => best(b, (target) => target.score, Math.max) - best(a, (target) => target.score, Math.max),
+  low: (a, b) => best(a, (target) => target.score, Math.min) - best(b, (target) => target.score, Math.min),
+  entropy: (a, b) => best(b, (target) => target.entropy, Math.max) - best(a, (target) => target.entropy, Math.max),
+  focus: (a, b) => best(a, (target) => target.entropy, Math.min) - best(b, (target) => target.entropy, Math.min),
+};
+
+function list() {
+  const search = byId("search") ? byId("search").value.trim().toLowerCase() : "";
+  const order = byId("order") ? byId("order").value : "none";
+  listed = sections.filter(({ image }) =>
+    image.name.toLowerCase().includes(search) || image.targets.some((target) => target.label.toLowerCase().includes(search)));
+  if (ORDERS[order]) listed = [...listed].sort(ORDERS[order]);
+  observer.disconnect();
+  visible.clear();
+  const nodes = listed.slice(0, shown).map((section) => section.node);
+  byId("images").replaceChildren(...nodes);
+  for (const node of nodes) observer.observe(node);
+  byId("more").hidden = listed.length <= shown;
+  if (byId("count")) byId("count").value = `${listed.length} of ${sections.length} images`;
+}
+
+list();
+byId("more").addEventListener("click", () => { shown += AT_ONCE; list(); });
+if (byId("search")) {
+  byId("search").addEventListener("input", () => { shown = AT_ONCE; list(); });
+  byId("order").addEventListener("input", () => { shown = AT_ONCE; list(); });
+}
+for (const control of document.querySelectorAll(".controls:not(.list) select, .controls:not(.list) input")) {
   control.addEventListener("input", () => {
     if (page.layers.length) byId("layer-name").value = state().layer ? page.layers[state().layer - 1] : "all";
     for (const section of visible) section.show();
   });
 }
-document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
+for (const form of document.querySelectorAll("form")) form.addEventListener("submit", (event) => event.preventDefault());
 addEventListener("beforeprint", () => { for (const section of sections) if (section.bitmap) section.show(true); });
 addEventListener("afterprint", () => { for (const section of visible) section.show(); });
 const bar = byId("bar").getContext("2d");
