@@ -23,18 +23,13 @@ from legrad.cli.options import choice, parse_size
 from legrad.cli.output import print_json
 from legrad.cli.report import report
 from legrad.cli.waiting import WaitingCommand, spinner, waits
-from legrad.cli.waiting import spinner, waits
 from legrad.errors import InputError, LeGradError
 
 app = typer.Typer(
     help="Where did the model look, for this text or this class?", no_args_is_help=True, pretty_exceptions_enable=False
 )
-<<<<<<< HEAD
 app.command(cls=WaitingCommand)(explain)
-=======
-app.command()(explain)
 app.command()(report)
->>>>>>> 3e1374e75d52bc2f9c0a8d61534856197333fb0a
 app.command()(paper.cite)
 app.add_typer(bench.app, name="bench")
 
