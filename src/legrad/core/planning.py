@@ -123,7 +123,7 @@ def find_shortcuts(anatomy: ViTAnatomy, image: Tensor) -> Shortcuts:
 
 
 def _closed_form_holds(tail: PostAttention, block: torch.nn.Module, tokens: Tensor, call: AttentionCall) -> bool:
-    """Does the closed form equal autograd, for an arbitrary gradient at one token, of which nothing may arrive elsewhere,
+    """Does the closed form equal autograd, for an arbitrary gradient at one token, of which nothing arrives elsewhere,
     and at all of them for the shares of the residual and of the MLP apart? A tiny LayerScale would hide one of them.
     """
     count = tokens.shape[1]
