@@ -5,8 +5,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test check matrix performance format clean
 
-demo: .venv/installed  ## explain the sample scene, offline
-	$(BIN)/legrad explain --out demo
+demo: .venv/package  ## explain the sample scene, offline
+	$(BIN)/legrad explain --out demo --overwrite
 	@echo "open demo/sample.png"
 
 test: .venv/installed  ## the default test run: two processes, of one thread each
@@ -29,8 +29,12 @@ format: .venv/installed
 	$(BIN)/ruff check --fix src tests performance tools training
 
 # constraints.txt pins what was tested; without it the newest versions come
-.venv/installed: pyproject.toml constraints.txt
+.venv/package: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed: .venv/package  # with the tools of developers
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 

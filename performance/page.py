@@ -8,6 +8,7 @@ from performance import tables
 from performance.results import Results
 
 ARGUMENTS = "arguments.md"
+WHOLE = "whole.md"  # the section that ``performance.whole`` writes
 
 
 def write(content: Mapping[str, Any], folder: Path, images: list[str]) -> Path:

@@ -2,6 +2,8 @@
 
 import ast
 import importlib.metadata
+import logging
+import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -39,6 +41,49 @@ def test_every_public_name_is_there_and_listed():
     assert legrad.__version__ == importlib.metadata.version("legrad")
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = legrad.nonsense
+
+
+def test_modules_of_packages_come_when_they_are_used():
+    code = (
+        "import legrad; legrad.bench.runner.run, legrad.bench.report.report, legrad.metrics.segmentation.measure, "
+        "legrad.methods.METHODS, legrad.datasets.MaskFolder; assert 'runner' in dir(legrad.bench)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    for module in (legrad.bench, legrad.metrics):
+        with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+            _ = module.nonsense
+
+
+def test_lists_of_models_and_methods():
+    names = legrad.list_models()
+    assert len(names) > 500
+    assert names[:3] == ["embedded", "embedded:map", "embedded:speech"]
+    everything = legrad.list_models(supported=False)
+    assert set(names) < set(everything)
+    clip = legrad.list_models("vit-b-16", library="open_clip")
+    assert "open_clip:ViT-B-16/openai" in clip
+    assert all(name.startswith("open_clip:") and "vit-b-16" in name.lower() for name in clip)
+    assert legrad.list_models("timm:vit_small_patch14_*") == legrad.list_models("vit_small_patch14_*", "timm")
+    assert legrad.list_models("no such model") == []
+    assert set(legrad.list_methods()) == set(legrad.methods.METHODS)
+    for arguments, message in (
+        ((3,), "filter is a part of a name"),
+        (("", "keras"), "library is one of"),
+        (("", None, "x"), "supported is True or False"),
+    ):
+        with pytest.raises(legrad.InputError, match=message):
+            legrad.list_models(*arguments)
+
+
+def test_what_happens_is_logged_and_nothing_is_printed(caplog, capfd):
+    with caplog.at_level(logging.DEBUG, "legrad"):
+        explainer = legrad.load("embedded", device="cpu")
+        explainer.explain(next(legrad.embedded.scenes(1)).image, "a cow")
+    assert "loaded embedded on cpu, torch.float32" in caplog.text
+    assert "explained 1 images, 1 of 1" in caplog.text
+    assert {record.name.partition(".")[0] for record in caplog.records if "legrad" in record.name} == {"legrad"}
+    assert capfd.readouterr() == ("", "")
+    assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("legrad").handlers)
 
 
 def test_the_authors_package_beside_ours_is_warned_of():
@@ -167,3 +212,16 @@ def test_private_names_stay_in_their_room():
                 if private_attribute and node.value.id in ("explainer", "explanation", "adapter"):
                     strangers.append((str(path.relative_to(root)), node.value.id, node.attr))
     assert strangers == []
+
+
+def test_modules_of_methods_are_attributes(loaded_by):
+    assert "torch" not in loaded_by("import legrad.methods, legrad.methods.catalogue")
+    loaded_by("import legrad.methods\nassert legrad.methods.black_box.rise\nassert legrad.methods.METHODS")
+    loaded_by("import legrad.methods\nassert not hasattr(legrad.methods, 'nonsense')")
+
+
+def test_the_other_package_is_looked_for_without_reading_metadata(tmp_path, monkeypatch):
+    assert not legrad._may_be_there("legrad_torch")
+    (tmp_path / "Legrad-Torch-1.1.dist-info").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert legrad._may_be_there("legrad_torch")

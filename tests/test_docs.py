@@ -50,3 +50,16 @@ def test_documented_models_are_healthy(own_models, number):
     report = examine(legrad.wrap(anatomy.tower, anatomy=anatomy))
     assert report.healthy, report
     assert own_models[number]["explanation"].relevance.shape[1] == 2
+
+
+def test_the_first_block_of_the_readme_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    variables: dict = {}
+    first, second = snippets("README.md")[:2]
+    exec(first, variables)
+    assert (tmp_path / "where.png").stat().st_size > 10_000
+    assert variables["explanation"].relevance.shape[:2] == (1, 2)
+    exec(second, variables)
+    assert (tmp_path / "results" / "manifest.json").is_file()
+    exec(snippets("README.md")[2], variables)
+    assert variables["similarities"].shape == (1, 2)

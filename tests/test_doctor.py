@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from helpers import tiny
@@ -116,3 +117,26 @@ def test_random_input_is_the_same_for_a_seed_and_leaves_the_generator_alone():
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_what_is_described_is_what_explain_uses():
+    """DINOv2's weights are for 518 pixels, its processor makes 224."""
+    transformers = pytest.importorskip("transformers")
+    from helpers.zoo import transformers as zoo
+
+    processor = transformers.BitImageProcessor(size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16})
+    explainer = legrad.wrap(zoo.build("Dinov2Model"), transform=processor)
+    assert explainer.anatomy.image_size == (32, 32)
+    assert explainer.input_size == (16, 16)
+    image = np.zeros((40, 50, 3), np.uint8)
+    assert explainer.prepare(image).tensor.shape[-2:] == (16, 16)
+    assert "16 x 16 px, grid 2 x 2" in repr(explainer)
+    assert "32" not in repr(explainer)
+    report = examine(explainer)
+    assert report.healthy
+    assert value(report, "grid") == "2 x 2 (rows, cols) at 3 x 16 x 16"
+    sizes = value(report, "input sizes")
+    assert "(16 x 16 by default, patches of 8 x 8)" in sizes
+    assert sizes.endswith("; the weights are for 32 x 32")
+    plain = legrad.wrap(tiny.clip())
+    assert repr(plain) == f"Explainer({plain.name}, {plain.anatomy!r})"

@@ -128,6 +128,15 @@ def test_predict_gives_logits_of_classifiers():
         legrad.wrap(model).predict(images[0])
 
 
+def test_predict_takes_a_range_of_values(embedded):
+    image = np.random.default_rng(0).integers(0, 4096, (40, 40), np.uint16)
+    eight_bits = np.repeat((image / 4095 * 255).round().astype(np.uint8)[..., None], 3, -1)
+    answer = embedded.predict(image, value_range=(0, 4095))
+    assert (answer * embedded.predict(eight_bits)).sum() > 0.999  # rounding to 8 bits
+    with pytest.raises(legrad.InputError, match="value_range is for images"):
+        embedded.predict(torch.randn(1, 3, 96, 96), value_range=(0, 1))
+
+
 def test_predictions_keep_the_order_of_images_of_several_sizes(embedded):
     pairs = [photo(40, 60), photo(90, 50, 1), photo(40, 60, 2)]
     together = embedded.predict(pairs)

@@ -2,13 +2,14 @@
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from legrad import relevance
+from legrad import stages
 from legrad.core.finite import check_output
 from legrad.core.first_look import EXAMINED
 from legrad.core.first_use import FirstUse, Gradients
@@ -19,13 +20,15 @@ from legrad.core.streaming import Explained, explain_batch
 from legrad.core.truth import final_answer, with_raw_features
 from legrad.core.undo import Borrowing
 from legrad.errors import InputError, TruthCheckError
-from legrad.inputs.prepare import Input, InputQueue, by_size, stack
+from legrad.inputs.prepare import InputQueue, by_size, stack
+from legrad.inputs.readers import Input
 from legrad.methods import registry
 from legrad.models.anatomy import ViTAnatomy
 from legrad.models.side_inputs import SideInputs
 from legrad.request import Request
 from legrad.results.assemble import PassResult
 
+_logger = logging.getLogger(__name__)
 WINDOW = 256  # images that are ready at once; as many more are being read meanwhile
 _GIVEN_UP = torch.empty(0, device="cpu")
 
@@ -133,7 +136,7 @@ class Question:
         return PassResult(
             list(rows),
             anatomy.patch_grid,
-            relevance.merge_layers(per_layer.unbind(2)),
+            self.request.method.merge(per_layer.unbind(2)),
             per_layer if self.request.keep_layers else None,
             scores,
             resolved,
@@ -148,9 +151,12 @@ class Question:
         budget: Budget,
     ) -> Explained:
         question = anatomy, batch, targets, self.request.layers, self.request.readout
-        if self.request.method.function is None:
-            return explain_batch(*question, shortcuts, budget.keep_until_answer, budget.max_numel)
-        return registry.explain_batch(self.request.method, *question, self.request.memory)
+        method = self.request.method
+        if method.function is None:
+            return explain_batch(
+                *question, shortcuts, budget.keep_until_answer, budget.max_numel, reduction=method.reduction
+            )
+        return registry.explain_batch(method, *question, self.request.memory)
 
 
 def _split(targets: list[ResolvedTarget], count: int) -> Iterator[list[ResolvedTarget]]:
@@ -201,8 +207,11 @@ def explain_queue(
             with undisturbed_model():
                 for input_size, members in by_size(inputs, start).items():
                     at_size = anatomy.at(input_size)
+                    stages.tell("checking")
                     shortcuts = question.shortcuts(at_size, inputs[members[0]], members[0], first_use)
+                    stages.tell("explaining")
                     results.extend(question.results(at_size, inputs, members, shortcuts))
+            _logger.debug("explained %d images, %d of %d", len(window), len(inputs), len(queue))
             inputs[start:] = [replace(item, tensor=_GIVEN_UP) for item in window]
             del window
     return inputs, results

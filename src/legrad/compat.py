@@ -231,7 +231,9 @@ def visualize(
         stamp.save_pngs(
             save_path, [(f"heatmap_{slug(title)}", panel) for title, panel in zip(titles, panels, strict=True)]
         )
-    figure = viz.figure(pixels, panels, titles, cmap="jet")
+    from legrad import figures
+
+    figure = figures.figure(pixels, panels, titles, cmap="jet", alpha=alpha)
     _display(figure)
     return figure
 

@@ -1,4 +1,4 @@
-"""Names of the last release that still work for one more, each with a ``DeprecationWarning``."""
+"""Names of the last release that still work for one more, each with a ``DeprecationWarning``; and names that stay."""
 
 import functools
 from collections.abc import Callable
@@ -22,6 +22,19 @@ def renamed_arguments(**new_names: str) -> Callable[[Callable[P, R]], Callable[P
                     _warn(f"the argument {old}", new)
                     kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def other_names(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function take keyword arguments by another name too, for good: ``other_names(other="name")``."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> R:
+            return function(*args, **{names.get(name, name): value for name, value in kwargs.items()})
 
         return call
 

@@ -72,7 +72,7 @@ def examine(
 
     Args:
         explainer: the model.
-        size: input size in pixels, int or (H, W); default the model's own.
+        size: input size in pixels, int or (H, W); default what ``explain`` makes of images by default.
         seed: of the random image.
         inputs: what the model takes beside the images, one row each, see ``Explainer.explain``.
 
@@ -90,7 +90,7 @@ def examine(
         state.evaluation_mode(explainer.model),
         state.evaluation_mode(default.tower, default.call_settings),
     ):
-        anatomy = default if size is None else default.at(geometry.as_size(size))
+        anatomy = _usual(explainer) if size is None else default.at(geometry.as_size(size))
         _facts(explainer, anatomy, report)
         anatomy = side_inputs.bound(anatomy, [0])
         batch = random_input(anatomy, seed)
@@ -116,9 +116,25 @@ def examine(
     return report
 
 
-def allowed_sizes(anatomy: ViTAnatomy) -> str:
-    """In words: which input sizes the architecture takes."""
+def _usual(explainer: Explainer) -> ViTAnatomy:
+    """For what ``explain`` makes of images by default: processors may want another size than the weights are for."""
+    try:
+        return explainer.anatomy.at(explainer.input_size)
+    except InputError:  # told when an image is explained
+        return explainer.anatomy
+
+
+def allowed_sizes(anatomy: ViTAnatomy, usual: geometry.Size | None = None) -> str:
+    """In words: which input sizes the architecture takes.
+
+    Args:
+        anatomy: of the size that the weights are for.
+        usual: (height, width) that images get by default; default that of the anatomy.
+    """
     height, width = anatomy.image_size
+    if usual is not None and usual != anatomy.image_size:
+        own = f"{height} x {width}"
+        return f"{allowed_sizes(anatomy).replace(own, f'{usual[0]} x {usual[1]}')}; the weights are for {own}"
     rows, cols = anatomy.stride or anatomy.patch_size
     spectrogram = anatomy.axes == ("frequency", "time")
     default = f"time {width} x frequency {height}" if spectrogram else f"{height} x {width}"
@@ -158,7 +174,7 @@ def _facts(explainer: Explainer, anatomy: ViTAnatomy, report: Report) -> None:
     report.add("grid", f"{grid} ({', '.join(anatomy.axes)}) at {shape}{axes}")
     report.add("read-out", f"{anatomy.default_readout} by default, of {', '.join(sorted(anatomy.readouts))}")
     report.add("targets", _targets(explainer))
-    report.add("input sizes", allowed_sizes(explainer.anatomy))
+    report.add("input sizes", allowed_sizes(explainer.anatomy, _usual(explainer).image_size))
 
 
 def _output(explainer: Explainer, anatomy: ViTAnatomy) -> str:

@@ -12,13 +12,17 @@ from legrad import methods
 from legrad.batches import WINDOW, Question, explain_queue, final_answers
 from legrad.checks import brief, first_line
 from legrad.choices import FITS, Fit, ReadoutName, check_choice
+from legrad.convenience import Convenience
 from legrad.core.first_use import FirstUse
 from legrad.core.memory import check_memory, ran_out
 from legrad.core.state import evaluation_mode, exclusive, not_compiled, ordinary_tensors
 from legrad.core.undo import Borrowing, Together, guarded
 from legrad.deprecation import renamed_arguments, renamed_fields
-from legrad.errors import InputError, UnsupportedModelError
-from legrad.inputs.prepare import Images, Input, InputQueue, Inputs, sources
+from legrad.errors import InputError
+from legrad.inputs import transforms
+from legrad.inputs.geometry import Size
+from legrad.inputs.prepare import Fitting, Images, InputQueue, Inputs, sources
+from legrad.inputs.readers import Input
 from legrad.inputs.tensors import checked_tensor
 from legrad.models import checks
 from legrad.models.adapter import Adapter, AudioEncoder
@@ -35,15 +39,19 @@ from legrad.targets.resolve import Resolver
 
 @not_compiled
 @guarded
-def load(name: str, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> "Explainer":
+def load(name: str, device: torch.device | str | None = "auto", dtype: torch.dtype | str | None = None) -> "Explainer":
     """Build a pretrained model with its preprocessing and tokenizer.
+
+    >>> explainer = legrad.load("embedded", device="cpu")
+    >>> explainer.predict(next(legrad.embedded.scenes(1)).image).shape
+    torch.Size([1, 128])
 
     Args:
         name: "embedded", "embedded:map" or "embedded:speech" (offline, inside the package: with a class token, with an
             attentional pooler, with a class token and a speech encoder for ``legrad.Audio``),
             "open_clip:ARCH/TAG", "timm:NAME.TAG", "hf:ORG/REPO", "hf:FOLDER", "torchvision:NAME"; open_clip and timm
             also take "local-dir:PATH" and "hf-hub:ORG/REPO" behind their prefix.
-        device: where the model lives; default CPU.
+        device: where the model lives; "auto" (or None) takes CUDA, else MPS, else the CPU.
         dtype: torch.float32 (default), torch.float16, torch.bfloat16 or torch.float64 (not open_clip), or its name.
 
     Raises:
@@ -66,6 +74,12 @@ def wrap(
     audio_encoder: AudioEncoder | None = None,
 ) -> "Explainer":
     """Explain a model that is in memory already. The model is not changed, now or later.
+
+    >>> import timm
+    >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10)
+    >>> explainer = legrad.wrap(model)
+    >>> explainer.explain(torch.randn(1, 3, 224, 224), targets=[3, 7]).relevance.shape
+    torch.Size([1, 2, 14, 14])
 
     Args:
         model: of open_clip, timm, transformers, torchvision or OpenAI's clip, also inside DataParallel, DDP,
@@ -91,7 +105,7 @@ def wrap(
 
 
 @renamed_fields(listener="audio_explainer")
-class Explainer(Copyable):
+class Explainer(Copyable, Convenience):
     """A model that can be asked where it looked. Made by ``load`` or ``wrap``.
 
     ``explain`` does all of it; its steps can be used alone: ``prepare`` reads and preprocesses images, ``embed``
@@ -103,7 +117,13 @@ class Explainer(Copyable):
         self._first_use = FirstUse(adapter.anatomy, check_positions=own_anatomy)
 
     def __repr__(self) -> str:
-        return f"Explainer({self._name}, {self.anatomy!r})"
+        return f"Explainer({self.name}, {self.anatomy.described(self.input_size)})"
+
+    @property
+    def input_size(self) -> Size:
+        """(height, width) of what ``explain`` makes of a square image by default; (frequency, time) of sounds."""
+        usual, transform = self.anatomy.image_size, self._adapter.transform
+        return usual if self.anatomy.axes[0] == "frequency" else transforms.usual_size(transform, usual)
 
     @property
     def model(self) -> nn.Module:
@@ -126,7 +146,8 @@ class Explainer(Copyable):
         return None if self._adapter.audio_adapter is None else Explainer(self._adapter.audio_adapter)
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """By which the model was loaded, or its type."""
         return self._adapter.name or type(self.model).__name__
 
     def to(self, device: torch.device | str) -> "Explainer":
@@ -160,6 +181,11 @@ class Explainer(Copyable):
     ) -> Inputs:
         """Read and preprocess images once, for several calls.
 
+        >>> explainer = legrad.load("embedded")
+        >>> images = explainer.prepare([scene.image for scene in legrad.embedded.scenes(2)])
+        >>> explainer.explain(images, "a cow").scores.shape, explainer.predict(images).shape
+        (torch.Size([2, 1]), torch.Size([2, 128]))
+
         Args:
             images, size, fit, value_range, allow_private_urls: as for ``explain``.
 
@@ -171,19 +197,34 @@ class Explainer(Copyable):
         """
         check_choice("fit", fit, FITS)
         with ordinary_tensors():
-            return Inputs(next(self._queue(images, size, fit, value_range, allow_private_urls).windows()))
+            queue = self.queue(images, size, fit, value_range, allow_private_urls)
+            return Inputs(next(queue.windows()), queue.fitting)
 
     @not_compiled
     @guarded
     def embed(
-        self, targets: Targets, memory: Literal["auto"] | int = "auto", allow_private_urls: bool = True
+        self,
+        targets: Targets,
+        memory: Literal["auto"] | int = "auto",
+        allow_private_urls: bool = True,
+        size: int | Sequence[int] | None = None,
+        fit: Fit = "model",
+        value_range: tuple[float, float] | None = None,
     ) -> EmbeddedTargets:
         """Encode targets once, for many calls: ``explain(..., targets=explainer.embed(texts))``.
+
+        >>> explainer = legrad.load("embedded")
+        >>> targets = explainer.embed(["a cow", "a pig"])
+        >>> targets.embeddings.shape
+        torch.Size([2, 128])
+        >>> explainer.explain(next(legrad.embedded.scenes(1)).image, targets).labels
+        [['a cow', 'a pig']]
 
         Args:
             targets: one or several, as for ``explain``, the same for all images.
             memory: bytes that the text tower may take, or "auto".
             allow_private_urls: as for ``explain``.
+            size, fit, value_range: as for ``explain``, of the images of ``Similar``.
 
         Returns:
             The targets, resolved; ``embeddings`` are their directions (targets, features) where they have one.
@@ -193,10 +234,13 @@ class Explainer(Copyable):
         """
         if any(isinstance(target, list) for target in as_list(targets)):
             raise InputError("embed takes targets for all images; give explain a list of lists")
-        targets = downloaded(targets, allow_private_urls)
+        targets, fitting = (
+            downloaded(targets, allow_private_urls),
+            Fitting(size, check_choice("fit", fit, FITS), value_range),
+        )
         with ordinary_tensors(), self._undisturbed_model():
-            resolved, _ = Resolver(self._adapter, self.anatomy, 0, check_memory(memory)).resolve(targets)
-        origin = Origin(self._name, self.model, self.anatomy.tower)
+            resolved, _ = Resolver(self._adapter, self.anatomy, 0, check_memory(memory), fitting).resolve(targets)
+        origin = Origin(self.name, self.model, self.anatomy.tower)
         return EmbeddedTargets(tuple(replace(target, origin=origin) for target in resolved))
 
     @not_compiled
@@ -207,11 +251,18 @@ class Explainer(Copyable):
         size: int | Sequence[int] | None = None,
         fit: Fit = "model",
         inputs: Mapping[str, Tensor] | None = None,
+        value_range: tuple[float, float] | None = None,
+        allow_private_urls: bool = True,
     ) -> Tensor:
         """The model's own final answer.
 
+        >>> explainer = legrad.load("embedded")
+        >>> explainer.predict(next(legrad.embedded.scenes(1)).image).norm(dim=-1).round(decimals=3)
+        tensor([1.])
+
         Args:
-            images, size, fit, inputs: as for ``explain``; a tensor stays on its device until its turn comes.
+            images, size, fit, inputs, value_range, allow_private_urls: as for ``explain``; a tensor stays on its device
+                until its turn comes.
 
         Returns:
             (images, features), detached, on the CPU, at least float32: raw logits of classifiers, else L2-normalised
@@ -224,10 +275,10 @@ class Explainer(Copyable):
         with ordinary_tensors():
             windows: Iterable[Tensor | Sequence[Input]]
             if isinstance(images, Tensor) and images.ndim == len(self.anatomy.shape) + 1:
-                tensor = checked_tensor(images, self.anatomy, size, fit)
+                tensor = checked_tensor(images, self.anatomy, size, fit, value_range)
                 count, windows = len(tensor), [tensor]
             else:
-                queue = self._queue(images, size, fit, None, True, 0)
+                queue = self.queue(images, size, fit, value_range, allow_private_urls, 0)
                 count, windows = len(queue), queue.windows(WINDOW)
             side_inputs = SideInputs(inputs, count, self.anatomy)
             return final_answers(self.anatomy, windows, side_inputs, self._undisturbed_model)
@@ -255,6 +306,12 @@ class Explainer(Copyable):
     ) -> Explanation:
         """Where did the model look, for these targets? LeGrad, arXiv:2404.03214.
 
+        >>> explainer = legrad.load("embedded")
+        >>> scene = next(legrad.embedded.scenes(1))
+        >>> explanation = explainer.explain(scene.image, ["a photo of a cow", "a photo of a pig"])
+        >>> explanation.relevance.shape, explanation.saliency().shape
+        (torch.Size([1, 2, 12, 12]), torch.Size([1, 2, 192, 192]))
+
         Args:
             images: path, http(s) URL, PIL image, (H, W, 3) uint8 array, a list of those, or a normalised float tensor
                 (B, channels, H, W); H and W are the input size. For video models: a path or URL of an animation or
@@ -267,9 +324,10 @@ class Explainer(Copyable):
                 embedding or feature, raw logits of classifiers; ``Target(callable, feature="raw")`` gets it before
                 the normalisation. A list of lists gives every image its own. Or what ``embed`` gave. None for methods
                 whose maps depend on no target (raw-attention, rollout, controls).
-            layers: None for all, k for the last k blocks, or a sequence of indices (negative ones count from the end).
+            layers: None for all (or what the method is for, such as the last two thirds), k for the last k blocks, or a
+                sequence of indices (negative ones count from the end).
             readout: how a layer's tokens become the scored feature. "published": as the authors' code, "native": the
-                model's own head, "auto": published for class-token models, native for the others.
+                model's own head, "auto": published for class-token models, native for others and refined methods.
             method: "legrad", or a name of ``legrad.methods.METHODS`` (baselines and controls; docs/methods.md). What a
                 method cannot use (``layers``, ``readout``, ``null_target``, ``keep_layers``) is refused if given.
             size: input size in pixels, int or (H, W), for images; default the model's own.
@@ -296,26 +354,17 @@ class Explainer(Copyable):
             FlatMapWarning: a map without contrast (returned as zeros).
         """
         request = checked_request(
-            self.anatomy,
-            layers,
-            readout,
-            method,
-            fit,
-            null_target,
-            null_threshold,
-            keep_layers,
-            memory,
-            value_range,
+            self.anatomy, layers, readout, method, fit, null_target, null_threshold, keep_layers, memory, value_range
         )
         with ordinary_tensors():
-            queue = self._queue(images, size, fit, request.value_range, allow_private_urls, request.kept_bytes)
+            queue = self.queue(images, size, fit, request.value_range, allow_private_urls, request.kept_bytes)
             targets, null_target = (downloaded(target, allow_private_urls) for target in (targets, null_target))
             side_inputs = SideInputs(inputs, len(queue), self.anatomy)
             with self._undisturbed_model():
                 if self.anatomy.is_made(request.readout):
                     self._first_use.check_mean_readout(side_inputs.bound(self.anatomy, [0]))
                 anatomy = side_inputs.bound(self.anatomy, [0])
-                resolver = Resolver(self._adapter, anatomy, len(queue), request.memory)
+                resolver = Resolver(self._adapter, anatomy, len(queue), request.memory, queue.fitting)
                 resolved, valid = resolver.resolve(targets, request.method.own_labels(anatomy, targets))
                 null = None if null_target is None else resolver.resolve_null(null_target)
             question = Question(request, resolved if null is None else [*resolved, null], side_inputs)
@@ -330,57 +379,9 @@ class Explainer(Copyable):
                 keep_layers=request.keep_layers,
                 same_for_all_targets=not request.method.targets,
                 layers=request.layers,
-                axes=self.anatomy.axes,
-                settings=request.settings(self._name, self.anatomy, inputs_of_call[0], null),
+                anatomy=self.anatomy,
+                settings=request.settings(self.name, self.anatomy, inputs_of_call[0], null),
             )
-
-    @not_compiled
-    def explain_audio(
-        self,
-        sounds: Images,
-        targets: Targets | None = None,
-        layers: int | Sequence[int] | None = None,
-        readout: ReadoutName = "auto",
-        method: str | methods.Method = "legrad",
-        null_target: Targets | None = None,
-        null_threshold: float = 0.8,
-        keep_layers: bool = False,
-        memory: Literal["auto"] | int = "auto",
-        inputs: Mapping[str, Tensor] | None = None,
-        allow_private_urls: bool = True,
-    ) -> Explanation:
-        """Where in time and frequency did the model listen, for these targets?
-
-        The same as ``explain`` for a model of sounds; of a model of images and sounds its audio tower is explained.
-
-        Args:
-            sounds: path, URL, waveform, (waveform, rate), a list of those, or spectrograms, as in ``explain``.
-            targets, layers, readout, method, null_target, null_threshold, keep_layers, memory, inputs,
-                allow_private_urls: as in ``explain``.
-
-        Raises:
-            UnsupportedModelError: the model has no audio tower, or none that is a transformer that we know.
-        """
-        explainer = self if self.anatomy.axes[0] == "frequency" else self.audio_explainer
-        if explainer is None:
-            raise UnsupportedModelError(
-                f"{self._name} has no audio tower that can be explained, its inputs have the axes "
-                f"{', '.join(self.anatomy.axes)}; load a model of sounds, such as an Audio Spectrogram Transformer: "
-                "hf:FOLDER"
-            )
-        return explainer.explain(
-            sounds,
-            targets,
-            layers=layers,
-            readout=readout,
-            method=method,
-            null_target=null_target,
-            null_threshold=null_threshold,
-            keep_layers=keep_layers,
-            memory=memory,
-            inputs=inputs,
-            allow_private_urls=allow_private_urls,
-        )
 
     def _undisturbed_model(self) -> Borrowing:
         """A with-block with the model this thread's alone, in evaluation mode; used inside ``ordinary_tensors``.
@@ -395,5 +396,6 @@ class Explainer(Copyable):
             lambda: evaluation_mode(self.anatomy.tower, self.anatomy.call_settings),
         )
 
-    def _queue(self, images: Images, *options: Any) -> InputQueue:
+    def queue(self, images: Images, *options: Any) -> InputQueue:
+        """What is to be read for ``images``; ``options`` as of ``inputs.prepare.sources``, from ``size`` on."""
         return sources(images, self.anatomy, self._adapter.transform, self._adapter.unpack, *options)

@@ -1,11 +1,13 @@
-"""Which installed fonts can draw a text; matplotlib's own has no Chinese, no Devanagari and few emoji."""
+"""Which installed fonts can draw a text, and how wide it is; matplotlib's own has no Chinese and few emoji."""
 
 import functools
 import unicodedata
 import warnings
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.figure import Figure
 
 # fonts that have a box for every letter, and those of TeX, which have other glyphs where letters should be
@@ -13,6 +15,9 @@ _NO_FONTS = (
     *("last resort", "lastresort", "adobe blank", "fallback", "stixnonunicode", "stixsize"),
     *("cmb10", "cmex", "cmmi", "cmr10", "cmss", "cmsy", "cmtt"),
 )
+
+_MOST_LINES = 12  # of a title
+_NEVER_FIRST = "，。、；：？！）」』】》,.;:?!)]}…"  # of a line
 
 
 def without_joiners(text: str) -> str:
@@ -95,3 +100,72 @@ def _charmap(path: str) -> frozenset[int]:
         return frozenset(font.get_charmap()) if font.scalable else frozenset()
     except (OSError, RuntimeError, UnicodeError):  # not a font that can be drawn with
         return frozenset()
+
+
+def text_height(text: str, font: float) -> float:
+    """Inches, with a little room below."""
+    return (text.count("\n") + 1) * font * 1.34 / 72 + 0.02 if text else 0.02
+
+
+@functools.cache
+def _renderer() -> "RendererAgg":
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    return RendererAgg(1, 1, 720)
+
+
+@functools.lru_cache(4096)
+def width(text: str, font: float, families: tuple[str, ...] | None = None) -> float:
+    """Inches of a line in some families, None for matplotlib's own."""
+    from matplotlib.font_manager import FontProperties
+
+    properties = FontProperties(family=None if families is None else list(families), size=font)
+    pixels, _, _ = _renderer().get_text_width_height_descent(text, properties, False)
+    return float(pixels) / 720
+
+
+def wrapped(lines: Sequence[str], most: float, font: float) -> str:
+    """Lines in pieces no wider than ``most`` inches; of a first line without end only its beginning."""
+    parts: list[list[str]] = []
+    for line in lines:
+        own = None if line.isascii() else families(line)
+        fits = functools.partial(_fits, most=0.95 * most, font=font, families=None if own is None else tuple(own))
+        parts.append(_broken(line, fits))
+    if parts and len(parts[0]) > _MOST_LINES:
+        parts[0] = [*parts[0][: _MOST_LINES - 1], parts[0][_MOST_LINES - 1][:-1] + "…"]
+    return "\n".join(line for part in parts for line in part)
+
+
+def _fits(text: str, most: float, font: float, families: tuple[str, ...] | None) -> bool:
+    return width(text, font, families) <= most
+
+
+def _broken(line: str, fits: Callable[[str], bool]) -> list[str]:
+    """A line in pieces that fit: broken at spaces, between letters of scripts without spaces, or anywhere."""
+    if fits(line):
+        return [line]
+    result, current = [], ""
+    for piece in _pieces(line):
+        if not current or fits((current + piece).rstrip()):
+            current += piece
+        else:
+            result.append(current.rstrip())
+            current = piece.lstrip()
+        while len(current) > 1 and not fits(current.rstrip()):
+            cut = next((end for end in range(len(current) - 1, 1, -1) if fits(current[:end])), 1)
+            result.append(current[:cut])
+            current = current[cut:]
+    return [*result, current.rstrip()] if current.strip() else result
+
+
+def _pieces(line: str) -> list[str]:
+    """Where a line may be broken: behind spaces and dashes, and around wide letters."""
+    pieces: list[str] = []
+    for letter in line:
+        last = pieces[-1][-1] if pieces else ""
+        wide = unicodedata.east_asian_width(letter) in "WF" or (last and unicodedata.east_asian_width(last) in "WF")
+        if not last or ((last in " -/_" or wide) and letter != " " and letter not in _NEVER_FIRST):
+            pieces.append(letter)
+        else:
+            pieces[-1] += letter
+    return pieces

@@ -51,6 +51,10 @@ def head_relevance(
 ) -> Tensor:
     """Relevance of every head of every layer.
 
+    >>> explainer = legrad.load("embedded")
+    >>> legrad.heads.head_relevance(explainer, next(legrad.embedded.scenes(1)).image, "a cow").shape
+    torch.Size([1, 1, 6, 4, 12, 12])
+
     Args:
         explainer: of any model whose heads can be told apart; the heads are those of the explained attention, in models
             with an attentional pooler the pooler's.

@@ -1,8 +1,7 @@
 """How an ``Explainer`` was made, from which the same can be made again: in a copy, in another process."""
 
 import copy
-import io
-import pickle
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,8 @@ from legrad.models.anatomy import ViTAnatomy
 from legrad.models.versions import weights_version
 from legrad.request import check_device, check_parts
 from legrad.targets import classes
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -45,12 +46,15 @@ class ByName:
         with _random_state_kept():
             adapter = classes.without_foreign_names(registry.load(self.name, self.device, self.dtype))
         self.version = weights_version(adapter.model)
+        _logger.info("loaded %s on %s, %s", self.name, adapter.anatomy.device, adapter.anatomy.dtype)
         return adapter
 
     def parts(self, adapter: Adapter) -> tuple[Any, ...]:
         """What ``restored`` needs: name, device, dtype, and weights that are no longer those of the name."""
         unchanged = weights_version(adapter.model) == self.version
         device, dtype = str(adapter.anatomy.device), adapter.anatomy.dtype
+        if device == str(registry.automatic_device(dtype)):
+            device = "auto"  # the other process may have other devices
         return self.name, device, dtype, None if unchanged else adapter.model.state_dict()
 
     @staticmethod
@@ -131,17 +135,21 @@ class Copyable:
     _adapter: Adapter
     _recipe: ByName | OfModel | None
 
+    def __copy__(self) -> Any:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return _restored(type(self), *copy.deepcopy(self._parts(), memo))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        kind, parts = self._parts()
-        try:
-            pickle.Pickler(_Nowhere(), protocol=4).dump(parts)
-        except Exception as error:  # whatever a part's own code raises
+        if isinstance(self._recipe, OfModel):
             raise InputError(
-                f"this explainer cannot be pickled, for a part of its model, transform or tokenizer cannot: {error}"
-            ) from error
+                "an explainer of legrad.wrap holds a model in memory and cannot be pickled: make it by legrad.load, "
+                "whose explainers are loaded again by their name, or pickle the model and wrap it in the other process"
+            )
+        kind, parts = self._parts()
         return _restored, (type(self), kind, parts)
 
     def _parts(self) -> tuple[Any, tuple[Any, ...]]:
@@ -154,13 +162,6 @@ class Copyable:
 def _restored(owner: Any, kind: Any, parts: tuple[Any, ...]) -> Any:
     recipe, adapter = kind.restored(*parts)
     return owner(adapter, recipe=recipe)
-
-
-class _Nowhere(io.RawIOBase):
-    """A file that keeps nothing."""
-
-    def write(self, data: Any) -> int:
-        return len(data)
 
 
 @contextmanager

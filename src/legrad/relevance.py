@@ -7,16 +7,40 @@
 
 Inside a head O = A V, hence G = (d s / d O) V^T: values and the gradient at the head's output are enough, and the
 attention map itself is never needed. This file is the only place that holds the formula.
+
+Two refinements of ours stand beside it. A row of A sums to one, so what G adds to all keys of a row alike is no
+evidence for any of them:
+
+    E^l_j = mean over h, i of max(G^l_hij - mean over the visible k of G^l_hik, 0)      ``centred_relevance``
+    C^l_j = mean over h, i of (G^l_hij - sum over k of A^l_hik G^l_hik)                 ``simplex_relevance``
+
+With g = d s / d O the first is the formula with V minus its mean over the keys, the second g_hi . (v_hj - o_hi): the
+part of G that the softmax can follow. C is signed, and its positive part is taken once, of the mean over the layers.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-# d score / d O (batch, targets, heads, rows, head_dim), V, keep -> a value of every key, see ``key_relevance``
-Reduction = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+
+class Reduction(Protocol):
+    """Gradients and values -> a value of every key; arguments as of ``key_relevance``."""
+
+    def __call__(
+        self,
+        output_grad: Tensor,
+        value: Tensor | None,
+        keep: Tensor | None = None,
+        queries: int | None = None,
+        head_output: Tensor | None = None,
+    ) -> Tensor:
+        """(batch, targets, keys), or (batch, targets, heads, keys)."""
+        ...
+
 
 # Elements of one chunk: few enough to stay in the CPU's cache; many more on a GPU (True), where every chunk costs a
 # launch. Fewer rows than _LEAST_ROWS make matrix products inefficient.
@@ -38,7 +62,11 @@ def attention_gradient(output_grad: Tensor, value: Tensor | None) -> Tensor:
 
 
 def key_relevance(
-    output_grad: Tensor, value: Tensor | None, keep: Tensor | None = None, queries: int | None = None
+    output_grad: Tensor,
+    value: Tensor | None,
+    keep: Tensor | None = None,
+    queries: int | None = None,
+    head_output: Tensor | None = None,
 ) -> Tensor:
     """Relevance E of every key: the mean over heads and queries of the positive part of G, in chunks.
 
@@ -49,6 +77,7 @@ def key_relevance(
         keep: bool, broadcastable to (batch, heads, rows, keys); False where attention is masked. Masked entries
             count as zero: their gradient is as large as any other's although no attention can flow there.
         queries: how many queries there are in all; default rows.
+        head_output: O, (batch, heads, rows, head_dim), or A if ``value`` is None; only the simplex form looks at it.
 
     Returns:
         (batch, targets, keys), non-negative; at least float32, whatever the input.
@@ -84,11 +113,102 @@ def key_relevance(
     return total / (heads * (queries or rows))
 
 
-def head_relevance(output_grad: Tensor, value: Tensor | None, keep: Tensor | None = None) -> Tensor:
+def centred_relevance(
+    output_grad: Tensor,
+    value: Tensor | None,
+    keep: Tensor | None = None,
+    queries: int | None = None,
+    head_output: Tensor | None = None,
+) -> Tensor:
+    """``key_relevance`` of what exceeds the row's mean: G_hij minus the mean of G_hik over the keys that row i sees.
+
+    Args:
+        output_grad, value, keep, queries, head_output: as for ``key_relevance``. Masked keys take no part in the mean.
+
+    Returns:
+        (batch, targets, keys), non-negative.
+    """
+    dtype = torch.promote_types(output_grad.dtype, torch.float32)
+    if value is None:
+        gradient = output_grad.to(dtype)
+        visible = None if keep is None else keep[:, None].expand_as(gradient)
+        return key_relevance(gradient - _mean_over_keys(gradient, visible, -1), None, keep, queries)
+    value = value.to(dtype)
+    if keep is None or keep.shape[2] == 1:  # all rows see the same keys
+        visible = None if keep is None else keep.mT.expand_as(value)
+        return key_relevance(output_grad, value - _mean_over_keys(value, visible, -2), keep, queries)
+    visible = keep.expand(*value.shape[:2], -1, -1).to(dtype)
+    row_mean = visible @ value / visible.sum(-1, keepdim=True).clamp(min=1)
+    return key_relevance(*_less_each_rows(output_grad.to(dtype), value, row_mean), keep, queries)
+
+
+def simplex_relevance(
+    output_grad: Tensor,
+    value: Tensor | None,
+    keep: Tensor | None = None,
+    queries: int | None = None,
+    head_output: Tensor | None = None,
+) -> Tensor:
+    """Mean over heads and queries of G_hij - sum over k of A_hik G_hik = g_hi . (v_hj - o_hi), signed.
+
+    Zero says: attending here rather than as the model does now would change nothing.
+
+    Args:
+        output_grad, value, keep, queries, head_output: as for ``key_relevance``; ``head_output`` is needed. Masked
+            entries count as zero.
+
+    Returns:
+        (batch, targets, keys), signed: the positive part is taken once, of the mean over the layers.
+    """
+    assert head_output is not None
+    dtype = torch.promote_types(output_grad.dtype, torch.float32)
+    gradient, output = output_grad.to(dtype), head_output.to(dtype)
+    heads, rows = gradient.shape[2:4]
+    if value is None:
+        difference = gradient - (output[:, None] * gradient).sum(-1, keepdim=True)
+        total = (difference if keep is None else difference * keep[:, None]).sum((2, 3))
+    else:
+        value = value.to(dtype)
+        gradient, value = _less_each_rows(gradient, value, output)
+        # the sum over rows comes before the product with V
+        if keep is None or keep.shape[2] == 1:
+            of_keys = (gradient.sum(3, keepdim=True) @ value[:, None].mT)[:, :, :, 0]
+            total = (of_keys if keep is None else of_keys * keep[:, None, :, 0]).sum(2)
+        else:
+            seen = keep.expand(*value.shape[:2], -1, -1).to(dtype)[:, None].mT @ gradient
+            total = (seen * value[:, None]).sum((2, 4))
+    return total / (heads * (queries or rows))
+
+
+def _mean_over_keys(values: Tensor, visible: Tensor | None, dim: int) -> Tensor:
+    if visible is None:
+        return values.mean(dim, keepdim=True)
+    return (values * visible).sum(dim, keepdim=True) / visible.sum(dim, keepdim=True).clamp(min=1)
+
+
+def _less_each_rows(gradient: Tensor, value: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients and values whose products are g_hi . (v_hj - other_hi): a further feature holds the row's share.
+
+    Args:
+        gradient: (batch, targets, heads, rows, head_dim).
+        value: (batch, heads, keys, head_dim).
+        other: (batch, heads, rows, head_dim).
+    """
+    share = (gradient * other[:, None]).sum(-1, keepdim=True)
+    return torch.cat([gradient, -share], -1), F.pad(value, (0, 1), value=1.0)
+
+
+def head_relevance(
+    output_grad: Tensor,
+    value: Tensor | None,
+    keep: Tensor | None = None,
+    queries: int | None = None,
+    head_output: Tensor | None = None,
+) -> Tensor:
     """``key_relevance`` of every single head; their mean is that of all heads.
 
     Args:
-        output_grad, value, keep: as for ``key_relevance``.
+        output_grad, value, keep, queries, head_output: as for ``key_relevance``.
 
     Returns:
         (batch, targets, heads, keys), non-negative.
@@ -99,7 +219,7 @@ def head_relevance(output_grad: Tensor, value: Tensor | None, keep: Tensor | Non
     if value is not None:
         value = value.flatten(0, 1)[:, None]
     # to the formula heads are further images, of a single head each
-    per_head = key_relevance(output_grad.transpose(1, 2).flatten(0, 1)[:, :, None], value, keep)
+    per_head = key_relevance(output_grad.transpose(1, 2).flatten(0, 1)[:, :, None], value, keep, queries)
     return per_head.unflatten(0, (batch, heads)).transpose(1, 2)
 
 

@@ -16,7 +16,7 @@ from legrad.core.score import ResolvedTarget
 from legrad.errors import InputError
 from legrad.inputs import depth
 from legrad.inputs.originals import KEPT_BYTES
-from legrad.inputs.prepare import Input
+from legrad.inputs.readers import Input
 from legrad.models.adapter import AudioEncoder
 from legrad.models.anatomy import ViTAnatomy
 from legrad.versions import version
@@ -134,7 +134,8 @@ def checked_request(
     kind = methods.find(method)
     kind.check(anatomy, layers, readout, null_target, keep_layers)
     blocks = kind.blocks(layers, len(anatomy.blocks))
-    readout_name = str(anatomy.default_readout) if readout == "auto" else readout
+    default_readout = "native" if kind.native else str(anatomy.default_readout)
+    readout_name = default_readout if readout == "auto" else readout
     if readout_name not in anatomy.readouts:
         raise InputError(f"this model has no {readout_name} read-out, only {', '.join(anatomy.readouts)}")
     return Request(kind, blocks, readout_name, fit, null_threshold, keep_layers, memory, depth.checked(value_range))

@@ -1,20 +1,21 @@
-"""Arrays in, images out: overlays, figures, animations. No global state, no window."""
+"""Arrays in, images out: overlays, animations, what figures are made of. No global state, no window."""
 
 import contextlib
 import io
-import math
 import os
 import sys
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from legrad import fonts
-from legrad.checks import brief
+from legrad import fonts, pixels
+from legrad.checks import brief, check_count, check_number
+from legrad.choices import Opacity
 from legrad.errors import InputError
-from legrad.names import printable
+from legrad.pixels import Mixture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +23,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-_HATCH = 12  # pixels from one line to the next
-_PANEL, _TALLEST, _NARROWEST = 3.2, 4.5, 1.4  # inches: usual width, largest height and least width of a panel
+# format -> Pillow's name, most pixels a side, options: the slower ones of WebP save a hundredth of the bytes
+_FORMATS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    # the default takes five times as long, for as many bytes
+    "png": ("PNG", 1 << 31, {"compress_level": 1, "compress_type": zlib.Z_RLE}),
+    "jpg": ("JPEG", 65_500, {"quality": 92}),
+    "webp": ("WEBP", 16_383, {"quality": 90, "method": 0}),
+}
+_MOST_DPI = 2400
+_STRONGEST = 0.8  # opacity of the most salient pixel, where opacity follows saliency
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,41 @@ class Axis:
     length: float
     ticks: "Sequence[tuple[float, str]]" = ()
     start: float = 0.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the panels of a figure are laid out.
+
+    Attributes:
+        title: above all panels.
+        columns: panels of a row; default as many as fit, in rows that are alike.
+        ax: matplotlib's ``Axes`` to draw into, one or several; default a figure of its own.
+        figsize: (width, height) in inches; default what the panels need.
+        dpi: pixels of an inch; default 150.
+    """
+
+    title: str = ""
+    columns: int | None = None
+    ax: Any = None
+    figsize: tuple[float, float] | None = None
+    dpi: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.title, str):
+            raise InputError(f"title is a text, got {brief(self.title)}")
+        if self.columns is not None:
+            object.__setattr__(self, "columns", check_count("columns", self.columns))
+        if self.dpi is not None:
+            object.__setattr__(self, "dpi", check_number("dpi", self.dpi, 1, _MOST_DPI))
+        if self.figsize is not None:
+            sides = self.figsize if isinstance(self.figsize, tuple | list) else ()
+            if len(sides) != 2:
+                raise InputError(f"figsize is (width, height) in inches, got {brief(self.figsize)}")
+            object.__setattr__(self, "figsize", tuple(check_number("figsize", side, 0.5, 200) for side in sides))
+
+
+USUAL_LAYOUT = Layout()
 
 
 def uneven_ticks(centres: "Sequence[float]") -> list[tuple[float, str]]:
@@ -84,14 +127,16 @@ def check_cmap(cmap: str) -> None:
         raise InputError(f"matplotlib has no colour map {brief(cmap)}; try 'inferno', 'viridis', 'magma' or 'jet'")
 
 
-def check_alpha(alpha: float) -> float:
-    """An opacity, of Python, numpy or torch; raises ``InputError`` unless it is one."""
+def check_alpha(alpha: Opacity) -> Opacity:
+    """An opacity, of Python, numpy or torch, or "saliency"; raises ``InputError`` unless it is one."""
+    if isinstance(alpha, str) and alpha == "saliency":
+        return alpha
     try:
         if not isinstance(alpha, str | bool) and 0 <= float(alpha) <= 1:
             return float(alpha)
     except (TypeError, ValueError, RuntimeError):  # what is no single number
         pass
-    raise InputError(f"alpha lies in [0, 1], got {brief(alpha)}")
+    raise InputError(f"alpha lies in [0, 1], got {brief(alpha)}; or it is 'saliency'")
 
 
 def _numbers(values: Any, expected: str) -> "NDArray[Any]":
@@ -130,7 +175,7 @@ def overlay(
     image: "NDArray[np.uint8]",
     saliency: "NDArray[Any]",
     seen: "NDArray[np.bool_] | None" = None,
-    alpha: float = 0.65,
+    alpha: Opacity = "saliency",
     cmap: str = "inferno",
 ) -> Image.Image:
     """Colour an image by saliency.
@@ -139,7 +184,8 @@ def overlay(
         image: (H, W, 3) uint8; of other numbers of channels see ``rgb``.
         saliency: (H, W) in [0, 1].
         seen: (H, W) bool, False where the model saw nothing: these pixels become grey and hatched.
-        alpha: opacity of the colours, in [0, 1].
+        alpha: opacity of the colours, in [0, 1]; "saliency": it grows with the saliency, so that what is not salient
+            keeps its brightness.
         cmap: matplotlib colour map.
 
     Returns:
@@ -152,166 +198,27 @@ def overlay(
     image, saliency = rgb(image), _numbers(saliency, "saliency is an array (H, W) in [0, 1]")
     if image.shape[:2] != saliency.shape:
         raise InputError(f"image {image.shape[:2]} and saliency {saliency.shape} differ in size")
-    pixels = image * (1 - alpha) + colours(saliency, cmap) * alpha
-    if seen is not None and not seen.all():
-        grey = image.mean(-1, keepdims=True) * 0.35 + 110
-        y, x = np.mgrid[0 : image.shape[0], 0 : image.shape[1]]
-        grey = np.where(((x + y) % _HATCH < 2)[..., None], grey * 0.6, grey)
-        pixels = np.where(seen[..., None], pixels, grey)
-    return Image.fromarray(np.clip(pixels, 0, 255).round().astype(np.uint8))
+    rows = pixels.overlay_bands(
+        image,
+        mixture(cmap, alpha),
+        lambda rows: saliency[rows],
+        lambda rows: None if seen is None else seen[rows],
+    )
+    height, width = saliency.shape
+    return Image.fromarray(pixels.joined(height, width, rows))
 
 
-def figure(
-    image: "NDArray[np.uint8]",
-    panels: "Sequence[Image.Image]",
-    titles: "Sequence[str]",
-    cmap: str = "inferno",
-    name: str = "",
-    columns: int = 5,
-    axes: tuple[Axis, Axis] | None = None,
-    note: str = "",
-) -> "Figure":
-    """The original and the panels side by side, with titles and one colour bar.
-
-    Args:
-        image: the original, (H, W, 3) uint8.
-        panels: images of the original's size.
-        titles: one per panel.
-        cmap: colour map of the bar.
-        name: title of the original.
-        columns: images per row.
-        axes: x and y; None for images without scales.
-        note: a line below.
-
-    A line that no installed font can draw is replaced by the number of its panel.
-    """
-    load_matplotlib()
-    from matplotlib.figure import Figure
-
-    names = _Names()
-    image = rgb(image)
-    count = 1 + len(panels)
-    columns = min(columns, count)
-    rows = math.ceil(count / columns)
-    # bounds, because extreme shapes would give figures of a hundred inches or of none
-    aspect = min(max(image.shape[0] / image.shape[1], 0.2), 5)
-    side = min(_PANEL, max(_TALLEST / aspect, _NARROWEST))
-    size = (side * columns + 0.9, (min(side * aspect, _TALLEST) + 0.7) * rows + 0.3 * bool(note))
-    result = Figure(figsize=size, dpi=110, layout="constrained")
-    grid = result.subplots(rows, columns, squeeze=False)
-    for axis in grid.flat:
-        axis.set_axis_off()
-    # the last row may have more axes than there are panels
-    for number, (axis, content, title) in enumerate(zip(grid.flat, [image, *panels], [name, *titles], strict=False)):
-        if axes is None:
-            axis.imshow(np.asarray(content))
-        else:
-            x, y = axes
-            axis.imshow(np.asarray(content), extent=_extent(x, y), aspect="auto")
-            axis.set_axis_on()
-            for matplotlib_axis, scale in ((axis.xaxis, x), (axis.yaxis, y)):
-                matplotlib_axis.set_label_text(scale.label, fontsize=8)
-                if scale.ticks:
-                    matplotlib_axis.set_ticks(*zip(*scale.ticks, strict=True))
-            axis.tick_params(labelsize=8)
-        names.write(axis, title, number, round(38 * side / _PANEL))
-    _finish(result, grid, cmap, names.with_note(note))
-    return result
-
-
-def _extent(x: Axis, y: Axis) -> tuple[float, float, float, float]:
-    return x.start, x.start + x.length, y.start, y.start + y.length
-
-
-def film(
-    rows: "Sequence[Sequence[Any]]",
-    titles: "Sequence[str]",
-    labels: "Sequence[str]",
-    cmap: str = "inferno",
-    note: str = "",
-) -> "Figure":
-    """Film strips, one below the other.
-
-    Args:
-        rows: images of one size, as many in every strip.
-        titles: one per strip.
-        labels: one per column.
-        cmap: colour map of the bar.
-        note: a line below.
-    """
-    load_matplotlib()
-    from matplotlib.figure import Figure
-
-    names = _Names()
-    height, width = np.asarray(rows[0][0]).shape[:2]
-    aspect = min(max(height / width, 0.2), 5)
-    side = min(3.2, 12 / len(labels))
-    size = (side * len(labels) + 0.9, (side * aspect + 0.45) * len(rows))
-    result = Figure(figsize=size, dpi=110, layout="constrained")
-    axes = result.subplots(len(rows), len(labels), squeeze=False)
-    for number, (strip, row, title) in enumerate(zip(axes, rows, titles, strict=True)):
-        # the layout ignores the width of titles, so this one may run over the panels to its right
-        names.write(strip[0], title, number, 100, loc="left", separator="  ")
-        for axis, image in zip(strip, row, strict=True):
-            axis.imshow(np.asarray(image))
-            axis.set(xticks=[], yticks=[], frame_on=False)
-    for axis, label in zip(axes[-1], labels, strict=True):
-        axis.set_xlabel(label, fontsize=8)
-    _finish(result, axes, cmap, names.with_note(note))
-    return result
-
-
-def _finish(figure: "Figure", axes: Any, cmap: str, note: str) -> None:
-    """Add the colour bar and the note."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), cmap), ax=axes, shrink=0.8, pad=0.02)
-    bar.set_label("saliency (per map)")
-    if note:
-        figure.supxlabel(note, fontsize=8)
+def mixture(cmap: str, alpha: Opacity) -> Mixture:
+    """What lays the colours of a matplotlib colour map over pixels."""
+    check_cmap(cmap)
+    colour_map = load_matplotlib().colormaps[cmap]
+    opacity = _STRONGEST * np.linspace(0, 1, colour_map.N) if isinstance(alpha, str) else alpha
+    return Mixture(colour_map(np.arange(colour_map.N), bytes=True)[:, :3], opacity)
 
 
 def upside_down(image: Image.Image) -> Image.Image:
     """Flipped, because row 0 of a spectrogram is its lowest frequency, and row 0 of an image its top."""
     return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-
-
-class _Names:
-    """Titles in whatever script; those that no font can draw become numbers, explained in the note."""
-
-    def __init__(self) -> None:
-        self._numbers: list[str] = []
-
-    def write(
-        self, axis: Any, title: str, number: int, longest: int, separator: str = "\n", loc: str = "center"
-    ) -> None:
-        """Set the title of a panel: number 0 is the original, the others are the targets."""
-        lines = []
-        for line in title.split("\n"):
-            text = fonts.without_joiners(printable(line))
-            if fonts.families(text) is None:
-                text = f"[{number or 'image'}]"
-                self._numbers.append(text)
-            lines.append(_short(text, longest))
-        text = separator.join(lines)
-        axis.set_title(
-            text,
-            fontsize=10,
-            loc=loc,
-            parse_math=False,
-            **({} if text.isascii() else {"fontfamily": fonts.families(text)}),
-        )
-
-    def with_note(self, note: str) -> str:
-        """A note that says what the numbers are."""
-        numbers = ", ".join(dict.fromkeys(self._numbers))
-        missing = f"{numbers}: in letters that no font here has; the text is in the manifest" if numbers else ""
-        return "; ".join(filter(None, (note, missing)))
-
-
-def _short(line: str, longest: int) -> str:
-    return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def gif(frames: "Sequence[Image.Image]", seconds: float = 0.2) -> bytes:
@@ -324,10 +231,38 @@ def gif(frames: "Sequence[Image.Image]", seconds: float = 0.2) -> bytes:
 
 def png(image: Any) -> bytes:
     """A PIL image or a matplotlib figure as PNG."""
+    return encoded(image, "png")
+
+
+def _drawn(figure: "Figure") -> Image.Image:
+    """The pixels of a figure; ``savefig`` draws twice where there is a layout."""
+    load_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    fonts.fit(figure)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3]))
+
+
+def encoded(image: Any, format: str) -> bytes:
+    """A PIL image or a matplotlib figure as the bytes of a file.
+
+    Args:
+        image: what to write.
+        format: one of ``choices.IMAGE_FORMATS``.
+
+    Raises:
+        InputError: it is larger than files of this format can be.
+    """
+    name, longest, options = _FORMATS[format]
     buffer = io.BytesIO()
     if hasattr(image, "savefig"):
-        fonts.fit(image)
-        image.savefig(buffer, format="png")
-    else:
-        image.save(buffer, format="PNG")
+        image = _drawn(image)
+    if max(image.size) > longest:
+        raise InputError(
+            f"{name} files have at most {longest} pixels a side, this overlay has {image.width} x {image.height}; use "
+            "format='png'"
+        )
+    image.save(buffer, format=name, **options)
     return buffer.getvalue()

@@ -160,3 +160,50 @@ def test_the_figure_of_differences(content):
 def test_numbers():
     assert [comparison.number(value) for value in (0.12345, -0.5, 53.16, None)] == ["0.123", "-0.500", "53.2", ""]
     assert [comparison.number(value, signed=True) for value in (0.5, -12.34)] == ["+0.500", "-12.3"]
+
+
+# -- few images ---------------------------------------------------------------------------------------------------
+
+
+def few(pairs):
+    """Like ``SOME``, on so many images; of one image an interval is a point."""
+    found = one("miou", "mIoU", "higher", {name: (*rest[:-1], pairs) for name, rest in SOME.items()})
+    for result in found["methods"].values():
+        numbers = result["metrics"]["miou"]
+        numbers |= {"items": pairs, "pairs": pairs}
+        if pairs == 1:
+            numbers |= {"low": numbers["value"], "high": numbers["value"]}
+            if numbers["difference"] is not None:
+                numbers |= {"difference_low": numbers["difference"], "difference_high": numbers["difference"]}
+    return found
+
+
+@pytest.mark.parametrize(("pairs", "expected"), [(1, "too few"), (29, "too few"), (30, "better")])
+def test_no_verdict_on_few_images(pairs, expected):
+    numbers = few(pairs)["methods"]["textspan"]["metrics"]["miou"]
+    assert comparison.verdict(numbers, "higher") == expected
+    assert comparison.verdict_mark(numbers, "higher") == ("" if pairs < 30 else " ▲")
+    assert (comparison.best(few(pairs), "miou") is None) == (pairs < 30)
+
+
+def test_one_image_says_too_few_everywhere():
+    text = comparison.overview([few(1)])
+    assert "Too few images for a verdict (below 30): rise, textspan, gradcam, rollout." in text
+    for word in ("▲", "▼", "**0.", "better |", "worse |", "Better:", "Level:", "[0.600, 0.600]"):
+        assert word not in text
+    assert "| textspan | 1 | 0.600 [too few] | +0.100 [too few] | too few |  |" in text.splitlines()
+    several = comparison.overview([few(10)])
+    assert "| textspan | 10 | 0.600 [0.580, 0.620] | +0.100 [0.050, 0.150] | too few |  |" in several.splitlines()
+    figure = differences([few(1)])
+    assert figure.get_supxlabel().endswith("pale: fewer than 30 images, no verdict")
+    assert not {"C2", "C3"} & {line.get_color() for line in figure.axes[0].lines}
+    assert "pale" not in differences([few(100)]).get_supxlabel()
+
+
+def test_a_method_with_few_common_images_alone_has_no_verdict():
+    content = few(100)
+    content["methods"]["rise"]["metrics"]["miou"]["pairs"] = 10
+    assert comparison.summary_sentence(content, "miou") == (
+        "legrad 0.500 [0.480, 0.520], 100 images. Better: textspan. Level: gradcam. Worse: rollout. "
+        "Too few images for a verdict (below 30): rise."
+    )

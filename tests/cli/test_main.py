@@ -11,68 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import limits
+from helpers.commands import assert_error, manifest, photo
 from PIL import Image
 
 import legrad
-from legrad.cli import consoles, explain, main
+from legrad.cli import batches, consoles
 from legrad.cli.options import parse_layers, parse_size
 from legrad.results.folder import Folder
 
 # whether a map is flat or hardly depends on the text is the weights' business
-pytestmark = pytest.mark.filterwarnings("ignore:.*maps (are flat|hardly depend)")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(maps (are flat|hardly depend)|model never read)")
 
 TEXTS = ("-t", "a hot air balloon", "-t", "a guitar")
-
-
-@pytest.fixture(scope="module")
-def explainer():
-    return legrad.load("embedded")
-
-
-@pytest.fixture
-def run(explainer, monkeypatch, capsys, tmp_path):
-    """Call the entry point as the shell would, in an empty folder; (exit code, stdout, stderr)."""
-    load = legrad.load
-
-    def cached(name, device=None, dtype=None):
-        return explainer if (name, device) == ("embedded", None) else load(name, device, dtype)
-
-    monkeypatch.setattr(legrad, "load", cached)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["legrad", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main.main()
-        out, err = capsys.readouterr()
-        return stopped.value.code or 0, out, err
-
-    return call
-
-
-def photo(path, size=(64, 43), seed=0):
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 255, (6, 9, 3), np.uint8))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    small.resize(size, Image.Resampling.BICUBIC).save(path)
-    return path
-
-
-def manifest(folder="legrad-out"):
-    return json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
-
-
-def assert_error(result, *words, code=2):
-    """One line on stderr that says what is wrong; nothing else."""
-    status, out, err = result
-    assert status == code
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    for word in words:
-        assert word in err
 
 
 # -- a real process -----------------------------------------------------------------------------------------------
@@ -97,7 +47,8 @@ def test_the_readme_call_on_any_jpeg(tmp_path):
     assert all(line.startswith("warning: ") for line in done.stderr.splitlines())
     assert "a hot air balloon" in done.stdout
     assert "figure: legrad-out/photo.png" in done.stdout
-    names = ["manifest.json", "photo--a-guitar.png", "photo--a-hot-air-balloon.png", "photo.npz", "photo.png"]
+    overlays = ["photo--a-guitar.png", "photo--a-hot-air-balloon.png"]
+    names = ["manifest.json", *overlays, "photo.npz", "photo.png", "table.csv"]
     assert sorted(path.name for path in (tmp_path / "legrad-out").iterdir()) == names
     with Image.open(tmp_path / "legrad-out" / "photo--a-guitar.png") as overlay:
         assert overlay.size == (640, 427)
@@ -153,12 +104,12 @@ def test_one_image_two_texts(run, explainer):
 
 def test_folder_and_glob(run):
     # more images than one batch
-    paths = [photo(f"photos/{i}.png", seed=i) for i in range(explain._BATCH + 1)]
+    paths = [photo(f"photos/{i}.png", seed=i) for i in range(batches.BATCH + 1)]
     photo("photos/deeper/x.webp")
     code, out, _ = run("explain", "photos", "-t", "a dog", "--out", "a")
     assert code == 0
-    assert [entry["image"] for entry in manifest("a")["images"]] == [str(path) for path in paths]
-    assert f"and {len(paths) - 5} more figures" in out
+    assert [entry["image"] for entry in manifest("a")["images"]] == [*map(str, paths), "photos/deeper/x.webp"]
+    assert f"and {len(paths) - 4} more figures" in out
     code, _, _ = run("explain", "photos/[12].png", "photos/**/*.webp", "-t", "a dog", "--out", "b")
     assert code == 0
     names = [Path(entry["image"]).name for entry in manifest("b")["images"]]
@@ -433,7 +384,20 @@ def test_help(run):
         assert code == 0
         assert "Usage" in out
     assert run()[0] == 2
-    assert run("explain", "--nonsense")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["explain", "--nonsense"], "No such option: --nonsense"),
+        (["explain", "--\x1b[31mred"], r"No such option: --\x1b[31mred"),
+        (["exlain"], "No such command 'exlain'. Did you mean 'explain'?"),
+        (["explain", "a.png", "--size"], "Option '--size' requires an argument"),
+        (["bench", "speed", "--nonsense"], "No such option: --nonsense"),
+    ],
+)
+def test_wrong_usage_is_one_plain_line(run, arguments, message):
+    assert_error(run(*arguments), message)
 
 
 @pytest.mark.parametrize(
@@ -481,7 +445,7 @@ def test_similar_contrast_and_zeroshot(run):
     code, _, err = run("explain", "a.png", *options)
     assert (code, err) == (0, "")
     names = [record["target"] for record in manifest()["images"][0]["targets"]]
-    assert names[0] == "similar to b.png"
+    assert names[0] == "similar to b"
     assert names[1] in ("cow", "pig")
     assert names[2:] == ["a cat rather than a dog"]
     assert_error(run("explain", "a.png", "--similar", "absent.png"), "--similar: no such image: absent.png")
@@ -517,8 +481,21 @@ def test_a_reused_folder(run):
     photo("a.png")
     photo("b.png")
     run("explain", "a.png", "-t", "a dog")
+    before = {path.name: path.read_bytes() for path in Path("legrad-out").iterdir()}
+    code, out, err = run("explain", "b.png", "-t", "a dog")
+    assert code == 0
+    assert err.startswith(
+        "note: legrad-out holds results of an earlier run, which stay: these go to legrad-out-2 (--over"
+    )
+    assert err.count("\n") == 1
+    assert "all files: legrad-out-2/manifest.json" in out
+    assert {path.name: path.read_bytes() for path in Path("legrad-out").iterdir()} == before
+    names = ["b--a-dog.png", "b.npz", "b.png", "manifest.json", "table.csv"]
+    assert sorted(os.listdir("legrad-out-2")) == names
     run("explain", "b.png", "-t", "a dog")
-    assert sorted(os.listdir("legrad-out")) == ["b--a-dog.png", "b.npz", "b.png", "manifest.json"]
+    assert sorted(os.listdir()) == ["a.png", "b.png", "legrad-out", "legrad-out-2", "legrad-out-3"]
+    assert run("explain", "b.png", "-t", "a dog", "--overwrite")[::2] == (0, "")
+    assert sorted(os.listdir("legrad-out")) == names
 
 
 def test_equal_names_are_shown_with_their_folders(run):
@@ -554,7 +531,7 @@ def test_help_version_and_completion_load_no_torch(loaded_by):
     """What is heavy comes when a command runs."""
     heavy = {"torch", "numpy", "PIL", "timm", "open_clip", "transformers", "torchvision", "matplotlib"}
     assert not heavy & loaded_by("import legrad.cli.main")
-    for arguments in (["--help"], ["--version"], ["explain", "--help"], ["bench", "--help"]):
+    for arguments in (["--help"], ["--version"], ["methods"], ["explain", "--help"], ["bench", "--help"]):
         call = f"import sys; sys.argv = ['legrad', *{arguments}]\nimport contextlib, io, legrad.cli.main as cli"
         call += "\nwith contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): cli.main()"
         assert not heavy & loaded_by(call), arguments
@@ -572,8 +549,8 @@ def test_help_version_and_completion_load_no_torch(loaded_by):
 def test_results_beside_the_image(run):
     photo("cat.png")
     before = Path("cat.png").read_bytes()
-    for _ in range(2):
-        code, _, err = run("explain", "cat.png", "-t", "a cow", "--out", ".")
+    for more in ([], ["--overwrite"]):
+        code, _, err = run("explain", "cat.png", "-t", "a cow", "--out", ".", *more)
         assert (code, err) == (0, "")
         assert Path("cat.png").read_bytes() == before
         assert sorted(os.listdir()) == [
@@ -582,7 +559,9 @@ def test_results_beside_the_image(run):
             "cat.npz",
             "cat.png",
             "manifest.json",
+            "table.csv",
         ]
+    assert_error(run("explain", "cat.png", "-t", "a cow", "--out", "."), "--overwrite replaces them, --resume goes on")
 
 
 def test_a_second_run_into_one_folder_is_refused(run):
@@ -616,7 +595,8 @@ def test_a_full_disk_ends_a_run_once(run, monkeypatch):
     before = {path.name: path.read_bytes() for path in Path("legrad-out").iterdir()}
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full_after(4))
-        assert_error(run("explain", "a.png", "b.png", "-t", "a dog"), "No space left on device")
+        again = run("explain", "a.png", "b.png", "-t", "a dog", "--overwrite")
+        assert_error(again, "No space left on device")
     assert {path.name: path.read_bytes() for path in Path("legrad-out").iterdir()} == before
 
 
@@ -766,7 +746,7 @@ def test_value_range(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ramp = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
     Image.fromarray(ramp).save("12in16.png")
-    code, _, err = run("explain", "12in16.png", "-t", "a dog", "--value-range", "0", "4095")
+    code, _, err = run("explain", "12in16.png", "-t", "a dog", "--value-range", "0", "4095", "--model", "embedded")
     assert (code, err) == (0, "")
     assert manifest()["settings"]["value_range"] == [0, 4095]
     code, _, err = run("explain", "12in16.png", "-t", "a dog", "--value-range", "5", "1")
@@ -781,7 +761,7 @@ def test_what_a_folder_run_leaves_out_is_said(run, tmp_path, monkeypatch):
     Path("photos/b.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     code, _, err = run("explain", "photos", "-t", "a dog")
     assert code == 1
-    assert "note: of the folder photos this is left out, for its suffix or as a folder: more/, notes.txt" in err
+    assert "note: of the folder photos this is left out, for its suffix or as a link: notes.txt\n" in err
     assert (
         "b.heic is not an image that Pillow can read: a HEIC image, as phones make them: pip install pillow-heif" in err
     )
@@ -790,14 +770,15 @@ def test_what_a_folder_run_leaves_out_is_said(run, tmp_path, monkeypatch):
 def test_results_are_not_explained_again(run):
     photo("cat.png")
     run("explain", "cat.png", "-t", "a cow", "--out", ".")
-    code, _, err = run("explain", ".", "-t", "a pig", "--out", ".")
+    code, _, err = run("explain", ".", "-t", "a pig", "--out", ".", "--overwrite")
     assert (code, err) == (0, "warning: 2 images are results of an earlier run and left out\n")
     assert [entry["image"] for entry in manifest(".")["images"]] == ["cat.png"]
-    assert sorted(os.listdir()) == ["cat--a-pig.png", "cat--figure.png", "cat.npz", "cat.png", "manifest.json"]
+    names = ["cat.npz", "cat.png", "manifest.json", "table.csv"]
+    assert sorted(os.listdir()) == ["cat--a-pig.png", "cat--figure.png", *names]
     code, _, _ = run("explain", "cat--a-pig.png", "-t", "a pig", "--out", "other")
     assert code == 0
     assert_error(
-        run("explain", "other", "-t", "a pig", "--out", "other"),
+        run("explain", "other", "-t", "a pig", "--out", "other", "--overwrite"),
         "these images are results of an earlier run, such as other/",
     )
 
@@ -815,5 +796,5 @@ def test_an_interrupt_keeps_what_is_finished(run, monkeypatch, explainer):
     for index, width in enumerate(sizes):
         Image.new("RGB", (width, 30)).save(f"{index}.png")
     code, _, err = run("explain", *(f"{index}.png" for index in range(9)), "-t", "a dog")
-    assert (code, err) == (130, "interrupted: 8 images are in legrad-out; earlier results, if there were any, stay\n")
+    assert (code, err) == (130, "interrupted: 8 images are in legrad-out; the same command with --resume goes on\n")
     assert len(manifest()["images"]) == 8

@@ -286,6 +286,31 @@ def legrad_norelu(twin: Twin, image: Tensor, target: Tensor) -> Tensor:
     return sum(maps) / len(maps)
 
 
+def _refined(twin: Twin, image: Tensor, target: Tensor, formula: Any) -> Tensor:
+    """Mean over the last two thirds of the blocks, with the native head; ``formula``: G, A -> (heads, rows, keys)."""
+    seen = Seen()
+    z = twin.embed(image)
+    maps = []
+    for block in twin.blocks:
+        own = Seen()
+        z = run_layer(block, z.detach(), own)
+        feature = read(twin, z, seen)
+        of = seen if twin.pool == "map" else own
+        above = formula(grad(score_of(twin, feature, target), of.zeros[-1]), of.maps[-1].detach())
+        maps.append(lay(twin, above[:, 0].mean(0) if twin.pool == "map" else above.mean((0, 1))))
+    last = maps[len(maps) - round(len(maps) * 2 / 3) :]
+    return sum(last) / len(last)
+
+
+def legrad_centred(twin: Twin, image: Tensor, target: Tensor) -> Tensor:
+    return _refined(twin, image, target, lambda g, _: torch.relu(g - g.mean(-1, keepdim=True)))
+
+
+def legrad_simplex(twin: Twin, image: Tensor, target: Tensor) -> Tensor:
+    signed = _refined(twin, image, target, lambda g, a: g - (a * g).sum(-1, keepdim=True))
+    return torch.relu(signed)
+
+
 # -- relevance, rule by rule --------------------------------------------------------------------------------------
 
 
@@ -400,6 +425,8 @@ METHODS = {
     "maskclip": value_map,
     "textspan": decomposition,
     "legrad-norelu": legrad_norelu,
+    "legrad-centred": legrad_centred,
+    "legrad-simplex": legrad_simplex,
 }
 
 

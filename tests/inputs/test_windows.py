@@ -56,6 +56,14 @@ def test_windows_come_in_order_though_the_first_image_is_the_slowest():
     assert [len(window) for window in sources.windows()] == [7]
 
 
+def test_the_first_windows_are_small():
+    """The model has something to do while the other images are read."""
+    sources = prepare.InputQueue([job(index) for index in range(200)])
+    with mock.patch.object(prepare, "_FIRST_WINDOW", 8):
+        assert [len(window) for window in sources.windows(64)] == [8, 16, 32, 64, 64, 16]
+        assert [len(window) for window in sources.windows()] == [200]
+
+
 def test_the_next_window_is_prepared_while_this_one_is_used():
     done = threading.Event()
     last = functools.partial(lambda: (done.set(), job(3)())[1])

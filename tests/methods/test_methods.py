@@ -349,12 +349,12 @@ def test_layers_can_be_chosen_and_kept(name):
     model, images, targets = setting("token")
     explainer = legrad.wrap(model)
     default = explained(explainer, images, targets, method=name, keep_layers=True)
-    assert default.layers == ((0, 1, 2, 3) if METHODS[name].layers == "all" else (3,))
+    assert default.layers == {"all": (0, 1, 2, 3), "last two thirds": (1, 2, 3), "last": (3,)}[METHODS[name].layers]
     some = explained(explainer, images, targets, method=name, layers=[1, -1], keep_layers=True)
     assert some.layers == (1, 3)
     assert limits.close(some.layer_relevance[:, :, 1], default.layer_relevance[:, :, -1], maps=True)
     assert limits.error(some.layer_relevance[:, :, 0], some.layer_relevance[:, :, 1]) > limits.DIFFERENT
-    assert limits.close(some.relevance, some.layer_relevance.mean(2), maps=True)
+    assert limits.close(some.relevance, METHODS[name].merge(some.layer_relevance.unbind(2)), maps=True)
 
 
 def test_rollout_of_fewer_layers_is_their_product_alone():
@@ -573,3 +573,11 @@ def test_the_snippets_of_the_page_run():
         exec(own.replace("masks=4000", "masks=4"), variables)
     found = explainer.explain(images, targets, method=variables["method"])
     assert limits.close(found.relevance[0, 0, 1, 2], images[0, :, 8:16, 16:24].mean())
+
+
+def test_the_catalogue_is_that_of_the_methods():
+    from legrad.methods import METHODS
+    from legrad.methods.catalogue import ABOUT
+
+    assert list(ABOUT) == list(METHODS)
+    assert {name: (method.summary, method.source) for name, method in METHODS.items()} == ABOUT

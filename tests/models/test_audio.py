@@ -21,7 +21,7 @@ from helpers.zoo import media as zoo_media
 import legrad
 from legrad.core import hooks
 from legrad.embedded.speech import model as speech
-from legrad.inputs import sounds, spectrograms
+from legrad.inputs import prepare, sounds, spectrograms
 from legrad.inputs.geometry import PatchGrid, Placement, Timing
 from legrad.models.embedded import speech_anatomy
 
@@ -687,3 +687,19 @@ def test_a_mixture_of_all_layers_is_refused():
 
 def tone_at(hertz, seconds):
     return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+
+
+def test_files_are_read_when_they_are_needed(explainer, tmp_path):
+    paths = [tmp_path / f"{index}.wav" for index in range(3)]
+    for path in paths:
+        with wave.open(str(path), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(RATE)
+            file.writeframes((chirp() * 32767).astype("<i2").tobytes())
+    queue = prepare.sources(paths, explainer.anatomy, explainer.adapter.transform)
+    paths[2].unlink()
+    windows = queue.windows(1)
+    assert next(windows)[0].name == str(paths[0])
+    with pytest.raises(legrad.InputError, match=r"2\.wav"):
+        list(windows)

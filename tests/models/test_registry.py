@@ -1,6 +1,8 @@
 """Loading by name: the embedded model, folders in open_clip's hub format, and names that cannot work."""
 
 import json
+import logging
+import socket
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from helpers import limits, tiny, twin
 from safetensors.torch import save_file
 
 import legrad
+from legrad.models import network
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +116,101 @@ def test_offline_says_what_still_works(monkeypatch, tmp_path):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(legrad.InputError, match="Without a network only"):
+    with pytest.raises(legrad.InputError, match=r"HF_HUB_OFFLINE is set\)\. Without a network only"):
         legrad.load("open_clip:hf-hub:someone/absent")
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """A hub that refuses connections; every request to it is counted."""
+    import huggingface_hub.constants
+    from huggingface_hub.utils import _http
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    monkeypatch.delenv("HTTP_PROXY", raising=False)
+    monkeypatch.delenv("http_proxy", raising=False)
+    pauses = []
+    monkeypatch.setattr(_http.time, "sleep", pauses.append)
+    return endpoint, pauses
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hf:openai/clip-vit-base-patch32",
+        "open_clip:ViT-B-32/laion2b_s34b_b79k",
+        "open_clip:hf-hub:someone/absent",
+        "timm:vit_tiny_patch16_224.augreg_in21k",
+    ],
+)
+def test_without_a_network_a_load_fails_at_once_and_quietly(no_network, capfd, caplog, name):
+    import huggingface_hub.constants
+
+    endpoint, pauses = no_network
+    with pytest.raises(legrad.InputError, match="not in the cache") as told:
+        legrad.load(name)
+    assert f"{endpoint} cannot be reached (" in str(told.value)
+    assert "Connection refused" in str(told.value)
+    assert "HF_HUB_OFFLINE" not in str(told.value)
+    assert pauses == []  # no attempt is repeated
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+    assert huggingface_hub.constants.HF_HUB_OFFLINE is False
+    assert logging.root.manager.disable == 0
+
+
+def test_torchvision_without_a_network(no_network, monkeypatch, capfd):
+    monkeypatch.setattr(network, "unreachable", lambda url: "no route")
+    with pytest.raises(legrad.InputError, match=r"not in the cache, and https://\S+ cannot be reached \(no route\)"):
+        legrad.load("torchvision:vit_b_16")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_cache_serves_without_a_network(folder, no_network, tmp_path):
+    snapshot = tmp_path / "cache" / "models--someone--tiny" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    for file in folder.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    (tmp_path / "cache/models--someone--tiny/refs").mkdir()
+    (tmp_path / "cache/models--someone--tiny/refs/main").write_text("0" * 40)
+    assert legrad.load("open_clip:hf-hub:someone/tiny").anatomy.library == "open_clip"
+    assert no_network[1] == []
+
+
+def test_a_server_that_can_be_reached(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert network.unreachable(url) == ""
+        # through a proxy, which is asked for a tunnel where the server speaks https
+        monkeypatch.setenv("http_proxy", url)
+        monkeypatch.setenv("no_proxy", "")
+        assert network.unreachable("http://nowhere.invalid") == ""
+    assert "refused" in network.unreachable("http://nowhere.invalid")
+    monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1")  # known to the libraries, perhaps
+    assert network.unreachable("https://nowhere.invalid") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "canonical"),
+    [("EMBEDDED", "embedded"), ("Embedded:Map", "embedded:map")],
+)
+def test_names_in_another_case(name, canonical):
+    assert legrad.load(name).adapter.name == canonical
+
+
+def test_names_of_libraries_in_another_case(monkeypatch):
+    monkeypatch.setattr(network, "unreachable", lambda url: "no network in tests")
+    for name, canonical in {
+        "Open_CLIP:vit-b-32/LAION2B_s34b_b79k": "open_clip could not load 'ViT-B-32/laion2b_s34b_b79k'",
+        "TIMM:ViT_tiny_patch16_224.AugReg_in21k": "timm could not load 'vit_tiny_patch16_224.augreg_in21k'",
+    }.items():
+        with pytest.raises(legrad.InputError, match=canonical):
+            legrad.load(name)
 
 
 def test_every_listed_name_has_a_verdict_without_building():
@@ -200,10 +296,28 @@ def folders(tmp_path, folder, monkeypatch):
         ("timm:local-dir:hugging", r"no timm model in 'hugging'.*did you mean 'hf:hugging'\?$"),
         ("open_clip:local-dir:timmy", r"did you mean 'timm:local-dir:timmy'\?$"),
         ("hf:huggin", r"^there is no folder 'huggin', and as a repository transformers could not load it: "),
+        ("openai/clip-vit-base-patch32", r"did you mean 'hf:openai/clip-vit-base-patch32'\?$"),
+        ("ViT-B-16", r"did you mean 'open_clip:ViT-B-16/laion2b_s34b_b88k' or 'open_clip:ViT-B-16/"),
+        ("vit-b-16/OPENAI", r"did you mean 'open_clip:ViT-B-16/openai'\?$"),
+        ("ViT-B/32", r"did you mean 'open_clip:ViT-B-32/openai'\?$"),
+        ("ViT_Base_Patch16_224", r"did you mean 'timm:vit_base_patch16_224'\?$"),
+        ("vit_b_16", r"did you mean 'torchvision:vit_b_16'\?$"),
+        ("timm/vit_base_patch16_224.dino", r"did you mean 'timm:vit_base_patch16_224\.dino'\?$"),
+        ("openclip:ViT-B-16/openai", r"did you mean 'open_clip:ViT-B-16/openai'\?$"),
+        ("huggingface:google/vit-base-patch16-224", r"did you mean 'hf:google/vit-base-patch16-224'\?$"),
+        ("dinov2", r"did you mean 'timm:\w+dinov2"),
+        ("embeded", r"did you mean 'embedded'\?$"),
+        (
+            "resnet50",
+            r"; timm's resnet50 is no plain vision transformer \(resnet\) and torchvision's resnet50 is not a ViT",
+        ),
+        ("RN50", r"; open_clip's RN50 is a ResNet, not a ViT: LeGrad needs a vision transformer"),
+        ("open_clip:vit-b-17/openai", r"open_clip has no model 'vit-b-17'; nearest: ViT-B-1"),
         ("hf:./huggin", r"^there is no folder './huggin'$"),
     ],
 )
-def test_a_name_that_is_nearly_right(folders, name, message):
+def test_a_name_that_is_nearly_right(folders, name, message, monkeypatch):
+    monkeypatch.setattr(network, "unreachable", lambda url: "no network in tests")
     with pytest.raises(legrad.InputError, match=message) as told:
         legrad.load(name)
     assert ".." not in str(told.value)

@@ -19,7 +19,7 @@ from PIL import Image
 import legrad
 from legrad.core import hooks
 from legrad.errors import TruthCheckError
-from legrad.inputs import videos
+from legrad.inputs import originals, prepare, videos
 from legrad.inputs.geometry import PatchGrid, Placement, Timing, along_time
 from legrad.inputs.transforms import follow
 
@@ -406,7 +406,9 @@ def test_overlay_and_animation():
     assert np.array_equal(found.overlay(frame=1), frames[1])
     assert np.array_equal(found.overlay(frame=-1), frames[5])
     # one scale for the whole clip: the first frame has no colour, so only the image and the map's zero show
-    assert np.asarray(frames[0]).max() <= 0.35 * 255 + 3 + 110
+    assert np.asarray(found.animation(alpha=0.65)[0]).max() <= 0.35 * 255 + 3 + 110
+    seen = found.seen[0].numpy()
+    assert np.array_equal(np.asarray(frames[0])[seen], found.images[0][0][seen])
     with pytest.raises(legrad.InputError, match="no frame 6: image 0 has 6 frames"):
         found.overlay(frame=6)
     with pytest.raises(legrad.InputError, match="no frame 0: image 0 has no frames"):
@@ -534,3 +536,31 @@ def test_seconds_of_a_video_file(videomae, tmp_path):
     assert timing.frames == tuple(range(1, 2 * count, 2))
     assert timing.seconds == pytest.approx([i / 10 for i in timing.frames])
     assert timing.duration == pytest.approx(2 * count / 10)
+
+
+def save_animation(path, seed=0):
+    first, *others = [Image.fromarray(frame) for frame in frames_of(seed=seed)]
+    first.save(path, save_all=True, append_images=others, duration=100)
+    return path
+
+
+def test_files_are_read_when_they_are_needed(videomae, tmp_path):
+    paths = [save_animation(tmp_path / f"{index}.webp", index) for index in range(3)]
+    queue = prepare.sources(paths, videomae.anatomy, videomae.adapter.transform)
+    paths[2].unlink()
+    windows = queue.windows(1)
+    assert next(windows)[0].name == str(paths[0])
+    with pytest.raises(legrad.InputError, match=r"2\.webp"):
+        list(windows)
+
+
+def test_originals_beyond_the_memory_are_read_again(videomae, tmp_path):
+    paths = [save_animation(tmp_path / f"{index}.webp", index) for index in range(3)]
+    whole, small = videomae.explain(paths, second), videomae.explain(paths, second, memory=4)
+    assert isinstance(small.images, originals.Originals)
+    assert limits.close(small.relevance, whole.relevance, maps=True)
+    for index in range(3):
+        assert np.array_equal(small.images[index], whole.images[index])
+    paths[1].unlink()
+    with pytest.raises(legrad.InputError, match=r"1\.webp is gone since it was explained"):
+        small.overlay(1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 import legrad
 from legrad import atomic
 from legrad.names import fold
+from legrad.results import journal
 from legrad.results.folder import Folder
 from legrad.results.manifest import _FILE_KEYS, Manifest
 
@@ -461,3 +463,54 @@ def test_ten_thousand_results_take_their_time_once(tmp_path):
                 put(folder, f"image-{index}", targets=())
             assert looked[0] == 0
     assert set(listing(tmp_path)) == named(tmp_path)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_killed_run_loses_no_finished_image(tmp_path, resume):
+    """The folder as a killed run leaves it is a copy of one in the middle of a run."""
+    root = tmp_path / "running"
+    names = [f"{index}.png" for index in range(6)]
+    if resume:
+        handmade.explanation(layers=(0,), names=names[:1]).save(root)
+    with Folder(root, resume=resume) as folder:
+        for name in names[int(resume) :]:
+            handmade.explanation(layers=(0,), names=[name]).save(folder)
+        folder.write(folder.name("unfinished", ".png"), b"x")
+        shutil.copytree(root, tmp_path / "killed")
+        saved = Manifest.read(tmp_path / "killed" / "manifest.json")
+    assert len(saved.entries) < len(names)
+    mended = journal.mended(tmp_path / "killed")
+    assert [entry["image"] for entry in mended.entries] == names
+    assert sorted(os.listdir(tmp_path / "killed")) == sorted([*mended.files, "manifest.json"])
+    assert mended == Manifest.read(root / "manifest.json")
+
+
+@pytest.mark.parametrize("name", ["../mine.png", "/mine.png", "a/../../mine.png", "a//mine.png", "./mine.png", ""])
+def test_a_manifest_names_nothing_outside_its_folder(tmp_path, name):
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    root = tmp_path / "out"
+    handmade.explanation(layers=(0,), names=["a.png"]).save(root)
+    content = json.loads((root / "manifest.json").read_text())
+    content["files"][name] = atomic.fingerprint(b"mine")
+    content["images"][0]["figure"] = name
+    (root / "manifest.json").write_text(json.dumps(content))
+    assert name not in Manifest.read(root / "manifest.json").files
+    with Folder(root, clear=True) as folder:
+        handmade.explanation(layers=(0,), names=["b.png"]).save(folder)
+    assert (tmp_path / "mine.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("format", ["webp", "jpg"])
+def test_formats_and_parts_from_python(tmp_path, format):
+    explanation = handmade.explanation(targets=1, layers=(0,), names=["a.png"])
+    files = explanation.save(tmp_path / "all", format=format)
+    assert [file.suffix for file in files] == [f".{format}", ".npz", f".{format}", ".json"]
+    files = explanation.save(tmp_path / "arrays", figures=False, overlays=False)
+    assert [file.name for file in files] == ["a.npz", "manifest.json"]
+    files = explanation.save(tmp_path / "overlays", figures=False, arrays=False)
+    assert [file.suffix for file in files] == [".png", ".json"]
+    with pytest.raises(legrad.InputError, match="format is one of 'png', 'jpg', 'webp', got 'tiff'"):
+        explanation.save(tmp_path / "none", format="tiff")
+    with pytest.raises(legrad.InputError, match="figures is True or False"):
+        explanation.save(tmp_path / "none", figures="no")
+    assert not (tmp_path / "none").exists()

@@ -5,8 +5,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 from legrad.bench.model import ModelUnderTest
-from legrad.bench.summaries import Summary
+from legrad.bench.summaries import Summary, mean
 from legrad.datasets import Dataset, Sample
+from legrad.metrics import own
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,27 @@ def switches_of(benchmark: type) -> dict[str, Switch]:
                 kind, entry.default, entry.metadata["help"], allowed, entry.metadata["optional"]
             )
     return switches
+
+
+def with_own_metrics(metrics: Mapping[str, Metric]) -> Mapping[str, Metric]:
+    """A benchmark's metrics with those that users have registered."""
+
+    def statistic(name: str) -> Summary:
+        return mean(lambda item: item.get("own", {}).get(name))
+
+    return {
+        **metrics,
+        **{
+            name: Metric(metric.title or name, statistic(name), metric.better, metric.meaning)
+            for name, metric in own.own_metrics().items()
+        },
+    }
+
+
+def own_protocol() -> dict[str, Any]:
+    """The part of a protocol that is about metrics of users; nothing where there are none."""
+    digests = {name: metric.digest for name, metric in own.own_metrics().items()}
+    return {"own metrics": digests} if digests else {}
 
 
 class Benchmark(Protocol):

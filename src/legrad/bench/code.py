@@ -7,7 +7,10 @@ from pathlib import Path
 import legrad
 
 # what only shows results, or is not asked for them
-_LEFT_OUT = ("cli/", "bench/report/", "results/", "compat.py", "deprecation.py", "doctor.py", "fonts.py", "viz.py")
+_LEFT_OUT = (
+    *("cli/", "bench/report/", "results/", "compat.py", "deprecation.py", "doctor.py"),
+    *("figures.py", "fonts.py", "panels.py", "viz.py"),
+)
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from legrad.explainer import Explainer
 from legrad.inputs import geometry, transforms
 from legrad.methods import Method, find, heads
 from legrad.models.versions import weights_version
-from legrad.relevance import merge_layers
+from legrad.results.view import ImageView
 from legrad.targets.kinds import Audio
 
 
@@ -109,11 +109,22 @@ class ModelUnderTest:
         Returns:
             For every image (its targets, height, width), raw relevance in the pixels of the model's input.
         """
-        size = self.explainer.anatomy.image_size
-        return [
-            geometry.place(grid, geometry.Placement(size, size), self.explainer.anatomy.patch_grid, size)
-            for grid in self.grids(images, targets, method, fit)
-        ]
+        anatomy, variant = self.explainer.anatomy, Variant.parse(method)
+        size = anatomy.image_size
+        grids, _ = self._evidence(images, targets, variant, fit)
+        if not variant.pixels:
+            return [geometry.place(grid, geometry.Placement(size, size), anatomy.patch_grid, size) for grid in grids]
+        steps = {"scale": None, **dict(variant.pixels)}
+        return [self._view(image, fit).saliency(grid, **steps) for image, grid in zip(images, grids, strict=True)]
+
+    def _view(self, image: Image, fit: Fit) -> ImageView:
+        """What a user's explanation has of an image, in the pixels of the model's input."""
+        anatomy = self.explainer.anatomy
+        if anatomy.axes != ("rows", "cols"):
+            raise UnsupportedModelError("upsampling and scale are measured on images")
+        pixels = self.pixels([image], fit)[0].float().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+        placement = geometry.Placement(anatomy.image_size, anatomy.image_size)
+        return ImageView(lambda: pixels, placement, anatomy.patch_grid, anatomy.axes, geometry.Timing(), ())
 
     def grids(
         self, images: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: Fit = "squash"
@@ -125,7 +136,11 @@ class ModelUnderTest:
         self, images: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], method: str, fit: Fit = "squash"
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Maps as ``grids`` has them, and the model's own scores (its targets,) of every image."""
-        variant = Variant.parse(method)
+        return self._evidence(images, targets, Variant.parse(method).on_patches(), fit)
+
+    def _evidence(
+        self, images: Sequence[Image], targets: Sequence[Sequence[Tensor | int]], variant: Variant, fit: Fit
+    ) -> tuple[list[Tensor], list[Tensor]]:
         depth, kind = len(self.explainer.anatomy.blocks), find(variant.method)
         self._check(variant)
         # one pass gives the maps of all layers, whose means are the maps of any number of them
@@ -152,7 +167,7 @@ class ModelUnderTest:
         maps, scores = map(list, zip(*rows, strict=True))
         if last_layers is not None:
             blocks = kind.blocks(last_layers, depth)
-            maps = [merge_layers(layers[:, blocks].unbind(1)) for layers in maps]
+            maps = [kind.merge(layers[:, blocks].unbind(1)) for layers in maps]
         return maps, scores
 
     @property

@@ -10,6 +10,7 @@ from legrad.bench.content import Contents
 from legrad.bench.journal import Journal, Key
 from legrad.datasets import Dataset
 from legrad.errors import LeGradError
+from legrad.methods import own_digest
 
 
 class Records:
@@ -53,14 +54,14 @@ class Records:
             "measured again"
         )
 
-    def content(self, key: str) -> str:
-        """Digest of what the item of a key is made of now."""
-        return self._contents[self._indices[key]]
+    def content(self, key: str, method: str) -> str:
+        """Digest of what the item of a key is made of now, and of the method, if it is a user's own."""
+        return self._contents[self._indices[key]] + own_digest(method)
 
     def is_done(self, index: int, method: str) -> bool:
         """Whether an item, as it is now, has been measured."""
         key = Key(self._keys[index], method, self._settings)
-        return self._journal.has(key) and self._journal.done(key, self._contents[index])
+        return self._journal.has(key) and self._journal.done(key, self.content(self._keys[index], method))
 
     def current(self) -> list[dict[str, Any]]:
         """The records of items that the data has, as they are now."""
@@ -69,7 +70,7 @@ class Records:
     def _is_current(self, record: Mapping[str, Any]) -> bool:
         if record["key"] not in self._indices:
             return False
-        return "scores" not in record or record.get("content", "") == self.content(record["key"])
+        return "scores" not in record or record.get("content", "") == self.content(record["key"], record["method"])
 
 
 def _why_useless(benchmark: Benchmark, items: list[dict[str, Any]]) -> str:

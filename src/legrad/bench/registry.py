@@ -17,10 +17,10 @@ from legrad.bench.tasks.sanity import Sanity
 from legrad.bench.tasks.segmentation import Segmentation
 from legrad.bench.tasks.speed import Speed
 from legrad.choices import check_choice
-from legrad.datasets import Dataset, SoundFolder
+from legrad.datasets import Dataset, MaskFolder, SoundFolder
 from legrad.errors import InputError
 from legrad.explainer import Explainer
-from legrad.methods import METHODS
+from legrad.methods import all_methods
 from legrad.models.anatomy import ViTAnatomy
 
 BENCHMARKS: dict[str, type[Any]] = {
@@ -92,6 +92,14 @@ def build(name: str, anatomy: ViTAnatomy, settings: Mapping[str, Any]) -> Benchm
     return ablation.Ablation(benchmark) if name == "ablation" else benchmark
 
 
+def fitting_switches(name: str, settings: Mapping[str, Any], data: Dataset) -> dict[str, Any]:
+    """The switches with a default that fits the data: in a folder of masks every object is explained by itself."""
+    segmentation = "segmentation" in (name, settings.get("on"))
+    if segmentation and isinstance(data, MaskFolder) and settings.get("explained") is None:
+        return {**settings, "explained": "truth"}
+    return dict(settings)
+
+
 def model_under_test(name: str, explainer: Explainer, data: Dataset, **options: Any) -> ModelUnderTest:
     """A ``Listener`` where sounds are erased, else a ``ModelUnderTest``; ``options`` are those of the class.
 
@@ -126,4 +134,4 @@ def methods(name: str, anatomy: ViTAnatomy) -> list[str]:
         return ["legrad"]
     # a control costs nothing and explains nothing: its speed would only confuse
     left_out = ("black box", "nothing") if name == "speed" else ("black box",)
-    return [method for method, facts in METHODS.items() if facts.needs not in left_out]
+    return [method for method, facts in all_methods().items() if facts.needs not in left_out]

@@ -375,7 +375,7 @@ class _Run:
             "key": key,
             "method": method,
             "settings": self.settings,
-            "content": self.records.content(key),
+            "content": self.records.content(key, method),
             **content,
         }
 

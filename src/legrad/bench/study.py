@@ -109,6 +109,24 @@ class Scale:
         return [part for part in parts if self.kind == "full" or not part.full]
 
 
+# what comes after a map, for every method the same: benchmarks of pixels -> the steps whose shares they can tell. The
+# scale is monotone, so it changes no order in which pixels are erased.
+_GUIDED, _HALF = ":upsampling=guided", ":scale=half"
+_STEPS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("localisation", "openvocab", "segmentation"), (_GUIDED, _HALF, _GUIDED + _HALF)),
+    "perturbation": (_GUIDED,),
+}
+
+
+def with_steps(parts: Sequence[StudyPart] = PARTS) -> list[StudyPart]:
+    """The parts that measure pixels, every method also with guided upsampling and the half-maximum scale."""
+    return [
+        replace(part, methods=tuple(name + step for name in part.methods for step in ("", *_STEPS[part.name])))
+        for part in parts
+        if part.name in _STEPS
+    ]
+
+
 FULL, QUICK = Scale(None, "full"), Scale(QUICK_SECONDS, "quick")
 
 
@@ -155,7 +173,11 @@ def study(
         rest = sum(other.seconds[0] for other in scaled[place:])
         limits = Limits(
             items=part.items[0],
-            per_method={name: part.black_box for name, method in METHODS.items() if method.needs == "black box"},
+            per_method={
+                name: part.black_box
+                for name in part.methods or METHODS
+                if METHODS[name.partition(":")[0]].needs == "black box"
+            },
             seconds=None
             if scale.seconds is None
             else max(0.0, scale.seconds - (clock() - start)) * part.seconds[0] / rest,

@@ -47,8 +47,9 @@ def compare(
         resamples: how many.
 
     Returns:
-        method -> {"value", "low", "high", "difference", "difference_low", "difference_high"}; the last three are None
-        for the reference itself, and where no item is common.
+        method -> {"value", "low", "high", "difference", "difference_low", "difference_high", "items", "pairs"};
+        the difference is None for the reference itself, and where no item is common. "items" is how many there are,
+        "pairs" how many of them the reference has too.
     """
     base = items.get(reference, {})
     numbers: dict[str, dict[str, float | None]] = {}
@@ -69,4 +70,6 @@ def compare(
             pair = {name: summary([items[name][key] for key in common]) for name in (reference, method)}
             both = intervals(pair, len(common), reference, resamples, seed, LEVEL)[method]
             numbers[method] |= {name: both[name] for name in _DIFFERENCE}
+    for method, result in numbers.items():
+        result |= {"items": len(items[method]), "pairs": len(items[method].keys() & base.keys())}
     return {method: numbers[method] for method in items if method in numbers}

@@ -1,4 +1,4 @@
-"""``python -m legrad.cli``."""
+"""``python -m legrad.cli``, the same as ``python -m legrad``."""
 
 from legrad.cli.main import main
 

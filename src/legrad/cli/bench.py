@@ -14,6 +14,9 @@ from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
 from legrad.checks import check_count
+from legrad.choices import READOUTS
+from legrad.cli import completion, paper
+from legrad.cli.arguments import Device
 from legrad.cli.consoles import console, plain, print_warning, stderr
 from legrad.errors import InputError
 from legrad.names import slug
@@ -24,12 +27,18 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130  # as shells have it
 
-Model = Annotated[str, typer.Option(help="embedded, open_clip:ARCH/TAG, timm:NAME, ...; see `legrad models`.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="embedded, open_clip:ARCH/TAG, timm:NAME, ...; see `legrad models`.", autocompletion=completion.models
+    ),
+]
 Methods = Annotated[
     str | None,
     typer.Option(
         help="Comma-separated, the first is what the others are compared with; 'all' has the black boxes too; "
-        "variants are METHOD:layers=K:readout=published|native, legrad:heads=0+3. See `legrad methods`."
+        "variants are METHOD:layers=K:readout=published|native:upsampling=guided:scale=half, legrad:heads=0+3. See "
+        "`legrad methods`."
     ),
 ]
 Data = Annotated[
@@ -46,7 +55,7 @@ Minutes = Annotated[
     float | None, typer.Option(min=0.01, help="Time; item counts are cut to fit, and the result says so.")
 ]
 Layers = Annotated[str | None, typer.Option(help="As for `legrad explain`.")]
-Readout = Annotated[str, typer.Option(help="As for `legrad explain`.")]
+Readout = Annotated[str, typer.Option(help="As for `legrad explain`.", autocompletion=completion.of(READOUTS))]
 Size = Annotated[int | None, typer.Option(min=1, help="Side of the model's input in pixels. Default: the model's own.")]
 Templates = Annotated[list[str] | None, typer.Option(help="Prompt with {} for the class; repeat it for an ensemble.")]
 Names = Annotated[
@@ -58,7 +67,6 @@ Names = Annotated[
 Images = Annotated[Path | None, typer.Option(help="Images that belong to a table of points.")]
 Unit = Annotated[str | None, typer.Option(help="Of x and y in a table of points of your own: pixels | relative.")]
 Classes = Annotated[Path | None, typer.Option(help="Open Images' class descriptions, or ImageNet-S's list.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...")]
 Seed = Annotated[int, typer.Option(help="Of the order of items, and of the bootstrap.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first problem of an item, a method or the data.")]
 
@@ -77,7 +85,6 @@ _ABOUT = {
 _RENAMED = {"fingerprint": "layer-importance"}  # names of the last release, which still work
 _DEFAULT_MODELS = {"audio": "embedded:speech"}
 _LONGEST_NAME = 50
-_SCENES = 200  # default number of embedded scenes, of which there is no end
 
 
 class _Group(typer.core.TyperGroup):
@@ -160,56 +167,42 @@ def _measure(
     images: Images = None,
     unit: Unit = None,
     classes: Classes = None,
-    device: Device = None,
+    device: Device = "auto",
     seed: Seed = 0,
     strict: Strict = False,
 ) -> None:
     """Run one benchmark with its switches; the keyword arguments are the options that all benchmarks have."""
     import legrad
-    from legrad.bench import registry
     from legrad.bench.classes import TEMPLATES
-    from legrad.bench.data import open_data
-    from legrad.bench.runner import Limits, run
+    from legrad.bench.single import measure
     from legrad.cli.options import parse_layers
     from legrad.results.manifest import folder_path
 
     layer_choice, class_names, folder = parse_layers(layers), _names(names), folder_path(out)
     check_count("--seed", seed, 0)
     selection = _methods(methods)
-    samples = open_data(
-        data,
-        settings.get("on", name),
-        images=images,
-        classes=classes,
-        explained=settings.get("explained"),
-        unit=unit,
-        names=class_names,
-    )
-    model_under_test = registry.model_under_test(
-        name,
-        legrad.load(model, device=device),
-        samples,
-        layers=layer_choice,
-        readout=readout,
-        names=class_names,
-        templates=tuple(template or TEMPLATES),
-        size=size,
-    )
-    anatomy = model_under_test.explainer.anatomy
-    benchmark = registry.build(name, anatomy, settings)
-    if items is None and samples.name == "embedded":
-        items = _SCENES
+    explainer = legrad.load(model, device=device.lower())
     with _Display() as display:
-        result = run(
-            benchmark,
-            model_under_test,
-            samples,
-            selection or registry.methods(name, anatomy),
+        result = measure(
+            name,
+            explainer,
+            data,
+            selection,
             folder,
-            Limits(items, seconds=None if minutes is None else 60 * minutes),
-            seed,
-            strict,
-            display.progress,
+            items=items,
+            seconds=None if minutes is None else 60 * minutes,
+            settings=settings,
+            layers=layer_choice,
+            readout=readout,
+            size=size,
+            templates=tuple(template or TEMPLATES),
+            names=class_names,
+            images=images,
+            unit=unit,
+            classes=classes,
+            seed=seed,
+            strict=strict,
+            progress=display.progress,
         )
     _print(result)
     _print_report(folder)
@@ -227,7 +220,8 @@ for _name, _about in _ABOUT.items():
 @app.command("all")
 def everything(
     model: Annotated[
-        list[str] | None, typer.Option(help="Repeat it for several; each gets a folder inside --out.")
+        list[str] | None,
+        typer.Option(help="Repeat it for several; each gets a folder inside --out.", autocompletion=completion.models),
     ] = None,
     data: Data = "embedded",
     out: Out = "legrad-bench",
@@ -238,15 +232,19 @@ def everything(
     full: Annotated[
         bool, typer.Option("--full", help="However long it takes, every ablation too, both embedded models.")
     ] = False,
+    steps: Annotated[
+        bool,
+        typer.Option("--steps", help="What is measured in pixels, every method with guided upsampling and scale too."),
+    ] = False,
     names: Names = None,
-    device: Device = None,
+    device: Device = "auto",
     seed: Seed = 0,
     strict: Strict = False,
 ) -> None:
     """The whole study: every benchmark on every method, about half an hour on two quiet cores."""
     import legrad
     from legrad.bench.report.comparison import headlines, metric_title, summary_sentence
-    from legrad.bench.study import FULL, QUICK, Scale, study
+    from legrad.bench.study import FULL, PARTS, QUICK, Scale, study, with_steps
     from legrad.results.manifest import folder_path
 
     folder = folder_path(out)
@@ -257,7 +255,7 @@ def everything(
     models = model or (["embedded", "embedded:map"] if full and data.startswith("embedded") else ["embedded"])
     class_names, all_results = _names(names), []
     for model_name in models:
-        explainer = legrad.load(model_name, device=device)
+        explainer = legrad.load(model_name, device=device.lower())
         with _Display() as display:
             results = study(
                 explainer,
@@ -268,6 +266,7 @@ def everything(
                 seed=seed,
                 strict=strict,
                 progress=display.progress,
+                parts=with_steps() if steps else PARTS,
             )
         console.print(f"[bold]{plain(model_name)}[/bold]")
         for content, name in headlines([result.content for result in results]):
@@ -280,10 +279,13 @@ def everything(
 
 @app.command()
 def report(folder: Annotated[str, typer.Argument(help="The --out of a run.")]) -> None:
-    """Markdown, CSV and figures from all results in a folder."""
+    """Markdown, CSV and figures from all results in a folder; LaTeX, PDF and SVG in paper/."""
     from legrad.results.manifest import folder_path
 
     _print_report(folder_path(folder))
+
+
+app.command()(paper.table)
 
 
 def _names(path: Path | None) -> dict[str, str] | None:

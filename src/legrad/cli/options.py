@@ -1,6 +1,28 @@
 """Options that are read from text, the same for every command."""
 
+import re
+from collections.abc import Sequence
+
+from legrad.choices import check_choice
 from legrad.errors import InputError
+
+
+def choice(name: str, value: str, allowed: Sequence[str]) -> str:
+    """One of some words, in any case."""
+    word = value.strip().lower()
+    return check_choice(name, word if word in allowed else value, allowed)
+
+
+def method_name(text: str) -> str:
+    """A method's own spelling for one in another case or with other dashes; what is no method stays as it is."""
+    from legrad.methods import METHODS
+
+    same = [name for name in METHODS if _letters(name) == _letters(text)]
+    return same[0] if same else text
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
 def parse_layers(text: str | None) -> int | list[int] | None:

@@ -7,6 +7,7 @@ of a plain forward pass. They are rough upper bounds.
 import errno
 import gc
 import itertools
+import logging
 import math
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,8 @@ from torch import nn
 from legrad.checks import brief, whole_number
 from legrad.errors import InputError, LeGradError, warn
 from legrad.models.anatomy import ViTAnatomy
+
+_logger = logging.getLogger(__name__)
 
 # images of one pass at most, by device: larger batches are not faster
 _MAX_IMAGES = {"cuda": 256}
@@ -92,6 +95,9 @@ class Budget:
                 "out of memory with one image and one target; try a smaller size=, half precision, or a device with "
                 "more memory"
             ) from error
+        _logger.info(
+            "out of memory with %d images: going on with at most %d, %d targets", images, self.images, self.targets
+        )
         if not self._warned:
             self._warned = True
             warn("out of memory: going on with smaller chunks. memory= (bytes) chooses them small from the start")

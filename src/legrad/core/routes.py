@@ -30,7 +30,7 @@ class LayerPass:
         anatomy: for the input's size.
         reader: of the read-out whose scores are differentiated.
         targets: what is scored.
-        reduction: of gradients and values to keys; closed forms know the formula only.
+        reduction: of gradients and values to keys; in closed form one that does not keep the heads apart.
         tails: layer -> its tail in closed form.
         folds: layer -> whether its folded form holds, filled in.
         max_numel: most elements per activation that a chunk of images x targets holds; None for the device's usual.
@@ -113,12 +113,14 @@ def _layer_in_closed_form(
         chunks = []
         for first in range(0, images, images_per_chunk):
             chunk = slice(first, first + images_per_chunk)
-            value, keep = call.value[chunk], _mask_of(call.keep, chunk, span.rows or (0, count))
-            rows, *features = (
+            rows = span.rows or (0, count)
+            value, keep = call.value[chunk], _mask_of(call.keep, chunk, rows)
+            output = call.output[chunk, :, slice(*rows)]
+            read_input, *features = (
                 part[chunk, :num_rows] if layer_pass.rows_kept else span.select(part[chunk])
                 for part in (norm_input, *hidden)
             )
-            derivative = TailDerivative(weights, folded, rows, features, layer_pass.scratch)
+            derivative = TailDerivative(weights, folded, read_input, features, layer_pass.scratch)
             maps = []
             for first_target in range(0, len(targets), targets_per_chunk):
                 target_chunk = slice(first_target, first_target + targets_per_chunk)
@@ -131,7 +133,7 @@ def _layer_in_closed_form(
                     grad = grad_tokens[chunk, target_chunk]
                 grad, scale = scaled_for_half(grad, tokens.dtype, 2)
                 head_grad = derivative.head_gradient(grad).unflatten(-1, (num_heads, -1)).transpose(2, 3)
-                maps.append(relevance.key_relevance(head_grad, value, keep, count) / scale.flatten(2))
+                maps.append(layer_pass.reduction(head_grad, value, keep, count, output) / scale.flatten(2))
             chunks.append(torch.cat(maps, 1))
         keys = torch.cat(chunks)
     return anatomy.on_grid(keys.flatten(0, 1), 0, images * len(targets)).unflatten(0, (images, -1))
@@ -226,13 +228,14 @@ def _on_grid(anatomy: ViTAnatomy, keys: Tensor, tap: int, batch: int) -> Tensor:
 def _keys(call: attention.AttentionCall, head_grad: Tensor, queries: slice, reduction: relevance.Reduction) -> Tensor:
     """The reduction of one attention to its keys, (batch, keys) or (batch, heads, keys); heads may be folded into the
     batch."""
-    value, keep = call.value, call.keep
+    value, keep, output = call.value, call.keep, call.output.detach()
     heads_in_batch = head_grad.ndim == 3
     if heads_in_batch:
-        head_grad = head_grad[:, None]
+        head_grad, output = head_grad[:, None], output[:, None]
         value, keep = (None if tensor is None else tensor[:, None] for tensor in (value, keep))
-    keep = None if keep is None else keep[:, :, queries]
-    keys = reduction(head_grad[:, None, :, queries], value, keep)[:, 0]
+    if keep is not None and keep.shape[2] > 1:  # else it is shared by all queries
+        keep = keep[:, :, queries]
+    keys = reduction(head_grad[:, None, :, queries], value, keep, head_output=output[:, :, queries])[:, 0]
     if heads_in_batch and keys.ndim == 3:
         raise UnsupportedModelError(
             "this model's attention has its heads folded into the batch: they cannot be told apart"

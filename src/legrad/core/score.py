@@ -68,6 +68,10 @@ class ResolvedTarget(ByValue, ABC):
         """Whether the model chose the class for one image."""
         return False
 
+    def kind_of(self, image: int, product: str) -> str:
+        """What the score of one image is, where that of a direction is a ``product``: "cosine" or "logit"."""
+        return "score"
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -77,10 +81,12 @@ class Direction(ResolvedTarget):
     Attributes:
         direction: (1 or batch, features).
         predicted: the class was chosen by the model.
+        difference: of two directions.
     """
 
     direction: Tensor
     predicted: bool = False
+    difference: bool = False
 
     def __call__(self, feature: Tensor) -> Tensor:
         """(batch, features) -> (batch,)."""
@@ -98,6 +104,10 @@ class Direction(ResolvedTarget):
     def is_predicted(self, image: int) -> bool:
         """Whether the model chose the class."""
         return self.predicted
+
+    def kind_of(self, image: int, product: str) -> str:
+        """The product, or a difference of two."""
+        return f"{product} difference" if self.difference else product
 
 
 @final
@@ -206,6 +216,11 @@ class PerImage(ResolvedTarget):
         target = self.targets[image]
         return target is not None and target.is_predicted(0)
 
+    def kind_of(self, image: int, product: str) -> str:
+        """Of the target of one image."""
+        target = self.targets[image]
+        return "none" if target is None else target.kind_of(0, product)
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -246,6 +261,10 @@ class NoTarget(ResolvedTarget):
     def __call__(self, feature: Tensor) -> Tensor:
         """(batch, features) -> (batch,)."""
         return feature.new_zeros(len(feature))
+
+    def kind_of(self, image: int, product: str) -> str:
+        """There is none."""
+        return "none"
 
 
 def _reaches(start: Any, node: Any) -> bool:
@@ -323,7 +342,7 @@ def contrast(a: ResolvedTarget, b: ResolvedTarget) -> ResolvedTarget:
             raise InputError(
                 f"Contrast: {a.label!r} has {a.direction.shape[-1]} features, {b.label!r} has {b.direction.shape[-1]}"
             )
-        return Direction(label, a.direction - b.direction.to(a.direction))
+        return Direction(label, a.direction - b.direction.to(a.direction), difference=True)
     if count is None or count == 1:
         return Function(label, lambda feature: a(feature) - b(feature), a.needs_raw)
     return per_image([contrast(a.rows([image]), b.rows([image])) for image in range(count)])

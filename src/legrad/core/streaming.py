@@ -42,6 +42,7 @@ from legrad.models.anatomy import ViTAnatomy
 # So many layers are explained together, if they have no more tokens than that: for few images a read-out or a pooler is
 # bound by memory traffic of its weights and by Python, so several layers share one call.
 _LAYERS_TOGETHER, _TOKENS_TOGETHER = 4, 2000
+_IN_CLOSED_FORM = (relevance.key_relevance, relevance.centred_relevance, relevance.simplex_relevance)
 _FEW_ROWS = 4  # fewer than that are copied out of a block's activations
 
 
@@ -85,7 +86,7 @@ def explain_batch(
         keep_until_answer: where targets depend on the model's answer, keep what all layers need until then, instead of
             running the model twice.
         max_numel: most elements per activation that a chunk inside a layer holds; default a good size for the device.
-        reduction: of gradients and values to keys; closed forms are used for the default, the formula, only.
+        reduction: of gradients and values to keys; closed forms are used for those of ``_IN_CLOSED_FORM``.
 
     Raises:
         TruthCheckError: an attention did not fire as declared, or the native read-out is not the model's output.
@@ -148,7 +149,7 @@ def _one_pass(
 ) -> Explained | None:
     """``explain_batch`` with these closed forms; None if one of them does not agree with its block any more."""
     reader = Reader(anatomy, anatomy.readouts[readout])
-    tails = shortcuts.tails if reduction is relevance.key_relevance else {}
+    tails = shortcuts.tails if reduction in _IN_CLOSED_FORM else {}
     tails = {layer: tail for layer, tail in tails.items() if layer in layers and tail.fits(anatomy.blocks[layer])}
     streaming_pass = _StreamingPass(
         LayerPass(anatomy, reader, targets, reduction, tails, shortcuts.folds, max_numel),

@@ -34,6 +34,9 @@ class MaskFolder:
         class_name: class of a black and white mask that is not in a class folder.
         ignore: id of pixels that count nowhere, in masks of class ids; usual is 255.
 
+    Attributes:
+        classes: of all masks. A sample's label is the class with its largest mask.
+
     Raises:
         InputError: a folder is missing, or there is no image.
     """
@@ -55,12 +58,19 @@ class MaskFolder:
         self._stems = Counter(path.stem for path in self._paths)
         masks = folder(self._root / "masks", "the folder of masks")
         self._masks = _mask_files(masks, self._stems.keys(), class_name, problems)
+        present = {name for files in self._masks.values() for name in files}
+        self.classes = tuple(sorted(present)) if names is None else tuple(names.values())
         self.facts: Mapping[str, Any] = {
             "path": str(self._root),
             "items": len(self._paths),
             "names": None if names is None else {str(key): name for key, name in names.items()},
             "problems": problems.lines(),
         }
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether the masks are black and white, without a class folder."""
+        return self._names is None and self.classes == (self._class_name,)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -92,7 +102,7 @@ class MaskFolder:
             # in masks/ itself another value may be a class id; a mask in a folder is of one class, whatever its value
             masks[name] = _binary(file, (0, 1, 255, 65535) if file.parent == self._root / "masks" else None)
             check_size(masks[name], image, file)
-        return Sample(path.name, image, None, masks)
+        return Sample(path.name, image, _largest(masks), masks)
 
     def _class_id_sample(self, path: Path, image: Any, files: Mapping[str, Path]) -> Sample:
         assert self._names is not None
@@ -109,7 +119,14 @@ class MaskFolder:
         ignored = np.zeros(ids.shape, bool)
         if self._ignore is not None and self._ignore not in self._names:
             ignored = ids == self._ignore
-        return Sample(path.name, image, None, masks, extra={IGNORE: ignored})
+        return Sample(path.name, image, _largest(masks), masks, extra={IGNORE: ignored})
+
+
+def _largest(masks: "Mapping[str, NDArray[np.bool_]]") -> str | None:
+    """The class with the largest mask; None if there is none with any pixel."""
+    areas = {name: int(mask.sum()) for name, mask in masks.items()}
+    name = max(areas, key=lambda name: areas[name], default=None)
+    return name if name is not None and areas[name] else None
 
 
 def _mask_files(root: Path, stems: Collection[str], class_name: str, problems: Problems) -> dict[str, dict[str, Path]]:

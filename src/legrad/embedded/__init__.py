@@ -1,5 +1,6 @@
 """Small trained image-text models and scenes with exact ground truth, all offline: ``legrad.load("embedded")``."""
 
+import os
 from pathlib import Path
 
 from legrad.embedded.concepts import CONCEPTS, NAMES, Concept
@@ -22,6 +23,18 @@ SAMPLE = Path(__file__).parent / "data" / "sample.png"
 """A scene that ships with the package (PNG), for examples."""
 SPOKEN = SAMPLE.parent / "spoken"
 """Folder of the spoken names of its objects, synthesised, NAME.wav."""
+
+
+def is_scene(path: "str | os.PathLike[str]") -> bool:
+    """Whether a file is a scene, which names its objects as ``SAMPLE`` does."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            names = image.info.get("names")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # no image, or no file: a URL
+        return False
+    return isinstance(names, str) and set(names.split(", ")) <= set(NAMES)
 
 
 def sample_names() -> list[str]:

@@ -37,6 +37,15 @@ class WordTokenizer:
         """The tokenizer of the shipped model."""
         return cls(VOCABULARY.read_text(encoding="utf-8").split())
 
+    def unknown(self, text: str) -> list[str]:
+        """Words of a text that the model has never read: neither known, nor the plural of a known one."""
+        words = dict.fromkeys(re.findall(r"[^\W_]+", text.lower()))
+        return [word for word in words if not self._knows(word)]
+
+    def _knows(self, word: str) -> bool:
+        stems = (word, word.removesuffix("s"), word.removesuffix("es"), word.removesuffix("ies") + "y")
+        return not any(letter.isalpha() for letter in word) or any(stem in self._ids for stem in stems)
+
     def encode(self, text: str) -> list[int]:
         """Ids of one text, without start, end and padding."""
         ids: list[int] = []

@@ -1,15 +1,18 @@
 """Where the model's input lies in the original image, and maps resampled onto the original's pixels."""
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from legrad.errors import InputError
+from legrad.pixels import bands
 
 Size = tuple[int, int]  # (height, width), or (rows, cols)
 
@@ -56,6 +59,12 @@ class Placement:
     def moved(self, top: int, left: int, size: Size) -> "Placement":
         """After cropping to a window whose corner is (top, left); negative numbers are padding."""
         return Placement(self.original, size, self.scale, (self.offset[0] - top, self.offset[1] - left))
+
+    def part(self, size: Size, top: int, left: int, sides: Size) -> "Placement":
+        """Of a part of the original, resized to ``size``: its upper left corner and its sides in pixels of ``size``."""
+        scale = tuple(s * old / new for s, old, new in zip(self.scale, self.original, size, strict=True))
+        offset = self.offset[0] + top * scale[0], self.offset[1] + left * scale[1]
+        return Placement(sides, self.input, (scale[0], scale[1]), offset)
 
 
 @dataclass(frozen=True)
@@ -104,11 +113,94 @@ def _coordinates(placement: Placement, size: Size, axis: int) -> Tensor:
     return centres * placement.scale[axis] + placement.offset[axis]
 
 
-def place(maps: Tensor, placement: Placement, patch_grid: PatchGrid, size: Size) -> Tensor:
-    """Lay maps on the patch grid onto the original image, bilinearly (align_corners=False).
+class Resampler:
+    """Lays maps on the patch grid onto the original image, bilinearly between the patches' centres.
 
     Args:
-        maps: (..., rows, cols).
+        placement: where the model's input lies in the original.
+        patch_grid: where the patches lie in the model's input; each value stands at its patch's centre.
+        size: (height, width) of the result, which spans the whole original.
+
+    Attributes:
+        size: of the result.
+        inside: rows and columns of the pixels that lie inside the grid's part of the model's input.
+    """
+
+    def __init__(self, placement: Placement, patch_grid: PatchGrid, size: Size) -> None:
+        self.size = size
+        self._axes = [_Axis.of(placement, patch_grid, size, axis) for axis in range(2)]
+        self.inside = tuple(axis.inside for axis in self._axes)
+
+    @property
+    def sees_nothing(self) -> bool:
+        """No pixel is inside."""
+        return any(part.start >= part.stop for part in self.inside)
+
+    def rows(self, maps: Tensor, rows: slice) -> Tensor:
+        """(..., rows, cols) on the CPU -> (..., pixel rows, width), same dtype.
+
+        Pixels outside the model's input hold the value at its nearest edge.
+        """
+        lines = self._axes[0].between(maps.numpy(force=True), rows, -2)
+        return torch.from_numpy(self._axes[1].between(lines, slice(None), -1))
+
+    def extremes(self, maps: Tensor) -> Tensor:
+        """Some pixels inside, (..., n, m): the smallest and the largest of all of them are there.
+
+        Between four centres the surface has its extremes at the corners.
+        """
+        y, x = (axis.corners() for axis in self._axes)
+        lines = self._axes[0].between(maps.numpy(force=True), y, -2)
+        return torch.from_numpy(self._axes[1].between(lines, x, -1))
+
+
+@dataclass(frozen=True, eq=False)
+class _Axis:
+    """Between which two cells every pixel of an axis lies.
+
+    Attributes:
+        low: index of the cell before it.
+        high: of the one behind it, the same at the border.
+        share: of ``high``, in [0, 1].
+        inside: pixels that lie inside the grid's part of the model's input.
+    """
+
+    low: Any
+    high: Any
+    share: Any
+    inside: slice
+
+    @classmethod
+    def of(cls, placement: Placement, patch_grid: PatchGrid, size: Size, axis: int) -> "_Axis":
+        patch, stride, count = patch_grid.patch[axis], patch_grid.stride[axis], patch_grid.grid[axis]
+        position = _coordinates(placement, size, axis)
+        cells = ((position - (patch - stride) / 2) / stride - 0.5).clamp(0, count - 1)
+        low = cells.floor().long()
+        seen_pixels = ((position >= 0) & (position <= patch_grid.covered[axis])).nonzero()[:, 0].tolist()
+        inside = slice(seen_pixels[0], seen_pixels[-1] + 1) if seen_pixels else slice(0, 0)
+        return cls(low.numpy(), (low + 1).clamp(max=count - 1).numpy(), (cells - low).numpy(), inside)
+
+    def between(self, values: Any, pixels: Any, axis: int) -> Any:
+        """Values of the cells along an axis of an array -> of some pixels."""
+        share = self.share[pixels].astype(values.dtype)
+        share = share[:, None] if axis == -2 else share
+        result = values.take(self.low[pixels], axis) * (1 - share)
+        result += values.take(self.high[pixels], axis) * share
+        return result
+
+    def corners(self) -> Any:
+        """The first and the last pixel between every two neighbouring cells, of those inside."""
+        low = self.low[self.inside]
+        starts = np.flatnonzero(np.diff(low, prepend=-1))
+        ends = np.append(starts[1:], len(low)) - 1
+        return np.unique(np.concatenate([starts, ends])) + self.inside.start
+
+
+def place(maps: Tensor, placement: Placement, patch_grid: PatchGrid, size: Size) -> Tensor:
+    """Lay maps on the patch grid onto the original image, bilinearly.
+
+    Args:
+        maps: (..., rows, cols) on the CPU.
         placement: where the model's input lies in the original.
         patch_grid: where the patches lie in the model's input; each value stands at its patch's centre.
         size: (height, width) of the result, which spans the whole original.
@@ -117,18 +209,11 @@ def place(maps: Tensor, placement: Placement, patch_grid: PatchGrid, size: Size)
         (..., height, width), same dtype. Pixels outside the model's input hold the value at its nearest edge, see
         ``seen``.
     """
-    channels = maps.reshape(1, -1, *maps.shape[-2:])  # grid_sample takes (batch, channels, rows, cols)
-    y, x = (
-        # grid_sample spans the centres of the first and last cell, and half a stride on either side, by -1 to 1
-        (_coordinates(placement, size, axis) - (patch_grid.patch[axis] - patch_grid.stride[axis]) / 2)
-        / (patch_grid.grid[axis] * patch_grid.stride[axis])
-        * 2
-        - 1
-        for axis in range(2)
-    )
-    points = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)[None].to(maps.dtype)
-    resampled = F.grid_sample(channels, points, mode="bilinear", padding_mode="border", align_corners=False)
-    return resampled.reshape(*maps.shape[:-2], *size)
+    resampler = Resampler(placement, patch_grid, size)
+    result = maps.new_empty(*maps.shape[:-2], *size)
+    for rows in bands(*size):
+        result[..., rows, :] = resampler.rows(maps, rows)
+    return result
 
 
 def along_time(maps: Tensor, frames: int) -> Tensor:
@@ -142,11 +227,16 @@ def along_time(maps: Tensor, frames: int) -> Tensor:
 
 def seen(placement: Placement, patch_grid: PatchGrid, size: Size) -> Tensor:
     """(height, width) bool: pixels of the original that lie inside the grid's part of the model's input."""
-    inside = []
-    for axis in range(2):
-        position = _coordinates(placement, size, axis)
-        inside.append((position >= 0) & (position <= patch_grid.covered[axis]))
-    return inside[0][:, None] & inside[1][None, :]
+    result = torch.zeros(size, dtype=torch.bool, device="cpu")
+    result[Resampler(placement, patch_grid, size).inside] = True
+    return result
+
+
+def seen_share(placement: Placement, patch_grid: PatchGrid) -> float:
+    """How much of the original lies inside the grid's part of the model's input, in [0, 1]."""
+    inside = Resampler(placement, patch_grid, placement.original).inside
+    parts = zip(inside, placement.original, strict=True)
+    return math.prod(max(0, pixels.stop - pixels.start) / side for pixels, side in parts)
 
 
 def as_size(size: int | Sequence[int]) -> Size:

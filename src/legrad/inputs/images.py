@@ -167,7 +167,8 @@ def _upright_rgb(image: Image.Image, source: str | None, value_range: depth.Rang
         value_range = None
     declared_range = depth.declared(image)  # while the file is open: loading forgets it
     orientation = image.getexif().get(_ORIENTATION, 1)
-    image = ImageOps.exif_transpose(image)
+    if orientation in range(2, 9):  # without one it would copy the image
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         opaque = _opaque(image)
         image = depth.deep_in_8_bits(image, name, declared_range, value_range)
@@ -204,7 +205,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def expand(sources: Iterable[str], suffixes: frozenset[str] = SUFFIXES) -> Iterator[str]:
-    """Files, folders (their images, sorted), glob patterns and URLs -> single files and URLs.
+    """Files, folders (their images and those in sub-folders, sorted), glob patterns and URLs -> single files and URLs.
 
     Args:
         sources: what the user names.
@@ -253,23 +254,29 @@ def left_out(source: str, suffixes: frozenset[str], known: Container[Path] = ())
     """What ``expand`` leaves out of a folder, in a line; None if nothing but ``known`` files, or if it is no folder."""
     if not os.path.isdir(source):
         return None
-    files = set(_files_in(Path(source), suffixes))
-    others = [path for path in _entries(Path(source)) if str(path) not in files and path.resolve() not in known]
-    names = [path.name + "/" * path.is_dir() for path in others]
+    paths = [path for path in _walk(Path(source)) if path.suffix.lower() not in suffixes or not path.is_file()]
+    names = [os.path.relpath(path, source) + "/" * path.is_dir() for path in paths if path.resolve() not in known]
     if not names:
         return None
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"of the folder {source} this is left out, for its suffix or as a folder: {', '.join(names[:3])}{more}"
+    return f"of the folder {source} this is left out, for its suffix or as a link: {', '.join(names[:3])}{more}"
 
 
 def _files_in(folder: Path, suffixes: frozenset[str]) -> list[str]:
+    return [str(path) for path in _walk(folder) if path.suffix.lower() in suffixes and path.is_file()]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files and links to folders in a folder and its sub-folders, those of each folder sorted.
+
+    Without hidden ones (the "._" files of macOS are no images), and without following links: two links of a folder to
+    itself have no end.
+    """
     try:
-        files = [path for path in _entries(folder) if path.suffix.lower() in suffixes and path.is_file()]
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        folders = {path for path in entries if path.is_dir() and not path.is_symlink()}
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {first_line(error)}") from error
-    return [str(path) for path in files]
-
-
-def _entries(folder: Path) -> list[Path]:
-    """Sorted, without hidden ones: the "._" files of macOS are no images."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    yield from (path for path in entries if path not in folders)
+    for path in sorted(folders):
+        yield from _walk(path)

@@ -37,26 +37,30 @@ class Allowance:
             return True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageFile:
-    """The image of a file, read again when it is needed.
+    """The image (or the frames) of a file, kept, or read again when it is needed.
 
     Attributes:
         path: of the file.
         stamp: when it was changed last, and its size.
         read: path -> the image.
+        kept: the image, if it is in memory; then the file is not read.
     """
 
     path: str
     stamp: tuple[int, int]
     read: Callable[[str], Any]
+    kept: "NDArray[np.uint8] | None" = None
 
     def array(self) -> "NDArray[np.uint8]":
-        """(H, W, 3).
+        """(H, W, 3), of videos (frames, H, W, 3).
 
         Raises:
             InputError: the file changed, or is gone.
         """
+        if self.kept is not None:
+            return self.kept
         try:
             stamp = stamp_of(self.path)
         except OSError:
@@ -70,6 +74,21 @@ class ImageFile:
         return np.asarray(self.read(self.path))
 
 
+@dataclass(frozen=True)
+class AbsentImage:
+    """An image that cannot be shown any more.
+
+    Attributes:
+        reason: why, and what to do, as a message says it.
+    """
+
+    reason: str
+
+    def array(self) -> "NDArray[np.uint8]":
+        """Raises ``InputError``, always."""
+        raise InputError(self.reason)
+
+
 def stamp_of(path: str | os.PathLike[str]) -> tuple[int, int]:
     """What changes with a file: its time of change in nanoseconds, and its size."""
     status = os.stat(path)
@@ -80,10 +99,10 @@ class Originals(Sequence["NDArray[np.uint8]"]):
     """Images, some of which are read from their files when they are asked for; the last one is remembered.
 
     Args:
-        images: arrays, or files.
+        images: arrays, files, or what is said where there is no image any more.
     """
 
-    def __init__(self, images: "Sequence[NDArray[np.uint8] | ImageFile]") -> None:
+    def __init__(self, images: "Sequence[NDArray[np.uint8] | ImageFile | AbsentImage]") -> None:
         self._images = tuple(images)
         self._last: tuple[ImageFile, NDArray[np.uint8]] | None = None
 
@@ -95,8 +114,12 @@ class Originals(Sequence["NDArray[np.uint8]"]):
         if isinstance(index, slice):
             return Originals(self._images[index])
         image = self._images[index]
+        if isinstance(image, AbsentImage):
+            return image.array()
         if not isinstance(image, ImageFile):
             return image
+        if image.kept is not None:
+            return image.kept
         last = self._last
         if last is None or last[0] is not image:
             self._last = last = image, image.array()
@@ -105,8 +128,35 @@ class Originals(Sequence["NDArray[np.uint8]"]):
     def __len__(self) -> int:
         return len(self._images)
 
+    def source(self, index: int) -> "NDArray[np.uint8] | ImageFile | AbsentImage":
+        """Where an image comes from, without reading it."""
+        return self._images[index]
 
-def shown_again(images: "Sequence[NDArray[np.uint8] | ImageFile]") -> "Sequence[NDArray[np.uint8]]":
+
+class KeptImages(list[Any]):
+    """Images that are all in memory, some of which were read from files.
+
+    Args:
+        images: arrays, or files whose image was kept.
+    """
+
+    def __init__(self, images: "Sequence[NDArray[np.uint8] | ImageFile]") -> None:
+        super().__init__(image.array() if isinstance(image, ImageFile) else image for image in images)
+        self.sources = tuple(images)
+
+
+def source_of(images: "Sequence[NDArray[np.uint8]]", index: int) -> "NDArray[np.uint8] | ImageFile | AbsentImage":
+    """An image of a result as it is held: in memory, or as a file."""
+    if isinstance(images, Originals):
+        return images.source(index)
+    return images.sources[index] if isinstance(images, KeptImages) else images[index]
+
+
+def shown_again(images: "Sequence[NDArray[np.uint8] | ImageFile | AbsentImage]") -> "Sequence[NDArray[np.uint8]]":
     """Images for a result: a list, or ``Originals`` where some are to be read again."""
-    arrays = [image for image in images if not isinstance(image, ImageFile)]
-    return arrays if len(arrays) == len(images) else Originals(images)
+    in_memory = [image for image in images if not isinstance(image, AbsentImage) and not _is_on_disk(image)]
+    return KeptImages(in_memory) if len(in_memory) == len(images) else Originals(images)
+
+
+def _is_on_disk(image: "NDArray[np.uint8] | ImageFile") -> bool:
+    return isinstance(image, ImageFile) and image.kept is None

@@ -5,7 +5,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -16,38 +16,30 @@ from torch import Tensor
 from legrad.checks import check_switch
 from legrad.defaults import usual_defaults, usual_dtype, with_usual_defaults
 from legrad.errors import InputError, UserLine, user_line, warnings_at
-from legrad.inputs import depth, geometry, images, sounds, spectrograms, transforms, urls, videos, views
+from legrad.inputs import depth, geometry, images, sounds, spectrograms, transforms, videos, views
 from legrad.inputs.ahead import read_ahead
-from legrad.inputs.originals import Allowance, ImageFile, stamp_of
+from legrad.inputs.originals import Allowance
+from legrad.inputs.readers import FILES, ImageReader, Input, VideoReader, of_sound, of_waveform
 from legrad.inputs.tensors import InputLayout, check_size, check_unfitted, checked_tensor, tensor_shape
 from legrad.inputs.transforms import MakeTransform
 
 _THREADS = 16  # reading and resizing images release the GIL
+_FIRST_WINDOW = 32  # images: what a processor explains in one pass
 _ROWS = 8  # images of a batch whose pixels are computed at once, to bound memory
 # names under which processors of transformers return their tensors
 _BATCHED = ("pixel_values", "pixel_values_videos", "input_values", "input_features")
 
 
-@dataclass(frozen=True, eq=False)
-class Input:
-    """One image, video or sound, ready for the model.
+@dataclass(frozen=True)
+class Fitting:
+    """How images become a model's input; attributes as arguments of ``Explainer.explain``."""
 
-    Attributes:
-        tensor: (channels, height, width), normalised; videos have frames in front, sounds are (time, frequency).
-        placement: where it lies in the original.
-        image: the original, (H, W, 3) uint8; of videos (frames, H, W, 3), of sounds their spectrogram; an ``ImageFile``
-            where it is read again when it is shown.
-        name: path, URL, or "image 0", ...
-        timing: of a video's frames or a sound.
-        frequencies: centres of a spectrogram's rows in Hz, lowest first; () if not known.
-    """
+    size: int | Sequence[int] | None = None
+    fit: str = "model"
+    value_range: tuple[float, float] | None = None
 
-    tensor: Tensor
-    placement: geometry.Placement
-    image: Any
-    name: str
-    timing: geometry.Timing = field(default_factory=geometry.Timing)
-    frequencies: tuple[float, ...] = ()
+
+USUAL = Fitting()
 
 
 class Inputs(Sequence[Input]):
@@ -55,17 +47,18 @@ class Inputs(Sequence[Input]):
 
     Args:
         inputs: in the order in which they were given.
+        fitting: how they were made, for images that they are compared with.
     """
 
-    def __init__(self, inputs: Sequence[Input]) -> None:
-        self._inputs = tuple(inputs)
+    def __init__(self, inputs: Sequence[Input], fitting: Fitting = USUAL) -> None:
+        self._inputs, self.fitting = tuple(inputs), fitting
 
     @overload
     def __getitem__(self, index: int) -> Input: ...
     @overload
     def __getitem__(self, index: slice) -> "Inputs": ...
     def __getitem__(self, index: int | slice) -> "Input | Inputs":
-        return Inputs(self._inputs[index]) if isinstance(index, slice) else self._inputs[index]
+        return Inputs(self._inputs[index], self.fitting) if isinstance(index, slice) else self._inputs[index]
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -94,7 +87,8 @@ class Inputs(Sequence[Input]):
         views.check_views(len(self), images, any(item.tensor.ndim != 3 for item in self._inputs))
         placed = [views.with_view(item.placement, image) for item, image in zip(self._inputs, images, strict=True)]
         pairs = zip(self._inputs, placed, strict=True)
-        return Inputs([replace(item, placement=placement, image=image) for item, (placement, image) in pairs])
+        shown = [replace(item, placement=placement, image=image) for item, (placement, image) in pairs]
+        return Inputs(shown, self.fitting)
 
 
 # what ``Explainer.explain`` takes as images, documented there
@@ -119,16 +113,19 @@ class InputQueue:
 
     Args:
         jobs: one per input: the input, or a function that makes it, which may be called in another thread.
+        fitting: how they are made.
     """
 
-    def __init__(self, jobs: Sequence[Input | Callable[[], Input]]) -> None:
-        self._jobs = jobs
+    def __init__(self, jobs: Sequence[Input | Callable[[], Input]], fitting: Fitting = USUAL) -> None:
+        self._jobs, self.fitting = jobs, fitting
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     def windows(self, count: int | None = None) -> Generator[list[Input]]:
         """The inputs in order, at most ``count`` at a time; threads work on the next ones meanwhile.
+
+        The first windows are small, so that the model has something to do while the others are read.
 
         Raises:
             InputError: one of the next inputs cannot be read; those after it are not read any more.
@@ -145,9 +142,11 @@ class InputQueue:
             return
         # two windows at most: one that is used, one that is being read
         with contextlib.closing(read_ahead(jobs, min(_THREADS, os.cpu_count() or 1), step)) as inputs:
-            while window := list(itertools.islice(inputs, step)):
+            size = step if count is None else min(step, _FIRST_WINDOW)
+            while window := list(itertools.islice(inputs, size)):
                 yield window
                 del window
+                size = min(step, 2 * size)
 
 
 def _result(job: Input | Callable[[], Input]) -> Input:
@@ -198,7 +197,7 @@ def sources(
     if isinstance(source, Tensor | Mapping | Inputs):
         check_unfitted(size, fit, value_range)
         if isinstance(source, Inputs):
-            return InputQueue([_of_this_model(item, layout) for item in source])
+            return InputQueue([_of_this_model(item, layout) for item in source], source.fitting)
         inputs = (
             _of_tensor(source, layout, make_transform)
             if isinstance(source, Tensor)
@@ -220,19 +219,21 @@ def sources(
     if input_size is not None and kind == "rows":
         check_size(*input_size, layout)
     transform = make_transform(input_size, fit)
-    if kind == "rows":
-        read = functools.partial(images.read, value_range=value_range, public_only=public_only)
-        lazy = (str, os.PathLike, urls.Download)
-        items = [item if isinstance(item, lazy) else read(item) for item in items]
-        reader = _ImageReader(transform, layout.shape[0], read, Allowance(kept_bytes))
-        return InputQueue([functools.partial(reader, item, index) for index, item in enumerate(items)])
-    if kind == "frames":
-        frames = [videos.read(item, layout.shape[0], value_range, public_only) for item in items]
-        inputs = [_of_video(*video, transform, layout.shape[1], index) for index, video in enumerate(frames)]
-    else:
+    make: Callable[[Any, int], Input]
+    if kind == "frequency":
         check_unfitted(None, "model", value_range)
-        inputs = [_of_sound(item, transform, index, public_only) for index, item in enumerate(items)]
-    return InputQueue(inputs)
+        make = functools.partial(of_sound, extractor=transform, public_only=public_only)
+    else:
+        options = {"value_range": value_range, "public_only": public_only}
+        allowance = Allowance(kept_bytes)
+        if kind == "rows":
+            make = ImageReader(transform, layout.shape[0], functools.partial(images.read, **options), allowance)
+        else:
+            read = functools.partial(videos.read, count=layout.shape[0], **options)
+            make = VideoReader(transform, layout.shape[1], read, allowance)
+        items = [item if isinstance(item, FILES) else make.read(item) for item in items]
+    jobs = [functools.partial(make, item, index) for index, item in enumerate(items)]
+    return InputQueue(jobs, Fitting(size, fit, value_range))
 
 
 def _of_this_model(item: Input, layout: InputLayout) -> Input:
@@ -272,84 +273,11 @@ def stack(inputs: Sequence[Input], device: torch.device, dtype: torch.dtype) -> 
     return torch.stack(rows, out=batch).to(device, non_blocking=True).to(dtype)
 
 
-@dataclass(frozen=True)
-class _ImageReader:
-    """Reads and preprocesses images, perhaps in several threads.
-
-    Attributes:
-        transform: of the model.
-        channels: of its input.
-        read: path, URL or download -> upright RGB image.
-        allowance: of originals that are kept.
-    """
-
-    transform: Any
-    channels: int
-    read: Callable[[Any], PIL.Image.Image]
-    allowance: Allowance
-
-    def __call__(self, source: Any, index: int) -> Input:
-        """``source``: an upright RGB image, or what is read."""
-        path = images.path_of(source) if isinstance(source, str | os.PathLike) and not urls.is_url(source) else ""
-        is_file = os.path.isfile(path)
-        stamp = stamp_of(path) if is_file else (0, 0)
-        image = source if isinstance(source, PIL.Image.Image) else self.read(source)
-        placement = transforms.follow(self.transform, (image.height, image.width))
-        # images that were read from a file know where they came from
-        name = str(image.info.get(images.SOURCE, f"image {index}"))
-        tensor = transforms.applied(self.transform, image, placement, self.channels, name)
-        original: Any = np.asarray(image)
-        if is_file and not self.allowance.take(original.nbytes):
-            original = ImageFile(os.path.abspath(path), stamp, self.read)
-        return Input(tensor, placement, original, name)
-
-
-def _of_video(
-    frames: Sequence[PIL.Image.Image],
-    path: str | None,
-    timing: geometry.Timing,
-    transform: Any,
-    channels: int,
-    index: int,
-) -> Input:
-    """Frames go through the transform one by one."""
-    name = path or f"video {index}"
-    placement = transforms.follow(transform, (frames[0].height, frames[0].width))
-    tensor = torch.stack([transforms.applied(transform, frame, placement, channels, name) for frame in frames])
-    return Input(tensor, placement, np.stack([np.asarray(frame) for frame in frames]), name, timing)
-
-
-def _of_sound(source: Any, extractor: Any, index: int, public_only: bool) -> Input:
-    """The original is the sound without the padding of the spectrogram."""
-    waveform, name = sounds.read(source, extractor.sampling_rate, f"sound {index}", public_only)
-    spectrogram = spectrograms.features(extractor, waveform)
-    if spectrogram.values.ndim == 1:
-        rate = extractor.sampling_rate
-        timing = geometry.Timing(duration=len(spectrogram.values) / rate)
-        return replace(_of_waveform(spectrogram.values, name, rate), timing=timing)
-    time, frequency = spectrogram.values.shape
-    placement = geometry.Placement(
-        (frequency, spectrogram.heard), (frequency, time), offset=(0.0, float(spectrogram.skipped))
-    )
-    timing = geometry.Timing(duration=spectrogram.heard * spectrogram.hop, start=spectrogram.start)
-    image = spectrograms.as_image(spectrogram.values[spectrogram.skipped :][: spectrogram.heard])
-    return Input(spectrogram.values, placement, image, name, timing, spectrogram.frequencies)
-
-
-def _of_waveform(tensor: Tensor, name: str, rate: int | None = None) -> Input:
-    """The model's input is one row of samples; the image is their spectrogram."""
-    image, column = spectrograms.image_of_waveform(tensor)
-    rows = len(image)
-    placement = geometry.Placement((rows, image.shape[1]), (1, len(tensor)), (1 / rows, float(column)))
-    frequencies = () if rate is None else tuple((np.arange(rows) * rate / 2 / (rows - 1)).tolist())
-    return Input(tensor, placement, image, name, frequencies=frequencies)
-
-
 def _of_tensor(tensor: Tensor, layout: InputLayout, make_transform: MakeTransform | None) -> list[Input]:
     kind, shape = layout.axes[0], layout.shape
     tensor = checked_tensor(tensor, layout)
     if len(shape) == 1:
-        return [_of_waveform(row, f"sound {index}") for index, row in enumerate(tensor)]
+        return [of_waveform(row, f"sound {index}") for index, row in enumerate(tensor)]
     if kind == "frequency":
         size = (tensor.shape[2], tensor.shape[1])
         images = [spectrograms.as_image(row) for row in tensor]

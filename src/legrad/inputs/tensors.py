@@ -43,18 +43,22 @@ def tensor_shape(layout: InputLayout) -> str:
 
 
 def checked_tensor(
-    tensor: Tensor, layout: InputLayout, size: int | Sequence[int] | None = None, fit: str = "model"
+    tensor: Tensor,
+    layout: InputLayout,
+    size: int | Sequence[int] | None = None,
+    fit: str = "model",
+    value_range: object = None,
 ) -> Tensor:
     """Tensor input that a model can take, detached.
 
     Raises:
-        InputError: another shape or type, without data, NaN, infinite or far too large values, or ``size`` or ``fit``
-            for a tensor.
+        InputError: another shape or type, without data, NaN, infinite or far too large values, or ``size``, ``fit`` or
+            ``value_range`` for a tensor.
 
     Warns:
         UserWarning: values that look like pixels of 8 bits.
     """
-    check_unfitted(size, fit)
+    check_unfitted(size, fit, value_range)
     rows, shape = layout.axes[0] == "rows", layout.shape
     if tensor.is_nested:
         raise InputError(f"a nested tensor is no input; give {tensor_shape(layout)}, or images in a list")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from legrad.checks import first_line
-from legrad.errors import InputError, warn
+from legrad.errors import InputError, LeGradError, warn
 from legrad.inputs import tensors
 from legrad.inputs.geometry import Placement, Size, pair
 
@@ -112,6 +112,16 @@ def follow(transform: Any, original: Size) -> Placement:
                 "Preprocess yourself and pass a float tensor (batch, channels, height, width)"
             )
     return placement
+
+
+def usual_size(make_transform: MakeTransform | None, size: Size) -> Size:
+    """(height, width) of what a model's own transform makes of an image of ``size``; ``size`` if nobody knows."""
+    if make_transform is None:
+        return size
+    try:
+        return follow(make_transform(None, "model"), size).input
+    except LeGradError:  # told when an image is prepared
+        return size
 
 
 def normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:

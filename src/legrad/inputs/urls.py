@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import io
 import ipaddress
+import logging
 import os
 import queue
 import re
@@ -36,6 +37,9 @@ _REDIRECT = {301, 302, 303, 307, 308}
 _PORTS = {"http": 80, "https": 443}
 _PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def download(url: str, public_only: bool = False) -> bytes:
             parts = _checked(url)
             with _answer(parts, allowance, public_only) as response:
                 if response.status not in _REDIRECT:
+                    _logger.info("reading %s", name)
                     return _body(response, name)
                 location = response.headers.get("Location")
             if location is None:
@@ -110,6 +115,21 @@ def download(url: str, public_only: bool = False) -> bytes:
     raise InputError(f"cannot read {name}: more than {_REDIRECTS} redirects")
 
 
+@contextlib.contextmanager
+def connected(url: str, seconds: float) -> Iterator[socket.socket]:
+    """A connection to the server of a URL, through the machine's proxy if it has one; nothing is sent to the server.
+
+    Raises:
+        InputError, OSError, ValueError: there is none within ``seconds``.
+    """
+    parts = _checked(url)
+    try:
+        with _connection(parts, _Allowance(safe_url(url), seconds), False, encrypted=False) as (sock, _):
+            yield sock
+    except http.client.HTTPException as error:  # of a proxy
+        raise OSError(first_line(error)) from error
+
+
 class _Allowance:
     """Time and bytes that a download may still take.
 
@@ -117,12 +137,13 @@ class _Allowance:
         exceeded: the error that says which of them ran out.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name, self._deadline, self._bytes = name, time.monotonic() + URL_SECONDS, URL_BYTES
+    def __init__(self, name: str, seconds: float | None = None) -> None:
+        self._seconds = URL_SECONDS if seconds is None else seconds
+        self._name, self._deadline, self._bytes = name, time.monotonic() + self._seconds, URL_BYTES
         self.exceeded: InputError | None = None
 
     def too_slow(self) -> InputError:
-        self.exceeded = InputError(f"{self._name} took longer than {URL_SECONDS:.0f} s")
+        self.exceeded = InputError(f"{self._name} took longer than {self._seconds:.0f} s")
         return self.exceeded
 
     def seconds(self) -> float:
@@ -196,11 +217,32 @@ def _answer(
     parts: urllib.parse.SplitResult, allowance: _Allowance, public_only: bool
 ) -> Iterator[http.client.HTTPResponse]:
     """The server's final answer to a request for a URL, its body not yet read."""
-    assert parts.hostname is not None
-    host, port = _ascii(parts.hostname), parts.port or _PORTS[parts.scheme]
-    host_header = (f"[{host}]" if ":" in host else host) + ("" if parts.port is None else f":{port}")
+    host, _, host_header = _address(parts)
     headers = {"Host": host_header, "User-Agent": "legrad", "Connection": "close"}
     target = _quoted(parts)
+    with _connection(parts, allowance, public_only) as (sock, proxy):
+        if proxy is not None and parts.scheme == "http":
+            target, headers = f"http://{host_header}{target}", {**headers, **_proxy_authorization(proxy)}
+        connection = http.client.HTTPConnection(host)
+        connection.sock = _LimitedSocket(sock, allowance)
+        connection.request("GET", target, headers=headers)
+        with connection.getresponse() as response:
+            yield response
+
+
+def _address(parts: urllib.parse.SplitResult) -> tuple[str, int, str]:
+    """Host, port, and both as the header of a request has them."""
+    assert parts.hostname is not None
+    host, port = _ascii(parts.hostname), parts.port or _PORTS[parts.scheme]
+    return host, port, (f"[{host}]" if ":" in host else host) + ("" if parts.port is None else f":{port}")
+
+
+@contextlib.contextmanager
+def _connection(
+    parts: urllib.parse.SplitResult, allowance: _Allowance, public_only: bool, encrypted: bool = True
+) -> Iterator[tuple[socket.socket, urllib.parse.SplitResult | None]]:
+    """A connection to a URL's server, encrypted for https, and the proxy that it goes through."""
+    host, port, host_header = _address(parts)
     proxy = None if public_only else _proxy(parts)
     with contextlib.ExitStack() as stack:
         if proxy is None:
@@ -209,16 +251,10 @@ def _answer(
             sock = stack.enter_context(_connected(proxy.hostname or "", proxy.port or 80, allowance, False))
             if parts.scheme == "https":
                 _tunnel(sock, f"{host_header if parts.port else f'{host_header}:{port}'}", proxy, allowance)
-            else:
-                target, headers = f"http://{host_header}{target}", {**headers, **_proxy_authorization(proxy)}
-        if parts.scheme == "https":
+        if parts.scheme == "https" and encrypted:
             sock.settimeout(allowance.seconds())
             sock = stack.enter_context(ssl.create_default_context().wrap_socket(sock, server_hostname=host))
-        connection = http.client.HTTPConnection(host, port)
-        connection.sock = _LimitedSocket(sock, allowance)
-        connection.request("GET", target, headers=headers)
-        with connection.getresponse() as response:
-            yield response
+        yield sock, proxy
 
 
 def _body(response: http.client.HTTPResponse, name: str) -> bytes:

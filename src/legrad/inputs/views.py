@@ -46,10 +46,15 @@ def with_view(placement: geometry.Placement, view: Any) -> tuple[geometry.Placem
         InputError: an image that cannot be read.
     """
     pixels = np.asarray(images.read(view))
-    size = (pixels.shape[0], pixels.shape[1])
+    return of_size(placement, pixels.shape), pixels
+
+
+def of_size(placement: geometry.Placement, shape: tuple[int, ...]) -> geometry.Placement:
+    """Where the model's input lies in the original once that has another size: (height, width, ...)."""
+    size = (shape[0], shape[1])
     factors = [old / new for old, new in zip(placement.original, size, strict=True)]
     scale = (placement.scale[0] * factors[0], placement.scale[1] * factors[1])
-    return replace(placement, original=size, scale=scale), pixels
+    return replace(placement, original=size, scale=scale)
 
 
 def check_views(count: int, views: Any, video: bool) -> None:

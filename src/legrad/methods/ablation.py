@@ -6,6 +6,7 @@ from legrad import relevance
 from legrad.core.streaming import explain_batch
 from legrad.core.truth import at_least_float32
 from legrad.methods.call import MethodInput
+from legrad.methods.catalogue import about
 from legrad.methods.method import Method
 
 
@@ -18,9 +19,7 @@ def legrad_norelu(call: MethodInput) -> Tensor:
 
 
 LEGRAD_NORELU = Method(
-    name="legrad-norelu",
-    summary="LeGrad without the positive part (ablation)",
-    source="Bousselham et al., ICCV 2025, arXiv:2404.03214",
+    **about("legrad-norelu"),
     function=legrad_norelu,
     needs="gradients",
     cost="as legrad",
@@ -39,7 +38,13 @@ def legrad_with(call: MethodInput, reduction: relevance.Reduction) -> Tensor:
     return result.relevance
 
 
-def _mean(output_grad: Tensor, value: Tensor | None, keep: Tensor | None) -> Tensor:
+def _mean(
+    output_grad: Tensor,
+    value: Tensor | None,
+    keep: Tensor | None = None,
+    queries: int | None = None,
+    head_output: Tensor | None = None,
+) -> Tensor:
     """Mean of dS/dA over heads and queries, (batch, targets, keys); masked entries count as zero."""
     gradient = at_least_float32(output_grad)
     value = None if value is None else at_least_float32(value)[:, None]

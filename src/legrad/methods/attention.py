@@ -17,6 +17,7 @@ from legrad.core.truth import at_least_float32
 from legrad.core.undo import guarded
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.methods.call import MethodInput
+from legrad.methods.catalogue import about
 from legrad.methods.method import Method
 from legrad.methods.whole_pass import Pass, forward, layer_maps
 from legrad.models.anatomy import ViTAnatomy
@@ -31,9 +32,7 @@ def raw_attention(call: MethodInput) -> Tensor:
 
 
 RAW_ATTENTION = Method(
-    name="raw-attention",
-    summary="the last layer's attention to the patches, mean over heads",
-    source="as in Abnar and Zuidema, ACL 2020, arXiv:2005.00928",
+    **about("raw-attention"),
     function=raw_attention,
     needs="attention",
     cost="the attention map of one layer",
@@ -95,9 +94,7 @@ def gradient_attention(call: MethodInput) -> Tensor:
 
 
 GRADIENT_ATTENTION = Method(
-    name="gradient-attention",
-    summary="positive part of the last layer's attention times its gradient, mean over heads",
-    source="one layer of Chefer et al., ICCV 2021, arXiv:2103.15679",
+    **about("gradient-attention"),
     function=gradient_attention,
     needs="gradients",
     cost="1 backward pass per target",
@@ -120,9 +117,7 @@ def attention_cam(call: MethodInput) -> Tensor:
 
 
 ATTENTION_CAM = Method(
-    name="attentioncam",
-    summary="the last layer's attention, heads weighted by their mean gradient, positive part",
-    source="the Grad-CAM baseline of Chefer et al., CVPR 2021, arXiv:2012.09838",
+    **about("attentioncam"),
     function=attention_cam,
     needs="gradients",
     cost="1 backward pass per target",
@@ -149,9 +144,7 @@ def rollout(call: MethodInput) -> Tensor:
 
 
 ROLLOUT = Method(
-    name="rollout",
-    summary="product over the layers of attention, mean over heads, half mixed with the identity",
-    source="Abnar and Zuidema, ACL 2020, arXiv:2005.00928",
+    **about("rollout"),
     function=rollout,
     needs="attention",
     cost="the attention maps of all layers",
@@ -187,9 +180,7 @@ def chefer_cam(call: MethodInput) -> Tensor:
 
 
 CHEFER_CAM = Method(
-    name="chefercam",
-    summary="rollout of the positive part of attention times gradient",
-    source="Chefer et al., ICCV 2021, arXiv:2103.15679",
+    **about("chefercam"),
     function=chefer_cam,
     needs="gradients",
     cost="1 backward pass per target, the attention maps of all layers",

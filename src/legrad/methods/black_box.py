@@ -8,6 +8,7 @@ from torch import Tensor
 
 from legrad.checks import check_count, check_number
 from legrad.methods.call import MethodInput, mean_over_patches, require_images
+from legrad.methods.catalogue import about
 from legrad.methods.method import Method
 
 _FORWARDS = 32  # masked images in one batch
@@ -42,9 +43,7 @@ def rise(call: MethodInput, masks: int = 256, side: int = 7, keep: float = 0.5, 
 
 
 RISE = Method(
-    name="rise",
-    summary="mean score of randomly masked images in which a patch is visible",
-    source="Petsiuk et al., BMVC 2018, arXiv:1806.07421",
+    **about("rise"),
     function=rise,
     needs="black box",
     cost="256 forward passes",
@@ -73,9 +72,7 @@ def occlusion(call: MethodInput, window: int = 1) -> Tensor:
 
 
 OCCLUSION = Method(
-    name="occlusion",
-    summary="how much the score falls when a patch is covered",
-    source="Zeiler and Fergus, ECCV 2014, arXiv:1311.2901",
+    **about("occlusion"),
     function=occlusion,
     needs="black box",
     cost="1 forward pass per patch",

@@ -12,6 +12,7 @@ from legrad.core.truth import at_least_float32
 from legrad.errors import UnsupportedModelError
 from legrad.methods import backward_rules
 from legrad.methods.call import MethodInput
+from legrad.methods.catalogue import about
 from legrad.methods.method import Method
 from legrad.methods.whole_pass import Pass, forward, layer_maps, patches_of
 from legrad.models.anatomy import ViTAnatomy
@@ -48,9 +49,7 @@ def grad_eclip(call: MethodInput) -> Tensor:
 
 
 GRAD_ECLIP = Method(
-    name="grad-eclip",
-    summary="values weighted by the gradient at the head outputs and by the similarity of queries and keys",
-    source="Zhao et al., ICML 2024, arXiv:2502.18816",
+    **about("grad-eclip"),
     function=grad_eclip,
     needs="gradients",
     cost="1 backward pass per target",
@@ -114,9 +113,7 @@ def value_map(call: MethodInput) -> Tensor:
 
 
 VALUE_MAP = Method(
-    name="maskclip",
-    summary="every patch's own score, from the values of the last attention",
-    source="Zhou et al., ECCV 2022, arXiv:2112.01071",
+    **about("maskclip"),
     function=value_map,
     needs="values",
     cost="1 forward pass, the head on every patch",
@@ -158,9 +155,7 @@ def decomposition(call: MethodInput) -> Tensor:
 
 
 DECOMPOSITION = Method(
-    name="textspan",
-    summary="every patch's direct contribution to the feature through attention, along the target",
-    source="Gandelsman et al., ICLR 2024, arXiv:2310.05916",
+    **about("textspan"),
     function=decomposition,
     needs="gradients",
     cost="1 backward pass per target through the residual stream alone",

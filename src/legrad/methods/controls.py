@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from legrad.methods.call import MethodInput, mean_over_patches, require_images
+from legrad.methods.catalogue import about
 from legrad.methods.method import Method
 
 _SIGMA = 0.5  # of the centre prior; 1 is the distance from the centre to an edge
@@ -25,9 +26,7 @@ def random(call: MethodInput) -> Tensor:
 
 
 RANDOM = Method(
-    name="random",
-    summary="noise, seeded by the image",
-    source="control",
+    **about("random"),
     function=random,
     needs="nothing",
     cost="none",
@@ -41,9 +40,7 @@ def uniform(call: MethodInput) -> Tensor:
 
 
 UNIFORM = Method(
-    name="uniform",
-    summary="one everywhere",
-    source="control",
+    **about("uniform"),
     function=uniform,
     needs="nothing",
     cost="none",
@@ -60,9 +57,7 @@ def centre(call: MethodInput) -> Tensor:
 
 
 CENTRE = Method(
-    name="centre",
-    summary="a Gaussian in the middle",
-    source="control",
+    **about("centre"),
     function=centre,
     needs="nothing",
     cost="none",
@@ -81,9 +76,7 @@ def edges(call: MethodInput) -> Tensor:
 
 
 EDGES = Method(
-    name="edges",
-    summary="strength of the image's edges",
-    source="control",
+    **about("edges"),
     function=edges,
     needs="nothing",
     cost="none",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from legrad import relevance
 from legrad.core.layers import resolve_layers
 from legrad.errors import InputError
 from legrad.methods.call import MethodInput
@@ -22,11 +23,14 @@ class Method:
         name: as ``method=`` takes it.
         summary: what the map is, in one sentence.
         source: the paper.
-        function: ``MethodInput`` -> (images, targets, layers or 1, *grid), any device. None for LeGrad itself, which
-            ``core.streaming`` computes.
+        function: ``MethodInput`` -> (images, targets, layers or 1, *grid), any device. None for LeGrad and its refined
+            forms, which ``core.streaming`` computes.
+        reduction: which of them, where there is no function.
         needs: of the model. "gradients" need attention maps too, except for tokens.
         cost: of one image and one target, beside a plain forward pass.
         layers: what ``layers=None`` means; "none" if the method has no layers to choose from.
+        native: ``readout="auto"`` is the model's own head for every model.
+        clip_mean: maps of layers are signed, and the positive part is that of their mean.
         per_layer: whether there is a map for every layer, so that ``keep_layers`` makes sense.
         pooler_layers: whether layers can be chosen in models with an attentional pooler, which is read once.
         targets: whether the map depends on the target.
@@ -35,6 +39,7 @@ class Method:
         labels: anatomy -> names of its maps, where it has several for an image without any target; it takes none then.
         signed: whether relevance can be negative: what speaks against the target. Saliency stretches it as any map,
             from the lowest to the highest value.
+        bibtex: entry of a method of one's own, for `legrad cite`; those of the library's are in ``legrad.citations``.
     """
 
     name: str
@@ -43,7 +48,7 @@ class Method:
     function: Callable[[MethodInput], Tensor] | None
     needs: Needs
     cost: str
-    layers: Literal["all", "last", "none"] = "none"
+    layers: Literal["all", "last two thirds", "last", "none"] = "none"
     per_layer: bool = False
     pooler_layers: bool = False
     targets: bool = True
@@ -51,6 +56,10 @@ class Method:
     signed: bool = False
     label: str = ""
     labels: Callable[[ViTAnatomy], Sequence[str]] | None = None
+    reduction: relevance.Reduction = relevance.key_relevance
+    native: bool = False
+    clip_mean: bool = False
+    bibtex: str = ""
 
     def own_labels(self, anatomy: ViTAnatomy, targets: Any) -> list[str] | None:
         """Names of the maps, where they are not the targets'; None if the targets are to be resolved.
@@ -110,4 +119,11 @@ class Method:
         """Ascending indices of the blocks that are explained."""
         if layers is None and self.layers in ("last", "none"):
             return [depth - 1]
+        if layers is None and self.layers == "last two thirds":
+            return list(range(depth - max(1, round(depth * 2 / 3)), depth))
         return resolve_layers(layers, depth)
+
+    def merge(self, layers: Sequence[Tensor]) -> Tensor:
+        """The map of some layers out of theirs, equal shapes in and out."""
+        mean = relevance.merge_layers(layers)
+        return mean.clamp(min=0) if self.clip_mean else mean

@@ -1,27 +1,30 @@
 """All methods by name, and one pass of any of them."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from legrad import relevance
 from legrad.checks import brief
 from legrad.core.memory import images_per_whole_pass
 from legrad.core.score import ResolvedTarget
 from legrad.core.streaming import Explained
 from legrad.core.truth import final_answer
-from legrad.errors import InputError
+from legrad.errors import InputError, warn
 from legrad.methods import ablation, attention, black_box, clip, controls, tokens
 from legrad.methods.call import MethodInput
+from legrad.methods.catalogue import GROUP, about
 from legrad.methods.method import Method
 from legrad.models.anatomy import ViTAnatomy
+from legrad.plugins import loaded, source_digest
 
 # LeGrad itself has no function among the methods: core.streaming computes it
 LEGRAD = Method(
-    name="legrad",
-    summary="positive part of the layer scores' gradients at the attention maps, mean over heads, queries, layers",
-    source="Bousselham et al., ICCV 2025, arXiv:2404.03214",
+    **about("legrad"),
     function=None,
     needs="gradients",
     cost="1 backward pass through one block per layer and target",
@@ -31,11 +34,27 @@ LEGRAD = Method(
     readout=True,
 )
 
+# LeGrad's refined forms have the settings that they were measured with
+_REFINED = replace(LEGRAD, cost="as legrad", layers="last two thirds", native=True)
+LEGRAD_CENTRED = replace(
+    _REFINED,
+    **about("legrad-centred"),
+    reduction=relevance.centred_relevance,
+)
+LEGRAD_SIMPLEX = replace(
+    _REFINED,
+    **about("legrad-simplex"),
+    reduction=relevance.simplex_relevance,
+    clip_mean=True,
+)
+
 # in the order of `legrad methods`; each entry stands below its function
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         LEGRAD,
+        LEGRAD_CENTRED,
+        LEGRAD_SIMPLEX,
         ablation.LEGRAD_NORELU,
         attention.RAW_ATTENTION,
         attention.ROLLOUT,
@@ -62,6 +81,73 @@ METHODS: dict[str, Method] = {
 _BY_NAME = {**METHODS, attention.RAW_ATTENTION_BY_HEAD.name: attention.RAW_ATTENTION_BY_HEAD}
 
 
+_LIBRARY = frozenset(_BY_NAME)
+
+
+def register_method(
+    method: Method | str, function: Callable[[MethodInput], Tensor] | None = None, **facts: Any
+) -> Method:
+    """Add a method of your own, for ``explain(method="NAME")``, ``legrad.list_methods()`` and the benchmarks.
+
+    >>> def brightness(call):
+    ...     pixels = call.batch.mean(1, keepdim=True)
+    ...     return call.same_for_all_targets(torch.nn.functional.adaptive_avg_pool2d(pixels, call.anatomy.grid)[:, 0])
+    >>> legrad.register_method("brightness", brightness, needs="nothing", targets=False).name
+    'brightness'
+
+    In a package: an entry point of the group "legrad.methods", which names a ``Method`` or a function.
+
+    Args:
+        method: a ``legrad.methods.Method``, or the name of one; a method of yours is replaced.
+        function: ``MethodInput`` -> (images, targets, layers or 1, *grid), if a name is given.
+        facts: other fields of ``Method``; by default it needs gradients, and depends on the target.
+
+    Raises:
+        InputError: an argument that cannot be used, or the name of a method of the library.
+    """
+    if isinstance(method, str):
+        known = {entry.name for entry in fields(Method)} - {"name", "function"}
+        unknown = next((name for name in facts if name not in known), None)
+        if unknown is not None:
+            raise InputError(f"a method has no field {unknown!r}; there are {', '.join(sorted(known))}")
+        defaults = {"summary": "a method of your own", "source": "own", "needs": "gradients", "cost": "not known"}
+        method = Method(name=method, function=function, **{**defaults, **facts})
+    if not isinstance(method, Method):
+        raise InputError(
+            f"register_method takes a legrad.methods.Method, or a name and a function, got {brief(method)}"
+        )
+    if not callable(method.function):
+        raise InputError(f"a method is a function of a MethodInput, got {brief(method.function)}")
+    if not method.name.strip() or any(sign in method.name for sign in ":,"):
+        raise InputError(f"a method's name is a text without ':' and ',', got {brief(method.name)}")
+    if method.name in _LIBRARY:
+        raise InputError(f"{method.name!r} is a method of the library; take another name")
+    METHODS[method.name] = _BY_NAME[method.name] = method
+    return method
+
+
+def all_methods() -> dict[str, Method]:
+    """``METHODS`` with those that other packages bring by entry points."""
+    _load_entry_points()
+    return METHODS
+
+
+@functools.cache
+def _load_entry_points() -> None:
+    for name, value in loaded(GROUP):
+        try:
+            register_method(value) if isinstance(value, Method) else register_method(name, value)
+        except InputError as error:
+            warn(f"the entry point {name!r} of {GROUP} is left out: {error}")
+
+
+def own_digest(method: str) -> str:
+    """Changes with the source of a method of one's own; "" of the library's. Variants have their method's."""
+    name = method.partition(":")[0]
+    own = None if name in _LIBRARY else METHODS.get(name)
+    return "" if own is None or own.function is None else source_digest(own.function)
+
+
 def find(method: str | Method) -> Method:
     """A method by name.
 
@@ -70,11 +156,20 @@ def find(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
-    if not isinstance(method, str) or method not in _BY_NAME:
+    if not isinstance(method, str) or (method not in _BY_NAME and method not in all_methods()):
         raise InputError(
             f"method is one of {', '.join(map(repr, _BY_NAME))}, got {brief(method)}; `legrad methods` explains"
         )
     return _BY_NAME[method]
+
+
+def list_methods() -> list[str]:
+    """Names that ``explain(method=...)`` takes: LeGrad, baselines, controls, and methods of one's own.
+
+    >>> legrad.list_methods()[:4]
+    ['legrad', 'legrad-norelu', 'raw-attention', 'rollout']
+    """
+    return list(all_methods())
 
 
 def explain_batch(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from legrad.methods import backward_rules
 from legrad.methods.call import MethodInput
+from legrad.methods.catalogue import about
 from legrad.methods.method import Method
 from legrad.methods.whole_pass import Pass, forward, layer_maps
 
@@ -29,9 +30,7 @@ def grad_cam(call: MethodInput) -> Tensor:
 
 
 GRAD_CAM = Method(
-    name="gradcam",
-    summary="tokens entering the last block, channels weighted by their mean gradient, positive part",
-    source="Selvaraju et al., ICCV 2017, arXiv:1610.02391, with tokens for feature maps",
+    **about("gradcam"),
     function=grad_cam,
     needs="gradients",
     cost="1 backward pass per target",
@@ -65,9 +64,7 @@ def lrp(call: MethodInput) -> Tensor:
 
 
 LRP = Method(
-    name="lrp",
-    summary="relevance of the embedded patches by the rules of AttnLRP",
-    source="Achtibat et al., ICML 2024, arXiv:2402.05602",
+    **about("lrp"),
     function=lrp,
     needs="gradients",
     cost="1 backward pass per target",
@@ -83,10 +80,7 @@ def partial_lrp(call: MethodInput) -> Tensor:
 
 
 PARTIAL_LRP = Method(
-    name="partial-lrp",
-    summary="relevance of the last layer's attention by the rules of AttnLRP, positive part, mean over heads",
-    source="rules of Achtibat et al., ICML 2024, arXiv:2402.05602; "
-    "read as in Chefer et al., CVPR 2021, arXiv:2012.09838",
+    **about("partial-lrp"),
     function=partial_lrp,
     needs="gradients",
     cost="1 backward pass per target",

@@ -54,6 +54,7 @@ class Adapter:
         name: the name that ``legrad.load`` took, or library and class.
         candidates: further descriptions of a model that does not say by its type how it pools; the first of ``anatomy``
             and these that gives the model's own output is right.
+        unknown_words: a text -> its words that the model has never read; None where that is not known.
     """
 
     model: nn.Module
@@ -67,3 +68,4 @@ class Adapter:
     name: str = ""
     audio_adapter: "Adapter | None" = None
     candidates: tuple[ViTAnatomy, ...] = ()
+    unknown_words: Callable[[str], Sequence[str]] | None = None

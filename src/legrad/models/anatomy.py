@@ -365,9 +365,17 @@ class ViTAnatomy:
         return anatomy
 
     def __repr__(self) -> str:
-        height, width = self.image_size
+        return self.described(self.image_size)
+
+    def described(self, size: Size) -> str:
+        """In one line, with the grid that an input of this (height, width) has."""
+        grid = self.grid
+        if size != self.image_size:
+            follows = self.grid == _derived_grid(self.axes, self.image_size, self.patch_size, self.stride)
+            grid = _derived_grid(self.axes, size, self.patch_size, self.stride) if follows else ()
+        cells = f", grid {' x '.join(map(str, grid))}" if grid else ""
         return (
             f"ViTAnatomy({self.library} {type(self.tower).__name__}: {len(self.blocks)} x "
-            f"{type(self.blocks[0]).__name__}, {height} x {width} px, grid {' x '.join(map(str, self.grid))}, "
+            f"{type(self.blocks[0]).__name__}, {size[0]} x {size[1]} px{cells}, "
             f"{self.num_prefix_tokens} prefix tokens, route {self.route}, auto = {self.default_readout})"
         )

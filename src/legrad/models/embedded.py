@@ -22,6 +22,7 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     adapter = library.adapt(model.to(device=device, dtype=dtype))
     assert adapter is not None
     adapter = library.with_tokenizer(adapter, tokenizer, f"embedded:{name}" if name else "embedded")
+    adapter = replace(adapter, unknown_words=tokenizer.unknown)
     return _with_speech(adapter, device) if name == "speech" else adapter
 
 

@@ -9,9 +9,16 @@ from legrad.errors import InputError
 from legrad.models import files
 
 
+def spelled(name: str, names: Sequence[str]) -> str:
+    """The one of some names that differs in case only; the name itself if there is none, or several."""
+    same = [other for other in names if other.lower() == name.lower()]
+    return same[0] if len(same) == 1 else name
+
+
 def unknown_model(library: str, name: str, names: Sequence[str]) -> InputError:
     """Of a library that has models of certain names; the nearest of them are told."""
-    nearest = difflib.get_close_matches(name, names, 3)
+    by_letters = {other.lower(): other for other in names}
+    nearest = [by_letters[letters] for letters in difflib.get_close_matches(name.lower(), by_letters, 3)]
     return InputError(f"{library} has no model {name!r}; nearest: {', '.join(nearest) or 'none'}")
 
 

@@ -1,5 +1,6 @@
 """open_clip: native ViTs, CoCa's attentional pooler, and timm trunks (SigLIP, EVA02-CLIP, PE-Core, ...)."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.inputs.geometry import Size, pair
-from legrad.models import folders, messages, transforms
+from legrad.models import folders, messages, network, transforms
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import Readout, ViTAnatomy
 from legrad.models.files import check_size, read_json
@@ -188,18 +189,22 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
             _check_folder(path)
     else:
         architecture, _, tag = name.partition("/")
+        architecture = messages.spelled(architecture, open_clip.list_models())
+        tag = messages.spelled(tag, open_clip.list_pretrained_tags_by_model(architecture))
         _check_name(architecture, tag)
+        name = f"{architecture}/{tag}"
         path = Path(tag) if Path(tag).is_file() else None
     try:
-        model = open_clip.create_model(
-            architecture,
-            pretrained=tag,
-            precision=PRECISIONS[dtype],
-            device=device or "cpu",
-            require_pretrained=True,
-        )
-        tokenizer = open_clip.get_tokenizer(architecture)
-        tokenizer(["a"])
+        with network.hub() if _asks_hub(path) else contextlib.nullcontext():
+            model = open_clip.create_model(
+                architecture,
+                pretrained=tag,
+                precision=PRECISIONS[dtype],
+                device=device or "cpu",
+                require_pretrained=True,
+            )
+            tokenizer = open_clip.get_tokenizer(architecture)
+            tokenizer(["a"])
         adapter = adapt(model.eval())
         if adapter is not None and adapter.transform is not None:
             transforms.try_out(adapter.transform)
@@ -211,6 +216,14 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     if adapter is None:
         raise UnsupportedModelError(f"open_clip returned a {type(model).__name__} for {name!r}, which is not known")
     return with_tokenizer(adapter, tokenizer, f"open_clip:{name}")
+
+
+def _asks_hub(path: Path | None) -> bool:
+    """Whether something is loaded from the hub: weights, or of a folder a tokenizer that its configuration names."""
+    if path is None or not path.is_dir():
+        return path is None
+    config = read_json(path / "open_clip_config.json").get("model_cfg", {})
+    return isinstance(config, dict) and "hf_tokenizer_name" in str(config.get("text_cfg", ""))
 
 
 def _check_folder(path: Path) -> None:

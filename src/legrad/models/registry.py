@@ -3,6 +3,7 @@
 A model in memory is tried against imported libraries only: it cannot be of another.
 """
 
+import fnmatch
 import importlib
 import itertools
 import sys
@@ -11,10 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from legrad.checks import first_line
+from legrad.checks import brief, check_switch, first_line
+from legrad.choices import LIBRARIES, check_choice
 from legrad.defaults import usual_defaults
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
-from legrad.models import checks, folders, sequence
+from legrad.models import checks, folders, sequence, suggestions
 from legrad.models.adapter import Adapter
 from legrad.models.unwrap import unwrap
 
@@ -26,9 +28,6 @@ _MODULES = {
     "torchvision": "legrad.models.torchvision",
     "hf": "legrad.models.hf",
 }
-
-
-LIBRARIES = tuple(_MODULES)
 
 # library -> module with ``adapt(model)``, which returns an Adapter, or None for a model of another library
 _ADAPTERS = {
@@ -56,13 +55,17 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | str 
         )
     dtype = _dtype(dtype)
     prefix, _, rest = name.partition(":")
+    prefix = prefix.lower() if prefix.lower() in _MODULES else prefix
+    rest = rest.lower() if prefix == "embedded" else rest
     if prefix not in _MODULES or (prefix != "embedded" and not rest):
         raise InputError(
             f"unknown model {name!r}; expected 'embedded', 'embedded:map', 'embedded:speech' or LIBRARY:NAME with "
             f"LIBRARY one of {', '.join(key for key in _MODULES if key != 'embedded')}, as in "
             "open_clip:ViT-B-16/openai or timm:local-dir:PATH; `legrad models` lists what can be loaded"
-            f"{folders.hint(name)}"
+            f"{folders.hint(name) or suggestions.hint(name)}"
         )
+    if device is None or (isinstance(device, str) and device == "auto"):
+        device = automatic_device(dtype)
     check_device(device)
     try:
         with usual_defaults():
@@ -72,6 +75,13 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | str 
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{name!r} could not be loaded: {first_line(error)}") from error
     return adapter
+
+
+def automatic_device(dtype: torch.dtype | None = None) -> torch.device:
+    """CUDA, else MPS (which has no float64), else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps" if torch.backends.mps.is_available() and dtype != torch.float64 else "cpu")
 
 
 def check_device(device: Any) -> None:
@@ -174,3 +184,34 @@ def available() -> list[tuple[str, str]]:
     for module in _ADAPTERS.values():
         names.extend(importlib.import_module(module).available())
     return names
+
+
+def list_models(filter: str = "", library: str | None = None, supported: bool = True) -> list[str]:
+    """Names that ``legrad.load`` takes; nothing is built or downloaded.
+
+    >>> legrad.list_models("embedded")
+    ['embedded', 'embedded:map', 'embedded:speech']
+
+    Args:
+        filter: part of the name, any case, or a pattern with ``*`` for all of it (``"timm:vit_*_patch14_*"``).
+        library: only this one: "embedded", "open_clip", "timm", "torchvision" or "hf".
+        supported: leave out what cannot be explained.
+
+    Returns:
+        The names, in the order of the libraries; empty if none fits. Folders and the hub are not among them.
+
+    Raises:
+        InputError: an argument of another type, or no such library.
+    """
+    if not isinstance(filter, str):
+        raise InputError(f"filter is a part of a name, or a pattern with *, got {brief(filter)}")
+    if library is not None:
+        check_choice("library", library, LIBRARIES)
+    pattern = filter.lower() if any(sign in filter for sign in "*?[") else f"*{filter.lower()}*"
+    return [
+        name
+        for name, reason in available()
+        if (library is None or name.partition(":")[0] == library)
+        and not (check_switch("supported", supported) and reason)
+        and (fnmatch.fnmatchcase(name.lower(), pattern) or fnmatch.fnmatchcase(name.lower().partition(":")[2], pattern))
+    ]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from legrad.errors import InputError, UnsupportedModelError
 from legrad.inputs.geometry import Size, pair
-from legrad.models import messages, transforms
+from legrad.models import messages, network, transforms
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import Readout, ViTAnatomy, published
 from legrad.models.checks import holds_matrix
@@ -86,6 +86,7 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     from torchvision.models import get_model, get_model_weights
 
     architecture, _, tag = name.partition("/")
+    architecture, tag = architecture.lower(), tag.upper()
     _check_name(architecture)
     weights = get_model_weights(architecture)
     tags = [entry.name for entry in weights]
@@ -95,11 +96,15 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / entry.url.rpartition("/")[2]
     _check_cached(file, name)
+    offline = f"weights in its cache ({folder})"
+    if not file.is_file() and (reason := network.unreachable(entry.url)):
+        cause = OSError(f"it is not in the cache, and {entry.url} cannot be reached ({reason})")
+        raise messages.not_loaded("torchvision", name, cause, offline)
     try:
         model = get_model(architecture, weights=entry)
     except Exception as error:  # a damaged file comes out of pickle in every shape
         cached = file if file.is_file() else None
-        raise messages.not_loaded("torchvision", name, error, f"weights in its cache ({folder})", cached) from error
+        raise messages.not_loaded("torchvision", name, error, offline, cached) from error
     adapter = adapt(model.to(device=device or "cpu", dtype=dtype).eval())
     assert adapter is not None
     return replace(
@@ -134,15 +139,21 @@ def _transforms(preset: Any) -> Any:
 
 def _check_name(architecture: str) -> None:
     """Refuse unknown or unsupported names before anything is downloaded or built."""
-    from torchvision.models import list_models
-
-    names = list_models(module=_classification())
+    names = architectures()
     if architecture not in names:
         raise messages.unknown_model("torchvision", architecture, names)
     if reason := not_supported(architecture):
         raise UnsupportedModelError(
             f"torchvision's {architecture} is {reason}; supported: {', '.join(filter(_is_vit, names))}"
         )
+
+
+def architectures() -> list[str]:
+    """Names of torchvision's classifiers."""
+    from torchvision.models import list_models
+
+    names: list[str] = list_models(module=_classification())
+    return names
 
 
 def _classification() -> Any:
@@ -162,10 +173,10 @@ def not_supported(architecture: str) -> str:
 
 def available() -> list[tuple[str, str]]:
     """All (``torchvision:NAME/WEIGHTS``, why not or "")."""
-    from torchvision.models import get_model_weights, list_models
+    from torchvision.models import get_model_weights
 
     return [
         (f"torchvision:{name}/{weights.name}", not_supported(name))
-        for name in list_models(module=_classification())
+        for name in architectures()
         for weights in get_model_weights(name)
     ]

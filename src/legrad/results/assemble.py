@@ -16,7 +16,8 @@ from legrad.core.score import ResolvedTarget
 from legrad.errors import FlatMapWarning, warn
 from legrad.inputs import geometry
 from legrad.inputs.originals import shown_again
-from legrad.inputs.prepare import Input
+from legrad.inputs.readers import Input
+from legrad.models.anatomy import ViTAnatomy
 from legrad.results.explanation import Explanation
 
 _INDEPENDENT = 0.99  # correlation with other targets' maps above which a map does not depend on its target
@@ -72,7 +73,7 @@ def assemble(
     keep_layers: bool,
     same_for_all_targets: bool = False,
     layers: list[int],
-    axes: tuple[str, ...],
+    anatomy: ViTAnatomy,
     settings: dict[str, Any],
 ) -> Explanation:
     """Put the results of all passes together in the order of the inputs.
@@ -86,7 +87,7 @@ def assemble(
         keep_layers: keep the maps of all layers too.
         same_for_all_targets: the method does not look at the target, which is not worth a warning.
         layers: ascending indices of the explained blocks.
-        axes: names of the grid's axes.
+        anatomy: for any size.
         settings: what made this result, see ``Explanation.settings``.
 
     Warns:
@@ -98,7 +99,7 @@ def assemble(
     scores = torch.cat([maps.scores for maps in maps_of_parts])[order]
     flat = torch.cat([maps.flat for maps in maps_of_parts])[order]
     independent = torch.cat([maps.independent for maps in maps_of_parts])[order]
-    labels, predicted = _labels(parts, valid)
+    labels, kinds, predicted = _labels(parts, valid, _score_kind(anatomy))
     _warn(flat & valid, independent & (not same_for_all_targets), valid, inputs, labels)
     per_layer = [maps.per_layer for maps in maps_of_parts if maps.per_layer is not None]
     patch_grids = {row: part.patch_grid for part in parts for row in part.rows}
@@ -115,23 +116,33 @@ def assemble(
         images=shown_again([item.image for item in inputs]),
         names=[item.name for item in inputs],
         settings=settings,
-        axes=axes,
+        axes=anatomy.axes,
         predicted=predicted,
         timings=[item.timing for item in inputs],
         frequencies=[item.frequencies for item in inputs],
+        score_kinds=kinds,
     )
 
 
-def _labels(parts: Sequence[PassResult], valid: Tensor) -> tuple[list[list[str]], Tensor]:
-    """Labels of (images, targets), and (images, targets) bool, which classes the model itself chose."""
+def _score_kind(anatomy: ViTAnatomy) -> str:
+    """What the inner product of the model's final answer with a target is."""
+    if anatomy.output == "logits":
+        return "logit"
+    return "cosine" if any(readout.normalize for readout in anatomy.readouts.values()) else "product"
+
+
+def _labels(parts: Sequence[PassResult], valid: Tensor, kind: str) -> tuple[list[list[str]], list[list[str]], Tensor]:
+    """Labels and kinds of score of (images, targets), and (images, targets) bool, which classes the model chose."""
     labels, predicted = [[""] * valid.shape[1] for _ in range(len(valid))], torch.zeros_like(valid)
+    kinds = [row.copy() for row in labels]
     for part in parts:
         for index, row in enumerate(part.rows):
             for target in valid[row].nonzero()[:, 0].tolist():
                 score = part.scores[target]
                 labels[row][target] = score.label_of(index)
+                kinds[row][target] = score.kind_of(index, kind)
                 predicted[row, target] = score.is_predicted(index)
-    return [_distinct(row) for row in labels], predicted
+    return [_distinct(row) for row in labels], kinds, predicted
 
 
 def _distinct(labels: list[str]) -> list[str]:

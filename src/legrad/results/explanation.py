@@ -10,25 +10,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from legrad import viz
 from legrad.checks import brief, check_switch, whole_number
-from legrad.choices import Normalization
-from legrad.deprecation import renamed_fields
+from legrad.choices import ImageFormat, Opacity, Scale, Upsampling, check_scale
+from legrad.deprecation import other_names, renamed_fields
 from legrad.errors import InputError
 from legrad.inputs import geometry
+from legrad.report.page import html, write_page
+from legrad.results.collection import Collection
+from legrad.results.drawing import Drawings
 from legrad.results.folder import Folder
-from legrad.results.save import save_images
+from legrad.results.page import page_record
+from legrad.results.regions import Regions
+from legrad.results.save import Contents, save_images
+from legrad.results.surface import Surface
 from legrad.results.view import ImageView, Style
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
     from PIL.Image import Image
 
 
 @renamed_fields(frames="placements", cells="patch_grids", pictures="images")
 @dataclass(frozen=True, eq=False)
-class Explanation:
+class Explanation(Collection, Drawings, Regions):
     """Where the model looked, for some images and targets. All tensors are detached and on the CPU.
 
     Two explanations are equal if they are the same object.
@@ -56,6 +60,7 @@ class Explanation:
         predicted: (images, targets) bool, True where the model chose the class (``PREDICTED``); None for nowhere.
         timings: when the frames of every video, or every sound, are; empty if nothing is known.
         frequencies: the centres of every spectrogram's rows in Hz, lowest first; () where they are not known.
+        score_kinds: what the scores are, ``score_kinds[image][target]``, see ``score_kind``; empty if nothing is known.
         grids: the grid of every image.
     """
 
@@ -75,6 +80,7 @@ class Explanation:
     predicted: Tensor | None = None
     timings: list[geometry.Timing] = field(default_factory=list)
     frequencies: list[tuple[float, ...]] = field(default_factory=list)
+    score_kinds: list[list[str]] = field(default_factory=list)
 
     def __repr__(self) -> str:
         images, targets, *grid = self.relevance.shape
@@ -94,66 +100,96 @@ class Explanation:
         """Which pixels of the originals the model saw: (images, H, W) bool, or a list if the sizes differ."""
         return _stacked([self.view(image).seen() for image in range(len(self.placements))])
 
+    @other_names(normalize="scale")
     def saliency(
-        self, size: int | Sequence[int] | None = None, normalize: Normalization = "map"
+        self,
+        size: int | Sequence[int] | None = None,
+        scale: Scale = "map",
+        upsampling: Upsampling = "bilinear",
     ) -> Tensor | list[Tensor]:
         """Relevance on the pixels of the originals.
 
+        >>> explanation = legrad.load("embedded").explain(next(legrad.embedded.scenes(1)).image, ["a cow", "a pig"])
+        >>> explanation.saliency().shape, explanation.saliency(size=64).max()
+        (torch.Size([1, 2, 192, 192]), tensor(1.))
+
         Args:
             size: None for the original sizes, else an int or (H, W) that the whole original is resized to.
-            normalize: "map" stretches every map to [0, 1] over the pixels that the model saw; "shared" uses one minimum
-                and maximum per image, so that targets compare; None leaves raw relevance.
+            scale: "map" stretches every map to [0, 1] over the pixels that the model saw; "shared" uses one minimum
+                and maximum per image, so that targets compare; "half" gives every map a zero and a threshold that mean
+                something: 0.5 is half of the way from its background (the median) to its peak (the highest 3 %);
+                None leaves raw relevance. All of them are monotone: they change no order of the pixels of a map.
+                ``normalize`` is another name of this argument.
+            upsampling: "bilinear", or "guided": edges of the map go where the image has edges (guided filter, windows
+                of one patch to each side). Texture inside an object, things thinner than a patch and things of the
+                background's colour mislead it. Raw maps may leave the range of ``relevance`` a little.
 
         Returns:
             (images, targets, H, W) float, or a list of (targets, H, W) if the originals differ in size; videos have
             their frames in front of H. Pixels that the model never saw are 0, see ``seen``.
 
         Raises:
-            InputError: no such size or normalisation.
+            InputError: no such size, scale or upsampling.
         """
-        return _stacked([self.target_maps(image, size, normalize) for image in range(len(self.placements))])
+        images = range(len(self.placements))
+        return _stacked([self.target_maps(image, size, scale, upsampling) for image in images])
 
+    @other_names(normalize="scale")
     def overlay(
         self,
         image: int = 0,
         target: int | str = 0,
-        alpha: float = 0.65,
+        alpha: Opacity = "saliency",
         cmap: str = "inferno",
-        normalize: Normalization = "map",
+        scale: Scale = "map",
         frame: int | None = None,
+        upsampling: Upsampling = "bilinear",
     ) -> "Image":
         """One target's saliency over its image, over one frame of its video, or over its spectrogram.
+
+        >>> explanation = legrad.load("embedded").explain(next(legrad.embedded.scenes(1)).image, ["a cow", "a pig"])
+        >>> explanation.overlay(0, "a cow").size
+        (192, 192)
 
         Args:
             image: index of the image.
             target: index of the target, or its label.
-            alpha: opacity of the colours, in [0, 1].
+            alpha: opacity of the colours, in [0, 1], such as 0.65; "saliency": it grows with the saliency, so that what
+                is not salient keeps its brightness.
             cmap: any matplotlib colour map; "jet" for the authors' look.
-            normalize: as in ``saliency``.
+            scale: as in ``saliency``; also called ``normalize``.
             frame: index of a video's frame; default the one where the map is strongest.
+            upsampling: as in ``saliency``.
 
         Returns:
             RGB image of the original's size; what the model never saw is grey and hatched. Low frequencies of a
             spectrogram are at the bottom.
 
         Raises:
-            InputError: no such image, target, frame, colour map or normalisation, or ``alpha`` is out of range.
+            InputError: no such image, target, frame, colour map, scale or upsampling, or ``alpha`` is out of range.
         """
-        image, target = self._indices(image, target)
+        image, target = self.indices(image, target)
         view, style = self.view(image), Style(alpha, cmap)
         frame = None if frame is None else _whole(frame, "frame")
-        saliency = self._target_map(image, target, normalize)
+        check_scale(scale)
+        is_stretched = upsampling == "bilinear" and scale != "half"
+        if is_stretched and view.is_large and frame is None and self.valid[image, target]:
+            surfaces = self.surfaces(image, view, scale)
+            return view.large_overlay(surfaces[self.targets_of(image).index(target)], style)
+        saliency = self._target_map(image, target, scale, upsampling)
         if frame is not None and not (view.is_video and -len(saliency) <= frame < len(saliency)):
             raise InputError(f"no frame {frame}: image {image} has {len(saliency) if view.is_video else 'no'} frames")
         return view.overlay(saliency, style, frame)
 
+    @other_names(normalize="scale")
     def animation(
         self,
         image: int = 0,
         target: int | str = 0,
-        alpha: float = 0.65,
+        alpha: Opacity = "saliency",
         cmap: str = "inferno",
-        normalize: Normalization = "map",
+        scale: Scale = "map",
+        upsampling: Upsampling = "bilinear",
     ) -> "list[Image]":
         """The overlays of all frames of a video; arguments as for ``overlay``.
 
@@ -165,50 +201,12 @@ class Explanation:
         Raises:
             InputError: as of ``overlay``, or the image is no video.
         """
-        image, target = self._indices(image, target)
+        image, target = self.indices(image, target)
         view, style = self.view(image), Style(alpha, cmap)
         if not view.is_video:
             raise InputError(f"only videos have an animation; this explanation's axes are {self.axes}")
-        saliency = self._target_map(image, target, normalize)
+        saliency = self._target_map(image, target, scale, upsampling)
         return [view.overlay(saliency, style, frame) for frame in range(len(saliency))]
-
-    def figure(self, image: int = 0, cmap: str = "inferno", alpha: float = 0.65) -> "Figure":
-        """The original and the overlays of all targets side by side, with scores and a colour bar.
-
-        Of a video a film strip for every target.
-
-        Args:
-            image: index of the image.
-            cmap: any matplotlib colour map.
-            alpha: opacity of the overlays, in [0, 1].
-
-        Raises:
-            InputError: no such image or colour map, or ``alpha`` is out of range.
-        """
-        image, _ = self._indices(image, 0)
-        style = Style(alpha, cmap)
-        return self.figure_of(image, self.target_maps(image, None, "map")[self.targets_of(image)], style)
-
-    def figure_of(self, image: int, saliency: Tensor, style: Style) -> "Figure":
-        """The figure of an image out of the saliency of its targets: (targets of this image, H, W)."""
-        targets = self.targets_of(image)
-        titles = [f"{self.labels[image][target]}\n{self.scores[image, target]:.3f}" for target in targets]
-        return self.view(image).figure(saliency, titles, Path(self.names[image]).name, style)
-
-    def layer_figure(
-        self, image: int = 0, target: int | str = 0, cmap: str = "inferno", alpha: float = 0.65
-    ) -> "Figure":
-        """One target's overlay for every layer, each scaled by itself; arguments as for ``overlay``.
-
-        Raises:
-            InputError: as of ``overlay``, or the layers were not kept: ``explain(..., keep_layers=True)``.
-        """
-        image, target = self._indices(image, target)
-        view = self.view(image)
-        saliency = view.saliency(self._require_layers()[image, target], None, "map")
-        titles = [f"layer {layer}" for layer in self.layers]
-        name = f"{Path(self.names[image]).name}\n{self.labels[image][target]}"
-        return view.figure(saliency, titles, name, Style(alpha, cmap), "each layer is scaled by itself")
 
     def timing(self, image: int = 0) -> geometry.Timing:
         """When the frames of a video, or a sound, are in the original; an empty record where nothing is known.
@@ -216,13 +214,13 @@ class Explanation:
         Raises:
             InputError: no such image.
         """
-        image, _ = self._indices(image, 0)
+        image, _ = self.indices(image, 0)
         return self.timings[image] if self.timings else geometry.Timing()
 
     def view(self, image: int) -> ImageView:
         """What is needed to draw maps of one image."""
         return ImageView(
-            viz.rgb(self.images[image]),
+            lambda: self.images[image],
             self.placements[image],
             self.patch_grids[image],
             self.axes,
@@ -234,26 +232,52 @@ class Explanation:
         """Indices of the targets that the image has."""
         return [target for target in range(self.relevance.shape[1]) if self.valid[image, target]]
 
-    def target_maps(self, image: int, size: int | Sequence[int] | None, normalize: Normalization) -> Tensor:
-        """(targets, H, W) of one image; targets that it does not have take no part in the normalisation."""
+    def maps_of(self, image: int) -> Tensor:
+        """(targets of this image, *grid), padding included."""
+        return self.relevance[image, self.valid[image]]
+
+    def surfaces(self, image: int, view: ImageView, scale: Scale = "map") -> Surface:
+        """What ``saliency`` gives of the targets that the image has, for some rows at a time.
+
+        Raises:
+            InputError: there is no such scale.
+        """
+        check_scale(scale)
+        return view.surface(self.maps_of(image), None, scale)
+
+    def target_maps(
+        self, image: int, size: int | Sequence[int] | None, scale: Scale, upsampling: Upsampling = "bilinear"
+    ) -> Tensor:
+        """(targets, H, W) of one image; targets that it does not have take no part in the scale."""
         valid = self.valid[image]
-        maps = self.view(image).saliency(self.relevance[image, valid], size, normalize)
+        maps = self.view(image).saliency(self.maps_of(image), size, scale, upsampling)
+        if bool(valid.all()):
+            return maps
         result = maps.new_zeros(len(valid), *maps.shape[1:])
         result[valid] = maps
         return result
 
-    def _target_map(self, image: int, target: int, normalize: Normalization) -> Tensor:
+    def _target_map(self, image: int, target: int, scale: Scale, upsampling: Upsampling) -> Tensor:
         """(H, W) of one target; all of them are laid on the pixels only where they share their range."""
-        if not self.valid[image, target] or (isinstance(normalize, str) and normalize == "shared"):
-            return self.target_maps(image, None, normalize)[target]
-        return self.view(image).saliency(self.relevance[image, [target]], None, normalize)[0]
+        if not self.valid[image, target] or (isinstance(scale, str) and scale == "shared"):
+            return self.target_maps(image, None, scale, upsampling)[target]
+        return self.view(image).saliency(self.relevance[image, [target]], None, scale, upsampling)[0]
 
-    def _require_layers(self) -> Tensor:
+    def layers_of(self, image: int, target: int) -> Tensor:
+        """(layers, *grid) of one target; raises ``InputError`` if they were not kept."""
+        self._check_layers()
+        assert self.layer_relevance is not None
+        return self.layer_relevance[image, target]
+
+    def _check_layers(self) -> None:
         if self.layer_relevance is None:
             raise InputError("per-layer maps were not kept; call explain(..., keep_layers=True)")
-        return self.layer_relevance
 
-    def _indices(self, image: int, target: int | str) -> tuple[int, int]:
+    def index_of(self, image: int) -> int:
+        """The index of an image, which may count from the end, from 0 on; raises ``InputError`` if there is none."""
+        return self.indices(image, 0)[0]
+
+    def indices(self, image: int, target: int | str) -> tuple[int, int]:
         """The indices of an image and of a target, given as such or by its label, from 0 on."""
         images, targets = self.relevance.shape[:2]
         image = _whole(image, "image")
@@ -267,17 +291,51 @@ class Explanation:
             raise InputError(f"no image {image}, target {target}: there are {images} images and {targets} targets")
         return image % images, index % targets
 
-    def _repr_png_(self) -> bytes:
-        return viz.png(self.figure(0))
+    def to_html(
+        self, path: "str | os.PathLike[str] | None" = None, cmap: str = "inferno", alpha: float = 0.8
+    ) -> "str | Path":
+        """One HTML file that shows all maps: prompts, layers and opacity to choose, values under the pointer.
 
+        It needs no network and holds no script but its own; images are reduced to 768 pixels.
+
+        Args:
+            path: where to write it, atomically; None returns the text.
+            cmap: matplotlib colour map.
+            alpha: opacity of the colours at first, in [0, 1].
+
+        Returns:
+            The text, or the file's path.
+
+        Raises:
+            InputError: an argument that cannot be used, or a file that is there already and not ours.
+        """
+        style = Style(alpha, cmap)
+        if isinstance(style.alpha, str):
+            raise InputError(f"alpha of a page is a number in [0, 1], got {alpha!r}")
+        text = html(page_record(self, range(len(self.names)), style.cmap, style.alpha))
+        if path is None:
+            return text
+        write_page(Path(path), text)
+        return Path(path)
+
+    @other_names(normalize="scale")
     def save(
         self,
         folder: str | os.PathLike[str] | Folder,
         per_layer: bool = False,
         cmap: str = "inferno",
-        alpha: float = 0.65,
+        alpha: Opacity = "saliency",
+        format: ImageFormat = "png",
+        figures: bool = True,
+        overlays: bool = True,
+        arrays: bool = True,
+        scale: Scale = "map",
     ) -> list[Path]:
         """Write overlays, figures, raw arrays (npz) and a manifest (JSON) into a folder; every file atomically.
+
+        >>> explanation = legrad.load("embedded").explain(next(legrad.embedded.scenes(1)).image, ["a cow", "a pig"])
+        >>> [path.name for path in explanation.save("out")]
+        ['image-0.png', 'image-0.npz', 'image-0--a-cow.png', 'image-0--a-pig.png', 'manifest.json']
 
         Videos get an animated GIF for every target too.
 
@@ -286,23 +344,34 @@ class Explanation:
                 complete; other results stay in the manifest. Files that we did not write are never touched: a name
                 that is taken gets a number. An open ``Folder`` collects several explanations under one manifest.
             per_layer: add a figure per target with all layers; needs ``keep_layers=True``.
-            cmap: matplotlib colour map.
-            alpha: opacity of the overlays, in [0, 1].
+            cmap, alpha, scale: as for ``overlay``.
+            format: of overlays and figures: "png", or "jpg" or "webp", which take a fifth of the
+                bytes for photographs.
+            figures, overlays, arrays: what is written: the figures with all targets, the overlays of single ones (and
+                animations), the npz files.
 
         Returns:
             The files, manifest last.
 
         Raises:
-            InputError: the folder cannot be written, another run writes into it, layers were not kept, or there is no
-                such colour map or opacity.
+            InputError: the folder cannot be written, another run writes into it, layers were not kept, there is no
+                such colour map, opacity or format, or an image is too large for the format.
         """
         if check_switch("per_layer", per_layer):
-            self._require_layers()
-        destination = folder if isinstance(folder, Folder) else Folder(folder)
+            self._check_layers()
+        contents = Contents(
+            format,
+            check_switch("figures", figures),
+            check_switch("overlays", overlays),
+            check_switch("arrays", arrays),
+            per_layer,
+            scale,
+        )
         style = Style(alpha, cmap)
+        destination = folder if isinstance(folder, Folder) else Folder(folder)
         with destination:
             start = len(destination.files)
-            save_images(self, destination, range(len(self.names)), style, per_layer)
+            save_images(self, destination, range(len(self.names)), style, contents)
         return [*destination.files[start:], destination.manifest]
 
 
@@ -315,4 +384,6 @@ def _whole(value: Any, what: str) -> int:
 
 def _stacked(maps: list[Tensor]) -> Tensor | list[Tensor]:
     """One tensor where the sizes allow it."""
+    if len(maps) == 1:  # without a copy
+        return maps[0][None]
     return torch.stack(maps) if len({image_maps.shape for image_maps in maps}) == 1 else maps

@@ -7,11 +7,11 @@ import re
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from legrad.atomic import Fingerprint, WriteError, fits, is_fingerprint, lock, parse_json, publish
-from legrad.results.manifest import FORMAT, Manifest, files_of
+from legrad.results.manifest import FORMAT, Manifest, files_of, is_file_name, manifest_path
 
 _NAME = ".legrad-journal"
 
@@ -74,7 +74,7 @@ class FolderJournal:
         names = {
             line["name"]: line
             for line in rest
-            if is_fingerprint(line) and isinstance(line.get("name"), str) and Path(line["name"]).name == line["name"]
+            if is_fingerprint(line) and isinstance(line.get("name"), str) and is_file_name(line["name"])
         }
         commit = next((line for line in rest if "commit" in line), None)
         if commit is not None:
@@ -85,10 +85,31 @@ class FolderJournal:
                 raise WriteError(f"{self._path} is damaged; move it away, or save elsewhere") from None
             complete(self._root, path, final, removed, waiting, staging)
         manifest = Manifest.read(path) or Manifest()
+        if commit is None and (finished := self._finished(rest, names, manifest)):
+            entries, facts = zip(*finished, strict=True)
+            manifest = manifest.extended(entries, facts, {name: _known(line) for name, line in names.items()})
+            manifest.write(path, staging)
         for name, known in names.items():
             if not known.get("staged") and name not in manifest.files:
-                remove(self._root / name, known)
+                remove(self._root, name, known)
         _clear_staging(staging, [*names, manifest_name])
+
+    def _finished(
+        self, lines: Sequence[dict[str, Any]], names: Mapping[str, Any], manifest: Manifest
+    ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Entries with their facts whose files are all there, and which the manifest does not have yet."""
+        finished = []
+        for line in lines:
+            try:
+                entry, facts, files = line["entry"], dict(line["facts"]), files_of(line["entry"])
+            except (KeyError, TypeError, ValueError, AttributeError):  # another kind of line
+                continue
+            if not manifest.files.keys() & set(files) and all(
+                name in names and not names[name].get("staged") and fits(self._root / name, names[name])
+                for name in files
+            ):
+                finished.append((entry, facts))
+        return finished
 
     def _is_begun(self) -> bool:
         """Whether the file is the beginning of our first line."""
@@ -113,14 +134,25 @@ class FolderJournal:
         """Let others write; ``remove``: nothing is left to mend."""
         with contextlib.suppress(OSError):
             if remove:
-                names = os.listdir(self.staging) if self.staging.is_dir() else []
-                _clear_staging(self.staging, names)
+                drafts = self.staging.rglob("*") if self.staging.is_dir() else []
+                _clear_staging(self.staging, [str(path.relative_to(self.staging)) for path in drafts])
                 self._path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # a full disk: what is buffered is of no use any more
             self._file.close()
         if remove and os.name == "nt":  # where an open file cannot be removed
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
+
+
+def mended(root: Path) -> Manifest | None:
+    """The manifest of a folder of ours, after what a killed run left is finished or undone; None if there is none.
+
+    Raises:
+        WriteError: another run writes into the folder.
+    """
+    if os.path.lexists(root / _NAME):
+        FolderJournal(root).close(remove=True)
+    return Manifest.read(manifest_path(root))
 
 
 def complete(
@@ -132,13 +164,14 @@ def complete(
     """
     waiting = [entry for entry in final.entries if staged.intersection(files_of(entry))]
     interim = [entry for entry in final.entries if entry not in waiting]
-    Manifest(interim, final.own_files(interim), final.facts).write(path, staging)
+    Manifest(interim, final.own_files(interim), final.facts, final.failures).write(path, staging)
     for name, known in removed.items():
         if not fits(root / name, final.files.get(name)):  # unless its successor is there already
-            remove(root / name, known)
+            remove(root, name, known)
     for name in sorted(staged):
         if (staging / name).is_file() and not fits(root / name, final.files.get(name)):
             try:
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
                 publish(staging / name, root / name)
             except OSError as error:
                 raise WriteError.of(root / name, error) from error
@@ -151,12 +184,20 @@ def _clear_staging(staging: Path, names: Sequence[str]) -> None:
     for name in names:
         with contextlib.suppress(OSError):
             (staging / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        staging.rmdir()
-
-
-def remove(path: Path, known: Fingerprint) -> None:
-    """Remove a file if it is still what we wrote."""
-    if fits(path, known):
+    folders = {parent for name in names for parent in (Path(name), *Path(name).parents)} | {Path()}
+    for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
         with contextlib.suppress(OSError):
-            path.unlink()
+            (staging / folder).rmdir()
+
+
+def _known(line: Mapping[str, Any]) -> Fingerprint:
+    return {"bytes": line["bytes"], "sha256": line["sha256"]}
+
+
+def remove(root: Path, name: str, known: Fingerprint) -> None:
+    """Remove a file of a folder if it is still what we wrote, and sub-folders that are empty then."""
+    if fits(root / name, known):
+        with contextlib.suppress(OSError):
+            (root / name).unlink()
+            for parent in PurePosixPath(name).parents[:-1]:
+                (root / parent).rmdir()  # raises where something is in it

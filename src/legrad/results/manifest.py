@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from legrad.atomic import Fingerprint, WriteError, is_fingerprint, parse_json
@@ -14,7 +14,8 @@ from legrad.checks import brief
 from legrad.errors import InputError
 
 FORMAT = "legrad results 1"
-_FILE_KEYS = ("figure", "arrays", "overlay", "animation", "layers_figure")  # their values are files
+_FILE_KEYS = ("figure", "arrays", "overlay", "animation", "layers_figure", "masks")  # their values are files
+_OWN_KEYS = ("format", "images", "failures", "table", "files")  # all others are facts
 
 
 @dataclass
@@ -25,11 +26,15 @@ class Manifest:
         entries: one per image: names of its files and what is in them, its ``targets`` a list of such records.
         files: name -> fingerprint.
         facts: of the run, above all entries; what is different for an entry stands in the entry itself.
+        failures: images without a result, each with its error.
+        table: the file with a table of all entries; "" if there is none.
     """
 
     entries: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, Fingerprint] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    table: str = ""
 
     @classmethod
     def read(cls, path: Path) -> "Manifest | None":
@@ -46,15 +51,15 @@ class Manifest:
         entries, files = list(content["images"]), dict(content["files"])
         for entry in entries:
             files_of(entry)
-        # a name with path parts in it is not ours
-        our_files = {name: known for name, known in files.items() if name == Path(name).name and is_fingerprint(known)}
-        return cls(
-            entries, our_files, {key: content[key] for key in content if key not in ("format", "images", "files")}
-        )
+        our_files = {name: known for name, known in files.items() if is_file_name(name) and is_fingerprint(known)}
+        facts = {key: content[key] for key in content if key not in _OWN_KEYS}
+        return cls(entries, our_files, facts, list(content.get("failures", [])), str(content.get("table", "")))
 
     def content(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {"format": FORMAT, **self.facts, "images": self.entries, "files": self.files}
+        failures = {"failures": self.failures} if self.failures else {}
+        table = {"table": self.table} if self.table else {}
+        return {"format": FORMAT, **self.facts, "images": self.entries, **failures, **table, "files": self.files}
 
     def write(self, path: Path, staging: Path) -> None:
         """Whole or not at all; ``staging`` is a folder for the draft.
@@ -76,6 +81,25 @@ class Manifest:
         """The files of some entries with their fingerprints."""
         return {name: self.files[name] for entry in entries for name in files_of(entry) if name in self.files}
 
+    def extended(
+        self, entries: Sequence[dict[str, Any]], facts: Sequence[Mapping[str, Any]], files: Mapping[str, Fingerprint]
+    ) -> "Manifest":
+        """With more entries behind its own, each with its facts; files that no entry names are left out."""
+        above = dict(facts[-1]) if facts else self.facts
+        own = [self.with_own_facts(entry, above) for entry in self.entries]
+        new = [
+            Manifest(facts=dict(fact)).with_own_facts(entry, above) for entry, fact in zip(entries, facts, strict=True)
+        ]
+        named = {name for entry in (*own, *new) for name in files_of(entry)} | {self.table}
+        every_file = {**self.files, **files}
+        return Manifest(
+            [*own, *new],
+            {name: known for name, known in every_file.items() if name in named},
+            above,
+            self.failures,
+            self.table,
+        )
+
     def with_own_facts(self, entry: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
         """One of our entries as it stands below other facts."""
         return {**{key: value for key, value in self.facts.items() if facts.get(key) != value}, **entry}
@@ -83,7 +107,13 @@ class Manifest:
 
 def files_of(entry: Mapping[str, Any]) -> list[str]:
     """The names of all files of an entry."""
-    return [record[key] for record in (entry, *entry["targets"]) for key in _FILE_KEYS if key in record]
+    named = [record[key] for record in (entry, *entry["targets"]) for key in _FILE_KEYS if key in record]
+    return [*named, *entry.get("exports", ())]  # of a whole run, in its last entry
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name is a file's inside the folder, perhaps in a sub-folder, with "/" on every system."""
+    return all(part not in ("", ".", "..") and part == Path(part).name for part in name.split("/"))
 
 
 def manifest_path(root: Path) -> Path:
@@ -117,5 +147,6 @@ def numbered(stem: str) -> Iterator[str]:
 
 
 def stem_of(entry: Mapping[str, Any]) -> str:
-    """The stem that an entry's files have."""
-    return Path(str(entry.get("figure", ""))).stem.removesuffix("--figure")
+    """The stem that an entry's files have, with its sub-folder."""
+    name = str(entry.get("figure") or entry.get("arrays") or "")
+    return str(PurePosixPath(name).with_suffix("")).removesuffix("--figure") if name else ""

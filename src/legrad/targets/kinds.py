@@ -27,6 +27,9 @@ DEFAULT_TEMPLATES = ("a photo of a {}.",)
 class Prompts(ByValue):
     """One target out of several texts: the mean of the normalised embeddings of all templates, normalised again.
 
+    >>> legrad.Prompts("cow", ["a photo of a {}", "a drawing of a {}"]).texts()
+    ['a photo of a cow', 'a drawing of a cow']
+
     Attributes:
         name: inserted for ``{}`` in every template.
         templates: texts with ``{}`` in them.
@@ -52,6 +55,11 @@ class Prompts(ByValue):
 class ZeroShot(ByValue):
     """The best match of several names, for every image by the model's own final answer.
 
+    >>> scene = next(legrad.embedded.scenes(1, objects=(1, 1)))
+    >>> explanation = legrad.load("embedded").explain(scene.image, legrad.ZeroShot(["cow", scene.names[0]]))
+    >>> explanation.labels == [[scene.names[0]]]
+    True
+
     Attributes:
         names: the classes to choose from.
         templates: texts with ``{}`` in them; the embeddings of a name's texts are averaged.
@@ -76,6 +84,12 @@ class ZeroShot(ByValue):
 @dataclass(frozen=True, eq=False)
 class Similar(ByValue):
     """Similarity to another image: its own feature is the target.
+
+    The image gets the ``size`` and ``fit`` of those that are explained; a tensor is taken as it is.
+
+    >>> first, second = legrad.embedded.scenes(2)
+    >>> legrad.load("embedded").explain(first.image, legrad.Similar(second.image)).relevance.shape
+    torch.Size([1, 1, 12, 12])
 
     Attributes:
         image: whatever ``explain`` takes as a single image.
@@ -108,7 +122,12 @@ class Audio(ByValue):
 
 @dataclass(frozen=True, eq=False)
 class Contrast(ByValue):
-    """Difference of two scores: what speaks for ``a`` rather than for ``b``."""
+    """Difference of two scores: what speaks for ``a`` rather than for ``b``.
+
+    >>> scene = next(legrad.embedded.scenes(1))
+    >>> legrad.load("embedded").explain(scene.image, legrad.Contrast("a cow", "a pig")).scores.shape
+    torch.Size([1, 1])
+    """
 
     a: Any
     b: Any

@@ -3,7 +3,8 @@
 import difflib
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from legrad.choices import check_choice
 from legrad.core.score import Direction, Function, NeedsAnswer, NoTarget, ResolvedTarget, contrast, one_hot, per_image
 from legrad.core.truth import final_answer, plain_answer
 from legrad.errors import InputError, warn
-from legrad.inputs.prepare import Input, sources, stack
+from legrad.inputs.prepare import USUAL, Fitting, Inputs, sources, stack
+from legrad.inputs.readers import Input
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import ViTAnatomy
 from legrad.targets.classes import num_classes
@@ -44,10 +46,18 @@ class Resolver:
         anatomy: for any size.
         num_images: how many images the targets are for.
         memory: bytes that the text tower may take, or "auto".
+        fitting: how images become input, for those of ``Similar``.
     """
 
-    def __init__(self, adapter: Adapter, anatomy: ViTAnatomy, num_images: int, memory: str | int = "auto") -> None:
-        self._adapter, self._anatomy, self._num_images = adapter, anatomy, num_images
+    def __init__(
+        self,
+        adapter: Adapter,
+        anatomy: ViTAnatomy,
+        num_images: int,
+        memory: str | int = "auto",
+        fitting: Fitting = USUAL,
+    ) -> None:
+        self._adapter, self._anatomy, self._num_images, self._fitting = adapter, anatomy, num_images, fitting
         self._encode = TextEncoder(adapter, anatomy, memory)
 
     def resolve(self, targets: Any, labels: Sequence[str] | None = None) -> tuple[list[ResolvedTarget], Tensor]:
@@ -287,11 +297,14 @@ class Resolver:
         image = target.image
         if isinstance(image, Tensor) and image.ndim == len(self._anatomy.shape):
             image = image[None]
-        queue = sources(image, self._anatomy, self._adapter.transform, self._adapter.unpack)
+        is_ready = isinstance(image, Tensor | Mapping | Inputs)
+        fitting = USUAL if is_ready else self._fitting
+        transform, unpack = self._adapter.transform, self._adapter.unpack
+        queue = sources(image, self._anatomy, transform, unpack, fitting.size, fitting.fit, fitting.value_range)
         images = next(queue.windows())
         if len(images) != 1:
             raise InputError(f"Similar takes one image, got {len(images)}")
-        return Direction(f"similar to {images[0].name}", self._feature(images[0]))
+        return Direction(f"similar to {PurePath(images[0].name).stem}", self._feature(images[0]))
 
     def _audio(self, target: Audio) -> ResolvedTarget:
         if self._adapter.audio_encoder is None or self._anatomy.output == "logits":

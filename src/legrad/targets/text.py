@@ -41,7 +41,7 @@ class TextEncoder:
             InputError: a tokenizer or text tower that does not do what it should, or gives NaN.
 
         Warns:
-            UserWarning: a text that is longer than the model's context.
+            UserWarning: a text that is longer than the model's context, or has words that the model never read.
         """
         new = [text for text in dict.fromkeys(texts) if text not in self._embeddings]
         truncated: list[str] = []
@@ -50,6 +50,10 @@ class TextEncoder:
             truncated += self._encode(some)
         if truncated:
             _warn_of_truncation(truncated)
+        if self._adapter.unknown_words is not None:
+            unknown = {word: None for text in new for word in self._adapter.unknown_words(text)}
+            if unknown:
+                _warn_of_words(list(unknown), self._adapter.name)
         return torch.stack([self._embeddings[text] for text in texts])
 
     def _encode(self, texts: Sequence[str]) -> list[str]:
@@ -227,3 +231,11 @@ def _warn_of_truncation(texts: Sequence[str]) -> None:
     first = texts[0] if len(texts[0]) <= 80 else f"{texts[0][:60]} … {texts[0][-15:]}"
     others = f" ({len(texts) - 1} more texts are cut too)" if len(texts) > 1 else ""
     warn(f"the text {first!r} is longer than the model's context: its end is cut off and plays no part{others}")
+
+
+def _warn_of_words(words: Sequence[str], model: str) -> None:
+    names = ", ".join(map(brief, words[:6])) + (f" and {len(words) - 6} more" if len(words) > 6 else "")
+    warn(
+        f"the {model} model never read {names}: scores and maps for such words mean nothing. It knows what "
+        "legrad.embedded.NAMES has; load a real model for other words (`legrad models`)"
+    )

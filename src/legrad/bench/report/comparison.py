@@ -6,7 +6,8 @@ from typing import Any, Literal
 from legrad.bench import registry
 from legrad.bench.classes import TEMPLATES
 
-Verdict = Literal["better", "level", "worse"]
+Verdict = Literal["better", "level", "worse", "too few"]
+FEWEST = 30  # items below which nothing is called better or worse
 _ROUNDING = 1e-6  # maps that are equal on paper differ by it, all in one direction
 # what a first look needs of each benchmark; the sections have all metrics
 _HEADLINES: Mapping[str, tuple[str, ...]] = {
@@ -15,17 +16,20 @@ _HEADLINES: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("miou", "miou_half", "map"),
     "perturbation": ("negative_predicted", "positive_predicted"),
 }
-_MARKS: Mapping[Verdict | None, str] = {"better": " ▲", "worse": " ▼", "level": "", None: ""}
+_MARKS: Mapping[Verdict | None, str] = {"better": " ▲", "worse": " ▼", "level": "", "too few": "", None: ""}
 
 
 def verdict(numbers: Mapping[str, Any], better: str | None) -> Verdict | None:
     """Of a method against the first one: the interval of their difference lies on one side of zero, or it does not.
 
-    None where they were not compared: no common image, or neither direction is good.
+    "too few" below ``FEWEST`` images that both have. None where they were not compared: no common image, or neither
+    direction is good.
     """
     low, high = numbers["difference_low"], numbers["difference_high"]
     if better is None or low is None:
         return None
+    if numbers.get("pairs", FEWEST) < FEWEST:
+        return "too few"
     if low <= _ROUNDING and high >= -_ROUNDING:
         return "level"
     return "better" if (low > 0) == (better == "higher") else "worse"
@@ -84,12 +88,17 @@ def summary_sentence(content: Mapping[str, Any], metric: str) -> str:
     """Who is better, level and worse in one metric."""
     methods, better = content["methods"], content["metrics"][metric]["better"]
     reference = content["statistics"]["paired with"]
-    groups: dict[Verdict, list[str]] = {"better": [], "level": [], "worse": []}
+    groups: dict[Verdict, list[str]] = {"better": [], "level": [], "worse": [], "too few": []}
     for method, numbers in ranked(content, metric):
         group = verdict(numbers, better)
         if group is not None:
             groups[group].append(method_label(content, method))
-    text = ". ".join(f"{group.capitalize()}: {', '.join(names) or 'none'}" for group, names in groups.items())
+    too_few = groups.pop("too few")
+    told = [] if too_few and not any(groups.values()) else list(groups.items())
+    sentences = [f"{group.capitalize()}: {', '.join(names) or 'none'}" for group, names in told]
+    if too_few:
+        sentences.append(f"Too few images for a verdict (below {FEWEST}): {', '.join(too_few)}")
+    text = ". ".join(sentences)
     numbers = methods[reference]["metrics"].get(metric, {"value": None})
     return f"{reference} {cell(numbers) or 'has no value'}, {methods[reference]['items']} images. {text}."
 
@@ -117,8 +126,11 @@ def with_value(content: Mapping[str, Any], metric: str) -> list[tuple[str, Mappi
 
 
 def best(content: Mapping[str, Any], metric: str) -> str | None:
-    """The best value among methods measured on the first one's images; None if it is alone, or nothing is good."""
-    if content["metrics"][metric]["better"] is None:
+    """The best value among methods measured on the first one's images.
+
+    None if it is alone, if nothing is good, or if there are too few images to say so.
+    """
+    if content["metrics"][metric]["better"] is None or num_images(content) < FEWEST:
         return None
     images = content["scores"][content["statistics"]["paired with"]].keys()
     methods = [method for method, _ in ranked(content, metric) if content["scores"][method].keys() == images]
@@ -195,7 +207,8 @@ def _table(content: Mapping[str, Any], metric: str, costs: Mapping[str, float]) 
     ]
     for method, numbers in ranked(content, metric):
         names = ("value", "low", "high")
-        paired = {name: numbers[key] for name, key in zip(names, ("difference", *_BOUNDS), strict=True)}
+        paired = {name: numbers[key] for name, key in zip(names, ("difference", *BOUNDS), strict=True)}
+        paired["items"] = numbers.get("pairs", FEWEST)
         lines.append(
             f"| {method} | {content['methods'][method]['items']} | {cell(numbers)} | {cell(paired, signed=True)} | "
             f"{verdict(numbers, better) or ''} | {_cost(costs, method)} |"
@@ -203,7 +216,7 @@ def _table(content: Mapping[str, Any], metric: str, costs: Mapping[str, float]) 
     return "\n".join(lines)
 
 
-_BOUNDS = ("difference_low", "difference_high")
+BOUNDS = ("difference_low", "difference_high")
 
 
 def _costs(contents: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -225,7 +238,17 @@ def cell(numbers: Mapping[str, Any], signed: bool = False) -> str:
     if numbers["value"] is None:
         return ""
     value = number(numbers["value"], signed)
-    return value if numbers["low"] is None else f"{value} [{number(numbers['low'])}, {number(numbers['high'])}]"
+    low, high = numbers["low"], numbers["high"]
+    if low is None:
+        return value
+    return f"{value} [too few]" if is_point(numbers) else f"{value} [{number(low)}, {number(high)}]"
+
+
+def is_point(numbers: Mapping[str, Any], count: str = "items", bounds: tuple[str, str] = ("low", "high")) -> bool:
+    """Whether an interval is none: resampling few items, or a single one, gives always the same."""
+    few: int = numbers.get(count, FEWEST)
+    low, high = (numbers[name] for name in bounds)
+    return few < 2 or (few < FEWEST and low is not None and low == high)
 
 
 def number(value: float | None, signed: bool = False) -> str:

@@ -1,12 +1,15 @@
 """The figures of a report, drawn from a result file's content."""
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from legrad import fonts
 from legrad.bench.report.comparison import (
+    FEWEST,
     has_fewer,
     headlines,
     method_label,
@@ -16,7 +19,7 @@ from legrad.bench.report.comparison import (
     with_value,
 )
 from legrad.metrics import perturbation
-from legrad.viz import load_matplotlib, png
+from legrad.viz import load_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,10 +27,23 @@ if TYPE_CHECKING:
 _MOST_LINES = 8
 
 
-def draw(content: Mapping[str, Any]) -> dict[str, bytes]:
-    """The figures of one result as PNG: "" its bars, "-curves" what else there is; none without any numbers."""
+def draw(content: Mapping[str, Any]) -> "dict[str, Figure]":
+    """The figures of one result: "" its bars, "-curves" what else there is; none without any numbers."""
     figures = {"": bars(content), "-curves": curves(content)}
-    return {suffix: png(figure) for suffix, figure in figures.items() if figure is not None}
+    return {suffix: figure for suffix, figure in figures.items() if figure is not None}
+
+
+VECTORS = (".pdf", ".svg")
+
+
+def vector(figure: "Figure", ending: str) -> bytes:
+    """A figure as PDF or SVG, the same bytes every time; fonts are TrueType (42), as publishers ask for."""
+    fonts.fit(figure)
+    buffer, date = io.BytesIO(), {".pdf": "CreationDate", ".svg": "Date"}[ending]
+    settings = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "legrad"}
+    with load_matplotlib().rc_context(settings):
+        figure.savefig(buffer, format=ending[1:], metadata={date: None})
+    return buffer.getvalue()
 
 
 def bars(content: Mapping[str, Any]) -> "Figure | None":
@@ -60,7 +76,7 @@ def curves(content: Mapping[str, Any]) -> "Figure | None":
     return None if drawer is None else drawer(content)
 
 
-_COLOURS = {"better": "C2", "worse": "C3", "level": "0.5", None: "0.5"}
+_COLOURS = {"better": "C2", "worse": "C3", "level": "0.5", "too few": "0.8", None: "0.5"}
 
 
 def differences(contents: Sequence[Mapping[str, Any]]) -> "Figure | None":
@@ -91,8 +107,12 @@ def differences(contents: Sequence[Mapping[str, Any]]) -> "Figure | None":
         if metric["better"] == "lower":
             axes.invert_xaxis()
     columns[0].set_yticks(range(len(methods)), methods, fontsize=8)
+    verdicts = {
+        verdict(n, content["metrics"][name]["better"]) for content, name in panels for _, n in ranked(content, name)
+    }
+    pale = f"; pale: fewer than {FEWEST} images, no verdict" if "too few" in verdicts else ""
     figure.supxlabel(
-        f"difference from {reference} on the same images, 95 % interval; right of the line is better", fontsize=8
+        f"difference from {reference} on the same images, 95 % interval; right of the line is better{pale}", fontsize=8
     )
     return figure
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from legrad.atomic import one_at_a_time
 from legrad.bench.report import comparison
-from legrad.bench.report.figures import differences, draw
+from legrad.bench.report.figures import VECTORS, differences, draw, vector
 from legrad.bench.report.record import ReportFiles
+from legrad.bench.report.tables import FORMATS, table
 from legrad.bench.result import Result
 from legrad.errors import InputError, warn
 from legrad.names import slug
@@ -20,7 +21,9 @@ _COLUMNS = ("value", "low", "high", "difference", "difference_low", "difference_
 
 
 def report(folder: Path) -> Path:
-    """Write ``report.md``, ``report.csv`` and ``figures/`` from all result files below a folder.
+    """Write ``report.md``, ``report.csv``, ``figures/`` and ``paper/`` from all result files below a folder.
+
+    In ``paper/`` are the tables as LaTeX, Markdown and CSV, and the figures as PDF and SVG.
 
     Files that are not of an earlier report are never replaced: a name that is taken gets a number.
 
@@ -33,30 +36,47 @@ def report(folder: Path) -> Path:
     Warns:
         UserWarning: a file that is no result, and is left out.
     """
-    if not folder.is_dir():
-        raise InputError(f"no folder {str(folder)!r}; give the --out of a run")
-    paths = sorted(path for path in folder.rglob("*.json") if not path.name.startswith("."))
-    results = []
-    for path in paths:
-        try:
-            content = Result.read(path).content
-            results.append((path.relative_to(folder), content, _drawn(path, content)))
-        except InputError as error:
-            warn(f"left out of the report: {error}")
-    if not results:
-        raise InputError(f"{folder} holds no result (*.json); run a benchmark with --out {folder}")
+    results = [(path.relative_to(folder), content, _drawn(path, content)) for path, content in results_in(folder)]
     with one_at_a_time(folder / ".legrad-report"):
         return _write(folder, results)
 
 
-def _write(folder: Path, results: Sequence[tuple[Path, Mapping[str, Any], Mapping[str, bytes]]]) -> Path:
+def results_in(folder: Path) -> list[tuple[Path, Mapping[str, Any]]]:
+    """The result files below a folder, with their contents.
+
+    Raises:
+        InputError: no folder, or no result in it.
+
+    Warns:
+        UserWarning: a file that is no result, and is left out.
+    """
+    if not folder.is_dir():
+        raise InputError(f"no folder {str(folder)!r}; give the --out of a run")
+    results = []
+    for path in sorted(path for path in folder.rglob("*.json") if not path.name.startswith(".")):
+        try:
+            content = Result.read(path).content
+            _check_parts(path, content)
+            results.append((path, content))
+        except InputError as error:
+            warn(f"left out of the report: {error}")
+    if not results:
+        raise InputError(f"{folder} holds no result (*.json); run a benchmark with --out {folder}")
+    return results
+
+
+def _write(folder: Path, results: Sequence[tuple[Path, Mapping[str, Any], Mapping[tuple[str, str], bytes]]]) -> Path:
     """The page of results: their paths in the folder, contents and figures."""
     out, files, sections = ReportFiles(folder), dict[str, bytes](), []
     for path, content, figures in results:
-        images = []
-        for suffix, data in figures.items():
-            images.append(out.name(f"figures/{'-'.join(path.with_suffix('').parts)}{suffix}", ".png"))
-            files[images[-1]] = data
+        images, stem = [], "-".join(path.with_suffix("").parts)
+        for (suffix, ending), data in figures.items():
+            name = out.name(f"{'figures' if ending == '.png' else 'paper'}/{stem}{suffix}", ending)
+            files[name] = data
+            images += [name] if ending == ".png" else []
+        for format, ending in FORMATS.items():
+            text = table(content).text(format)
+            files[out.name(f"paper/{stem}", ending)] = text.encode("utf-8", "backslashreplace")
         sections.append(_section(content, path.as_posix(), images))
     overviews = []
     for model in dict.fromkeys(_model(content) for _, content, _ in results):
@@ -65,20 +85,32 @@ def _write(folder: Path, results: Sequence[tuple[Path, Mapping[str, Any], Mappin
         if figure is not None:
             image = out.name(f"figures/standing-{slug(model)}", ".png")
             files[image] = png(figure)
+            for ending in VECTORS:
+                files[out.name(f"paper/standing-{slug(model)}", ending)] = vector(figure, ending)
         overviews.append(_overview(image, model, contents))
     files[out.name("report", ".csv")] = _csv([(str(path), content) for path, content, _ in results])
     out.write(files, "\n\n".join([_HEAD, *filter(None, overviews), *sections]) + "\n")
     return out.page
 
 
-def _drawn(path: Path, content: Mapping[str, Any]) -> dict[str, bytes]:
-    """The figures of a result; raises ``InputError`` if it has the parts of one, and nonsense in them."""
+def _drawn(path: Path, content: Mapping[str, Any]) -> dict[tuple[str, str], bytes]:
+    """The figures of a result: (suffix of the name, ending) -> file."""
+    files = {}
+    for suffix, figure in draw(content).items():
+        files[suffix, ".png"] = png(figure)
+        files.update({(suffix, ending): vector(figure, ending) for ending in VECTORS})
+    return files
+
+
+def _check_parts(path: Path, content: Mapping[str, Any]) -> None:
+    """Raises ``InputError`` for a result that has the parts of one, and nonsense in them."""
     try:
         _section(content, "", [])
         _csv([("", content)])
         comparison.overview([content])
         differences([content])
-        return draw(content)
+        table(content)
+        draw(content)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(f"{path} is not a result of legrad bench ({type(error).__name__}: {error})") from error
 
@@ -90,7 +122,8 @@ and every image's own scores.
 
 **How to read it.** A value stands with its 95 % interval (bootstrap over images). A method is *better* (▲) or *worse*
 (▼) than the first one of the run, if the 95 % interval of their difference on the same images lies on one side of
-zero; otherwise the two are *level*: this many images cannot tell them apart. Slow methods are measured on fewer
+zero; otherwise the two are *level*: this many images cannot tell them apart. Below 30 common images there is no
+verdict, and no value is bold; "too few" stands where an interval would be a point. Slow methods are measured on fewer
 images, whose number is in brackets: compare them by their difference, which is over the images that both have, and
 not by their value. The best value is bold, among methods that have all images. *Chance* is what a map gets that
 knows nothing; where no number is given, compare with the controls `random`, `uniform`, `centre` and `edges`, which
@@ -217,5 +250,9 @@ def _rows(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[list[Any
         ]
         for method, result in content["methods"].items():
             for name, numbers in result["metrics"].items():
-                row = [numbers[column] for column in _COLUMNS]
+                points = [
+                    *(("low", "high") if comparison.is_point(numbers) else ()),
+                    *(comparison.BOUNDS if comparison.is_point(numbers, "pairs", comparison.BOUNDS) else ()),
+                ]
+                row = [None if column in points else numbers[column] for column in _COLUMNS]
                 yield [*head, method, name, *row, content["chance"].get(name), result["items"], result["problems"]]

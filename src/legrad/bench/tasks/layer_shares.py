@@ -103,7 +103,7 @@ class LayerImportance:
 
     def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """ "layers": the share of each, adding up to 1; of LeGrad "heads" too, for every layer a list."""
-        variant = Variant.parse(method)
+        variant = Variant.parse(method).on_patches()
         if "layers" in variant.arguments:
             raise UnsupportedModelError("layer importance needs all layers")
         images = [sample.image for sample in samples]

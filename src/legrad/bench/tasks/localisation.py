@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from legrad.bench import ground_truth
-from legrad.bench.benchmark import Metric, switch
+from legrad.bench.benchmark import Metric, own_protocol, switch, with_own_metrics
 from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import mean, ratio
 from legrad.datasets import Dataset, Sample
-from legrad.metrics import localisation
+from legrad.metrics import localisation, own
 
 _AREA = ratio(lambda item: item["area"], lambda item: item["objects"])
 
@@ -34,7 +34,7 @@ class Localisation:
         "method that does not look at the prompt gets one half. Chance of the first two is the share of the image "
         "that the mask covers."
     )
-    metrics: ClassVar[Mapping[str, Metric]] = {
+    library_metrics: ClassVar[Mapping[str, Metric]] = {
         "pointing": Metric(
             "pointing game",
             ratio(lambda item: item["hits"], lambda item: item["objects"]),
@@ -59,10 +59,16 @@ class Localisation:
         "flat": Metric("flat maps", mean(lambda item: item["flat"] / item["objects"]), None, "share without contrast"),
     }
 
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Those of the library, and those that users have registered."""
+        return with_own_metrics(self.library_metrics)
+
     def protocol(self) -> Mapping[str, Any]:
         """Switches and conventions."""
         return {
             **asdict(self),
+            **own_protocol(),
             "explained": "truth, every object",
             "geometry": "squash",
             "resolution": "the model's input",
@@ -82,5 +88,6 @@ class Localisation:
         for masks_by_name, maps in zip(masks, model.maps(images, targets, method), strict=True):
             truth = np.stack(list(masks_by_name.values()))
             sums = localisation.measure(maps.numpy(), truth, self.tolerance)
-            scores.append({**sums, "area": float(truth.mean((1, 2)).sum())})
+            area = float(truth.mean((1, 2)).sum())
+            scores.append({**sums, "area": area, **own.measured(list(maps.numpy()), list(truth))})
         return scores

@@ -67,6 +67,7 @@ class OpenVocabulary:
         return {
             **asdict(self),
             "geometry": "squash",
+            "points": f"the data set's; of masks a lattice of {ground_truth.LATTICE} x {ground_truth.LATTICE}",
             "asked": "classes with a positive point in the image, with their own negative points",
             "IoU": "TP / (TP + FP + FN), foreground only, empty unions skipped",
             "comparison": "strict >",
@@ -75,24 +76,24 @@ class OpenVocabulary:
         }
 
     def prepare(self, model: ModelUnderTest, data: Dataset) -> None:
-        """Any model; the data must have points."""
-        ground_truth.need(data, "points")
+        """Any model; the data must have points, or masks."""
+        ground_truth.need(data, "points", "masks")
 
     def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """ "classes": name -> [TP, FP, FN, TN, flat]."""
-        classes = [[name for name, (positive, _) in sample.points.items() if len(positive)] for sample in samples]
+        points_of = [ground_truth.points(sample) for sample in samples]
+        classes = [[name for name, (positive, _) in named.items() if len(positive)] for named in points_of]
         for sample, names in zip(samples, classes, strict=True):
             if not names:
                 raise InputError(f"{sample.key} has no class with a positive point")
         targets = [[model.classes.target(name) for name in names] for names in classes]
         images = [sample.image for sample in samples]
         scores = []
-        for sample, names, maps in zip(samples, classes, model.maps(images, targets, method), strict=True):
+        all_maps = model.maps(images, targets, method)
+        for sample, named, names, maps in zip(samples, points_of, classes, all_maps, strict=True):
             counts = {}
             for name, relevance in zip(names, maps, strict=True):
-                positive, negative = (
-                    frame_points(where, sample.image.size, model.size) for where in sample.points[name]
-                )
+                positive, negative = (frame_points(where, sample.image.size, model.size) for where in named[name])
                 counts[name] = points.measure(relevance.numpy(), positive, negative, self.threshold)
             scores.append({"classes": counts})
         return scores

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from legrad.bench import ground_truth
-from legrad.bench.benchmark import Metric, switch
+from legrad.bench.benchmark import Metric, own_protocol, switch, with_own_metrics
 from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import Item, Summary, mean
 from legrad.datasets import IGNORE, Dataset, Sample
 from legrad.errors import InputError
-from legrad.metrics import segmentation
+from legrad.metrics import own, segmentation
 from legrad.metrics.bootstrap import ratio_of
 from legrad.metrics.framing import Geometry, frame_image, frame_mask
 
@@ -84,7 +84,7 @@ class Segmentation:
         "mAP needs no threshold. Chance is a map that calls every second pixel object, wherever it lies; a map that "
         "calls nothing object gets the background's share as accuracy."
     )
-    metrics: ClassVar[Mapping[str, Metric]] = {
+    library_metrics: ClassVar[Mapping[str, Metric]] = {
         "miou": Metric("mIoU", ratio("miou", "mean"), "higher", "threshold = the map's mean", coin),
         "accuracy": Metric("pixel accuracy", ratio("accuracy", "mean"), "higher", "threshold = the map's mean", 0.5),
         "map": Metric("mAP", _mean("ap"), "higher", "average precision over object and background, no threshold", 0.5),
@@ -101,10 +101,16 @@ class Segmentation:
         "flat": Metric("flat maps", _mean("flat"), None, "share of maps without contrast: all background, AP 0.5"),
     }
 
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Those of the library, and those that users have registered."""
+        return with_own_metrics(self.library_metrics)
+
     def protocol(self) -> Mapping[str, Any]:
         """Switches and conventions."""
         return {
             **asdict(self),
+            **own_protocol(),
             "thresholds": ["mean", 0.5],
             "comparison": "strict >",
             "mIoU": "counts summed over the data set, mean of 2 classes",
@@ -140,7 +146,8 @@ class Segmentation:
             ignore = sample.extra.get(IGNORE)
             if ignore is not None:
                 ignore = frame_mask(ignore, model.size, self.geometry)
-            items.append(scores(list(maps.numpy()), list(masks_by_name.values()), ignore))
+            arrays, truths = list(maps.numpy()), list(masks_by_name.values())
+            items.append({**scores(arrays, truths, ignore), **own.measured(arrays, truths)})
         return items
 
     def _masks(self, sample: Sample, size: int) -> dict[str, Any]:

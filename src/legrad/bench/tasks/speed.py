@@ -95,7 +95,7 @@ class Speed:
 
     def measure(self, model: ModelUnderTest, samples: Sequence[Sample], method: str) -> list[dict[str, Any]]:
         """Seconds of the explanation and of the bare forward."""
-        variant = Variant.parse(method)
+        variant = Variant.parse(method).on_patches()
         scores = []
         for sample in samples:
             inputs, targets = model.inputs([sample.image]), [[model.classes.target(ground_truth.label(sample))]]

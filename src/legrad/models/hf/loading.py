@@ -1,8 +1,8 @@
 """``legrad.load("hf:...")``: a folder or repository in the format of transformers."""
 
+import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from legrad.checks import first_line
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
-from legrad.models import folders
+from legrad.models import folders, network
 from legrad.models.adapter import Adapter
 from legrad.models.files import check_shards, check_size, damage, read_json
 from legrad.models.hf import companions, library
@@ -50,16 +50,17 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
             check_shards(folder)
         if (folder / "config.json").is_file():
             read_json(folder / "config.json")
-        raw, _ = transformers.PreTrainedConfig.get_config_dict(source)
-        check_size(raw, f"the config.json of {name!r}")
-        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
-        kind = _kind(transformers, config, name)
-        if library.find(kind) is None:
-            raise UnsupportedModelError(f"transformers' {kind.__name__} {library.reason(kind.__name__)}")
-        with _no_progress(transformers, folder.is_dir()):
-            model, report = kind.from_pretrained(
-                source, config=config, dtype=dtype or torch.float32, output_loading_info=True
-            )
+        with _from(folder):
+            raw, _ = transformers.PreTrainedConfig.get_config_dict(source)
+            check_size(raw, f"the config.json of {name!r}")
+            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+            kind = _kind(transformers, config, name)
+            if library.find(kind) is None:
+                raise UnsupportedModelError(f"transformers' {kind.__name__} {library.reason(kind.__name__)}")
+            with _no_progress(transformers, folder.is_dir()):
+                model, report = kind.from_pretrained(
+                    source, config=config, dtype=dtype or torch.float32, output_loading_info=True
+                )
     except LeGradError:
         raise
     except Exception as error:  # broken files come out of safetensors, pickle and json in every shape
@@ -77,10 +78,16 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     adapter = library.adapt(model.eval().to(device or "cpu"))
     assert adapter is not None
     _check_complete(adapter, report["missing_keys"], name)
-    return replace(companions.with_companions(adapter, source, name), name=f"hf:{name}")
+    with _from(folder):
+        return replace(companions.with_companions(adapter, source, name), name=f"hf:{name}")
 
 
-@contextmanager
+def _from(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """A block that loads from a folder, or from the hub if it is none."""
+    return contextlib.nullcontext() if folder.is_dir() else network.hub()
+
+
+@contextlib.contextmanager
 def _no_progress(library: Any, local: bool) -> Iterator[None]:
     """No progress bars while a local folder is read; downloads keep theirs."""
     logging = library.utils.logging

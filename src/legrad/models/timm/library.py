@@ -1,5 +1,6 @@
 """timm: every vision transformer with global attention over one grid of patches."""
 
+import contextlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import nn
 
 from legrad.errors import InputError, LeGradError, UnsupportedModelError
 from legrad.inputs.geometry import Size
-from legrad.models import folders, messages, pooling, transforms
+from legrad.models import folders, messages, network, pooling, transforms
 from legrad.models.adapter import Adapter
 from legrad.models.anatomy import Readout, ViTAnatomy
 from legrad.models.files import check_size, read_json
@@ -78,12 +79,14 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     source = re.fullmatch(r"(local-dir|hf-hub):(.+)", name)
     folder = None
     if source is None:
+        name = _spelled(name)
         _check_name(name)
     elif source[1] == "local-dir":
         folder = Path(source[2])
         _check_folder(source[2])
     try:
-        model = timm.create_model(name, pretrained=True)
+        with network.hub() if folder is None else contextlib.nullcontext():
+            model = timm.create_model(name, pretrained=True)
         adapter = adapt(model.to(device=device or "cpu", dtype=dtype).eval())
         if adapter is not None and adapter.transform is not None:
             transforms.try_out(adapter.transform)
@@ -107,6 +110,16 @@ def _check_folder(path: str) -> None:
         )
     check_size(config, str(file))
     _check_supported(config["architecture"])
+
+
+def _spelled(name: str) -> str:
+    """A name in timm's own case."""
+    import timm
+
+    architecture, dot, tag = name.partition(".")
+    architecture = messages.spelled(architecture, timm.list_models())
+    tags = [full_name.partition(".")[2] for full_name in timm.list_pretrained(f"{architecture}.*")]
+    return architecture + dot + messages.spelled(tag, tags)
 
 
 def _check_name(name: str) -> None:

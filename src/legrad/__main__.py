@@ -1,0 +1,5 @@
+"""``python -m legrad``."""
+
+from legrad.cli.main import main
+
+main()

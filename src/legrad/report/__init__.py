@@ -1,0 +1,1 @@
+"""One HTML file that shows maps: no network, no framework, nothing but the file."""
