@@ -148,7 +148,7 @@ TEXT = (
     "One image, one prompt, all layers; in bare forwards of the same round, median [lowest, highest]. A first call is "
     "that of a model just wrapped, truth check and gradient check inside, wrapping outside. It is two passes: a plain "
     "forward, and the pass that explains, whose every attention is compared with an explicit softmax. Before the first "
-    "block runs it is run by itself on four token rows, for what needs autograd and finite differences; the blocks "
+    "block runs it is run by itself on two token rows, for what needs autograd and finite differences; the blocks "
     "after it with the same parts are blocks like it if their values are those of its closed form and their graph has "
     "the same nodes. What this notices is written down as tests, mutation by mutation "
     "(`tests/core/test_first_look.py`). A model whose blocks have no closed form has each of them looked at; with a "

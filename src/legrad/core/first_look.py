@@ -1,8 +1,8 @@
-"""What a first pass finds out about its blocks: each is run on a few token rows before it is run for good.
+"""What a first pass finds out about its blocks: each is run on two token rows before it is run for good.
 
-A block's tail works token by token, so a few of its rows tell all about it: what its parts are, whether a closed form
-gives what autograd gives, and whether autograd follows what is computed. All rows are looked at where a few do not go
-through a block alone: with a mask, with rotary positions, with a grid inside. What holds for a few rows is then
+A block's tail works token by token, so two of its rows tell all about it: what its parts are, whether a closed form
+gives what autograd gives, and whether autograd follows what is computed. All rows are looked at where two do not go
+through a block alone: with a mask, with rotary positions, with a grid inside. What holds for two rows is then
 compared with what the block computes in the pass itself, see ``confirm``.
 
 Of blocks with the same parts only the first is run by itself. A further one is a block like it if it computes what the
@@ -34,7 +34,7 @@ Graph = tuple[tuple[Any, ...], ...]
 
 
 # a note on errors: smaller chunks of images would not help
-EXAMINED = "while a block was run on a few token rows"
+EXAMINED = "while a block was run on two token rows"
 
 
 class Examiner:
@@ -151,7 +151,7 @@ class Examiner:
 def _fewer(
     anatomy: ViTAnatomy, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """The arguments of a block: a few token rows of the first image, all of its rows, and everything."""
+    """The arguments of a block: two token rows of the first image, all of its rows, and everything."""
     argument = first_argument(args, kwargs)
     dims = _dims(anatomy, argument)
     if dims is not None:
@@ -160,7 +160,7 @@ def _fewer(
         count = first.shape[rows]
         others = itertools.chain(args[1:], itertools.islice(kwargs.values(), 0 if args else 1, None))
         if not any(map(_holds_tensors, others)):
-            indices = sorted({0, count // 3, 2 * count // 3, count - 1})
+            indices = sorted({0, count - 1})
             few = first.index_select(rows, torch.tensor(indices, device=first.device))
             yield with_first_argument(args, kwargs, few)
         if argument.shape[images] > 1:
