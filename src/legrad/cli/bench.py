@@ -174,6 +174,7 @@ def _measure(
     """Run one benchmark with its switches; the keyword arguments are the options that all benchmarks have."""
     import legrad
     from legrad.bench.classes import TEMPLATES
+    from legrad.bench.data import open_data
     from legrad.bench.single import measure
     from legrad.cli.options import parse_layers
     from legrad.results.manifest import folder_path
@@ -181,12 +182,14 @@ def _measure(
     layer_choice, class_names, folder = parse_layers(layers), _names(names), folder_path(out)
     check_count("--seed", seed, 0)
     selection = _methods(methods)
+    explained, base = settings.get("explained"), settings.get("on", name)
+    samples = open_data(data, base, images=images, classes=classes, explained=explained, unit=unit, names=class_names)
     explainer = legrad.load(model, device=device.lower())
     with _Display() as display:
         result = measure(
             name,
             explainer,
-            data,
+            samples,
             selection,
             folder,
             items=items,
@@ -197,9 +200,6 @@ def _measure(
             size=size,
             templates=tuple(template or TEMPLATES),
             names=class_names,
-            images=images,
-            unit=unit,
-            classes=classes,
             seed=seed,
             strict=strict,
             progress=display.progress,
