@@ -477,7 +477,8 @@ def names(found):
 
 
 def test_expand(folder):
-    assert names(images.expand([str(folder)])) == ["a.JPG", "b.png", "c[1].png"]
+    # with those of sub-folders
+    assert names(images.expand([str(folder)])) == ["a.JPG", "b.png", "c[1].png", "d.webp", "e.webp"]
     assert list(images.expand([f"{folder}/b.png", "https://a.b/c?d=*"])) == [f"{folder}/b.png", "https://a.b/c?d=*"]
     assert names(images.expand([f"{folder}/*.png"])) == ["b.png", "c[1].png"]
     assert names(images.expand([f"{folder}/**/*.webp"])) == ["d.webp", "e.webp"]

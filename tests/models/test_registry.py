@@ -3,6 +3,7 @@
 import json
 import logging
 import socket
+import sys
 
 import pytest
 import torch
@@ -165,10 +166,20 @@ def test_without_a_network_a_load_fails_at_once_and_quietly(no_network, capfd, c
 
 
 def test_torchvision_without_a_network(no_network, monkeypatch, capfd):
+    import torchvision
+
+    def get_model(*_, **__):
+        print("Downloading: ...", file=sys.stderr)
+        raise OSError(f"no route within {socket.getdefaulttimeout()} s")
+
     monkeypatch.setattr(network, "unreachable", lambda url: "no route")
-    with pytest.raises(legrad.InputError, match=r"not in the cache, and https://\S+ cannot be reached \(no route\)"):
+    monkeypatch.setattr(torchvision.models, "get_model", get_model)
+    with pytest.raises(
+        legrad.InputError, match=r"could not load 'vit_b_16': no route within 4\.0 s\. Without a network"
+    ):
         legrad.load("torchvision:vit_b_16")
     assert capfd.readouterr() == ("", "")
+    assert socket.getdefaulttimeout() is None
 
 
 def test_the_cache_serves_without_a_network(folder, no_network, tmp_path):

@@ -16,6 +16,7 @@ from legrad.core import state
 from legrad.core.positions import position_check, random_input
 from legrad.core.truth import truth_check
 from legrad.inputs import transforms
+from legrad.models import network
 from legrad.models import torchvision as adapter
 
 
@@ -108,6 +109,11 @@ def test_zoo():
 
 
 # -- images and names -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setattr(network, "unreachable", lambda url: "")
 
 
 @pytest.fixture

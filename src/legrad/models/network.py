@@ -6,7 +6,9 @@ caches loads at once, and what is not is an error at once.
 """
 
 import contextlib
+import io
 import logging
+import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -50,6 +52,21 @@ def hub() -> Iterator[None]:
     finally:
         settings.HF_HUB_OFFLINE = offline
         logging.disable(level)
+
+
+@contextlib.contextmanager
+def server(url: str) -> Iterator[None]:
+    """A block that downloads a file; if its server cannot be reached, it fails within seconds and prints nothing."""
+    if not unreachable(url):
+        yield
+        return
+    seconds = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_SECONDS)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        socket.setdefaulttimeout(seconds)
 
 
 def _is_of_the_network(error: BaseException | None) -> bool:

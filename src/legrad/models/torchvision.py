@@ -1,5 +1,6 @@
 """torchvision's ``vit_*`` classifiers."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,9 @@ def load(name: str, device: torch.device | str | None, dtype: torch.dtype | None
     file = folder / entry.url.rpartition("/")[2]
     _check_cached(file, name)
     offline = f"weights in its cache ({folder})"
-    if not file.is_file() and (reason := network.unreachable(entry.url)):
-        cause = OSError(f"it is not in the cache, and {entry.url} cannot be reached ({reason})")
-        raise messages.not_loaded("torchvision", name, cause, offline)
     try:
-        model = get_model(architecture, weights=entry)
+        with contextlib.nullcontext() if file.is_file() else network.server(entry.url):
+            model = get_model(architecture, weights=entry)
     except Exception as error:  # a damaged file comes out of pickle in every shape
         cached = file if file.is_file() else None
         raise messages.not_loaded("torchvision", name, error, offline, cached) from error
