@@ -64,7 +64,7 @@ def test_the_embedded_model_on_a_photograph(run):
     shutil.copy(legrad.embedded.SAMPLE, "scene.png")
     (line,) = lines(run("explain", "photo.png", "scene.png", "-t", "a cow"))
     assert line.startswith(
-        "warning: without --model the embedded model answers, which knows drawn scenes only: for photong"
+        "warning: without --model the embedded model answers, which knows drawn scenes only: for photo.png"
     )
     assert lines(run("explain", "scene.png", "-t", "a cow", "--out", "b")) == []
     assert lines(run("explain", "--out", "c")) == []
