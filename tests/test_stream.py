@@ -80,6 +80,7 @@ def test_a_folder_with_those_in_it(explainer, folder, files):
     check(explainer.stream(folder, TARGETS, on_error="skip"), explainer, files)
     check(explainer.stream(str(folder), TARGETS, on_error="skip"), explainer, files)
     check(explainer.stream(files[0], TARGETS), explainer, files[:1])
+    check(explainer.stream(str(folder / "[ab].*"), TARGETS), explainer, files[:2])
 
 
 def test_images_in_memory(explainer, files):

@@ -23,14 +23,14 @@ OURS = ("legrad", "legrad-centred", "legrad-simplex")
 def tables(content: Mapping[str, Any]) -> Iterator[str]:
     """Markdown of every metric that has a direction."""
     protocol = content["settings"]["protocol"]
-    benchmark = registry.BENCHMARKS[content["benchmark"]]
+    benchmark = registry.BENCHMARKS[content["benchmark"]]()
     for name, metric in content["metrics"].items():
         if metric["better"] is None or metric.get("detail") or name not in benchmark.metrics:
             continue
         yield f"### {metric_title(content, name)}\n"
         yield from _table(content, name)
         for step in STEPS:
-            yield from _differences(content, benchmark.metrics[name].summary, name, step)
+            yield from _differences(content, benchmark.metrics[name].statistic, name, step)
         yield ""
     yield f"<!-- {protocol} -->\n"
 

@@ -24,7 +24,7 @@ def loaded(group: str) -> Iterator[tuple[str, Any]]:
             warn(f"the entry point {point.name!r} of {group} ({point.value}) is left out: {first_line(error)}")
 
 
-def names(group: str) -> list[str]:
+def names_of(group: str) -> list[str]:
     """Of all entry points of a group; none is imported."""
     return [point.name for point in importlib.metadata.entry_points(group=group)]
 

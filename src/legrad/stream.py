@@ -221,9 +221,9 @@ class Streams:
         ['image 0', 'image 1', 'image 2']
 
         Args:
-            sources: a folder (with those in it), or an iterable of what ``explain`` takes as an image: a list, a
-                generator, ``Path.glob``, a DataLoader of tensors or of (tensor, label) batches. Also single images,
-                the bytes of image files, and rows with an "image". It is read as results are taken.
+            sources: a folder (with those in it), a glob pattern, or an iterable of what ``explain`` takes as an image:
+                a list, a generator, ``Path.glob``, a DataLoader of tensors or of (tensor, label) batches. Also single
+                images, the bytes of image files, and rows with an "image". It is read as results are taken.
             targets: as for ``explain``, the same for all images; encoded once.
             batch_size: images that go through the model together; "auto" begins with one.
             on_error: what happens to an image that cannot be read or explained: "raise" its error behind the results

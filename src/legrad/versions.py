@@ -1,10 +1,12 @@
 """Versions of distributions, for the settings of results."""
 
+import functools
 import importlib.metadata
 
 _DISTRIBUTIONS = {"open_clip": "open_clip_torch"}
 
 
+@functools.cache  # metadata is read and parsed every time, for each map
 def version(name: str) -> str | None:
     """The version of an import name or distribution; None where it is not installed as a distribution."""
     try:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -15,7 +16,7 @@ import legrad
 from legrad import plugins
 from legrad.bench import ground_truth
 from legrad.bench.registry import build, fitting_switches
-from legrad.bench.runner import run
+from legrad.bench.runner import Progress, run
 from legrad.bench.tasks.localisation import Localisation
 from legrad.bench.tasks.segmentation import Segmentation
 from legrad.datasets import MaskFolder, Sample
@@ -87,11 +88,19 @@ def test_errors_name_the_fix(explainer, folder, tmp_path):
         )
     with pytest.raises(legrad.InputError, match=r"at least two classes .* put masks into folders .* --names$"):
         legrad.bench.measure("perturbation", explainer, str(tmp_path / "one"), ["legrad"], tmp_path / "out")
+    lines = []
+    progress = Progress(problem=lines.append)
+    arguments = str(tmp_path / "one"), ["centre"], tmp_path / "out"
+    result = legrad.bench.measure("segmentation", explainer, *arguments, progress=progress)
+    assert result.content["methods"]["centre"]["items"] == 2
+    assert ["the model is asked for 'object'; put them into masks/CLASS/" in line for line in lines] == [True]
+    legrad.bench.measure("segmentation", explainer, *arguments, names={"object": "cow"}, progress=progress)
+    assert len(lines) == 1
     images = tmp_path / "classes" / "cat"
     images.mkdir(parents=True)
     Image.new("RGB", (20, 20)).save(images / "1.png")
-    for name, need in (("segmentation", "masks"), ("openvocab", "points or masks")):
-        with pytest.raises(legrad.InputError, match=rf"needs {need}, which image-folder does not have; give a .*docs/"):
+    for name, need in (("segmentation", "masks"), ("openvocab", "points")):
+        with pytest.raises(legrad.InputError, match=rf"needs {need}, which image-folder .*; give a .*docs/"):
             legrad.bench.measure(name, explainer, str(tmp_path / "classes"), ["legrad"], tmp_path / "out")
 
 
@@ -213,6 +222,30 @@ def test_packages_bring_methods_and_metrics(monkeypatch):
     texts = " ".join(str(warning.message) for warning in told)
     for part in ("'torn' of legrad.methods (package:thing) is left out: no module", "method of the library", "got 3"):
         assert part in texts
+
+
+def test_packages_on_the_command_line(tmp_path):
+    """A real package: its method is listed, cited and measured."""
+    (tmp_path / "thing.py").write_text(
+        "import torch\nfrom legrad.methods import Method\n"
+        "def bright(call):\n"
+        "    return call.same_for_all_targets(torch.ones(len(call.batch), *call.anatomy.grid))\n"
+        "method = Method('bright', 'how bright', 'us', bright, 'nothing', 'none', targets=False, bibtex='@misc{b,}')\n"
+    )
+    about = tmp_path / "thing-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: thing\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[legrad.methods]\nbright = thing:method\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from legrad.cli.main import app\n"
+        "for line in (['methods'], ['cite', 'bright'], ['bench', 'localisation', '--items', '1', '--methods', "
+        f"'bright,centre', '--out', {str(tmp_path / 'out')!r}]):\n"
+        "    app(line, standalone_mode=False)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "how bright" in done.stdout
+    assert "@misc{b,}" in done.stdout
+    assert '"bright"' in next((tmp_path / "out").glob("*.json")).read_text()
 
 
 def test_digests_follow_the_source():

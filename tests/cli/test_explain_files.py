@@ -374,6 +374,14 @@ def test_a_list_of_names_in_one(run, monkeypatch):
     assert_error(result, "got 'cat, red fox': was a list meant? Then write --zeroshot cat --zeroshot 'red fox'")
 
 
+def test_json_of_failures_only(run):
+    Path("b.png").write_text("not an image")
+    code, out, err = run("explain", "b.png", *DOG, "--json")
+    content = json.loads(out)
+    assert (code, err.count("\n"), content["images"], content["manifest"]) == (2, 1, [], None)
+    assert [failure["image"] for failure in content["failures"]] == ["b.png"]
+
+
 @pytest.mark.parametrize("arguments", [["methods"], ["models", "torchvision:vit_b"], ["doctor", "embedded"]])
 def test_lists_as_json(run, arguments):
     code, out, err = run(*arguments, "--json")

@@ -29,3 +29,12 @@ def test_nothing_to_report(run, tmp_path):
     explanation(1, 1).save(tmp_path / "results")
     assert_error(run("report", str(tmp_path / "results"), "--out", str(tmp_path / "mine.html")), "is there already")
     assert (tmp_path / "mine.html").read_text() == "mine"
+
+
+def test_html_of_a_run(run, tmp_path):
+    status, out, _ = run("explain", "--html", "--arrays", "only", "--out", str(tmp_path / "out"))
+    assert status == 0
+    assert str(tmp_path / "out" / "report.html") in out.replace("\n", "")
+    assert "a photo of a cow" in (tmp_path / "out" / "report.html").read_text()
+    assert_error(run("explain", "--html", "--arrays", "no", "--out", str(tmp_path / "other")), "--arrays no")
+    assert not (tmp_path / "other").exists()

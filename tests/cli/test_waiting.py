@@ -57,6 +57,18 @@ def test_it_ends_with_an_error(run, terminal, command):
     assert not waiting.spinner.is_shown
 
 
+def test_it_is_there_before_arguments_are_read(run, terminal):
+    assert run("explain", "--nonsense")[0] == 2
+    assert "loading" in terminal.getvalue()
+    assert not waiting.spinner.is_shown
+
+
+def test_help_needs_none(run, terminal):
+    for command in ("explain", "models", "doctor"):
+        assert run(command, "--help")[0] == 0
+    assert terminal.getvalue() == ""
+
+
 def test_it_ends_with_an_interrupt(run, terminal, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt

@@ -14,9 +14,10 @@ from helpers import limits, tiny, twin
 from torch import nn
 
 import legrad
-from legrad.core import closed_form, first_look, planning
+from legrad.core import closed_form, first_look, planning, routes
 from legrad.core.first_use import FirstUse
 from legrad.core.planning import Shortcuts
+from legrad.models import versions
 from legrad.models.sizes import SizedCopies
 
 COMMON = ["clip", "clip-quickgelu", "clip-layerscale", "clip-avg", "clipa", "mobileclip-b", "vit-registers"]
@@ -27,10 +28,10 @@ def images(count=1, size=(32, 32)):
     return torch.randn(count, 3, *size)
 
 
-def through_autograd(model, x, t):
+def through_autograd(model, x, t, **options):
     slow = legrad.wrap(model)
     with mock.patch.object(slow._first_use, "shortcuts_for", return_value=Shortcuts()):
-        return slow.explain(x, t, keep_layers=True).layer_relevance
+        return slow.explain(x, t, keep_layers=True, **options).layer_relevance
 
 
 def only_look(monkeypatch):
@@ -149,6 +150,54 @@ def test_sizes_in_a_row_leave_nothing_behind():
     assert len(towers) == 44
     assert sum(one() is not None for one in towers) <= 4
     assert len(explainer._first_use.shortcuts) <= 32
+
+
+def test_of_a_class_token_read_out_only_its_row_is_kept():
+    model, x, t = tiny.clip(), images(3), torch.randn(2, 32)
+    explainer = legrad.wrap(model)
+    rows = set()
+
+    def noted(layer_pass, span, block, grad):
+        rows.update(item.output.shape[1] for item in block.calls[0].after)
+        return real(layer_pass, span, block, grad)
+
+    real = routes._layer_in_closed_form
+    first = explainer.explain(x, t, readout="native", keep_layers=True).layer_relevance
+    with mock.patch.object(routes, "_layer_in_closed_form", noted):
+        found = explainer.explain(x, t, readout="native", keep_layers=True).layer_relevance
+        assert rows == {2}  # and the one that is confirmed
+        explainer.explain(x, t, readout="published")
+        assert rows == {2, 17}
+    assert twin.distance(found, first) < limits.FLOAT32
+    assert twin.distance(found, through_autograd(model, x, t, readout="native")) < limits.FLOAT32
+
+
+@pytest.mark.parametrize("name", ["weights", "norm", "activation"])
+def test_what_changed_since_is_noticed_by_the_row_that_is_kept(name):
+    model, x, t = model_of([0] * DEPTH), images(2), torch.randn(1, 32)
+    explainer = legrad.wrap(model)
+    before = [explainer.explain(x, t, readout="native").relevance for _ in range(2)][-1]
+    block = model.visual.transformer.resblocks[1]
+    if name == "weights":
+        block.c_fc.weight.data.mul_(3)
+    elif name == "norm":
+        block.ln_2.bias.data.add_(1)
+    else:
+        block.way = [function for _, function in WAYS].index(other_activation)
+    found = explainer.explain(x, t, readout="native", keep_layers=True).layer_relevance
+    assert twin.distance(found, through_autograd(model, x, t, readout="native")) < limits.FLOAT32
+    assert twin.distance(found.mean(2), before) > limits.DIFFERENT
+
+
+def test_what_belongs_to_the_process_is_looked_up_once():
+    explainer, x, t = legrad.wrap(tiny.clip()), images(), torch.randn(1, 32)
+    explainer.explain(x, t)
+    with mock.patch("importlib.metadata.version", side_effect=AssertionError("read again")):
+        explainer.explain(x, t)
+    shared = nn.Linear(2, 2)
+    model = nn.Sequential(shared, nn.Sequential(shared, nn.ReLU()))
+    assert {id(one) for one in versions.parts(model)} == {id(one) for one in model.modules()}
+    assert len(list(versions.parts(model))) == len(list(model.modules()))
 
 
 # -- what it notices --------------------------------------------------------------------------------------------

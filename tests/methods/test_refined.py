@@ -110,6 +110,7 @@ def test_closed_forms_are_used(monkeypatch):
     )
     model, images, embeddings = setting("clip")
     explainer = legrad.wrap(model)
+    explainer.explain(images, embeddings)  # the first use is by autograd
     for name, form in FORMS.items():
         used.clear()
         explainer.explain(images, embeddings, method=name)
@@ -123,9 +124,8 @@ def test_the_defaults_are_the_own_head_and_the_last_two_thirds(name):
     explainer = legrad.wrap(model)
     default = explainer.explain(images, embeddings, method=name)
     assert default.settings["readout"] == "native"
-    assert torch.equal(
-        default.relevance, explainer.explain(images, embeddings, method=name, layers=3, readout="native").relevance
-    )
+    same = explainer.explain(images, embeddings, method=name, layers=3, readout="native")
+    assert limits.close(default.relevance, same.relevance, maps=True)
     published = explainer.explain(images, embeddings, method=name, readout="published").relevance
     assert limits.error(published, default.relevance) > limits.DIFFERENT
     assert METHODS[name].blocks(None, 12) == list(range(4, 12))

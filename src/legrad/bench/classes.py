@@ -171,5 +171,6 @@ def classifier_output(label: str, labels: Sequence[str], model_labels: Sequence[
         return labels.index(label)
     raise InputError(
         f"class {label!r} is unknown to the model: it has {outputs} outputs without names, and the data set's classes "
-        "are not as many"
+        "are not as many; call the classes as the model does (class folders, ids by --names), or take a model with a "
+        "text tower"
     )

@@ -34,9 +34,11 @@ def need(data: Dataset, *kinds: Literal["masks", "points", "label"]) -> None:
         if any(getattr(sample, kind) is not None and getattr(sample, kind) != {} for kind in kinds):
             return
     if read:
-        names = " or ".join(f"{kind}{'s' * (kind == 'label')}" for kind in kinds)
+        names = [f"{kind}{'s' * (kind == 'label')}" for kind in kinds]
+        nor = f" (nor {', '.join(names[1:])})" if names[1:] else ""
         raise InputError(
-            f"this benchmark needs {names}, which {data.name} does not have; {_FIXES[kinds[0]]}, see docs/datasets.md"
+            f"this benchmark needs {names[0]}, which {data.name} does not have{nor}; {_FIXES[kinds[0]]}, see "
+            "docs/datasets.md"
         )
 
 

@@ -11,7 +11,7 @@ from legrad.bench.data import open_data
 from legrad.bench.result import Result
 from legrad.bench.runner import Limits, Progress, run
 from legrad.checks import check_count
-from legrad.datasets import Dataset
+from legrad.datasets import Dataset, MaskFolder
 from legrad.explainer import Explainer
 from legrad.results.manifest import folder_path
 
@@ -66,7 +66,7 @@ def measure(
         explained, base = switches.get("explained"), switches.get("on", name)
         options: dict[str, Any] = {"images": images, "classes": classes, "explained": explained, "unit": unit}
         data = open_data(os.fspath(data), base, names=names, **options)
-    switches = registry.fitting_switches(name, switches, data)
+    switches, progress = registry.fitting_switches(name, switches, data), progress or Progress()
     model = registry.model_under_test(
         name,
         explainer,
@@ -78,6 +78,11 @@ def measure(
         size=size,
     )
     anatomy = model.explainer.anatomy
+    if isinstance(data, MaskFolder) and data.is_unnamed and model.classes.zero_shot and not names:
+        progress.problem(
+            f"{data.name}: its masks say nothing about what they show, so the model is asked for 'object'; put them "
+            "into masks/CLASS/, or say what 'object' is in the file of --names"
+        )
     benchmark = registry.build(name, anatomy, switches)
     if items is None and data.name == "embedded":
         items = SCENES

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from legrad.choices import FITS, IMAGE_FORMATS, READOUTS
+from legrad.choices import FITS, IMAGE_FORMATS, READOUTS, UPSAMPLINGS
 from legrad.cli import completion
 
 Images = Annotated[
@@ -92,8 +92,26 @@ Arrays = Annotated[
 Normalize = Annotated[
     str,
     typer.Option(
-        help="map: every map has its full range of colours; shared: the maps of an image share one, and compare.",
+        help="map: every map has its full range of colours; shared: the maps of an image share one, and compare; "
+        "half: from the background to the peak of each map, half of it at 0.5.",
         autocompletion=completion.of(completion.NORMALIZATIONS),
+    ),
+]
+Html = Annotated[bool, typer.Option("--html", help="Add report.html: one file with all results, to send.")]
+Masks = Annotated[bool, typer.Option("--masks", help="Add a PNG with the masks of all targets.")]
+Boxes = Annotated[bool, typer.Option("--boxes", help="Add a box around every part of the masks: pixels, or s and Hz.")]
+Export = Annotated[
+    str | None,
+    typer.Option(help=f"Files for other tools, with commas between them: {', '.join(completion.EXPORTS)}."),
+]
+Threshold = Annotated[
+    str, typer.Option(help="Of masks and boxes: half, otsu, mean, or a number from 0 to 1, see the docs on results.")
+]
+Upsample = Annotated[
+    str,
+    typer.Option(
+        help="Of overlays and figures: bilinear, as published, or guided, along the contours of the image.",
+        autocompletion=completion.of(UPSAMPLINGS),
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]

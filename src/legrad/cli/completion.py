@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 ARRAYS = ("yes", "no", "only")
-NORMALIZATIONS = ("map", "shared")
+NORMALIZATIONS = ("map", "shared", "half")
+EXPORTS = ("coco", "fiftyone", "sam", "label-studio")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 NAMES = Path(__file__).with_name("names.json")

@@ -1,18 +1,21 @@
 """``legrad explain``: what its options mean, and the steps in order."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 import legrad
 from legrad.atomic import WriteError
-from legrad.choices import FITS, IMAGE_FORMATS, READOUTS
+from legrad.choices import FITS, IMAGE_FORMATS, READOUTS, UPSAMPLINGS
 from legrad.cli import arguments as cli
 from legrad.cli import completion, destination, output, sources
 from legrad.cli.batches import explain_all
 from legrad.cli.consoles import print_error
+from legrad.cli.exports import Exports
 from legrad.cli.notes import Notes
 from legrad.cli.options import choice, method_name, parse_layers, parse_size
+from legrad.cli.report import page_of
 from legrad.cli.targets import HELP, TargetOptions
 from legrad.cli.waiting import spinner, waits
 from legrad.errors import InputError
@@ -49,8 +52,10 @@ def explain(
     fit: cli.FitName = "model",
     value_range: cli.ValueRange = None,
     normalize: cli.Normalize = "map",
+    upsampling: cli.Upsample = "bilinear",
     per_layer: cli.PerLayer = False,
     figures: cli.Figures = True,
+    html: cli.Html = False,
     arrays: cli.Arrays = "yes",
     format: cli.Format = "png",
     cmap: cli.ColourMap = "inferno",
@@ -60,6 +65,10 @@ def explain(
     device: cli.Device = "auto",
     dtype: cli.Dtype = None,
     json: cli.Json = False,
+    masks: cli.Masks = False,
+    boxes: cli.Boxes = False,
+    export: cli.Export = None,
+    threshold: cli.Threshold = "half",
 ) -> None:
     """Explain images (videos, sounds): overlays, figures, raw arrays and a manifest in a folder."""
     # check the arguments before loading the model
@@ -86,12 +95,15 @@ def explain(
         arrays=array_choice != "no",
         per_layer=per_layer,
         scale=choice("normalize", normalize, completion.NORMALIZATIONS),  # type: ignore[arg-type]
+        upsampling=choice("upsampling", upsampling, UPSAMPLINGS),  # type: ignore[arg-type]
     )
-    style = Style(cmap=cmap)
+    style, exports = Style(cmap=cmap), Exports(masks, boxes, export, threshold, resume)
     asked = TargetOptions(
         text or (), label or (), similar or (), audio or (), contrast or (), zeroshot or (), predicted
     )
     asked.check()
+    if html and not contents.arrays:
+        raise InputError("--html shows what is in the arrays: leave --arrays no out")
     files = sources.sources(image or [], list_file or [])
     if not asked and kind.targets and not any(file.texts for file in files):
         if files:
@@ -108,8 +120,11 @@ def explain(
     explainer, to_explain = sources.for_model(explainer, model, files)
     to_explain = place.unfinished(sources.without_results(to_explain, results))
     sources.print_left_out(image or [], explainer.anatomy.axes[0], results)
-    run = _Run(explainer, asked, arguments, place, contents, style, options, Notes(is_default))
+    exports.check(explainer.anatomy.axes[0])
+    run = _Run(explainer, asked, arguments, place, contents, style, options, exports, Notes(is_default))
     run(to_explain)
+    if html:
+        run.add_page()
     run.tell(json)
 
 
@@ -142,11 +157,13 @@ class _Run:
         contents: "Contents",
         style: "Style",
         options: dict[str, Any],
+        exports: Exports,
         notes: Notes,
     ) -> None:
         self._explainer, self._arguments, self._place = explainer, arguments, place
         self._targets = asked.targets(explainer.anatomy.output)
         self._contents, self._style, self._options = contents, style, options
+        self._exports, self._export_files = exports, list[Path]()
         self._folder: Folder = place.folder()
         self._notes = notes
         self._has_texts = False  # of their own, some images
@@ -159,6 +176,7 @@ class _Run:
         try:
             with folder:
                 explain_all(self._explain, self._save, self._fail, files, still, self._arguments["value_range"])
+                self._export_files = self._exports.finish(folder)
                 if folder.entries or (self._place.resume and folder.every_entry()):
                     folder.set_table("table", ".csv", output.table(folder.every_entry(), folder.failures))
         except WriteError as error:
@@ -194,7 +212,7 @@ class _Run:
             self._contents,
             file.sub_folder,
             {"options": self._options},
-            destination.note_of(file),
+            destination.note_of(file) | self._exports.of_image(explanation[index], self._folder, file.sub_folder),
         )
 
     def _fail(self, file: "Source", problem: str) -> None:
@@ -202,17 +220,24 @@ class _Run:
 
         self._folder.failures.append({"image": urls.safe_url(file.path), "error": problem})
 
+    def add_page(self) -> None:
+        """Write the report, if there is anything to show."""
+        if self._folder.entries or self._place.finished:
+            self._export_files.append(page_of(self._folder.root))
+
     def tell(self, as_json: bool) -> None:
         """Print results and failures; the exit status is 1 where some images failed, 2 where all did."""
         spinner.stop()
         folder, done_before = self._folder, len(self._place.finished)
         failures = folder.failures
         self._notes.tell()
-        if as_json and (folder.entries or done_before):
+        if as_json:
             output.print_json(output.as_json(folder))
         else:
             output.print_results(folder, done_before)
-        if len(failures) > 1 and not folder.entries and len({failure["error"] for failure in failures}) == 1:
+            output.print_exports(folder, self._export_files)
+        same = len(failures) > 1 and len({failure["error"] for failure in failures}) == 1
+        if same and not folder.entries and not done_before:
             raise InputError(failures[0]["error"])  # the fault lies with targets or options
         for failure in failures:
             url, problem = failure["image"], failure["error"]

@@ -22,13 +22,13 @@ from legrad.cli.explain import explain
 from legrad.cli.options import choice, parse_size
 from legrad.cli.output import print_json
 from legrad.cli.report import report
-from legrad.cli.waiting import spinner, waits
+from legrad.cli.waiting import WaitingCommand, spinner, waits
 from legrad.errors import InputError, LeGradError
 
 app = typer.Typer(
     help="Where did the model look, for this text or this class?", no_args_is_help=True, pretty_exceptions_enable=False
 )
-app.command()(explain)
+app.command(cls=WaitingCommand)(explain)
 app.command()(report)
 app.command()(paper.cite)
 app.add_typer(bench.app, name="bench")
@@ -49,7 +49,7 @@ def _main(
     pass
 
 
-@app.command()
+@app.command(cls=WaitingCommand)
 @waits
 def models(
     filter: Annotated[str, typer.Argument(help="Part of the name, any case.")] = "",
@@ -105,7 +105,7 @@ def methods(json: Json = False) -> None:
     console.print(table)
 
 
-@app.command()
+@app.command(cls=WaitingCommand)
 @waits
 def doctor(
     model: Annotated[

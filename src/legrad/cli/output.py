@@ -43,10 +43,25 @@ def as_json(folder: "Folder") -> dict[str, Any]:
     """The new results and the failures."""
     return {
         "folder": str(folder.root),
-        "manifest": str(folder.manifest),
+        "manifest": str(folder.manifest) if folder.manifest.exists() else None,
         "images": folder.entries,
         "failures": folder.failures,
     }
+
+
+def print_exports(folder: "Folder", files: Sequence[Path]) -> None:
+    """Boxes and masks of the first images, and the files for other tools."""
+    for entry in folder.entries[:_FIGURES]:
+        for record in entry.get("boxes", ()):
+            shown = ", ".join(
+                f"({', '.join(f'{edge:g}' for edge in box)}) {score:.2f}"
+                for box, score in zip(record["boxes"], record["scores"], strict=True)
+            )
+            console.print(f"box: {plain(record['target'])}: {shown or 'none'}", soft_wrap=True, highlight=False)
+        if "masks" in entry:
+            console.print(f"masks: {plain(str(folder.root / entry['masks']))}", soft_wrap=True, highlight=False)
+    for file in files:
+        console.print(f"export: {plain(str(file))}", soft_wrap=True, highlight=False)
 
 
 def print_results(folder: "Folder", before: int) -> None:

@@ -20,9 +20,12 @@ Metrics = Annotated[list[str] | None, typer.Option("--metric", help="Only this c
 def cite(names: Names = None) -> None:
     """BibTeX of methods, baselines and data sets."""
     from legrad.citations import DATA_SETS, METHODS, bibtex
+    from legrad.methods.catalogue import GROUP
+    from legrad.plugins import names_of
 
     own: dict[str, str] = {}
-    if any(name.partition(":")[0].lower() not in {**METHODS, **DATA_SETS} for name in names or ()):
+    unknown = any(name.partition(":")[0].lower() not in {**METHODS, **DATA_SETS} for name in names or ())
+    if unknown and names_of(GROUP):  # only they can have it, and take torch to load
         from legrad.methods import all_methods
 
         own = {name.lower(): method.bibtex for name, method in all_methods().items() if name not in METHODS}

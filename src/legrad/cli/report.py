@@ -15,6 +15,12 @@ Out = Annotated[str | None, typer.Option(help="The file. Default: report.html in
 @waits
 def report(folder: Results, out: Out = None) -> None:
     """One HTML file with all results of a folder: search, sort, prompts, layers, values; no network, no server."""
+    path = page_of(folder, out)
+    console.print(f"report: {plain(str(path))} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, highlight=False)
+
+
+def page_of(folder: str | Path, out: str | None = None) -> Path:
+    """Write the page of a folder of results; returns its path."""
     from legrad.report.page import html, write_page
     from legrad.results.explanation import Explanation
     from legrad.results.manifest import Manifest, folder_path
@@ -24,7 +30,6 @@ def report(folder: Results, out: Out = None) -> None:
     explanation = Explanation.load(root)
     manifest = Manifest.read(root / "manifest.json")
     failures = [] if manifest is None else [(entry["image"], entry["error"]) for entry in manifest.failures]
-    page = html(page_record(explanation, range(len(explanation.names)), "inferno", 0.8, failures))
     path = root / "report.html" if out is None else Path(out)
-    write_page(path, page)
-    console.print(f"report: {plain(str(path))} ({len(page) / 1e6:.1f} MB)", soft_wrap=True, highlight=False)
+    write_page(path, html(page_record(explanation, range(len(explanation.names)), "inferno", 0.8, failures)))
+    return path

@@ -2,8 +2,9 @@
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+import typer.core
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.progress import TimeRemainingColumn as TimeColumn
 from rich.text import Text
@@ -39,7 +40,9 @@ class Spinner:
         return self._progress is not None
 
     def start(self, stage: str) -> None:
-        """Show it."""
+        """Show it, unless it is there."""
+        if self._progress is not None:
+            return
         columns = map(_OfMany, (BarColumn(), MofNCompleteColumn(), TimeColumn()))
         self._progress = Progress(
             SpinnerColumn(),
@@ -75,6 +78,20 @@ class Spinner:
 
 
 spinner = Spinner()
+
+
+class WaitingCommand(typer.core.TyperCommand):
+    """A command whose spinner is there before its arguments are read: typer imports pydantic for that, where it is."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As of typer."""
+        if not ctx.resilient_parsing and not set(ctx.help_option_names) & set(args):
+            spinner.start("loading")
+        try:
+            return super().parse_args(ctx, args)
+        except BaseException:
+            spinner.stop()
+            raise
 
 
 def waits(command: Callable[P, R]) -> Callable[P, R]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from legrad.core import closed_form
 from legrad.core.attention import AttentionCall
+from legrad.core.block_values import detached
 from legrad.core.closed_form import PostAttention
 from legrad.core.positions import entering_tokens
 from legrad.models.anatomy import ViTAnatomy
@@ -33,10 +34,14 @@ class Confirmation:
 
     Args:
         anatomy: for the input's size.
+
+    Attributes:
+        rows_kept: which rows of the watched modules' tensors were kept, see ``keep``; None for all of them.
     """
 
     def __init__(self, anatomy: ViTAnatomy) -> None:
         self._anatomy = anatomy
+        self.rows_kept: tuple[int, int] | None = None
         # another place in every pass; not of the generators that users seed
         chance = random.Random(next(_passes))
         self._image, self._row, self._column = (chance.random() for _ in range(3))
@@ -49,6 +54,15 @@ class Confirmation:
             return self._row_of(tokens).clone() if tokens.ndim == 3 else None
         except (RuntimeError, TypeError, AttributeError, IndexError):
             return None
+
+    def keep(self, output: Any) -> Any:
+        """What a pass keeps of a watched module's tensor, detached: the rows of ``rows_kept``, then the row that is
+        compared here."""
+        output = detached(output)
+        if self.rows_kept is None or not isinstance(output, Tensor) or output.ndim != 3:
+            return output
+        row = int(self._row * output.shape[1])
+        return torch.cat([output[:, slice(*self.rows_kept)], output[:, row : row + 1]], 1)
 
     def add(self, tail: PostAttention, block: nn.Module, call: AttentionCall, tokens: Tensor) -> None:
         """Compare one block.
@@ -94,7 +108,11 @@ class Confirmation:
     ) -> tuple[tuple[Tensor, Tensor], ...]:
         """What the closed form's formulas give, and what the block computed: at the norm's input, at the outputs of the
         MLP's first layers, at the block's output."""
-        norm_input, *hidden = (self._row_of(part) for part in closed_form.activations(tail, block, call))
+        parts = closed_form.activations(tail, block, call)
+        if self.rows_kept is None:
+            norm_input, *hidden = map(self._row_of, parts)
+        else:
+            norm_input, *hidden = (part[int(self._image * len(part)), -1] for part in parts)
         output = self._row_of(tokens)
         count = min(_COLUMNS, len(output), *(len(part) for part in hidden))
         first = int(self._column * (min(len(output), *(len(part) for part in hidden)) - count + 1))

@@ -36,6 +36,7 @@ from legrad.core.block_values import (
 )
 from legrad.core.undo import Borrowing, Hook, Hooks
 from legrad.errors import TruthCheckError
+from legrad.models.versions import parts
 
 _OUT_OF_LOOP = (
     "; blocks are modules that the model calls: where its forward writes them out (pairs of attention and MLP in a "
@@ -51,7 +52,7 @@ def has_foreign_hooks(block: nn.Module) -> bool:
     everywhere = nn.modules.module
     if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
         return True
-    for module in itertools.islice(block.modules(), 1, None):
+    for module in itertools.islice(parts(block), 1, None):
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values(), *module._backward_hooks.values())
         if "forward" in vars(module) or not all(map(_only_observes, hooks)):
             return True
@@ -90,6 +91,7 @@ class StreamingForward(Borrowing):
         watched: layer -> modules of its block to watch, see ``AttentionCall.after``; such a block runs without
             gradients.
         keep_input: what is kept of the input of such a block, as ``AttentionCall.arguments``.
+        keep_rows: what is kept of the tensors of such a block's watched modules.
         examine: called as ``examine(layer, args, kwargs)`` in front of every chosen block, which it may run by itself;
             the modules to watch, and whether the block gets a graph all the same, in place of ``watched``. Every
             attention is verified.
@@ -104,11 +106,12 @@ class StreamingForward(Borrowing):
         verify: bool = False,
         watched: Mapping[int, Sequence[nn.Module]] | None = None,
         keep_input: Callable[[Any], Any] | None = None,
+        keep_rows: Callable[[Any], Any] = detached,
         examine: Callable[[int, Any, Any], tuple[Sequence[nn.Module], bool]] | None = None,
     ) -> None:
         self._blocks, self._layers, self._visit = blocks, set(layers), visit
         self._tap, self._verify, self._watched = tap, verify, dict(watched or {})
-        self._keep_input, self._examine = keep_input, examine
+        self._keep_input, self._keep_rows, self._examine = keep_input, keep_rows, examine
         self._with_graph: set[int] = set()
         self._watched_modules: dict[int, nn.Module] = {}
         self._last = len(blocks) - 1
@@ -208,7 +211,7 @@ class StreamingForward(Borrowing):
         if not tap.calls:
             tap.before.append(module)
         elif args:
-            tensors = (args[0], output) if self._verify else (detached(args[0]), detached(output))
+            tensors = (args[0], output) if self._verify else (self._keep_rows(args[0]), self._keep_rows(output))
             tap.calls[-1].after.append(ModuleCall(module, *tensors))
 
     def _leave(self, layer: int, module: nn.Module, args: Any, output: Any) -> Any:

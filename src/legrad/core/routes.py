@@ -34,6 +34,7 @@ class LayerPass:
         tails: layer -> its tail in closed form.
         folds: layer -> whether its folded form holds, filled in.
         max_numel: most elements per activation that a chunk of images x targets holds; None for the device's usual.
+        rows_kept: of a block's activations only the rows that the read-out depends on are there, and one more.
         verify: compare every attention of a pooler with an explicit softmax on a few queries.
         scratch: buffers that serve one layer after another.
     """
@@ -45,6 +46,7 @@ class LayerPass:
     tails: Mapping[int, PostAttention] = field(default_factory=dict)
     folds: dict[int, bool] = field(default_factory=dict)
     max_numel: int | None = None
+    rows_kept: bool = False
     verify: bool = False
     scratch: Scratch = field(default_factory=Scratch)
 
@@ -114,8 +116,11 @@ def _layer_in_closed_form(
             rows = span.rows or (0, count)
             value, keep = call.value[chunk], _mask_of(call.keep, chunk, rows)
             output = call.output[chunk, :, slice(*rows)]
-            features = [span.select(h[chunk]) for h in hidden]
-            derivative = TailDerivative(weights, folded, span.select(norm_input[chunk]), features, layer_pass.scratch)
+            read_input, *features = (
+                part[chunk, :num_rows] if layer_pass.rows_kept else span.select(part[chunk])
+                for part in (norm_input, *hidden)
+            )
+            derivative = TailDerivative(weights, folded, read_input, features, layer_pass.scratch)
             maps = []
             for first_target in range(0, len(targets), targets_per_chunk):
                 target_chunk = slice(first_target, first_target + targets_per_chunk)

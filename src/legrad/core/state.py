@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from legrad.core.undo import Borrowing, Together
+from legrad.models.versions import parts
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -223,7 +224,7 @@ def evaluation_mode(model: nn.Module, settings: Iterable[tuple[Any, str, Any]] =
 
 
 def _own_attributes(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
-    for module in model.modules():
+    for module in parts(model):
         if module.training:
             yield module, "training", False
         if module._compiled_call_impl is not None:

@@ -43,6 +43,7 @@ from legrad.models.anatomy import ViTAnatomy
 # bound by memory traffic of its weights and by Python, so several layers share one call.
 _LAYERS_TOGETHER, _TOKENS_TOGETHER = 4, 2000
 _IN_CLOSED_FORM = (relevance.key_relevance, relevance.centred_relevance, relevance.simplex_relevance)
+_FEW_ROWS = 4  # fewer than that are copied out of a block's activations
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,12 @@ class _StreamingPass:
 
     def run(self) -> tuple[Explained, Instrumented]:
         """Run the model once; the results, and what the forward gave."""
-        layer_pass, anatomy = self._layer_pass, self._layer_pass.anatomy
+        anatomy = self._layer_pass.anatomy
+        span = self._shortcuts.token_spans.get(self._readout)
+        rows = None if span is None or self._examiner is not None else span.rows
+        # of a class token's read-out: what passes is not kept, and its memory serves the next block
+        self._confirmation.rows_kept = rows if rows is not None and rows[1] - rows[0] <= _FEW_ROWS else None
+        layer_pass = replace(self._layer_pass, rows_kept=self._confirmation.rows_kept is not None)
         blocks_alone = self._examiner is None or anatomy.route == "pooler"
         forward = hooks.StreamingForward(
             anatomy.blocks,
@@ -218,6 +224,7 @@ class _StreamingPass:
             tap=anatomy.attention if anatomy.route == "self-attention" else None,
             watched={layer: tail.watched(anatomy.blocks[layer]) for layer, tail in layer_pass.tails.items()},
             keep_input=self._confirmation.entering,
+            keep_rows=self._confirmation.keep,
             examine=None if self._examiner is None else self._examiner.examine,
         )
         output, last = forward.run(lambda: anatomy.run(self._batch))

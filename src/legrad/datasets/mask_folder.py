@@ -67,6 +67,11 @@ class MaskFolder:
             "problems": problems.lines(),
         }
 
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether the masks are black and white, without a class folder."""
+        return self._names is None and self.classes == (self._class_name,)
+
     def __len__(self) -> int:
         return len(self._paths)
 

@@ -1,5 +1,6 @@
 """Whatever ``Explainer.stream`` takes, one image after the other: folders, generators, loaders of batches, bytes."""
 
+import glob
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +28,12 @@ def singles(sources: Any, layout: InputLayout) -> Iterator[Any]:
     """
     if isinstance(sources, str | os.PathLike) and not (isinstance(sources, str) and urls.is_url(sources)):
         path = images.path_of(sources)
-        yield from _files_below(path, layout) if os.path.isdir(path) else [sources]
+        if os.path.isdir(path):
+            yield from _files_below(path, layout)
+        elif glob.has_magic(path) and not os.path.exists(path):
+            yield from images.expand([path])
+        else:
+            yield sources
     elif _is_single(sources) or isinstance(sources, Mapping):
         yield from _of_element(sources, layout)
     elif isinstance(sources, Iterable):

@@ -1,7 +1,8 @@
 """The methods in words, without torch: for lists and help."""
 
-import importlib.metadata
 from typing import Any, NamedTuple
+
+from legrad.plugins import names_of
 
 GROUP = "legrad.methods"  # of entry points
 
@@ -109,7 +110,7 @@ def about(name: str) -> dict[str, Any]:
 
 def listed() -> dict[str, About]:
     """``ABOUT`` with the methods that other packages bring by entry points; those take torch to load."""
-    if not importlib.metadata.entry_points(group=GROUP):
+    if not names_of(GROUP):
         return ABOUT
     from legrad.methods.registry import all_methods
 

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from legrad.checks import brief
 from legrad.errors import InputError
+from legrad.models.versions import tensors
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "output": ("embedding", "logits", "feature"),
@@ -108,6 +109,8 @@ def sides(name: str, value: Any, axes: Sequence[str]) -> Any:
 
 def weights(model: nn.Module) -> None:
     """Raise ``InputError`` if a parameter or buffer has no data: on the device "meta", or of a lazy layer."""
+    if not any(is_lazy(tensor) or tensor.is_meta for tensor in tensors(model)):
+        return
     for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
         if is_lazy(tensor):
             raise InputError(f"{name} of {type(model).__name__} is not initialised: run the model on an input first")

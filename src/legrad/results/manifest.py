@@ -14,7 +14,7 @@ from legrad.checks import brief
 from legrad.errors import InputError
 
 FORMAT = "legrad results 1"
-_FILE_KEYS = ("figure", "arrays", "overlay", "animation", "layers_figure")  # their values are files
+_FILE_KEYS = ("figure", "arrays", "overlay", "animation", "layers_figure", "masks")  # their values are files
 _OWN_KEYS = ("format", "images", "failures", "table", "files")  # all others are facts
 
 
@@ -107,7 +107,8 @@ class Manifest:
 
 def files_of(entry: Mapping[str, Any]) -> list[str]:
     """The names of all files of an entry."""
-    return [record[key] for record in (entry, *entry["targets"]) for key in _FILE_KEYS if key in record]
+    named = [record[key] for record in (entry, *entry["targets"]) for key in _FILE_KEYS if key in record]
+    return [*named, *entry.get("exports", ())]  # of a whole run, in its last entry
 
 
 def is_file_name(name: str) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from legrad import stages, viz
-from legrad.choices import IMAGE_FORMATS, ImageFormat, Scale, check_choice, check_scale
+from legrad.choices import IMAGE_FORMATS, UPSAMPLINGS, ImageFormat, Scale, Upsampling, check_choice, check_scale
 from legrad.inputs.ahead import read_ahead
 from legrad.names import slug
 from legrad.results.archive import arrays_of, packed
@@ -36,7 +36,7 @@ class Contents:
         overlays: one image per target, and a video's animation.
         arrays: raw relevance and scores.
         per_layer: a figure per target with all layers.
-        scale: of overlays and figures, see ``Explanation.saliency``.
+        scale, upsampling: of overlays and figures, see ``Explanation.saliency``.
     """
 
     format: ImageFormat = "png"
@@ -45,10 +45,12 @@ class Contents:
     arrays: bool = True
     per_layer: bool = False
     scale: Scale = "map"
+    upsampling: Upsampling = "bilinear"
 
     def __post_init__(self) -> None:
         check_choice("format", self.format, IMAGE_FORMATS)
         check_scale(self.scale)
+        check_choice("upsampling", self.upsampling, UPSAMPLINGS)
 
 
 def save_images(
@@ -92,10 +94,12 @@ def _save_image(
         return _save_files(explanation, folder, image, figure, no_files, style, contents, sub_folder)
     view = explanation.view(image)
     small = view.reduced(IN_FILES)
-    saliency = small.saliency(explanation.maps_of(image), None, contents.scale)
+    how = contents.scale, contents.upsampling
+    saliency = small.saliency(explanation.maps_of(image), None, *how)
     jobs: list[Callable[[], dict[str, bytes]]] = [dict for _ in targets]
-    if contents.overlays and (small is view or contents.scale == "half"):  # every map is laid on its pixels once
-        maps = saliency if small is view else explanation.target_maps(image, None, contents.scale)[targets]
+    if contents.overlays and (small is view or how[0] == "half" or how[1] == "guided"):
+        # every map is laid on its pixels once
+        maps = saliency if small is view else explanation.target_maps(image, None, *how)[targets]
         jobs = [functools.partial(_map_files, view, values, style, contents.format) for values in maps]
     elif contents.overlays:
         surfaces = explanation.surfaces(image, view, contents.scale)

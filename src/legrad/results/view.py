@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _STRIP = 8  # frames of a film strip
-# pixels of the longer side: a panel of 3.2 inches at 300 dots per inch, and twice at the 110 of files of ours
+# pixels of the longer side: more than a panel of figures has at 300 dots per inch, and in files of ours
 IN_FIGURES, IN_FILES = 1024, 704
 
 

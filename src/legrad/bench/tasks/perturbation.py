@@ -11,7 +11,7 @@ from legrad.bench import ground_truth
 from legrad.bench.benchmark import Metric, switch
 from legrad.bench.model import ModelUnderTest
 from legrad.bench.summaries import Summary, mean
-from legrad.datasets import Dataset, Sample
+from legrad.datasets import Dataset, MaskFolder, Sample
 from legrad.errors import InputError
 from legrad.metrics import perturbation
 
@@ -139,7 +139,7 @@ class Perturbation:
         ground_truth.need(data, "label")
         if model.classes.zero_shot and not model.classes.choices:
             raise InputError(f"{data.name} does not list its classes, so accuracy cannot be measured")
-        if model.classes.zero_shot and len(model.classes.choices) < 2:
+        if isinstance(data, MaskFolder) and model.classes.zero_shot and len(model.classes.choices) < 2:
             raise InputError(
                 f"accuracy needs at least two classes to choose from, {data.name} has one: "
                 f"{model.classes.choices[0]!r}; put masks into folders that are called like their "
