@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from helpers.commands import assert_error, manifest, photo
 from helpers.zoo import transformers as zoo
+from PIL import Image
 
 import legrad
 
@@ -70,6 +71,8 @@ def test_the_embedded_model_on_a_photograph(run):
     assert lines(run("explain", "--out", "c")) == []
     assert lines(run("explain", "photo.png", "-t", "a cow", "--out", "d", "--model", "embedded")) == []
     assert_error(run("explain", "photo.png", "-t", "a cow", "--layers", "99", "--out", "e"), "6 blocks")
+    Image.fromarray(legrad.embedded.scene(7, 0).image).save("saved.png")
+    assert legrad.embedded.is_scene("saved.png")
     Path("text.png").write_text("no image")
     assert not legrad.embedded.is_scene("text.png")
     assert not legrad.embedded.is_scene("absent.png")
