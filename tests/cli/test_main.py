@@ -423,7 +423,7 @@ def test_an_image_that_cannot_be_explained_does_not_stop_the_others(run, monkeyp
     monkeypatch.setattr(explainer, "explain", explain)
     for name, width in (("a", 40), ("b", 33), ("c", 50)):
         Image.new("RGB", (width, 30)).save(f"{name}.png")
-    code, _, err = run("explain", "a.png", "b.png", "c.png", "-t", "a dog")
+    code, _, err = run("explain", "a.png", "b.png", "c.png", "-t", "a dog", "--model", "embedded")
     assert code == 1
     assert err == "error: b.png: 33 is not a number\n"
     assert [entry["image"] for entry in manifest()["images"]] == ["a.png", "c.png"]
@@ -613,7 +613,7 @@ def test_whatever_is_wrong_with_one_image(run, monkeypatch, explainer, error):
     for name, width in (("a", 40), ("b", 33), ("c", 50)):
         Image.new("RGB", (width, 30)).save(f"{name}.png")
     Path("d.png").write_text("not an image")
-    code, _, err = run("explain", "a.png", "b.png", "c.png", "d.png", "-t", "a dog")
+    code, _, err = run("explain", "a.png", "b.png", "c.png", "d.png", "-t", "a dog", "--model", "embedded")
     assert code == 1
     kind = "" if issubclass(error, legrad.LeGradError) else f"{error.__name__}: "
     assert sorted(err.splitlines())[0] == f"error: b.png: {kind}33 is not a number"

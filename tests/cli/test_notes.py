@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from helpers.commands import assert_error, manifest, photo
 from helpers.zoo import transformers as zoo
+from PIL import Image
 
 import legrad
 
@@ -64,12 +65,14 @@ def test_the_embedded_model_on_a_photograph(run):
     shutil.copy(legrad.embedded.SAMPLE, "scene.png")
     (line,) = lines(run("explain", "photo.png", "scene.png", "-t", "a cow"))
     assert line.startswith(
-        "warning: without --model the embedded model answers, which knows drawn scenes only: for photong"
+        "warning: without --model the embedded model answers, which knows drawn scenes only: for photo.png"
     )
     assert lines(run("explain", "scene.png", "-t", "a cow", "--out", "b")) == []
     assert lines(run("explain", "--out", "c")) == []
     assert lines(run("explain", "photo.png", "-t", "a cow", "--out", "d", "--model", "embedded")) == []
     assert_error(run("explain", "photo.png", "-t", "a cow", "--layers", "99", "--out", "e"), "6 blocks")
+    Image.fromarray(legrad.embedded.scene(7, 0).image).save("saved.png")
+    assert legrad.embedded.is_scene("saved.png")
     Path("text.png").write_text("no image")
     assert not legrad.embedded.is_scene("text.png")
     assert not legrad.embedded.is_scene("absent.png")
