@@ -140,6 +140,8 @@ class Question:
             per_layer if self.request.keep_layers else None,
             scores,
             resolved,
+            # those that score raw features come last
+            None if not order or targets[order[0]].needs_raw else passes[0].answer,
         )
 
     def _explained(

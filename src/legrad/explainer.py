@@ -32,6 +32,7 @@ from legrad.recipe import ByName, Copyable, OfModel
 from legrad.request import check_device, checked_request
 from legrad.results.assemble import assemble
 from legrad.results.explanation import Explanation
+from legrad.results.presence import Asker
 from legrad.targets.downloads import downloaded
 from legrad.targets.kinds import EmbeddedTargets, Origin, Targets, as_list
 from legrad.targets.resolve import Resolver
@@ -381,6 +382,7 @@ class Explainer(Copyable, Convenience):
                 layers=request.layers,
                 anatomy=self.anatomy,
                 settings=request.settings(self.name, self.anatomy, inputs_of_call[0], null),
+                asker=Asker(self),
             )
 
     def _undisturbed_model(self) -> Borrowing:

@@ -110,7 +110,7 @@ def test_closed_forms_are_used(monkeypatch):
     )
     model, images, embeddings = setting("clip")
     explainer = legrad.wrap(model)
-    explainer.explain(images, embeddings)  # the first use is by autograd
+    explainer.explain(images, embeddings)  # the first pass examines the blocks
     for name, form in FORMS.items():
         used.clear()
         explainer.explain(images, embeddings, method=name)

@@ -68,6 +68,10 @@ class ResolvedTarget(ByValue, ABC):
         """Whether the model chose the class for one image."""
         return False
 
+    def is_named(self, image: int) -> bool:
+        """Whether it is a text or a class for one image."""
+        return False
+
     def kind_of(self, image: int, product: str) -> str:
         """What the score of one image is, where that of a direction is a ``product``: "cosine" or "logit"."""
         return "score"
@@ -82,11 +86,13 @@ class Direction(ResolvedTarget):
         direction: (1 or batch, features).
         predicted: the class was chosen by the model.
         difference: of two directions.
+        named: it is that of a text or a class.
     """
 
     direction: Tensor
     predicted: bool = False
     difference: bool = False
+    named: bool = False
 
     def __call__(self, feature: Tensor) -> Tensor:
         """(batch, features) -> (batch,)."""
@@ -104,6 +110,10 @@ class Direction(ResolvedTarget):
     def is_predicted(self, image: int) -> bool:
         """Whether the model chose the class."""
         return self.predicted
+
+    def is_named(self, image: int) -> bool:
+        """Whether it is a text or a class."""
+        return self.named
 
     def kind_of(self, image: int, product: str) -> str:
         """The product, or a difference of two."""
@@ -215,6 +225,11 @@ class PerImage(ResolvedTarget):
         """Whether the model chose the class for one image."""
         target = self.targets[image]
         return target is not None and target.is_predicted(0)
+
+    def is_named(self, image: int) -> bool:
+        """Whether it is a text or a class for one image."""
+        target = self.targets[image]
+        return target is not None and target.is_named(0)
 
     def kind_of(self, image: int, product: str) -> str:
         """Of the target of one image."""
@@ -352,4 +367,4 @@ def one_hot(index: int, classes: int, label: str) -> Direction:
     """The logit of one class."""
     direction = torch.zeros(1, classes, device="cpu", dtype=torch.float32)
     direction[0, index] = 1
-    return Direction(label, direction)
+    return Direction(label, direction, named=True)

@@ -54,11 +54,13 @@ class Explained:
         relevance: (images, targets, layers, *grid); with heads before the grid if the reduction keeps them apart.
         scores: the model's own, (images, targets).
         targets: those that waited for the model's answer are resolved.
+        answer: the model's own, (images, features).
     """
 
     relevance: Tensor
     scores: Tensor
     targets: list[ResolvedTarget]
+    answer: Tensor
 
 
 def explain_batch(
@@ -242,7 +244,8 @@ class _StreamingPass:
             self._explain_queue(layer_pass)
         scores = torch.stack([target(answer) for target in targets], 1).cpu()
         maps = torch.stack([self._relevance[layer] for layer in self._layers], 2)
-        return Explained(maps, scores, targets), Instrumented(output, tokens, self._precision)
+        explained = Explained(maps, scores, targets, answer.detach().cpu())
+        return explained, Instrumented(output, tokens, self._precision)
 
     def _visit(self, layer_pass: LayerPass, layer: int, output: Any, calls: list[attention.AttentionCall]) -> bool:
         """Explain a finished block, or keep it (True)."""

@@ -34,7 +34,7 @@ LEGRAD_NORELU = Method(
 def legrad_with(call: MethodInput, reduction: relevance.Reduction) -> Tensor:
     """``core.streaming`` with another reduction than LeGrad's formula: (images, targets, layers, *grid)."""
     result = explain_batch(call.anatomy, call.batch, call.scores, call.layers, call.readout, reduction=reduction)
-    call.known_scores = result.scores
+    call.known_scores, call.known_answer = result.scores, result.answer
     return result.relevance
 
 

@@ -24,7 +24,8 @@ class MethodInput:
         layers: ascending block indices.
         readout: a key of ``anatomy.readouts``, for methods with layer features.
         output: of the tower; methods that run it set this, so that it need not run again for the scores.
-        known_scores: the model's own scores, (images, targets); methods that compute them set this.
+        known_scores: the model's own scores, (images, targets); methods that compute them set this, and
+        known_answer: what they are scores of, (images, features).
     """
 
     anatomy: ViTAnatomy
@@ -34,15 +35,22 @@ class MethodInput:
     readout: str
     output: Tensor | None = None
     known_scores: Tensor | None = None
+    known_answer: Tensor | None = None
 
     def answer(self) -> Tensor:
         """The model's own scores, (images, targets)."""
         if self.known_scores is not None:
             return self.known_scores
+        feature = self.feature()
+        return torch.stack([score(feature) for score in self.scores], 1)
+
+    def feature(self) -> Tensor:
+        """The model's own answer, (images, features)."""
+        if self.known_answer is not None:
+            return self.known_answer
         if self.output is None:
             self.output = self.anatomy.run(self.batch)
-        feature = final_answer(self.anatomy, self.output)
-        return torch.stack([score(feature) for score in self.scores], 1)
+        return final_answer(self.anatomy, self.output)
 
     def scores_of(self, image: int, outputs: Tensor) -> Tensor:
         """Scores of several outputs of the tower, all taken for one image: (n, features) -> (n, targets)."""

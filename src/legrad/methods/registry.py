@@ -207,7 +207,7 @@ def explain_batch(
     if any(score.needs_answer for score in scores):
         answer = final_answer(anatomy, anatomy.run(batch))
         scores = [score.with_answer(answer) for score in scores]
-    maps, answers = [], []
+    maps, scored, answers = [], [], []
     step = images_per_whole_pass(anatomy, graph=method.needs in ("gradients", "attention"), memory=memory)
     for start in range(0, len(batch), step):
         rows = range(start, min(start + step, len(batch)))
@@ -219,8 +219,9 @@ def explain_batch(
             readout,
         )
         maps.append(_checked_maps(method, call, method.function(call)).detach().cpu())
-        answers.append(call.answer().detach().cpu())
-    return Explained(torch.cat(maps), torch.cat(answers), list(scores))
+        scored.append(call.answer().detach().cpu())
+        answers.append(call.feature().detach().cpu())
+    return Explained(torch.cat(maps), torch.cat(scored), list(scores), torch.cat(answers))
 
 
 def _checked_maps(method: Method, call: MethodInput, maps: Any) -> Tensor:

@@ -35,6 +35,7 @@ class PassResult:
         per_layer: the same of every layer, (rows, targets, layers, *grid), if layers are kept.
         values: the scores, (rows, targets).
         scores: the targets, for their labels.
+        answer: the model's own, (rows, features); None where it is not known.
     """
 
     rows: list[int]
@@ -43,6 +44,7 @@ class PassResult:
     per_layer: Tensor | None
     values: Tensor
     scores: Sequence[ResolvedTarget]
+    answer: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,7 @@ def assemble(
     layers: list[int],
     anatomy: ViTAnatomy,
     settings: dict[str, Any],
+    asker: Any = None,
 ) -> Explanation:
     """Put the results of all passes together in the order of the inputs.
 
@@ -89,6 +92,7 @@ def assemble(
         layers: ascending indices of the explained blocks.
         anatomy: for any size.
         settings: what made this result, see ``Explanation.settings``.
+        asker: the explainer, see ``results.presence``.
 
     Warns:
         FlatMapWarning: maps without contrast, which are returned as zeros.
@@ -121,7 +125,25 @@ def assemble(
         timings=[item.timing for item in inputs],
         frequencies=[item.frequencies for item in inputs],
         score_kinds=kinds,
+        answers=_answers(parts, order),
+        named=_named(parts, valid),
+        asker=asker,
     )
+
+
+def _answers(parts: Sequence[PassResult], order: Tensor) -> Tensor | None:
+    answers = [part.answer for part in parts if part.answer is not None]
+    return torch.cat(answers)[order] if len(answers) == len(parts) else None
+
+
+def _named(parts: Sequence[PassResult], valid: Tensor) -> Tensor:
+    """(images, targets) bool: which targets are texts or classes."""
+    named = torch.zeros_like(valid)
+    for part in parts:
+        for index, row in enumerate(part.rows):
+            for target in valid[row].nonzero()[:, 0].tolist():
+                named[row, target] = part.scores[target].is_named(index)
+    return named
 
 
 def _score_kind(anatomy: ViTAnatomy) -> str:

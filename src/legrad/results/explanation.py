@@ -20,6 +20,7 @@ from legrad.results.collection import Collection
 from legrad.results.drawing import Drawings
 from legrad.results.folder import Folder
 from legrad.results.page import page_record
+from legrad.results.presence import Asker, Present
 from legrad.results.regions import Regions
 from legrad.results.save import Contents, save_images
 from legrad.results.surface import Surface
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 @renamed_fields(frames="placements", cells="patch_grids", pictures="images")
 @dataclass(frozen=True, eq=False)
-class Explanation(Collection, Drawings, Regions):
+class Explanation(Collection, Drawings, Regions, Present):
     """Where the model looked, for some images and targets. All tensors are detached and on the CPU.
 
     Two explanations are equal if they are the same object.
@@ -61,6 +62,9 @@ class Explanation(Collection, Drawings, Regions):
         timings: when the frames of every video, or every sound, are; empty if nothing is known.
         frequencies: the centres of every spectrogram's rows in Hz, lowest first; () where they are not known.
         score_kinds: what the scores are, ``score_kinds[image][target]``, see ``score_kind``; empty if nothing is known.
+        answers: the model's own answer, (images, features): embeddings or logits; None where it is not known.
+        named: (images, targets) bool, which targets are texts or classes; None where it is not known.
+        asker: who can be asked for ``presence``.
         grids: the grid of every image.
     """
 
@@ -81,6 +85,9 @@ class Explanation(Collection, Drawings, Regions):
     timings: list[geometry.Timing] = field(default_factory=list)
     frequencies: list[tuple[float, ...]] = field(default_factory=list)
     score_kinds: list[list[str]] = field(default_factory=list)
+    answers: Tensor | None = None
+    named: Tensor | None = None
+    asker: Asker = field(default_factory=Asker, repr=False)
 
     def __repr__(self) -> str:
         images, targets, *grid = self.relevance.shape

@@ -36,6 +36,7 @@ def of_images(explanation: "Explanation", images: Sequence[int]) -> dict[str, An
         "names": [explanation.names[row] for row in rows],
         "timings": [explanation.timings[row] for row in rows if explanation.timings],
         "frequencies": [explanation.frequencies[row] for row in rows if explanation.frequencies],
+        "answers": None if explanation.answers is None else explanation.answers[rows],
     }
 
 
@@ -70,6 +71,7 @@ def of_label(explanation: "Explanation", label: str) -> dict[str, Any]:
         "valid": ~absent[:, None],
         "prompt_independent": column(explanation.prompt_independent),
         "predicted": None if predicted is None else column(predicted),
+        "named": None if explanation.named is None else column(explanation.named),
         "labels": [["" if place is None else label] for place in places],
         "score_kinds": explanation.score_kinds
         and [["" if place is None else explanation.score_kinds[i][place]] for i, place in enumerate(places)],
@@ -90,6 +92,7 @@ def _of_targets(explanation: "Explanation", rows: list[int], targets: list[int])
         "valid": chosen(explanation.valid),
         "prompt_independent": chosen(explanation.prompt_independent),
         "predicted": None if predicted is None else chosen(predicted),
+        "named": None if explanation.named is None else chosen(explanation.named),
         "labels": [[explanation.labels[row][target] for target in targets] for row in rows],
         "score_kinds": explanation.score_kinds
         and [[explanation.score_kinds[row][target] for target in targets] for row in rows],
@@ -129,6 +132,8 @@ def joined(parts: Sequence["Explanation"]) -> dict[str, Any]:
 
     layers = [part.layer_relevance for part in parts if part.layer_relevance is not None]
     predicted = [torch.zeros_like(p.valid) if p.predicted is None else p.predicted for p in parts]
+    answers = [part.answers for part in parts if part.answers is not None]
+    named = [part.named for part in parts if part.named is not None]
     timings = [part.timing(image) for part in parts for image in range(len(part.names))]
     frequencies = [part.frequencies or [()] * len(part.names) for part in parts]
     return {
@@ -154,6 +159,9 @@ def joined(parts: Sequence["Explanation"]) -> dict[str, Any]:
             key: value for key, value in first.settings.items() if all(p.settings.get(key) == value for p in parts)
         },
         "axes": first.axes,
+        "answers": torch.cat(answers) if len(answers) == len(parts) else None,
+        "named": stacked(named) if len(named) == len(parts) else None,
+        "asker": first.asker,
         "predicted": None if all(part.predicted is None for part in parts) else stacked(predicted),
         "timings": timings if any(part.timings for part in parts) else [],
         "frequencies": [row for rows in frequencies for row in rows] if any(p.frequencies for p in parts) else [],

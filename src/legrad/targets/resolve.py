@@ -123,14 +123,14 @@ class Resolver:
             return self._embedding(target)
         if isinstance(target, str):
             if self._anatomy.output == "embedding":
-                return Direction(str(target), self._embed([target]))
+                return Direction(str(target), self._embed([target]), named=True)
             return self._label(target)
         if isinstance(target, bool | np.bool_):
             raise InputError("a bool is not a target; give a class index such as 3, or legrad.PREDICTED")
         if isinstance(target, int | np.integer):
             return self._class(operator.index(target))
         if isinstance(target, Prompts):
-            return Direction(target.name, self._ensemble(target)[None])
+            return Direction(target.name, self._ensemble(target)[None], named=True)
         if isinstance(target, ZeroShot):
             return self._zero_shot(target)
         if isinstance(target, Similar):
@@ -260,7 +260,7 @@ class Resolver:
 
         def best(answer: Tensor) -> ResolvedTarget:
             indices = (answer @ classes.to(answer).T).argmax(-1)
-            return Direction(tuple(prompts[i].name for i in indices.tolist()), classes[indices])
+            return Direction(tuple(prompts[i].name for i in indices.tolist()), classes[indices], named=True)
 
         return NeedsAnswer("best of the names", best)
 
@@ -324,7 +324,9 @@ class Resolver:
         def best(logits: Tensor) -> ResolvedTarget:
             indices = logits.argmax(-1)
             are_vectors = tuple(f"{labels[i] if labels else f'class {i}'} (predicted)" for i in indices.tolist())
-            return Direction(are_vectors, F.one_hot(indices, logits.shape[-1]).to(logits.dtype), predicted=True)
+            return Direction(
+                are_vectors, F.one_hot(indices, logits.shape[-1]).to(logits.dtype), predicted=True, named=True
+            )
 
         return NeedsAnswer("predicted", best)
 
