@@ -19,7 +19,7 @@ NAME = SCENE.names[0]
 @pytest.fixture
 def scene(tmp_path):
     Image.fromarray(SCENE.image).save(tmp_path / "scene.png")
-    return ["scene.png", "-t", f"a photo of a {NAME}"]
+    return ["scene.png", "-t", f"a photo of a {NAME}", "--model", "embedded"]
 
 
 def manifest(folder="legrad-out"):
