@@ -422,7 +422,7 @@ def test_an_image_that_cannot_be_explained_does_not_stop_the_others(run, monkeyp
 
     monkeypatch.setattr(explainer, "explain", explain)
     for name, width in (("a", 40), ("b", 33), ("c", 50)):
-        Image.new("RGB", (width, 30)).save(f"{name}.png")
+        photo(f"{name}.png", size=(width, 30))
     code, _, err = run("explain", "a.png", "b.png", "c.png", "-t", "a dog", "--model", "embedded")
     assert code == 1
     assert err == "error: b.png: 33 is not a number\n"
@@ -611,7 +611,7 @@ def test_whatever_is_wrong_with_one_image(run, monkeypatch, explainer, error):
 
     monkeypatch.setattr(explainer, "explain", explain)
     for name, width in (("a", 40), ("b", 33), ("c", 50)):
-        Image.new("RGB", (width, 30)).save(f"{name}.png")
+        photo(f"{name}.png", size=(width, 30))
     Path("d.png").write_text("not an image")
     code, _, err = run("explain", "a.png", "b.png", "c.png", "d.png", "-t", "a dog", "--model", "embedded")
     assert code == 1
