@@ -376,14 +376,8 @@ class TailDerivative:
 
 
 def fold_holds(weights: TailWeights, folded: Folded, norm_input: Tensor, hidden: Sequence[Tensor]) -> bool:
-    """Does the folded form give what the plain one gives, on a few rows, for the share of the residual and that of the
-    MLP apart?
-
-    Args:
-        weights, folded: of the tail.
-        norm_input: (1, rows, dim).
-        hidden: outputs of the first linear layers, (1, rows, features).
-    """
+    """Does the folded form give what the plain one gives, for the shares of the residual and of the MLP apart? Of a few
+    rows: the norm's input, (1, rows, dim), and the outputs of the first linear layers, (1, rows, features)."""
     wave = torch.linspace(0, 1e3, norm_input.numel(), device=norm_input.device, dtype=torch.float32).sin_()
     gradient = wave.reshape(norm_input.shape).to(norm_input)[:, None]
     zeros = torch.zeros_like(gradient)
