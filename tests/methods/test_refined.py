@@ -122,6 +122,7 @@ def test_closed_forms_are_used(monkeypatch):
 def test_the_defaults_are_the_own_head_and_the_last_two_thirds(name):
     model, images, embeddings = setting("clip")
     explainer = legrad.wrap(model)
+    explainer.explain(images, embeddings)  # the first pass examines the blocks
     default = explainer.explain(images, embeddings, method=name)
     assert default.settings["readout"] == "native"
     same = explainer.explain(images, embeddings, method=name, layers=3, readout="native")

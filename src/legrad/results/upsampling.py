@@ -101,7 +101,7 @@ def _window_mean(values: Tensor, radius: tuple[int, int]) -> Tensor:
         # differences of sums over a whole side: float32 would lose what a window holds
         sums = F.pad(values.double().movedim(dim, -1).cumsum(-1), (1, 0))
         places = torch.arange(values.shape[dim], device=values.device)
-        first, last = (places - r).clamp(min=0), (places + r + 1).clamp(max=values.shape[dim])
+        first, last = ((places + side).clamp(0, values.shape[dim]) for side in (-r, r + 1))
         means = (sums[..., last] - sums[..., first]) / (last - first)
         values = means.movedim(-1, dim).to(values.dtype)
     return values
