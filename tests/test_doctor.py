@@ -89,7 +89,7 @@ def test_the_command():
 def test_the_command_fails_for_an_unhealthy_model(monkeypatch):
     model = tiny.clip()
     wrong = replace(legrad.wrap(model).anatomy, num_prefix_tokens=0)
-    monkeypatch.setattr(legrad, "load", lambda name, device=None: legrad.wrap(model, anatomy=wrong))
+    monkeypatch.setattr(legrad, "load", lambda name, **_: legrad.wrap(model, anatomy=wrong))
     result = CliRunner().invoke(main.app, ["doctor", "x"])
     assert result.exit_code == 1
     assert "are wrong" in " ".join(result.output.split())

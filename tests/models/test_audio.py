@@ -354,6 +354,7 @@ def test_command_line(extractor, tmp_path, monkeypatch):
         "sound--horn.png",
         "sound--bell.png",
         "manifest.json",
+        "table.csv",
     }
 
 
@@ -362,7 +363,7 @@ def test_one_bad_sound_of_several_is_named_once(explainer, tmp_path, monkeypatch
 
     write_wav(tmp_path / "good.wav", chirp())
     write_wav(tmp_path / "silent.wav", np.zeros(RATE))
-    monkeypatch.setattr(legrad, "load", lambda name, device=None: explainer)
+    monkeypatch.setattr(legrad, "load", lambda name, **_: explainer)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         "sys.argv", ["legrad", "explain", "good.wav", "silent.wav", "--class", "1", "--model", "hf:ast"]
@@ -539,7 +540,7 @@ def test_the_map_moves_along_with_the_word(hearing):
 def test_sounds_on_the_command_line_go_to_the_ear(hearing, tmp_path, monkeypatch, capsys):
     from legrad.cli import main
 
-    monkeypatch.setattr(legrad, "load", lambda name, device=None: hearing)
+    monkeypatch.setattr(legrad, "load", lambda name, **_: hearing)
     sound = write_wav(tmp_path / "cow.wav", tone_at(1000, 0.5))
     arguments = ["legrad", "explain", sound, "-t", "a photo of a cow", "--model", "embedded:speech"]
     monkeypatch.setattr("sys.argv", [*map(str, arguments), "--out", str(tmp_path / "out")])
@@ -582,7 +583,7 @@ def test_sounds_for_models_that_do_not_take_them(explainer, model, arguments, me
     for name in ("sound.wav", "sounds/sound.wav"):
         write_wav(tmp_path / name, chirp())
     loaded = explainer if model == "ast" else legrad.wrap(tiny.clip())
-    monkeypatch.setattr(legrad, "load", lambda name, device=None: loaded)
+    monkeypatch.setattr(legrad, "load", lambda name, **_: loaded)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["legrad", "explain", *arguments, *(["--model", "hf:ast"] * (model == "ast"))])
     with pytest.raises(SystemExit) as done:

@@ -463,7 +463,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
         main.main()
     assert done.value.code == 1
     assert "broken.gif" in capsys.readouterr().err
-    assert {path.suffix for path in out.iterdir()} == {".png", ".gif", ".npz", ".json"}
+    assert {path.suffix for path in out.iterdir()} == {".png", ".gif", ".npz", ".json", ".csv"}
     assert len(list(out.glob("*.gif"))) == 2
 
 
