@@ -15,8 +15,8 @@ def write(content: Mapping[str, Any], folder: Path, images: list[str]) -> Path:
     """``FOLDER.md`` beside the folder of the run; returns its path."""
     path = folder.with_name(f"{folder.name}.md")
     arguments = folder / ARGUMENTS
-    # what other commands measured has a part of its own: first-call.md, ...
-    parts = [arguments, *sorted(part for part in folder.glob("*.md") if part.name != ARGUMENTS)]
+    # what performance.first_call, .whole and .gpu measured
+    parts = [arguments, folder / "first-call.md", folder / WHOLE, folder / "gpu.md"]
     text = "\n\n".join(part.read_text().strip() for part in parts if part.exists())
     path.write_text(page(content, folder.name, text, images))
     return path
