@@ -28,7 +28,7 @@ def manifest(folder="legrad-out"):
 
 def test_a_coco_file_whose_mask_covers_the_object(run, scene):
     library = pytest.importorskip("pycocotools.coco")
-    code, out, err = run("explain", *scene, "--masks", "--export", "coco")
+    code, out, err = run("explain", *scene, "--masks", "--export", "coco", "--model", "embedded")
     assert (code, err) == (0, "")
     assert "export: legrad-out/coco.json" in out
     read = library.COCO("legrad-out/coco.json")

@@ -112,7 +112,7 @@ def test_broken_reader_is_one_clear_error(tmp_path, monkeypatch):
     def broken(*_):
         raise struct.error("unpack requires 4 bytes")
 
-    monkeypatch.setattr(images.ImageOps, "exif_transpose", broken)
+    monkeypatch.setattr(images.depth, "declared", broken)
     with pytest.raises(legrad.InputError, match=r"a\.png is not an image.*unpack requires 4 bytes"):
         images.read(tmp_path / "a.png")
 

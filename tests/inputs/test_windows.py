@@ -98,11 +98,11 @@ def test_one_warning_of_little_memory_for_all_windows(files):
     explainer = legrad.wrap(tiny.clip(), transform=transform())
     whole, sizes = streaming.explain_batch, []
 
-    def small(anatomy, batch, *rest):
+    def small(anatomy, batch, *rest, **options):
         sizes.append(len(batch))
         if len(batch) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return whole(anatomy, batch, *rest)
+        return whole(anatomy, batch, *rest, **options)
 
     patched = mock.patch("legrad.batches.explain_batch", small)
     with windowed(3), patched, pytest.warns(UserWarning, match="out of memory") as told:

@@ -16,9 +16,10 @@ from torch import nn
 import legrad
 from legrad.core import attention, state
 from legrad.core.score import one_hot
-from legrad.methods import METHODS, black_box
+from legrad.methods import METHODS, black_box, registry
 from legrad.methods.call import MethodInput
 from legrad.methods.whole_pass import forward
+from legrad.metrics import own as own_metrics
 
 
 def averaged():
@@ -558,7 +559,7 @@ def test_the_page_has_every_method_with_its_source():
 def test_the_snippets_of_the_page_run():
     explainer = legrad.wrap(tiny.clip())
     images, targets = torch.randn(1, 3, 32, 32), torch.randn(32)
-    calls, of_heads, own = snippets("docs/methods.md")
+    calls, of_heads, own, register, metric = snippets("docs/methods.md")
     assert 'method="chefercam"' in calls
     asked = 'explain("photo.jpg", "a photo of a dog"', 'head_relevance(explainer, "photo.jpg", "a photo of a dog"'
     assert all(call in of_heads for call in asked)
@@ -571,6 +572,15 @@ def test_the_snippets_of_the_page_run():
                 variables,
             )
         exec(own.replace("masks=4000", "masks=4"), variables)
+        try:
+            *by_name, measured, _ = register.split("\n")
+            assert "bench.measure" in measured  # tests/bench/test_own.py has this call
+            exec("\n".join(by_name), {**variables, "legrad": legrad})
+            exec(metric, {"legrad": legrad})
+        finally:
+            METHODS.pop("brightness")
+            registry._BY_NAME.pop("brightness")
+            own_metrics._METRICS.pop("covered")
     found = explainer.explain(images, targets, method=variables["method"])
     assert limits.close(found.relevance[0, 0, 1, 2], images[0, :, 8:16, 16:24].mean())
 

@@ -398,7 +398,7 @@ def study_result(benchmark, protocol, metrics, methods):
 
 
 def test_the_tables_of_the_studys_page():
-    methods = {"legrad": (20, 0.5, 0.2), "good": (20, 0.7, 0.3), "near": (20, 0.52, 0.2), "slow": (4, 0.9, 0.1)}
+    methods = {"legrad": (40, 0.5, 0.2), "good": (40, 0.7, 0.3), "near": (40, 0.52, 0.2), "slow": (34, 0.9, 0.1)}
     predicted = {name: (items, 0.0, 0.0) for name, (items, *_) in methods.items()}
     contents = [
         study_result("localisation", {}, ["pointing", "energy"], methods),
@@ -410,9 +410,9 @@ def test_the_tables_of_the_studys_page():
             {"scored by": "localisation"},
             ["pointing"],
             {
-                "legrad": (8, 0.5),
-                "legrad-norelu:layers=2:readout=native": (8, 0.3),
-                "legrad:layers=1:heads=0": (8, 0.1),
+                "legrad": (48, 0.5),
+                "legrad-norelu:layers=2:readout=native": (48, 0.3),
+                "legrad:layers=1:heads=0": (48, 0.1),
             },
         ),
     ]
@@ -427,11 +427,11 @@ def test_the_tables_of_the_studys_page():
         "| legrad | 0.500 | 0.200 | 0.500 | 0.200 | 1.5 |",
         "| good | **0.700 ▲** | **0.300 ▲** | **0.700 ▲** | **0.300 ▲** |  |",
         "| near | 0.520 | 0.200 | 0.520 | 0.200 |  |",
-        "| slow | 0.900 (4) ▲ | 0.100 (4) ▼ | 0.900 (4) ▲ | 0.100 (4) ▼ | 123 |",
+        "| slow | 0.900 (34) ▲ | 0.100 (34) ▼ | 0.900 (34) ▲ | 0.100 (34) ▼ | 123 |",
         "| *chance* | 0.250 | 0.250 | 0.250 | 0.250 | |",
         "",
-        "Images: localisation 20, segmentation (predicted) 20, segmentation (truth) 20, speed 9, "
-        "ablation (localisation) 8.",
+        "Images: localisation 40, segmentation (predicted) 40, segmentation (truth) 40, speed 9, "
+        "ablation (localisation) 48.",
         "<!-- end -->",
         "words",
         "<!-- variants tiny -->",

@@ -117,7 +117,7 @@ def explain(
     explainer = legrad.load(model, device=device.lower(), dtype=dtype)
     asked.check_model(explainer, model)
     results = sources.earlier_results(files, place.root) if files else {}
-    explainer, to_explain = sources.for_model(explainer, model, files)
+    explainer, to_explain = sources.for_model(explainer, model, files, results)
     to_explain = place.unfinished(sources.without_results(to_explain, results))
     sources.print_left_out(image or [], explainer.anatomy.axes[0], results)
     exports.check(explainer.anatomy.axes[0])

@@ -99,7 +99,9 @@ def _of_row(row: Row, every_suffix: frozenset[str]) -> list[Source]:
         return [Source(row.image, row.image, row.texts, str(error))]
 
 
-def for_model(explainer: "Explainer", model: str, files: list[Source]) -> "tuple[Explainer, list[Source]]":
+def for_model(
+    explainer: "Explainer", model: str, files: list[Source], results: dict[Path, Any]
+) -> "tuple[Explainer, list[Source]]":
     """What to explain, and who does: of a model of images and sounds, sounds go to its audio tower.
 
     Raises:
@@ -111,7 +113,8 @@ def for_model(explainer: "Explainer", model: str, files: list[Source]) -> "tuple
             raise InputError(f"{model} listens, and the sample scene is an image: say which sounds to explain")
         return explainer, [Source(str(legrad.embedded.SAMPLE), str(legrad.embedded.SAMPLE))]
     known = suffixes()
-    either = [file for file in files if _suffix(file) in known["rows"] | known["frequency"] or file.is_named]
+    others = [file for file in files if file.is_named or Path(file.path).resolve() not in results]
+    either = [file for file in others if _suffix(file) in known["rows"] | known["frequency"] or file.is_named]
     if kind == "rows" and either and all(_suffix(file) in known["frequency"] for file in either):
         if explainer.audio_explainer is None:
             raise InputError(
