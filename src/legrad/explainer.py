@@ -224,8 +224,7 @@ class Explainer(Copyable, Convenience):
         Args:
             targets: one or several, as for ``explain``, the same for all images.
             memory: bytes that the text tower may take, or "auto".
-            allow_private_urls: as for ``explain``.
-            size, fit, value_range: as for ``explain``, of the images of ``Similar``.
+            allow_private_urls, size, fit, value_range: as for ``explain``; the last three for images of ``Similar``.
 
         Returns:
             The targets, resolved; ``embeddings`` are their directions (targets, features) where they have one.
@@ -235,10 +234,8 @@ class Explainer(Copyable, Convenience):
         """
         if any(isinstance(target, list) for target in as_list(targets)):
             raise InputError("embed takes targets for all images; give explain a list of lists")
-        targets, fitting = (
-            downloaded(targets, allow_private_urls),
-            Fitting(size, check_choice("fit", fit, FITS), value_range),
-        )
+        fitting = Fitting(size, check_choice("fit", fit, FITS), value_range)
+        targets = downloaded(targets, allow_private_urls)
         with ordinary_tensors(), self._undisturbed_model():
             resolved, _ = Resolver(self._adapter, self.anatomy, 0, check_memory(memory), fitting).resolve(targets)
         origin = Origin(self.name, self.model, self.anatomy.tower)
