@@ -176,7 +176,9 @@ def test_titles_of_classifiers():
 
     explainer = legrad.wrap(zoo_timm.build("vit_tiny_patch16_224"))
     height, width = explainer.anatomy.image_size
-    found = explainer.explain(torch.randn(1, 3, height, width), [0, legrad.PREDICTED, legrad.Contrast(1, 2)])
+    images = torch.randn(1, 3, height, width)
+    best = int(explainer.predict(images).argmax())
+    found = explainer.explain(images, [best, legrad.PREDICTED, legrad.Contrast(1, 2)])
     assert kinds(found) == ["logit", "logit", "logit difference"]
     assert panels(found.figure())[1].get_title().endswith(f"logit {found.scores[0, 0]:.1f}")
 

@@ -216,6 +216,11 @@ def mixture(cmap: str, alpha: Opacity) -> Mixture:
     return Mixture(colour_map(np.arange(colour_map.N), bytes=True)[:, :3], opacity)
 
 
+def greyed(image: Image.Image) -> Image.Image:
+    """Without colours, and pale: what stands for a target that is probably absent."""
+    return Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, "white"), 0.5)
+
+
 def upside_down(image: Image.Image) -> Image.Image:
     """Flipped, because row 0 of a spectrogram is its lowest frequency, and row 0 of an image its top."""
     return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)

@@ -132,3 +132,21 @@ def test_the_temperature():
     assert presence.temperature(torch.nn.Linear(1, 1)) == 100
     model, _, _ = setting("clip")
     assert presence.temperature(model) == pytest.approx(float(model.logit_scale.detach().exp()), rel=1e-6)
+
+
+def test_figures_grey_absent_targets_out(embedded, monkeypatch):
+    monkeypatch.setattr(presence, "GREY", presence.ABSENT)
+    scene = legrad.embedded.scene(41, 0)
+    there, absent = f"a photo of a {scene.names[0]}", "a photo of a violin"
+    found = embedded.explain(scene.image, [there, absent])
+    assert [found.is_absent(0, target) for target in range(2)] == [False, True]
+    for figure in (found.figure(), legrad.Explanation.cat([found, found]).contact_sheet()):
+        panels = [(panel.get_title().replace("\n", " "), panel.images[0]) for panel in figure.axes if panel.images]
+        for title, shown in panels:
+            is_grey = title.startswith(absent)
+            assert title.endswith(", probably absent") == is_grey
+            assert bool(shown.get_array()[..., :3].std(-1).max() > 1) != is_grey
+        assert {title.split(" cosine")[0] for title, _ in panels} >= {there, absent}
+    copied = pickle.loads(pickle.dumps(found))  # nobody can be asked
+    assert not copied.is_absent(0, 1)
+    copied.figure()

@@ -104,7 +104,8 @@ class Drawings:
         targets = explanation.targets_of(image) if targets is None else targets
         titles = [self._title(image, target) for target in targets]
         name = Path(explanation.names[image]).name
-        return view.figure(saliency, titles, name, style, bar=_BARS[scale], layout=layout)
+        absent = [explanation.is_absent(image, target) for target in targets]
+        return view.figure(saliency, titles, name, style, bar=_BARS[scale], layout=layout, absent=absent)
 
     @other_names(normalize="scale")
     def layer_figure(
@@ -154,7 +155,10 @@ class Drawings:
             name = Path(explanation.names[image]).name + (f"\n(and {more} more targets)" if more > 0 else "")
             row: list[tuple[Any, str]] = [(view.plain(), name)]
             shown = list(zip(targets, saliency, strict=True))[:_MOST_TARGETS]
-            row += [(view.overlay(values, style), self._title(image, target)) for target, values in shown]
+            for target, values in shown:
+                panel = view.overlay(values, style)
+                absent = explanation.is_absent(image, target)
+                row.append((viz.greyed(panel) if absent else panel, self._title(image, target)))
             rows.append(row)
         note = f"the first {_SHEET} of {count} images, and {count - _SHEET} more" if count > _SHEET else ""
         return figures.contact_sheet(rows, note, style.cmap, style.alpha, _BARS[scale])
@@ -173,7 +177,10 @@ class Drawings:
     def _title(self, image: int, target: int) -> str:
         explanation = self._explanation
         kind, label = self.score_kind(image, target), str(explanation.labels[image][target])
-        return label if kind == "none" else f"{label}\n{score_text(kind, float(explanation.scores[image, target]))}"
+        if kind == "none":
+            return label
+        absent = ", probably absent" if explanation.is_absent(image, target) else ""
+        return f"{label}\n{score_text(kind, float(explanation.scores[image, target]))}{absent}"
 
     def _chosen(self, image: int, targets: Any) -> list[int]:
         """Indices of targets that an image has."""
@@ -191,6 +198,10 @@ class Drawings:
 
 def score_text(kind: str, score: float) -> str:
     """What a score is and how large: "cosine 0.26", "logit 7.1"; the number alone where it is not known."""
-    if not kind:
-        return f"{score:.3f}"
-    return f"{kind} {score:.{_DECIMALS[kind]}f}" if kind in _DECIMALS else f"{kind} {score:.3g}"
+    if kind not in _DECIMALS:
+        return f"{kind} {score:.3g}" if kind else f"{score:.3f}"
+    return (
+        f"{kind} {round(score, _DECIMALS[kind]) + 0:.{_DECIMALS[kind]}f}"
+        if kind in _DECIMALS
+        else f"{kind} {score:.3g}"
+    )

@@ -21,6 +21,8 @@ COMPETITORS = 100
 """How many things a text competes with: N."""
 ABSENT = 0.5
 """Below this a target is taken for absent."""
+GREY = 0.01
+"""Below this figures grey a target out: it scores less than texts that name nothing. Of many classes: below chance."""
 _TEMPERATURE = 100.0  # of cosine similarities, where CLIP's training ends
 
 # explainer -> (version of its weights, directions of the generic prompts)
@@ -79,6 +81,16 @@ class Present:
         named: Tensor | None
         asker: Any
         score_kinds: list[list[str]]
+
+    def is_absent(self, image: int, target: int) -> bool:
+        """Whether a target is so surely absent that figures grey it out; False where that is not known."""
+        try:
+            value = float(self.presence[image, target])
+        except InputError:  # out of a file, or of an explainer that is gone
+            return False
+        kind = self.score_kinds[image][target] if self.score_kinds else ""
+        classes = self.answers.shape[-1] if kind == "logit" and self.answers is not None else 1
+        return value < min(GREY, 1 / classes)
 
     @property
     def presence(self) -> Tensor:

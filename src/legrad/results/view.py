@@ -223,6 +223,7 @@ class ImageView:
         note: str = "",
         bar: str = "saliency",
         layout: viz.Layout = viz.USUAL_LAYOUT,
+        absent: Sequence[bool] = (),
     ) -> "Figure":
         """The original next to its overlays; of a video film strips.
 
@@ -234,6 +235,7 @@ class ImageView:
             note: a line below, before the explanation of what is hatched.
             bar: what the colour bar shows.
             layout: of the panels.
+            absent: which of the n are greyed out; none of them if empty.
         """
         from legrad import figures
 
@@ -242,10 +244,14 @@ class ImageView:
             count = min(_STRIP, len(self.pixels))
             frames = [int((i + 0.5) * len(self.pixels) / count) for i in range(count)]
             strips: list[list[Any]] = [[self.overlay(film, style, frame) for frame in frames] for film in saliency]
+            for index in range(len(absent)):
+                strips[index] = list(map(viz.greyed, strips[index])) if absent[index] else strips[index]
             captions = [self.caption(frame) for frame in frames]
             rows = [list(self.pixels[frames]), *strips]
             return figures.film(rows, [name, *titles], captions, style.cmap, note, style.alpha, bar, layout)
         panels = [self.overlay(panel, style) for panel in saliency]
+        for index in range(len(absent)):
+            panels[index] = viz.greyed(panels[index]) if absent[index] else panels[index]
         axes = self._spectrogram_axes() if self.is_spectrogram else None
         original = self.pixels[::-1] if self.is_spectrogram else self.pixels
         return figures.figure(original, panels, titles, style.cmap, name, axes, note, style.alpha, bar, layout)
