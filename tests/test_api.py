@@ -109,7 +109,6 @@ POSITIVE_PARTS = {
     ("localisation.py", "energy"): "the energy inside a mask counts what a map says in favour",
     ("figures.py", "_shares"): "lengths of error bars",
     ("record.py", "entropy"): "shares of what a map says in favour",
-    ("upsampling.py", "_window_mean"): "places inside the image",
 }
 
 

@@ -163,6 +163,7 @@ def test_refused(explainer, folder, tmp_path):
             Listener(legrad.wrap(other))
 
 
+@pytest.mark.filterwarnings("ignore:the embedded.speech model never read")
 def test_the_embedded_ear(folder, tmp_path, monkeypatch):
     """Of a model that sees and hears, sounds are measured on its audio tower, by the names of the folders."""
     torch.manual_seed(0)

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import functools
 import json
 import os
 import re
@@ -800,7 +799,7 @@ def test_class_ids_get_their_names(call, tmp_path):
 
 def test_the_study_tells_where_legrad_stands(call, monkeypatch):
     parts = [StudyPart("localisation", (9, 2), (1, 1), methods=("legrad", "random"))]
-    monkeypatch.setattr("legrad.bench.study.study", functools.partial(study, parts=parts))
+    monkeypatch.setattr("legrad.bench.study.PARTS", parts)
     code, out, err = call("bench", "all", "--quick", "--out", "results")
     assert (code, err) == (0, "")
     name, pointing, energy, page = out.splitlines()

@@ -79,6 +79,7 @@ def test_what_a_folder_of_masks_knows(folder):
         assert sample.label == max(sample.masks, key=lambda name: sample.masks[name].sum())
 
 
+@pytest.mark.filterwarnings("ignore:the embedded model never read")
 def test_errors_name_the_fix(explainer, folder, tmp_path):
     (tmp_path / "one" / "masks").mkdir(parents=True)
     (folder / "images").rename(tmp_path / "one" / "images")
@@ -92,7 +93,7 @@ def test_errors_name_the_fix(explainer, folder, tmp_path):
     progress = Progress(problem=lines.append)
     arguments = str(tmp_path / "one"), ["centre"], tmp_path / "out"
     result = legrad.bench.measure("segmentation", explainer, *arguments, progress=progress)
-    assert result.content["methods"]["centre"]["items"] == 2
+    assert result.content["methods"]["centre"]["items"] == 2, lines
     assert ["the model is asked for 'object'; put them into masks/CLASS/" in line for line in lines] == [True]
     legrad.bench.measure("segmentation", explainer, *arguments, names={"object": "cow"}, progress=progress)
     assert len(lines) == 1

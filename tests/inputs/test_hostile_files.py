@@ -149,7 +149,7 @@ def test_what_a_folder_holds_besides_is_told(tmp_path):
     (tmp_path / "more").mkdir()
     assert [Path(path).name for path in images.expand([str(tmp_path)])] == ["a.png", "phone.heic"]
     told = images.left_out(str(tmp_path), images.SUFFIXES)
-    assert told.endswith("this is left out, for its suffix or as a folder: drawing.svg, more/, movie.mp4 and 2 more")
+    assert told.endswith("this is left out, for its suffix or as a link: drawing.svg, movie.mp4, notes.txt and 1 more")
     assert images.left_out(str(tmp_path / "a.png"), images.SUFFIXES) is None
     assert images.left_out(str(tmp_path / "more"), images.SUFFIXES) is None
 

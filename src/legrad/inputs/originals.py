@@ -53,6 +53,9 @@ class ImageFile:
     read: Callable[[str], Any]
     kept: "NDArray[np.uint8] | None" = None
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> "NDArray[Any]":
+        return np.array(self.array(), dtype=dtype, copy=copy)
+
     def array(self) -> "NDArray[np.uint8]":
         """(H, W, 3), of videos (frames, H, W, 3).
 
