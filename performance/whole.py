@@ -1,4 +1,4 @@
-"""Measure what a person at the keyboard waits for: ``python -m performance.whole``, some six minutes on two cores.
+"""Measure what a person at the keyboard waits for: ``python -m performance.whole``, a quarter of an hour on two cores.
 
 Start of the command line, explaining and saving, images per second from files, memory of a large image. Random weights
 and random images; contenders take turns. Samples are written to ``docs/performance/whole.json``, tables to ``whole.md``
@@ -199,8 +199,25 @@ def large_image() -> dict[str, float]:
             "save as jpg": lambda: kept[0].save(Path(folder, "jpg"), format="jpg"),
             "overlay": lambda: kept[0].overlay(),
             "figure": lambda: kept[0].figure(),
+            "saliency": lambda: kept[0].saliency(),
         }
         return {name: memory.peak(call, device)[0] - before for name, call in calls.items()}
+
+
+def large_image_alone(_: int) -> dict[str, float]:
+    """``large_image`` in a process of its own."""
+    order = [sys.executable, "-W", "ignore", "-m", "performance.whole", "--large"]
+    done = subprocess.run(order, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+PARTS: dict[str, Callable[[int], Any]] = {
+    "commands": commands,
+    "large image": large_image_alone,
+    "rate": lambda _: rate(),
+    "saves": saves,
+}
 
 
 # -- tables -------------------------------------------------------------------------------------------------------
@@ -269,24 +286,25 @@ def main(
     render: Annotated[bool, typer.Option("--render", help="Write the tables again, measure nothing.")] = False,
     folder: Annotated[Path, typer.Option(help="Where samples and tables go.")] = FOLDER,
     large: Annotated[bool, typer.Option("--large", help="The memory of a large image alone, as JSON.")] = False,
+    part: Annotated[list[str] | None, typer.Option(help=f"Only this one, of {', '.join(PARTS)}; repeat it.")] = None,
 ) -> None:
-    """Measure, and write samples and tables."""
+    """Measure, and write samples and tables; what was measured before stays beside single parts."""
     if large:
         print(json.dumps(large_image()))
         return
     path, arguments = folder / "whole.json", FOLDER / "whole-arguments.md"
+    known = json.loads(path.read_text()) if path.exists() and (render or part) else {}
+    content = {**known, "machine": machine("cpu"), "revision": revision(), "load": os.getloadavg()[0]}
     if render:
-        content = json.loads(path.read_text())
+        content = known
     else:
-        content = {"machine": machine("cpu"), "revision": revision(), "load": os.getloadavg()[0]}
-        order = [sys.executable, "-W", "ignore", "-m", "performance.whole", "--large"]
-        done = subprocess.run(order, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-        content["large image"] = json.loads(done.stdout.splitlines()[-1])
-        content["commands"] = commands(rounds)
-        content["saves"] = saves(rounds)
-        content["rate"] = rate()
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1))
+        for name in part or PARTS:
+            content[name] = PARTS[name](rounds)
+            path.write_text(json.dumps(content, indent=1))
+    if absent := [name for name in PARTS if name not in content]:
+        print(f"not measured yet: {', '.join(absent)} (--part)")
+        return
     (folder / "whole.md").write_text(page(content, arguments.read_text().strip()) + "\n")
     print(f"wrote {folder / 'whole.md'}; python -m performance --render puts it into the page")
 
