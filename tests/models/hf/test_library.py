@@ -56,6 +56,9 @@ def setting(name, images=2, size=(32, 32)):
     return model, pictures, embeddings, [lambda f, e=e: f @ e for e in embeddings]
 
 
+FLOAT32_NORMS = [name for name in NAMES if name.startswith("Aimv2")]  # whatever the model's dtype
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_class_against_the_twin(name):
     model, pictures, targets, scores = setting(name)
@@ -71,6 +74,12 @@ def test_every_class_against_the_twin(name):
     for readout in ("native", "published"):
         with left_as_found(exact.model):
             explanation = exact.explain(pictures.double(), targets, readout=readout, keep_layers=True)
+            if name in FLOAT32_NORMS:  # what the first pass computes in another order, they round to other numbers
+                first, explanation = (
+                    explanation,
+                    exact.explain(pictures.double(), targets, readout=readout, keep_layers=True),
+                )
+                assert twin.distance(first.layer_relevance, explanation.layer_relevance) < limits.FLOAT32
         norms = [one for one in NORMS if one in dict(exact.anatomy.tower.named_modules())]
         for column, score in enumerate(scores):
             want = generic_twin.layer_maps(model, anatomy_of, pictures, score, readout, norms)
