@@ -133,8 +133,8 @@ def allowed_sizes(anatomy: ViTAnatomy, usual: geometry.Size | None = None) -> st
     """
     height, width = anatomy.image_size
     if usual is not None and usual != anatomy.image_size:
-        own = f"{height} x {width}"
-        return f"{allowed_sizes(anatomy).replace(own, f'{usual[0]} x {usual[1]}')}; the weights are for {own}"
+        own_size = f"{height} x {width}"
+        return f"{allowed_sizes(anatomy).replace(own_size, f'{usual[0]} x {usual[1]}')}; the weights are for {own_size}"
     rows, cols = anatomy.stride or anatomy.patch_size
     spectrogram = anatomy.axes == ("frequency", "time")
     default = f"time {width} x frequency {height}" if spectrogram else f"{height} x {width}"

@@ -227,8 +227,8 @@ def _room(layout: Layout, places: "Sequence[Axes] | None") -> tuple[float, float
 
 
 def _distortion(grid: Grid, aspect: float, axes: Any) -> str:
-    drawn = grid.panel[1] / grid.panel[0]
-    if axes is not None or abs(drawn / aspect - 1) < 0.05:
+    panel_aspect = grid.panel[1] / grid.panel[0]
+    if axes is not None or abs(panel_aspect / aspect - 1) < 0.05:
         return ""
     return "; not to scale: the image is a thin strip"
 

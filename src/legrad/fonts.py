@@ -128,8 +128,8 @@ def wrapped(lines: Sequence[str], most: float, font: float) -> str:
     """Lines in pieces no wider than ``most`` inches; of a first line without end only its beginning."""
     parts: list[list[str]] = []
     for line in lines:
-        own = None if line.isascii() else families(line)
-        fits = functools.partial(_fits, most=0.95 * most, font=font, families=None if own is None else tuple(own))
+        names = None if line.isascii() else families(line)
+        fits = functools.partial(_fits, most=0.95 * most, font=font, families=None if names is None else tuple(names))
         parts.append(_broken(line, fits))
     if parts and len(parts[0]) > _MOST_LINES:
         parts[0] = [*parts[0][: _MOST_LINES - 1], parts[0][_MOST_LINES - 1][:-1] + "…"]

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 _BAND = 1 << 18  # pixels of a band: their indices stay in the second-level cache
 _HATCH = 12  # pixels from one line to the next
-_UP = 2  # PNG's filter that subtracts the row above
 
 
 def bands(height: int, width: int) -> Iterator[slice]:

@@ -175,8 +175,8 @@ def simplex_relevance(
             of_keys = (gradient.sum(3, keepdim=True) @ value[:, None].mT)[:, :, :, 0]
             total = (of_keys if keep is None else of_keys * keep[:, None, :, 0]).sum(2)
         else:
-            seen = keep.expand(*value.shape[:2], -1, -1).to(dtype)[:, None].mT @ gradient
-            total = (seen * value[:, None]).sum((2, 4))
+            of_visible = keep.expand(*value.shape[:2], -1, -1).to(dtype)[:, None].mT @ gradient
+            total = (of_visible * value[:, None]).sum((2, 4))
     return total / (heads * (queries or rows))
 
 

@@ -86,5 +86,5 @@ def measure(
     benchmark = registry.build(name, anatomy, switches)
     if items is None and data.name == "embedded":
         items = SCENES
-    chosen = list(methods) or registry.methods(name, anatomy)
-    return run(benchmark, model, data, chosen, folder, Limits(items, seconds=seconds), seed, strict, progress)
+    selection = list(methods) or registry.methods(name, anatomy)
+    return run(benchmark, model, data, selection, folder, Limits(items, seconds=seconds), seed, strict, progress)

@@ -140,8 +140,8 @@ def _options(
     """What results depend on, ready for JSON: what was given, by the names of the options."""
     from dataclasses import asdict
 
-    given = {**arguments, **asdict(contents), **asked.record(), "method": method, "cmap": cmap, "dtype": dtype}
-    lists = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    settings = {**arguments, **asdict(contents), **asked.record(), "method": method, "cmap": cmap, "dtype": dtype}
+    lists = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     return {"model": model, **{name: value for name, value in lists.items() if value is not None}}
 
 

@@ -78,16 +78,16 @@ def _rows(text: str, what: str, suffix: str) -> Iterator[Row]:
 
 def _of_table(text: str, header: Sequence[str], delimiter: str, what: str) -> Iterator[Row]:
     """Without a header the first column is the image and the others are texts; "|" separates texts in a cell."""
-    named = bool(set(header) & set(_IMAGES))
-    image = next(place for place, cell in enumerate(header) if cell in _IMAGES) if named else 0
+    has_header = bool(set(header) & set(_IMAGES))
+    image = next(place for place, cell in enumerate(header) if cell in _IMAGES) if has_header else 0
     columns = [place for place, cell in enumerate(header) if cell.rstrip("0123456789_ ") in _TEXTS]
     try:
         for number, cells in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)):
-            if (named and number == 0) or not any(cell.strip() for cell in cells):
+            if (has_header and number == 0) or not any(cell.strip() for cell in cells):
                 continue
             if len(cells) <= image or not cells[image].strip():
                 raise InputError(f"--from: row {number + 1} of {what} names no image: {cells}")
-            places = columns if named else range(1, len(cells))
+            places = columns if has_header else range(1, len(cells))
             texts = [part.strip() for place in places if place < len(cells) for part in cells[place].split("|")]
             yield Row(cells[image].strip(), tuple(filter(None, texts)))
     except csv.Error as error:

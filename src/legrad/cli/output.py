@@ -53,11 +53,11 @@ def print_exports(folder: "Folder", files: Sequence[Path]) -> None:
     """Boxes and masks of the first images, and the files for other tools."""
     for entry in folder.entries[:_FIGURES]:
         for record in entry.get("boxes", ()):
-            shown = ", ".join(
+            text = ", ".join(
                 f"({', '.join(f'{edge:g}' for edge in box)}) {score:.2f}"
                 for box, score in zip(record["boxes"], record["scores"], strict=True)
             )
-            console.print(f"box: {plain(record['target'])}: {shown or 'none'}", soft_wrap=True, highlight=False)
+            console.print(f"box: {plain(record['target'])}: {text or 'none'}", soft_wrap=True, highlight=False)
         if "masks" in entry:
             console.print(f"masks: {plain(str(folder.root / entry['masks']))}", soft_wrap=True, highlight=False)
     for file in files:
@@ -76,14 +76,14 @@ def print_results(folder: "Folder", before: int) -> None:
     if not folder.entries:
         return
     names = Counter(Path(entry["image"]).name for entry in folder.entries)
-    shown = "overlay" if any("overlay" in record for record in folder.entries[0]["targets"]) else "arrays"
+    column = "overlay" if any("overlay" in record for record in folder.entries[0]["targets"]) else "arrays"
     # a name that is cut could not be copied
-    rows = Table(*[Column(name, overflow="fold") for name in ("image", "target", "score", shown)])
+    rows = Table(*[Column(name, overflow="fold") for name in ("image", "target", "score", column)])
     pairs = [(entry, record) for entry in folder.entries for record in entry["targets"]]
     for entry, record in pairs[:_ROWS]:
         name = Path(entry["image"]).name
         title = name if names[name] == 1 else entry["image"]
-        file = record.get(shown, entry.get(shown, ""))
+        file = record.get(column, entry.get(column, ""))
         rows.add_row(plain(title), plain(record["target"]), f"{record['score']:.3f}", plain(file))
     console.print(rows)
     if len(pairs) > _ROWS:

@@ -23,13 +23,13 @@ def cite(names: Names = None) -> None:
     from legrad.methods.catalogue import GROUP
     from legrad.plugins import names_of
 
-    own: dict[str, str] = {}
+    own_entries: dict[str, str] = {}
     unknown = any(name.partition(":")[0].lower() not in {**METHODS, **DATA_SETS} for name in names or ())
     if unknown and names_of(GROUP):  # only they can have it, and take torch to load
         from legrad.methods import all_methods
 
-        own = {name.lower(): method.bibtex for name, method in all_methods().items() if name not in METHODS}
-    sys.stdout.write(bibtex(names or (), own) + "\n")
+        own_entries = {name.lower(): method.bibtex for name, method in all_methods().items() if name not in METHODS}
+    sys.stdout.write(bibtex(names or (), own_entries) + "\n")
 
 
 def table(folder: Folder, format: Format = "latex", benchmark: Benchmark = None, metric: Metrics = None) -> None:

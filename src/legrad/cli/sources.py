@@ -112,23 +112,23 @@ def for_model(
         if kind == "frequency":
             raise InputError(f"{model} listens, and the sample scene is an image: say which sounds to explain")
         return explainer, [Source(str(legrad.embedded.SAMPLE), str(legrad.embedded.SAMPLE))]
-    known = suffixes()
-    others = [file for file in files if file.is_named or Path(file.path).resolve() not in results]
-    either = [file for file in others if _suffix(file) in known["rows"] | known["frequency"] or file.is_named]
-    if kind == "rows" and either and all(_suffix(file) in known["frequency"] for file in either):
+    kinds = suffixes()
+    inputs = [file for file in files if file.is_named or Path(file.path).resolve() not in results]
+    either = [file for file in inputs if _suffix(file) in kinds["rows"] | kinds["frequency"] or file.is_named]
+    if kind == "rows" and either and all(_suffix(file) in kinds["frequency"] for file in either):
         if explainer.audio_explainer is None:
             raise InputError(
                 f"{files[0].argument}: {model} explains images, not sounds; take --model embedded:speech, or a model "
                 "of sounds such as hf:FOLDER (an Audio Spectrogram Transformer)"
             )
         explainer = explainer.audio_explainer
-    fitting = known[explainer.anatomy.axes[0]]
-    chosen = [file for file in files if file.is_named or not os.path.isdir(file.argument) or _suffix(file) in fitting]
+    fitting = kinds[explainer.anatomy.axes[0]]
+    matches = [file for file in files if file.is_named or not os.path.isdir(file.argument) or _suffix(file) in fitting]
     for argument in dict.fromkeys(file.argument for file in files):
-        if not any(file.argument == argument for file in chosen):
+        if not any(file.argument == argument for file in matches):
             what = "images" if explainer.anatomy.axes[0] == "rows" else "matching files"
             raise InputError(f"no {what} in the folder {argument}")
-    return explainer, chosen
+    return explainer, matches
 
 
 def _suffix(file: Source) -> str:
@@ -169,18 +169,18 @@ def without_results(files: list[Source], results: dict[Path, Any]) -> list[Sourc
     from legrad.atomic import fits
 
     named = {file.path for file in files if file.is_named}
-    left = [
+    remaining = [
         file
         for file in files
         if file.path in named or not fits(Path(file.path), results.get(Path(file.path).resolve()))
     ]
-    if not left:
+    if not remaining:
         raise InputError(
             f"these images are results of an earlier run, such as {files[0].path}; name those to be explained"
         )
-    if len(left) < len(files):
-        print_warning(f"{len(files) - len(left)} images are results of an earlier run and left out")
-    return left
+    if len(remaining) < len(files):
+        print_warning(f"{len(files) - len(remaining)} images are results of an earlier run and left out")
+    return remaining
 
 
 def print_left_out(folders: Sequence[str], kind: str, results: dict[Path, Any]) -> None:

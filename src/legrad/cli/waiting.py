@@ -24,8 +24,8 @@ class _OfMany(ProgressColumn):
         self._column = column
 
     def render(self, task: Task) -> Text:
-        shown = self._column.render(task) if (task.total or 0) > 1 else Text("")
-        return shown  # type: ignore[return-value] # a bar is no text, and as good
+        cell = self._column.render(task) if (task.total or 0) > 1 else Text("")
+        return cell  # type: ignore[return-value] # a bar is no text, and as good
 
 
 class Spinner:

@@ -41,9 +41,9 @@ def palette(
     from PIL import Image
 
     image = index_of(images_only(explanation, "a palette"), image)
-    shown = Image.fromarray(indices(explanation, image, threshold, upsampling))
-    shown.putpalette([0, 0, 0, *(value for target in range(_MOST) for value in colour(target))])
-    return shown
+    palette_image = Image.fromarray(indices(explanation, image, threshold, upsampling))
+    palette_image.putpalette([0, 0, 0, *(value for target in range(_MOST) for value in colour(target))])
+    return palette_image
 
 
 def indices(

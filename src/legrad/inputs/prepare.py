@@ -87,8 +87,8 @@ class Inputs(Sequence[Input]):
         views.check_views(len(self), images, any(item.tensor.ndim != 3 for item in self._inputs))
         placed = [views.with_view(item.placement, image) for item, image in zip(self._inputs, images, strict=True)]
         pairs = zip(self._inputs, placed, strict=True)
-        shown = [replace(item, placement=placement, image=image) for item, (placement, image) in pairs]
-        return Inputs(shown, self.fitting)
+        inputs = [replace(item, placement=placement, image=image) for item, (placement, image) in pairs]
+        return Inputs(inputs, self.fitting)
 
 
 # what ``Explainer.explain`` takes as images, documented there

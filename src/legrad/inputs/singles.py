@@ -81,8 +81,8 @@ def _files_below(folder: str, layout: InputLayout) -> list[str]:
     paths = []
     for root, inner, files in os.walk(folder):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
-        shown = sorted(name for name in files if not name.startswith("."))
-        paths += [os.path.join(root, name) for name in shown if os.path.splitext(name)[1].lower() in suffixes]
+        visible = sorted(name for name in files if not name.startswith("."))
+        paths += [os.path.join(root, name) for name in visible if os.path.splitext(name)[1].lower() in suffixes]
     if not paths:
         raise InputError(f"no {kind_of(layout)}s in the folder {folder}, whose folders were searched too")
     return paths
@@ -95,5 +95,5 @@ def kind_of(layout: InputLayout) -> str:
 
 def name_of(single: Any, index: int, layout: InputLayout) -> str:
     """Path, URL, or "image 3", ..."""
-    named = isinstance(single, str | os.PathLike)
-    return urls.safe_url(images.path_of(single)) if named else f"{kind_of(layout)} {index}"
+    is_path = isinstance(single, str | os.PathLike)
+    return urls.safe_url(images.path_of(single)) if is_path else f"{kind_of(layout)} {index}"

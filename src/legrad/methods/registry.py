@@ -106,10 +106,10 @@ def register_method(
         InputError: an argument that cannot be used, or the name of a method of the library.
     """
     if isinstance(method, str):
-        known = {entry.name for entry in fields(Method)} - {"name", "function"}
-        unknown = next((name for name in facts if name not in known), None)
+        field_names = {entry.name for entry in fields(Method)} - {"name", "function"}
+        unknown = next((name for name in facts if name not in field_names), None)
         if unknown is not None:
-            raise InputError(f"a method has no field {unknown!r}; there are {', '.join(sorted(known))}")
+            raise InputError(f"a method has no field {unknown!r}; there are {', '.join(sorted(field_names))}")
         defaults = {"summary": "a method of your own", "source": "own", "needs": "gradients", "cost": "not known"}
         method = Method(name=method, function=function, **{**defaults, **facts})
     if not isinstance(method, Method):
@@ -144,8 +144,8 @@ def _load_entry_points() -> None:
 def own_digest(method: str) -> str:
     """Changes with the source of a method of one's own; "" of the library's. Variants have their method's."""
     name = method.partition(":")[0]
-    own = None if name in _LIBRARY else METHODS.get(name)
-    return "" if own is None or own.function is None else source_digest(own.function)
+    own_method = None if name in _LIBRARY else METHODS.get(name)
+    return "" if own_method is None or own_method.function is None else source_digest(own_method.function)
 
 
 def find(method: str | Method) -> Method:

@@ -46,13 +46,13 @@ def _of_libraries(name: str) -> tuple[list[str], list[str]]:
     architecture, _, tag = name.removeprefix("timm/").partition("/")
     if re.fullmatch(r"(vit|rn).*", architecture.lower()) and re.fullmatch(r"\d+(px|@336px)?", tag):
         architecture, tag = f"{architecture}-{tag}".replace("@336px", "-336"), "openai"  # OpenAI's own spelling
-    known = messages.spelled(architecture, clip_library.list_models())
-    if tags := clip_library.list_pretrained_tags_by_model(known):
-        if reason := open_clip.not_supported(known):
-            reasons.append(f"open_clip's {known} is {reason}")
+    model = messages.spelled(architecture, clip_library.list_models())
+    if tags := clip_library.list_pretrained_tags_by_model(model):
+        if reason := open_clip.not_supported(model):
+            reasons.append(f"open_clip's {model} is {reason}")
         else:
-            chosen = messages.spelled(tag, tags)
-            names += [f"open_clip:{known}/{weights}" for weights in ([chosen] if chosen in tags else _usual(tags))]
+            best = messages.spelled(tag, tags)
+            names += [f"open_clip:{model}/{weights}" for weights in ([best] if best in tags else _usual(tags))]
     trunk, _, weights = architecture.partition(".")
     trunk = messages.spelled(trunk, timm_library.list_models())
     if timm_library.is_model(trunk) and not tag:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from legrad import viz
-from legrad.choices import Opacity
+from legrad.choices import Opacity, Scale
 from legrad.errors import InputError
 from legrad.names import printable
 from legrad.results.explanation import Explanation
@@ -82,14 +82,14 @@ class HeadMaps:
         maps = self.relevance[image, target]
         shares = maps.flatten(2).sum(-1)
         shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-30)
-        scale = "shared" if shared else "map"
-        rows = [view.saliency(heads, None, "shared" if shared else "map") for heads in maps]
+        scale: Scale = "shared" if shared else "map"
+        rows = [view.saliency(heads, None, scale) for heads in maps]
         panels = [[view.overlay(saliency, style) for saliency in heads] for heads in rows]
         figure = _matrix(panels, self.layers, shares.tolist(), max(view.placement.original))
         name = f"{Path(self.explanation.names[image]).name}: {self.explanation.labels[image][target]}"
         figure.suptitle(printable(name), fontsize=10, parse_math=False)
-        scale = "one scale per layer" if shared else "one scale per head"
-        figure.supxlabel(f"percent: share of the layer's relevance\n{scale}", fontsize=7)
+        note = "one scale per layer" if shared else "one scale per head"
+        figure.supxlabel(f"percent: share of the layer's relevance\n{note}", fontsize=7)
         return figure
 
     def _repr_png_(self) -> bytes:

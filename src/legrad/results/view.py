@@ -115,6 +115,10 @@ class ImageView:
         """
         check_scale(scale)
         check_choice("upsampling", upsampling, UPSAMPLINGS)
+        if upsampling == "bilinear" and scale != "half":
+            surface = self.surface(maps, size, scale)
+            values = geometry.place(surface.maps, self.placement, self.patch_grid, surface.resampler.size)
+            return surface.stretched(values, slice(0, values.shape[-2]))
         rows, cols = self.patch_grid.grid
         maps = maps[..., :rows, :cols]
         if self.is_video:

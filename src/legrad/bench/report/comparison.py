@@ -94,8 +94,8 @@ def summary_sentence(content: Mapping[str, Any], metric: str) -> str:
         if group is not None:
             groups[group].append(method_label(content, method))
     too_few = groups.pop("too few")
-    told = [] if too_few and not any(groups.values()) else list(groups.items())
-    sentences = [f"{group.capitalize()}: {', '.join(names) or 'none'}" for group, names in told]
+    verdicts = [] if too_few and not any(groups.values()) else list(groups.items())
+    sentences = [f"{group.capitalize()}: {', '.join(names) or 'none'}" for group, names in verdicts]
     if too_few:
         sentences.append(f"Too few images for a verdict (below {FEWEST}): {', '.join(too_few)}")
     text = ". ".join(sentences)

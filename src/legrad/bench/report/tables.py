@@ -123,20 +123,20 @@ def table(content: Mapping[str, Any], metrics: Sequence[str] = ()) -> ResultTabl
     """
     for name in metrics:
         check_choice("metric", name, tuple(content["metrics"]))
-    chosen = {name: content["metrics"][name] for name in metrics} or {
+    columns = {name: content["metrics"][name] for name in metrics} or {
         name: metric for name, metric in content["metrics"].items() if not metric.get("detail")
     }
-    best = {name: comparison.best(content, name) for name in chosen}
+    best = {name: comparison.best(content, name) for name in columns}
     rows = []
     for method, result in content["methods"].items():
-        cells = tuple(_cell(result["metrics"].get(name), best[name] == method) for name in chosen)
+        cells = tuple(_cell(result["metrics"].get(name), best[name] == method) for name in columns)
         rows.append((method, str(result["items"]), cells))
     settings = content["settings"]
     caption = (
         f"{comparison.title(content)}: {settings['subject']['model']} on {settings['data']['name']}, 95 % intervals."
     )
-    heads = tuple((str(metric["title"]), metric["better"]) for metric in chosen.values())
-    chance = tuple(comparison.number(content["chance"].get(name)) for name in chosen)
+    heads = tuple((str(metric["title"]), metric["better"]) for metric in columns.values())
+    chance = tuple(comparison.number(content["chance"].get(name)) for name in columns)
     return ResultTable(caption, str(content["benchmark"]), heads, tuple(rows), chance)
 
 
@@ -144,8 +144,8 @@ def merged(contents: Sequence[Mapping[str, Any]], metrics: Sequence[str], format
     """The tables of several results, one behind the other; raises ``InputError`` if none has the metrics."""
     fitting = [content for content in contents if all(name in content["metrics"] for name in metrics)]
     if not fitting:
-        known = dict.fromkeys(name for content in contents for name in content["metrics"])
-        raise InputError(f"no result has the metrics {', '.join(metrics)}; there are {', '.join(known)}")
+        all_metrics = dict.fromkeys(name for content in contents for name in content["metrics"])
+        raise InputError(f"no result has the metrics {', '.join(metrics)}; there are {', '.join(all_metrics)}")
     return "\n".join(table(content, metrics).text(format) for content in fitting)
 
 
